@@ -1,0 +1,137 @@
+"""Commands: `umt summary`, `umt init`, `umt doctor`; and a `kedro run` whose errors are short.
+
+Kedro imports this module for every `kedro` command, so torch and mlflow are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from kedro.framework.cli.project import run as kedro_run
+from kedro.io import DatasetError
+from kedro.utils import find_kedro_project
+from kedro.validation.exceptions import ParameterValidationError
+from rich.console import Console
+
+from umt_pipeline.errors import ConfigError, UmtError
+
+app = typer.Typer(
+    name="umt",
+    help="Training of video foundation models after Unmasked Teacher. Pipelines run by `dvc repro` or `kedro run`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Errors whose message says all that a user needs. Anything else is a defect of ours and keeps its traceback.
+_USER_ERRORS = (UmtError, DatasetError, ParameterValidationError)
+
+
+class UserError(click.ClickException):
+    """A message for the terminal, and exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the message to standard error."""
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"\nError: {self.message}", style="red", markup=False)
+
+
+def _with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except _USER_ERRORS as error:
+            if os.environ.get("UMT_TRACEBACK"):
+                raise
+            raise UserError(f"{error}\n(UMT_TRACEBACK=1 shows where it was raised.)") from error
+
+    return wrapped
+
+
+# Kedro takes `cli` and `run` of this module in place of its own (its documentation: "add or modify CLI commands").
+run = copy.copy(kedro_run)
+assert kedro_run.callback is not None
+run.callback = _with_short_errors(kedro_run.callback)
+cli = click.Group("umt_pipeline", commands={"run": run})
+
+
+def project_folder() -> Path:
+    """Return the project that the current folder is in.
+
+    Raises:
+        ConfigError: it is in none.
+    """
+    project = find_kedro_project(Path.cwd())
+    if project is None:
+        raise ConfigError(
+            f"{Path.cwd()}: expected a folder of the project, found no Kedro pyproject.toml here or above."
+        )
+    return Path(project)
+
+
+Environment = Annotated[str | None, typer.Option("--env", help="Overlay: the folder conf/ENV that the run used.")]
+
+
+@app.command()
+def summary(env: Environment = None) -> None:
+    """Print the metrics of the last evaluation, where the report is, and how to open MLflow."""
+    from umt_pipeline.summary import print_summary
+
+    print_summary(Console(), project_folder(), env)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the new overlay: conf/NAME and data/NAME are made.")],
+    videos: Annotated[Path, typer.Option(help="Folder with video files, searched to any depth.")],
+    captions: Annotated[Path, typer.Option(help="Table (.csv .json .jsonl .parquet) with columns video, caption.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Table with columns video, label, and task if there are several.")
+    ] = None,
+    splits: Annotated[str, typer.Option(help="Shares of train, validation and test in per cent.")] = "80,10,10",
+) -> None:
+    """Prepare a run on your own folder of videos: writes conf/NAME and the table of videos."""
+    from umt_pipeline.own_data import init_environment
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in init_environment(project_folder(), name, videos, captions, labels, splits):
+        console.print(line, markup=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices and paths: what a report of a problem should contain."""
+    import torch
+
+    console = Console(soft_wrap=True, highlight=False)
+    packages = "umt_pipeline", "torch", "torchvision", "kedro", "dvc", "mlflow", "pandera", "open_clip_torch", "decord2"
+    console.print(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
+    console.print(", ".join(f"{package} {version(package)}" for package in packages))
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    console.print(f"CUDA devices: {', '.join(devices) or 'none'}")
+    console.print(f"project: {project_folder()}")
+    console.print(f"MLflow: {os.environ.get('MLFLOW_TRACKING_URI') or 'sqlite:///mlflow.db (in the project folder)'}")
+
+
+def main() -> None:
+    """Run `umt`; errors that a user can act on end in one message."""
+    try:
+        app()
+    except _USER_ERRORS as error:
+        UserError(str(error)).show()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

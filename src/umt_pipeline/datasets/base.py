@@ -1,0 +1,35 @@
+"""What the project's datasets share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kedro.io import AbstractDataset
+
+_Saved = TypeVar("_Saved")
+_Loaded = TypeVar("_Loaded")
+
+
+class PathDataset(AbstractDataset[_Saved, _Loaded]):
+    """A dataset that is one file or one folder.
+
+    Args:
+        filepath: where it is; the catalog makes it absolute.
+        metadata: read by hooks (see ``umt_pipeline.hooks``) and by Kedro-Viz, not by the dataset.
+    """
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(filepath)
+        self.metadata = metadata
+
+    @property
+    def path(self) -> Path:
+        """Where the file or folder is."""
+        return self._path
+
+    def _exists(self) -> bool:
+        return self._path.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}

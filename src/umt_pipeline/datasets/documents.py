@@ -1,0 +1,53 @@
+"""JSON and text files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from umt_pipeline.datasets.base import PathDataset
+from umt_pipeline.errors import UmtError
+from umt_pipeline.files import read_json, staged_file, write_json
+
+
+class JsonDataset(PathDataset[Any, Any]):
+    """A JSON file: indented, keys sorted, so that differences in git are small."""
+
+    def load(self) -> Any:
+        """Return the file's content.
+
+        Raises:
+            UmtError: the file is missing or is not JSON.
+        """
+        try:
+            return read_json(self._path)
+        except FileNotFoundError as error:
+            message = f"{self._path}: expected a JSON file, found nothing. Run the pipeline that makes it."
+            raise UmtError(message) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UmtError(f"{self._path}: expected JSON in UTF-8, found something else: {error}.") from error
+
+    def save(self, data: Any) -> None:
+        """Write ``data``.
+
+        Raises:
+            UmtError: ``data`` holds something that JSON cannot say.
+        """
+        try:
+            write_json(self._path, data)
+        except TypeError as error:
+            message = f"{self._path}: expected numbers, strings, lists and dicts to write as JSON: {error}."
+            raise UmtError(message) from error
+
+
+class TextFileDataset(PathDataset[str, str]):
+    """A UTF-8 text file, such as an HTML page."""
+
+    def load(self) -> str:
+        """Return the file's text."""
+        return self._path.read_text(encoding="utf-8")
+
+    def save(self, data: str) -> None:
+        """Write ``data`` with the line ends it has."""
+        with staged_file(self._path) as staged:
+            staged.write_text(data, encoding="utf-8", newline="")

@@ -1,0 +1,51 @@
+"""A folder as one dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from umt_pipeline.datasets.base import PathDataset
+from umt_pipeline.errors import UmtError
+from umt_pipeline.files import move_folder
+
+
+class FolderDataset(PathDataset[Path, Path]):
+    """A finished folder: a model, a feature store, a tree of videos.
+
+    ``load`` gives the folder's path; ``save`` takes the path of a folder that a node has filled elsewhere and renames
+    it into place, so that the catalog's path never holds half a result.
+    """
+
+    def load(self) -> Path:
+        """Return the folder's path.
+
+        Raises:
+            UmtError: the folder is missing or empty.
+        """
+        if not self._path.is_dir():
+            found = "a file" if self._path.exists() else "nothing"
+            raise UmtError(
+                f"{self._path}: expected a folder, found {found}. "
+                "Run the pipeline that makes it first (`dvc repro` runs all that is missing), or correct the catalog."
+            )
+        if not any(self._path.iterdir()):
+            raise UmtError(
+                f"{self._path}: expected a folder with content, found an empty one. Run what makes it again."
+            )
+        return self._path
+
+    def save(self, data: Path) -> None:
+        """Rename the finished folder ``data`` to the dataset's path, replacing what is there.
+
+        Raises:
+            UmtError: ``data`` is not a folder with content.
+        """
+        if not isinstance(data, Path) or not data.is_dir() or not any(data.iterdir()):
+            raise UmtError(
+                f"{self._path}: expected the path of a finished folder to put here, found {data!r}. "
+                "The node must return a pathlib.Path of a folder with content."
+            )
+        move_folder(data, self._path)
+
+    def _exists(self) -> bool:
+        return self._path.is_dir() and any(self._path.iterdir())

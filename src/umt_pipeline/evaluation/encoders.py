@@ -1,0 +1,314 @@
+"""From clips to features: every clip is decoded once and shown to all encoders.
+
+A clip whose file cannot be read is a failure with its reason, never replaced by another clip.
+
+Shapes: B clips of a batch, S clips with features, T frames, H W pixels, N patches per frame, V = T * N tokens, D width,
+E embedding width, U texts, L text length, G pairs of a text and a clip.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from umt_pipeline.errors import VideoError
+from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.models.teacher import Teacher
+from umt_pipeline.models.tokenizer import encode_batch
+from umt_pipeline.models.video_text import VideoTextModel
+from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
+from umt_pipeline.video.views import ViewConfig, eval_view, load_view
+
+logger = logging.getLogger(__name__)
+
+# Frames of one view of one clip: uint8 [T, S, S, 3]. Raises VideoError.
+ClipLoader = Callable[[str, ViewConfig], np.ndarray]
+
+
+class ClipEncoder(Protocol):
+    """Turns a batch of clips into named features."""
+
+    @property
+    def view(self) -> ViewConfig:
+        """The number and size of frames that it reads."""
+        ...
+
+    def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
+        """Return features [B, ...] of uint8 frames."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherEncoder:
+    """Frame features of the frozen teacher, averaged over the frames of a clip.
+
+    ``teacher_cls`` is the mean of CLIP's unit-length image embeddings; ``teacher_patch`` the mean of the last aligned
+    layer's targets, the very tokens that the student learns.
+    """
+
+    teacher: Teacher
+    view: ViewConfig
+
+    def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
+        """Return ``teacher_cls`` and ``teacher_patch``, both [B, C]."""
+        B, T = frames_BTHWC.shape[:2]
+        output = self.teacher(normalise_frames(frames_BTHWC.flatten(0, 1)))
+        patch_FNC = self.teacher.project(output.layers_KFNW[-1:])[0]
+        return {
+            "teacher_cls": output.cls_FC.unflatten(0, (B, T)).mean(dim=1),
+            "teacher_patch": patch_FNC.unflatten(0, (B, T)).mean(dim=(1, 2)),
+        }
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Return unit vectors [U, C]."""
+        return self.teacher.encode_text(list(texts)).cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class VideoEncoder:
+    """A video encoder alone, all patches visible: the mean over all tokens after the final norm."""
+
+    name: str
+    vision: VideoViT
+
+    @property
+    def view(self) -> ViewConfig:
+        """The clip size that the encoder was built for."""
+        return view_of(self.vision.config)
+
+    def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
+        """Return ``{name}`` [B, D]."""
+        return {self.name: self.vision(*_all_patches(frames_BTHWC, self.vision.config)).mean(dim=1)}
+
+
+@dataclass(frozen=True, eq=False)
+class VideoTextEncoder:
+    """A stage-2 model, all patches visible.
+
+    Args:
+        name: name of its features.
+        model: the model.
+        tokenizer: its tokenizer.
+        keep_tokens: also return all tokens, which the matching head needs.
+    """
+
+    name: str
+    model: VideoTextModel
+    tokenizer: PreTrainedTokenizerFast
+    keep_tokens: bool = False
+
+    @property
+    def view(self) -> ViewConfig:
+        """The clip size that the model was built for."""
+        return view_of(self.model.config.vision)
+
+    def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
+        """Return ``{name}`` [B, D] (pooled), ``{name}/embedding`` [B, E] and, if kept, ``{name}/tokens`` [B, V, D]."""
+        tokens_BVD, embedding_BE = self.model.encode_video(*_all_patches(frames_BTHWC, self.model.config.vision))
+        features = {self.name: self.model.pool_tokens(tokens_BVD), f"{self.name}/embedding": embedding_BE}
+        if self.keep_tokens:
+            # Half precision: all tokens of all clips are held at once, and they come out of a LayerNorm.
+            features[f"{self.name}/tokens"] = tokens_BVD.half()
+        return features
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens [U, L, D], their mask [U, L] and unit vectors [U, E], L being the longest text's length."""
+        device = next(self.model.parameters()).device
+        # Positions beyond the tokenizer's own limit were never trained.
+        length = min(self.tokenizer.model_max_length, self.model.config.text.max_positions)
+        ids_UL, mask_UL = encode_batch(self.tokenizer, texts, length)
+        longest = int(mask_UL.sum(dim=1).max()) if len(mask_UL) else 1
+        ids_UL, mask_UL = ids_UL[:, :longest].to(device), mask_UL[:, :longest].to(device)
+        parts = [
+            self.model.encode_text(ids, mask)
+            for ids, mask in zip(ids_UL.split(batch_size), mask_UL.split(batch_size), strict=True)
+        ]
+        tokens, embeddings = zip(*parts, strict=True)
+        return torch.cat(tokens), mask_UL, torch.cat(embeddings)
+
+    def pair_scorer(
+        self, text_ULD: Tensor, mask_UL: Tensor, video_SVD: Tensor, pairs_per_pass: int = 128
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """Return a function from text and clip indices [G] to the match logit [G] (class 1, no softmax, as published).
+
+        Args:
+            text_ULD: tokens from :meth:`encode_text`.
+            mask_UL: their mask.
+            video_SVD: tokens of the clips.
+            pairs_per_pass: pairs per run of the fusion layers; pairs come sorted by clip, so a run reads few clips.
+        """
+
+        @torch.inference_mode()
+        def score(text_G: np.ndarray, clip_G: np.ndarray) -> np.ndarray:
+            scores = []
+            starts = range(0, len(text_G), pairs_per_pass)
+            for start in tqdm(starts, desc=f"matching head, {self.name}", unit="batch", disable=None, leave=False):
+                part = slice(start, start + pairs_per_pass)
+                clips, row_G = np.unique(clip_G[part], return_inverse=True)
+                texts = torch.from_numpy(text_G[part]).to(text_ULD.device)
+                video = video_SVD[torch.from_numpy(clips)].to(text_ULD)
+                rows = torch.from_numpy(row_G).to(text_ULD.device)
+                scores.append(self.model.match_logits(text_ULD[texts], mask_UL[texts], video, rows)[:, 1].float().cpu())
+            return torch.cat(scores).numpy()
+
+        return score
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a list of clips.
+
+    Args:
+        video_ids: S clips with features, in the order that was asked for.
+        arrays: name -> [S, ...] on the CPU.
+        failures: clips without features, with the reason.
+    """
+
+    video_ids: tuple[str, ...]
+    arrays: Mapping[str, Tensor]
+    failures: Mapping[str, str]
+
+    def select(self, video_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return places in ``video_ids`` that have features, and their rows here."""
+        row_of = {video_id: row for row, video_id in enumerate(self.video_ids)}
+        pairs = [(place, row_of[video_id]) for place, video_id in enumerate(video_ids) if video_id in row_of]
+        both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
+
+
+def view_of(config: ViTConfig) -> ViewConfig:
+    """Return the evaluation view that an encoder was built for."""
+    return ViewConfig(frames=config.frames, size=config.image_size)
+
+
+def clip_loader(videos: pd.DataFrame, media_root: Path) -> ClipLoader:
+    """Return a loader of evaluation views (middle frames, centre crop).
+
+    Args:
+        videos: clean table of videos, with video_id, path, num_frames, height and width.
+        media_root: the paths in the table are relative to it.
+    """
+    rows = videos.set_index("video_id")[["path", "num_frames", "height", "width"]].to_dict("index")
+
+    def load(video_id: str, view: ViewConfig) -> np.ndarray:
+        row = rows[video_id]
+        chosen = eval_view(view, int(row["num_frames"]), int(row["height"]), int(row["width"]))
+        return load_view(media_root / str(row["path"]), chosen)
+
+    return load
+
+
+def extract_features(
+    video_ids: Sequence[str],
+    encoders: Sequence[ClipEncoder],
+    load: ClipLoader,
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    title: str = "clips",
+) -> Features:
+    """Decode each clip once (once per different view) and run all encoders on it.
+
+    Args:
+        video_ids: the clips.
+        encoders: their models are on :func:`default_device`.
+        load: decodes one view of one clip.
+        batch_size: clips per forward pass.
+        workers: decoding threads; None means one per core.
+        title: for the progress bar.
+
+    Raises:
+        EvaluationError: an encoder gave NaN or infinity for a clip.
+    """
+    views = list(dict.fromkeys(encoder.view for encoder in encoders))
+    kept: list[str] = []
+    failures: dict[str, str] = {}
+    parts: dict[str, list[Tensor]] = {}
+    device = default_device()
+    with tqdm(total=len(video_ids), desc=title, unit="clip", disable=None, leave=False) as progress:
+        for ids, frames, failed in _decoded_batches(video_ids, views, load, batch_size, workers):
+            failures |= failed
+            kept += ids
+            if ids:
+                for name, feature in _encode(encoders, frames, device).items():
+                    if not torch.isfinite(feature).all():
+                        bad = ids[int((~torch.isfinite(feature)).flatten(1).any(dim=1).nonzero()[0])]
+                        raise EvaluationError(
+                            f"encoder {name!r} gave NaN or infinity for clip {bad!r}: check its weights"
+                        )
+                    parts.setdefault(name, []).append(feature)
+            progress.update(len(ids) + len(failed))
+    for video_id, reason in failures.items():
+        logger.warning("evaluation: clip %s has no features and counts as wrong: %s", video_id, reason)
+    arrays = {}
+    for name in list(parts):
+        arrays[name] = torch.cat(parts.pop(name))
+    return Features(tuple(kept), arrays, failures)
+
+
+def default_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def _encode(
+    encoders: Sequence[ClipEncoder], frames: Mapping[ViewConfig, np.ndarray], device: torch.device
+) -> dict[str, Tensor]:
+    on_device = {view: torch.from_numpy(array).to(device) for view, array in frames.items()}
+    features: dict[str, Tensor] = {}
+    for encoder in encoders:
+        features |= {name: value.cpu() for name, value in encoder.encode(on_device[encoder.view]).items()}
+    return features
+
+
+def _decoded_batches(
+    video_ids: Sequence[str], views: Sequence[ViewConfig], load: ClipLoader, batch_size: int, workers: int | None
+) -> Iterator[tuple[list[str], dict[ViewConfig, np.ndarray], dict[str, str]]]:
+    """Yield (clips that work, their frames per view, clips that failed), decoding two batches ahead in threads."""
+
+    def decode(video_id: str) -> dict[ViewConfig, np.ndarray] | str:
+        try:
+            return {view: load(video_id, view) for view in views}
+        except VideoError as error:
+            return str(error)
+
+    ids = iter(video_ids)
+    queue: deque[tuple[str, Future[dict[ViewConfig, np.ndarray] | str]]] = deque()
+    # Threads, not processes: the decoder and the resize let go of the interpreter's lock, and nothing is copied.
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+
+        def fill() -> None:
+            while len(queue) < 3 * batch_size and (video_id := next(ids, None)) is not None:
+                queue.append((video_id, pool.submit(decode, video_id)))
+
+        fill()
+        while queue:
+            batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+            done = {video_id: future.result() for video_id, future in batch}
+            fill()
+            good = {video_id: frames for video_id, frames in done.items() if isinstance(frames, dict)}
+            failed = {video_id: reason for video_id, reason in done.items() if isinstance(reason, str)}
+            stacked = {view: np.stack([frames[view] for frames in good.values()]) for view in views} if good else {}
+            yield list(good), stacked, failed
+
+
+def _all_patches(frames_BTHWC: Tensor, config: ViTConfig) -> tuple[Tensor, Tensor]:
+    patches_BVP = normalise_patches(patchify(frames_BTHWC, config.patch_size))
+    visible_BV = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).expand(len(patches_BVP), -1)
+    return patches_BVP, visible_BV

@@ -1,0 +1,72 @@
+"""What an evaluation measures. Only pydantic is imported here, so reading parameters stays quick."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from umt_pipeline.config import Config
+
+CaptionRule = Literal["first", "all"]
+ScoreType = Literal["dual", "reranked", "teacher"]
+
+
+class KnnConfig(Config):
+    """k-NN on cosine similarity, each neighbour voting with exp(similarity / temperature).
+
+    Args:
+        k: numbers of neighbours to choose from. One beyond the number of training clips means all of them.
+        temperature: 0.07 is the usual value of such probes (DINO, appendix F.1).
+    """
+
+    k: tuple[int, ...] = Field(default=(1, 5, 10, 20), min_length=1)
+    temperature: float = Field(default=0.07, gt=0)
+
+
+class LinearConfig(Config):
+    """Multinomial logistic regression on standardised features.
+
+    Args:
+        c: inverse regularisation strengths to choose from, in scikit-learn's convention.
+        max_iterations: L-BFGS steps per strength; a probe needs no convergence to the last digit.
+    """
+
+    c: tuple[float, ...] = Field(default=(0.001, 0.01, 0.1, 1.0), min_length=1)
+    max_iterations: int = Field(default=200, ge=1)
+
+
+class EvaluationParams(Config):
+    """The evaluation's parameters. Frames and resolution are those that each model was built for.
+
+    Args:
+        train_split: probes are fitted on these clips.
+        validation_split: the probes' free numbers are chosen on these clips.
+        test_split: probes are reported on these clips.
+        tasks: label tasks for probes and agreement. A task without labels is skipped, with a note.
+        retrieval_sets: splits that are searched. A split without clips or captions is skipped, with a note.
+        caption: which captions of a clip are queries: ``first`` (lowest caption_id) or ``all``.
+        rerank_k: candidates per query that the matching head re-ranks.
+        knn: the k-NN probe.
+        linear: the linear probe.
+        max_train_clips: fit probes on so many training clips (chosen by hash); null means all.
+        batch_size: clips per forward pass.
+        workers: decoding threads; null means one per core.
+        examples: retrieval queries per set that the report shows.
+        mask_pictures: clips of the feature store whose masks the report shows.
+    """
+
+    train_split: str = "train"
+    validation_split: str = "validation"
+    test_split: str = "test"
+    tasks: tuple[str, ...] = ()
+    retrieval_sets: tuple[str, ...] = ("test",)
+    caption: CaptionRule = "first"
+    rerank_k: int = Field(default=128, ge=1)
+    knn: KnnConfig = KnnConfig()
+    linear: LinearConfig = LinearConfig()
+    max_train_clips: int | None = Field(default=None, ge=2)
+    batch_size: int = Field(default=32, ge=1)
+    workers: int | None = Field(default=None, ge=1)
+    examples: int = Field(default=6, ge=0)
+    mask_pictures: int = Field(default=4, ge=0)

@@ -1,0 +1,171 @@
+"""Frozen-feature probes: weighted k-NN and a linear classifier.
+
+Both are fitted on the features of the training clips. Their one free number (k, C) is chosen on the validation clips,
+and the test clips are looked at once, to report. A test clip without features counts as wrong.
+
+Shapes: S samples, D feature width, M classes, R training samples.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, accuracy
+from umt_pipeline.evaluation.params import KnnConfig, LinearConfig
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Features of the clips of one split and their labels for one task.
+
+    Args:
+        features: float32 [S, D].
+        labels: str [S].
+        failures: labelled clips of the split that have no features.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    failures: int = 0
+
+    @property
+    def clips(self) -> int:
+        """Labelled clips, those without features included."""
+        return len(self.labels) + self.failures
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found.
+
+    Args:
+        accuracy: on the test clips, in percent.
+        setting: the chosen k or C.
+        validation_accuracy: of the chosen setting, in percent; None if there was no validation clip to choose on.
+        classes: classes seen in training.
+    """
+
+    accuracy: float
+    setting: float
+    validation_accuracy: float | None
+    classes: int
+
+
+def knn_probe(
+    train: LabelledFeatures, validation: LabelledFeatures, test: LabelledFeatures, config: KnnConfig
+) -> ProbeResult:
+    """Classify by the weighted vote of the k nearest training clips, k chosen on the validation clips.
+
+    Raises:
+        NoDataError: fewer than two classes in training, or no test clip.
+        EvaluationError: a feature is not finite.
+    """
+    classes, target_R = _classes(train, test)
+    _require_finite(train, validation, test)
+    one_hot_RM = np.eye(len(classes), dtype=np.float32)[target_R]
+    train_RD = _unit(train.features)
+    neighbours = sorted({min(k, len(train_RD)) for k in config.k})
+
+    def predict(features_SD: np.ndarray) -> list[np.ndarray]:
+        if len(features_SD) == 0:
+            return [np.empty(0, dtype=classes.dtype)] * len(neighbours)
+        similarity_SR = _unit(features_SD) @ train_RD.T
+        order_SK = np.argsort(-similarity_SR, axis=1, kind="stable")[:, : neighbours[-1]]
+        near_SK = np.take_along_axis(similarity_SR, order_SK, axis=1)
+        # Relative to the nearest neighbour, so that no weight overflows however small the temperature.
+        weight_SK = np.exp((near_SK - near_SK[:, :1]) / config.temperature)
+        votes_SKM = np.cumsum(weight_SK[:, :, None] * one_hot_RM[order_SK], axis=1)
+        return [classes[votes_SKM[:, k - 1].argmax(axis=1)] for k in neighbours]
+
+    return _choose_and_report(predict, [float(k) for k in neighbours], len(classes), validation, test)
+
+
+def linear_probe(
+    train: LabelledFeatures, validation: LabelledFeatures, test: LabelledFeatures, config: LinearConfig
+) -> ProbeResult:
+    """Classify by logistic regression on standardised features, C chosen on the validation clips.
+
+    Raises:
+        NoDataError: fewer than two classes in training, or no test clip.
+        EvaluationError: a feature is not finite.
+    """
+    classes, target_R = _classes(train, test)
+    _require_finite(train, validation, test)
+    mean_D, std_D = train.features.mean(axis=0), train.features.std(axis=0)
+    # A feature that is constant in training says nothing: leave it at zero rather than blow up its rounding errors.
+    scale_D = np.where(std_D > 1e-6, 1.0 / np.maximum(std_D, 1e-6), 0.0)
+
+    def standardise(features_SD: np.ndarray) -> np.ndarray:
+        return ((features_SD - mean_D) * scale_D).astype(np.float32)
+
+    strengths = sorted(set(config.c))
+    train_RD = standardise(train.features)
+    model = LogisticRegression(max_iter=config.max_iterations, warm_start=True)
+    fitted: list[LogisticRegression] = []
+    for strength in strengths:
+        # From strong to weak regularisation, each fit starting where the last one ended: a few steps each.
+        model.set_params(C=strength)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a probe is a fixed budget of steps
+            model.fit(train_RD, target_R)
+        fitted.append(copy.deepcopy(model))
+
+    def predict(features_SD: np.ndarray) -> list[np.ndarray]:
+        if len(features_SD) == 0:
+            return [np.empty(0, dtype=classes.dtype)] * len(fitted)
+        standard_SD = standardise(features_SD)
+        return [classes[probe.predict(standard_SD)] for probe in fitted]
+
+    return _choose_and_report(predict, strengths, len(classes), validation, test)
+
+
+def _choose_and_report(
+    predict: Callable[[np.ndarray], list[np.ndarray]],
+    settings: Sequence[float],
+    classes: int,
+    validation: LabelledFeatures,
+    test: LabelledFeatures,
+) -> ProbeResult:
+    """Choose the setting that is best on validation (the first of equals) and report it on test."""
+    # Without validation clips the middle setting is taken: any other choice would have to look at the test clips.
+    chosen, validation_accuracy = len(settings) // 2, None
+    if len(validation.labels):
+        scores = [accuracy(predicted, validation.labels) for predicted in predict(validation.features)]
+        chosen = int(np.argmax(scores))
+        validation_accuracy = scores[chosen]
+    predicted = predict(test.features)[chosen]
+    return ProbeResult(
+        accuracy=accuracy(predicted, test.labels, test.failures),
+        setting=settings[chosen],
+        validation_accuracy=validation_accuracy,
+        classes=classes,
+    )
+
+
+def _classes(train: LabelledFeatures, test: LabelledFeatures) -> tuple[np.ndarray, np.ndarray]:
+    classes, target_R = np.unique(train.labels, return_inverse=True)
+    if len(classes) < 2:
+        found = ", ".join(repr(str(name)) for name in classes) or "none"
+        raise NoDataError(f"probe: expected at least two classes among the training clips, found {found}")
+    if test.clips == 0:
+        raise NoDataError("probe: expected at least one labelled test clip, found none")
+    return classes, target_R
+
+
+def _require_finite(*parts: LabelledFeatures) -> None:
+    for part in parts:
+        bad = int((~np.isfinite(part.features).all(axis=1)).sum()) if len(part.features) else 0
+        if bad:
+            raise EvaluationError(f"probe: the features of {bad} of {len(part.features)} clips hold NaN or infinity")
+
+
+def _unit(features_SD: np.ndarray) -> np.ndarray:
+    norms_S1 = np.linalg.norm(features_SD, axis=1, keepdims=True)
+    return (features_SD / np.maximum(norms_S1, 1e-12)).astype(np.float32)

@@ -1,0 +1,106 @@
+"""What it takes to repeat a number: each result is a record of values and their protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from umt_pipeline.config import Config
+from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.params import CaptionRule, ScoreType
+
+
+class Protocol(Config):
+    """How values were measured.
+
+    Args:
+        split: the split that the values are reported on.
+        annotation_sha256: hash of the annotation rows used (clips, captions or labels, of all splits involved).
+        clips: clips of that split that count, failed ones included.
+        queries: text-to-video queries, for retrieval and agreement.
+        failures: clips whose file could not be read now. They count as wrong and are never replaced.
+        frames: frames per view.
+        views: views per clip.
+        resolution: side of a frame in pixels.
+        k: re-ranked candidates per query, or neighbours of the k-NN probe.
+        score_type: how retrieval scores were made; ``teacher`` means the mean of frame embeddings.
+        caption: which captions of a clip are queries.
+        settings: further chosen numbers, e.g. C of the linear probe and its validation accuracy.
+        model: name of the model.
+        checkpoint_sha256: hash of its weights file; None for an untrained model, which ``seed`` makes.
+        seed: seed of the run.
+        version: version of this package.
+    """
+
+    split: str
+    annotation_sha256: str
+    clips: int = Field(ge=1)
+    queries: int | None = None
+    failures: tuple[str, ...] = ()
+    frames: int
+    views: int = 1
+    resolution: int
+    k: int | None = None
+    score_type: ScoreType | None = None
+    caption: CaptionRule | None = None
+    settings: dict[str, float | int | str | None] = Field(default_factory=dict)
+    model: str
+    checkpoint_sha256: str | None
+    seed: int
+    version: str
+
+
+class Record(Config):
+    """One result: values with their protocol, or a reason why there are none.
+
+    Args:
+        task: what was measured, e.g. ``retrieval/test/stage2/dual`` or ``probe/linear/shape/stage1``.
+        values: metric name to value, percent except for ranks. The empty name stands for the task itself.
+        protocol: how; None only where nothing was measured.
+        note: why nothing was measured, or what to know about the values.
+    """
+
+    task: str
+    values: dict[str, float] = Field(default_factory=dict)
+    protocol: Protocol | None = None
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.note is None and (not self.values or self.protocol is None):
+            raise ValueError(f"record {self.task!r}: expected values and their protocol, or a note that says why not")
+        return self
+
+
+def flat_metrics(records: Iterable[Record]) -> dict[str, float]:
+    """Return all values of all records under their full names.
+
+    Raises:
+        EvaluationError: two records have a value of the same name.
+    """
+    metrics: dict[str, float] = {}
+    for record in records:
+        for name, value in record.values.items():
+            key = f"{record.task}/{name}" if name else record.task
+            if key in metrics:
+                raise EvaluationError(f"metric {key!r} was measured twice")
+            metrics[key] = value
+    return metrics
+
+
+def rows_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the SHA-256 of annotation rows as JSON lines, in the given order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        line = json.dumps({key: _plain(value) for key, value in row.items()}, sort_keys=True, ensure_ascii=False)
+        digest.update(line.encode("utf-8") + b"\n")
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

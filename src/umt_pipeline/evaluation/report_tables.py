@@ -1,0 +1,367 @@
+"""Tables of the report, and how it names systems and writes numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+_LISTED = 12  # files named in one cell
+_HEX = re.compile(r"[0-9a-f]{20,}")
+_RECALL = re.compile(r"r(\d+)")
+_NAMES = {  # also the order of rows
+    "teacher_cls": "Teacher, class token",
+    "teacher_patch": "Teacher, patch mean",
+    "teacher": "Teacher",
+    "untrained": "Untrained student",
+    "stage1": "Stage 1",
+    "control": "Stage 2 from scratch",
+    "stage2": "Stage 2",
+}
+NOTHING = "\N{EN DASH}"
+_NBSP = "\N{NO-BREAK SPACE}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_DIRECTIONS = {"t2v": "Text → video", "v2t": "Video → text"}
+_SCORES = {"": "", "dual": "dual", "reranked": "re-ranked"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: its text, a longer text to show on hover, and a style (``best``, ``code``, ``bad`` or none)."""
+
+    text: str
+    title: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A table row: its header, the cells, and a style (``chance`` for rows that no model made, or none)."""
+
+    head: Cell
+    cells: tuple[Cell, ...]
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Args:
+        caption: its title.
+        head: column heads; the first stands over the row heads.
+        rows: its rows.
+        note: a sentence below it.
+        groups: heads over neighbouring columns as (text, columns), beginning after the row heads.
+    """
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a comparison: label, percent, and whether it is a reference rather than a model."""
+
+    label: str
+    value: float
+    reference: bool = False
+
+
+# --- names and numbers ------------------------------------------------------------------------------------------------
+
+
+def system_name(system: str) -> str:
+    """Return a readable name of an encoder or of a retrieval system such as ``stage2/dual``; unknown names stay.
+
+    The teacher has one kind of score, so its name says nothing of it.
+    """
+    model, score = _split_system(system)
+    if model not in _NAMES or score not in _SCORES:
+        return system.replace("_", " ")
+    return _NAMES[model] if model == "teacher" or not score else f"{_NAMES[model]}, {_SCORES[score]}"
+
+
+def system_order(system: str) -> tuple[int, str]:
+    """Return the sort key of a system: teacher, untrained, stage 1, control, stage 2, then unknown ones."""
+    model, score = _split_system(system)
+    return (list(_NAMES).index(model) if model in _NAMES else len(_NAMES)), score
+
+
+def _split_system(system: str) -> tuple[str, str]:
+    """Split ``stage2/dual``, in agreement keys ``stage2_dual``, into model and score; unknown systems stay whole."""
+    for score in _SCORES:
+        model = system.replace("/", "_").removesuffix(f"_{score}")
+        if score and model in _NAMES and model != system:
+            return model, score
+    return system, "" if system in _NAMES else system
+
+
+def number(value: Any, key: str = "") -> str:
+    """Return a value as people read it; ``key`` decides on units (bytes, percent has no sign here)."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return f"{byte_text(int(value))} ({int(value):,})" if "bytes" in key and value >= 1024 else f"{int(value):,}"
+    if isinstance(value, float | np.floating):
+        if not math.isfinite(value):
+            return NOTHING
+        if "bytes" in key and value >= 1024:
+            return byte_text(float(value))
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(number(v) for v in value)
+    return str(value)
+
+
+def byte_text(value: float) -> str:
+    """Return a number of bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.3g}{_NBSP}{unit}"
+        value /= 1024
+    return f"{value:.3g}{_NBSP}GiB"
+
+
+def cell(value: Any, key: str = "") -> Cell:
+    """Return a cell for any value; long hashes are shortened and kept whole as the title."""
+    text = number(value, key)
+    if _HEX.fullmatch(text):
+        return Cell(text[:12] + "…", title=text, style="code")
+    return Cell(text)
+
+
+def percent(value: float | None) -> str:
+    """Return a percentage with one digit and its sign."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}{_NBSP}%"
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping with dotted keys; lists of mappings are numbered."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{name}.")
+        elif isinstance(item, list | tuple) and any(isinstance(part, Mapping) for part in item):
+            flat |= flatten({str(place): part for place, part in enumerate(item)}, f"{name}.")
+        else:
+            flat[name] = item
+    return flat
+
+
+def facts(caption: str, values: Mapping[str, Any] | None, note: str = "") -> Table | None:
+    """Return a two-column table of a nested mapping, or None when there is nothing."""
+    if not values:
+        return None
+    rows = tuple(
+        Row(Cell(key.replace("_", " ").replace(".", " · ")), (cell(value, key),))
+        for key, value in flatten(values).items()
+    )
+    return Table(caption, ("Fact", "Value"), rows, note)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def metric_tree(metrics: Mapping[str, float], kind: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return metrics of one kind as group -> system -> column -> value.
+
+    ``probe/<knn|linear>/<task>/<encoder>`` gives probe kind -> encoder -> task; ``retrieval/<set>/<system...>/<column>``
+    and ``agreement/<set>/<system...>/<task>`` give set -> system -> column.
+    """
+    tree: dict[str, dict[str, dict[str, float]]] = {}
+    for key, value in metrics.items():
+        start, *parts = key.split("/")
+        if start != kind or len(parts) < 3:
+            continue
+        group, middle, last = parts[0], "/".join(parts[1:-1]), parts[-1]
+        system, column = (last, middle) if kind == "probe" else (middle, last)
+        tree.setdefault(group, {}).setdefault(system, {})[column] = float(value)
+    return tree
+
+
+def column_name(column: str) -> str:
+    """Return the head of a metric's column without its direction, e.g. ``R@1`` for ``t2v_r1``."""
+    direction, _, metric = column.partition("_")
+    if direction not in _DIRECTIONS:
+        return column.replace("_", " ")
+    recall = _RECALL.fullmatch(metric)
+    return f"R@{recall.group(1)}" if recall else {"medr": "MedR", "meanr": "MeanR"}.get(metric, metric)
+
+
+def _column_groups(columns: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Return the directions over runs of retrieval columns; nothing if there are none."""
+    directions = [_DIRECTIONS.get(column.partition("_")[0], "") for column in columns]
+    return tuple((name, len(list(run))) for name, run in groupby(directions)) if any(directions) else ()
+
+
+def is_rank(column: str) -> bool:
+    """Say whether a column counts places (lower is better) instead of percent."""
+    return column.endswith(("medr", "meanr", "rank"))
+
+
+def metric_table(
+    caption: str,
+    systems: Mapping[str, Mapping[str, float]],
+    columns: Sequence[str],
+    references: Mapping[str, Mapping[str, float]],
+) -> Table | None:
+    """Return systems x columns with the best value of each column marked and reference rows (chance ...) below."""
+    if not systems or not columns:
+        return None
+    best = {
+        column: (min if is_rank(column) else max)(values)
+        for column in columns
+        if len(values := [row[column] for row in systems.values() if math.isfinite(row.get(column, math.nan))]) > 1
+    }
+
+    def cells(row: Mapping[str, float], mark: bool) -> tuple[Cell, ...]:
+        made = []
+        for column in columns:
+            value = row.get(column, math.nan)
+            text = NOTHING if not math.isfinite(value) else f"{value:.1f}".removesuffix(".0" if is_rank(column) else "")
+            made.append(Cell(text, style="best" if mark and value == best.get(column) else ""))
+        return tuple(made)
+
+    ordered = sorted(systems, key=system_order)
+    rows = [Row(Cell(system_name(name), title=name), cells(systems[name], True)) for name in ordered]
+    rows += [Row(Cell(name), cells(row, False), "chance") for name, row in references.items() if row]
+    head = ("", *(column_name(c) for c in columns))
+    return Table(caption, head, tuple(rows), groups=_column_groups(columns))
+
+
+def ordered_columns(systems: Mapping[str, Mapping[str, float]], first: Iterable[str]) -> list[str]:
+    """Return all columns of a group of systems: those of ``first`` in that order, then the others by name."""
+    present = {column for row in systems.values() for column in row}
+    wanted = [column for column in first if column in present]
+    return wanted + sorted(present.difference(wanted))
+
+
+# --- ingestion, corpus, records ---------------------------------------------------------------------------------------
+
+
+def count_table(ingestion: Mapping[str, Any] | None) -> Table | None:
+    """Return rows in = accepted + rejected per table, each sum checked here again."""
+    if not ingestion:
+        return None
+    tables = ingestion.get("tables", ingestion)
+    rows = []
+    for name, counts in tables.items() if isinstance(tables, Mapping) else ():
+        if not isinstance(counts, Mapping) or "accepted" not in counts:
+            continue
+        came = counts.get("rows_in", counts.get("in"))
+        accepted, rejected = counts["accepted"], counts.get("rejected", 0)
+        whole = came is not None and int(came) == int(accepted) + int(rejected)
+        check = Cell("✓ adds up") if whole else Cell("✗ does not add up", style="bad")
+        rows.append(Row(Cell(str(name)), (cell(came), cell(accepted), cell(rejected), check)))
+    if not rows:
+        return None
+    return Table("Rows of each table", ("Table", "Rows in", "Accepted", "Rejected", "Check"), tuple(rows))
+
+
+def reason_table(rejects: pd.DataFrame | None, files_shown: int = _LISTED) -> Table | None:
+    """Return rejects grouped by table and reason, with the files."""
+    if rejects is None or rejects.empty:
+        return None
+    rows = []
+    for (table, reason), group in rejects.groupby(["table", "reason"], sort=True):
+        files = list(dict.fromkeys(str(v) for v in group["video"]))
+        more = f" and {len(files) - files_shown:,} more" if len(files) > files_shown else ""
+        rows.append(
+            Row(Cell(str(reason)), (Cell(str(table)), cell(len(group)), Cell(", ".join(files[:files_shown]) + more)))
+        )
+    return Table("Reasons of rejection", ("Reason", "Table", "Rows", "Files"), tuple(rows))
+
+
+def reject_table(rejects: pd.DataFrame | None, limit: int = 200) -> Table | None:
+    """Return the rejected rows one by one, at most ``limit``."""
+    if rejects is None or rejects.empty:
+        return None
+    rows = tuple(
+        Row(
+            Cell(str(row["video"])),
+            (Cell(str(row["table"])), cell(row["row"]), Cell(str(row["reason"])), Cell(str(row["detail"]))),
+        )
+        for row in rejects.head(limit).to_dict("records")
+    )
+    note = f"The first {limit:,} of {len(rejects):,} rows." if len(rejects) > limit else ""
+    return Table("Every rejected row", ("File", "Table", "Row", "Reason", "Detail"), rows, note)
+
+
+def corpus_table(videos: pd.DataFrame | None) -> Table | None:
+    """Return clips, length, frame rates, sizes and codecs per split."""
+    if videos is None or videos.empty:
+        return None
+
+    def spread(column: pd.Series, digits: int = 0) -> Cell:
+        low, middle, high = (float(v) for v in column.quantile([0, 0.5, 1]))
+        return Cell(
+            f"{low:.{digits}f} to {high:.{digits}f}" if low < high else f"{low:.{digits}f}",
+            f"median {middle:.{digits}f}",
+        )
+
+    rows = []
+    for split, group in [*videos.groupby("split", sort=False), ("all", videos)]:
+        sizes = (group["width"].astype(str) + _TIMES + group["height"].astype(str)).value_counts()
+        shown = ", ".join(sorted(sizes.index[:3])) + (f" and {len(sizes) - 3:,} more" if len(sizes) > 3 else "")
+        cells = (
+            cell(len(group)),
+            Cell(f"{group['duration_s'].sum() / 60:,.1f}"),
+            spread(group["duration_s"], 1),
+            spread(group["num_frames"]),
+            spread(group["fps"], 1),
+            Cell(shown),
+            Cell(", ".join(sorted({str(v) for v in group["codec"]}))),
+            Cell(byte_text(float(group["size_bytes"].sum()))),
+        )
+        rows.append(Row(Cell(str(split)), cells, "chance" if str(split) == "all" else ""))
+    head = (
+        "Split",
+        "Clips",
+        "Minutes",
+        "Seconds per clip",
+        "Frames per clip",
+        "Frames per second",
+        "Pixels",
+        "Codec",
+        "On disk",
+    )
+    return Table("Accepted clips", head, tuple(rows))
+
+
+def record_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Return one row per record with every field that any record has; values and settings become one cell each."""
+    if not records:
+        return None
+    flat = [_record_row(record) for record in records]
+    columns = list(dict.fromkeys(key for row in flat for key, value in row.items() if value not in (None, "", [], ())))
+    if not columns:
+        return None
+    rows = tuple(Row(cell(row.get(columns[0])), tuple(cell(row.get(c), c) for c in columns[1:])) for row in flat)
+    return Table("Protocol of each number", tuple(c.replace("_", " ") for c in columns), rows)
+
+
+def _record_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for key, value in record.items():
+        if key == "protocol" and isinstance(value, Mapping):
+            row |= _record_row(value)
+        elif isinstance(value, Mapping):
+            row[key] = " · ".join(f"{name} {number(item)}".strip() for name, item in value.items() if item is not None)
+        elif isinstance(value, list | tuple) and len(value) > _LISTED:
+            row[key] = f"{number(value[:_LISTED])} and {len(value) - _LISTED:,} more"
+        else:
+            row[key] = value
+    return row

@@ -1,0 +1,203 @@
+"""Zero-shot retrieval, text to video and video to text: dual encoder, and re-ranked by the matching head.
+
+Shapes: Q queries, U distinct texts, C clips of the set (failed ones included), S clips with features, E embedding
+width, G pairs of a text and a clip, R rows of either direction.
+
+A re-ranked row is ordered by the matching head's logit for the k best candidates of the dual encoder; the others
+follow in the dual encoder's order. (The published code gives all others one equal score: the sort decides.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, recall_summary, retrieval_ranks
+from umt_pipeline.evaluation.params import CaptionRule, ScoreType
+from umt_pipeline.models.tokenizer import clean_caption
+
+# Scores pairs: (text index [G], clip index [G]) -> higher is better [G].
+PairScorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """The clips and texts of one retrieval set, and which belong together.
+
+    A text that several clips have as one of their captions (equal once cleaned) is true for all of them, and stands
+    only once among the candidates of a clip.
+
+    Args:
+        name: name of the split.
+        video_ids: C clips, sorted.
+        texts: U distinct texts.
+        query_text_Q: index of each text-to-video query into ``texts``.
+        query_clip_Q: index of the clip that each query was written for.
+        truth_UC: which text describes which clip.
+    """
+
+    name: str
+    video_ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    query_text_Q: np.ndarray
+    query_clip_Q: np.ndarray
+    truth_UC: np.ndarray
+
+
+@dataclass(frozen=True)
+class SystemScores:
+    """The scores of one system on one set, in both directions (re-ranking makes them differ).
+
+    Args:
+        model: the model's name in metric keys, e.g. ``stage2``.
+        score: how the scores were made.
+        text_to_video_UC: -inf for a clip without features.
+        video_to_text_CU: likewise.
+        k: candidates re-ranked per query; None without re-ranking.
+    """
+
+    model: str
+    score: ScoreType
+    text_to_video_UC: np.ndarray
+    video_to_text_CU: np.ndarray
+    k: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Model and score as in metric keys: ``stage2/dual``. The teacher has one kind of score."""
+        return f"{self.model}/{'dual' if self.score == 'teacher' else self.score}"
+
+
+def build_retrieval_set(name: str, video_ids: Sequence[str], captions: pd.DataFrame, rule: CaptionRule) -> RetrievalSet:
+    """Collect one set's clips, texts and ground truth.
+
+    Args:
+        name: name of the set.
+        video_ids: its clips. A clip without a caption is a candidate, but no query.
+        captions: table of caption_id, video_id, caption.
+        rule: ``first``: each clip asks with its caption of lowest caption_id; ``all``: every caption is a query.
+
+    Raises:
+        NoDataError: the set has no clip, or none with a caption.
+    """
+    clips = tuple(sorted(video_ids))
+    clip_of = {video_id: index for index, video_id in enumerate(clips)}
+    own = captions[captions["video_id"].isin(clip_of)].sort_values("caption_id", kind="stable")
+    if not clips:
+        raise NoDataError(f"retrieval set {name!r}: no clip has this split, so there is no query")
+    if own.empty:
+        raise NoDataError(f"retrieval set {name!r}: none of its {len(clips)} clips has a caption, so there is no query")
+    plain = own["caption"].map(clean_caption)
+    queries = own if rule == "all" else own.drop_duplicates("video_id")
+    plain_queries = plain.loc[queries.index]
+    distinct = plain_queries.drop_duplicates()
+    text_of = {text: index for index, text in enumerate(distinct)}
+    truth_UC = np.zeros((len(text_of), len(clips)), dtype=bool)
+    known = plain.isin(text_of)
+    truth_UC[plain[known].map(text_of), own.loc[known, "video_id"].map(clip_of)] = True
+    return RetrievalSet(
+        name=name,
+        video_ids=clips,
+        texts=tuple(str(caption) for caption in own.loc[distinct.index, "caption"]),
+        query_text_Q=plain_queries.map(text_of).to_numpy(dtype=np.int64),
+        query_clip_Q=queries["video_id"].map(clip_of).to_numpy(dtype=np.int64),
+        truth_UC=truth_UC,
+    )
+
+
+def dual_scores(
+    model: str, score: ScoreType, text_UE: np.ndarray, video_SE: np.ndarray, clip_S: np.ndarray, clips: int
+) -> SystemScores:
+    """Return cosine scores of unit vectors; a clip without features gets -inf.
+
+    Args:
+        model: the model's name.
+        score: ``dual`` or ``teacher``.
+        text_UE: one unit vector per distinct text.
+        video_SE: one unit vector per clip with features.
+        clip_S: the clips' indices in the set.
+        clips: C.
+    """
+    scores_UC = np.full((len(text_UE), clips), -np.inf)
+    scores_UC[:, clip_S] = text_UE.astype(np.float64) @ video_SE.astype(np.float64).T
+    return SystemScores(model, score, scores_UC, scores_UC.T)
+
+
+def rerank(dual: SystemScores, score_pairs: PairScorer, k: int) -> SystemScores:
+    """Re-rank the k best candidates of each query, in both directions, by the matching head.
+
+    A pair that both directions ask for is scored once.
+
+    Args:
+        dual: scores that choose the candidates.
+        score_pairs: returns the match logits of pairs of text and clip indices.
+        k: candidates per query; beyond the number of candidates it means all of them.
+
+    Raises:
+        EvaluationError: ``score_pairs`` returned NaN.
+    """
+    dual_UC, dual_CU = dual.text_to_video_UC, dual.video_to_text_CU
+    chosen_UC, chosen_CU = _top_k(dual_UC, k), _top_k(dual_CU, k)
+    text_G, clip_G = np.nonzero(chosen_UC | chosen_CU.T)
+    match_UC = np.full(dual_UC.shape, -np.inf)
+    if len(text_G):
+        # By clip, so that neighbouring pairs read the same clip's tokens.
+        order_G = np.lexsort((text_G, clip_G))
+        text_G, clip_G = text_G[order_G], clip_G[order_G]
+        match_G = np.asarray(score_pairs(text_G, clip_G), dtype=np.float64)
+        if np.isnan(match_G).any():
+            raise EvaluationError(f"{dual.model}: the matching head gave NaN for {int(np.isnan(match_G).sum())} pairs")
+        match_UC[text_G, clip_G] = match_G
+    return SystemScores(
+        dual.model,
+        "reranked",
+        _chosen_first(dual_UC, match_UC, chosen_UC),
+        _chosen_first(dual_CU, match_UC.T, chosen_CU),
+        min(k, max(dual_UC.shape)),
+    )
+
+
+def query_ranks(data: RetrievalSet, scores: SystemScores) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ranks of the text-to-video queries [Q] and of the video-to-text queries [clips with a text]."""
+    truth_QC = data.truth_UC[data.query_text_Q]
+    text_to_video_Q = retrieval_ranks(scores.text_to_video_UC[data.query_text_Q], truth_QC)
+    asking_C = data.truth_UC.any(axis=0)
+    video_to_text = retrieval_ranks(scores.video_to_text_CU[asking_C], data.truth_UC.T[asking_C])
+    return text_to_video_Q, video_to_text
+
+
+def retrieval_values(data: RetrievalSet, scores: SystemScores) -> dict[str, float]:
+    """Return recalls and ranks of both directions, keyed ``t2v_r1`` … ``v2t_meanr``."""
+    text_to_video_Q, video_to_text = query_ranks(data, scores)
+    both = {"t2v": recall_summary(text_to_video_Q), "v2t": recall_summary(video_to_text)}
+    return {f"{direction}_{name}": value for direction, part in both.items() for name, value in part.items()}
+
+
+def set_rows(data: RetrievalSet, captions: pd.DataFrame) -> list[Mapping[str, object]]:
+    """Return the annotation rows that a set uses, for its hash."""
+    own = captions[captions["video_id"].isin(data.video_ids)].sort_values("caption_id", kind="stable")
+    columns = ["caption_id", "video_id", "caption"]
+    rows: list[Mapping[str, object]] = [{"video_id": video_id} for video_id in data.video_ids]
+    return rows + [dict(zip(columns, row, strict=True)) for row in own[columns].itertuples(index=False, name=None)]
+
+
+def _top_k(scores_RC: np.ndarray, k: int) -> np.ndarray:
+    """Mark the k best finite scores of each row; of equals the first."""
+    order_RC = np.argsort(-scores_RC, axis=1, kind="stable")[:, :k]
+    chosen_RC = np.zeros(scores_RC.shape, dtype=bool)
+    np.put_along_axis(chosen_RC, order_RC, True, axis=1)
+    return chosen_RC & np.isfinite(scores_RC)
+
+
+def _chosen_first(dual_RC: np.ndarray, match_RC: np.ndarray, chosen_RC: np.ndarray) -> np.ndarray:
+    """Merge both scores into one per row: all chosen candidates above all others, each group in its own order."""
+    lowest_R1 = np.where(chosen_RC, match_RC, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    others_RC = np.where(chosen_RC, -np.inf, dual_RC)
+    highest_R1 = others_RC.max(axis=1, keepdims=True, initial=-np.inf)
+    # Rows without a chosen or without another candidate need no shift; zero keeps infinities out of the arithmetic.
+    shift_R1 = np.zeros_like(lowest_R1)
+    np.subtract(lowest_R1 - 1.0, highest_R1, out=shift_R1, where=np.isfinite(lowest_R1) & np.isfinite(highest_R1))
+    return np.where(chosen_RC, match_RC, others_RC + shift_R1)

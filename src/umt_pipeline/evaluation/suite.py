@@ -1,0 +1,296 @@
+"""The whole evaluation: decode every clip once, probe, search, compare.
+
+Shapes: S clips with features, C clips of a retrieval set, U distinct texts, E embedding width, G pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from umt_pipeline import __version__
+from umt_pipeline.evaluation.agreement import top1_agreement
+from umt_pipeline.evaluation.encoders import Features, VideoTextEncoder, clip_loader, extract_features
+from umt_pipeline.evaluation.examples import choose_examples
+from umt_pipeline.evaluation.loading import Models
+from umt_pipeline.evaluation.metrics import NoDataError
+from umt_pipeline.evaluation.params import EvaluationParams
+from umt_pipeline.evaluation.probes import LabelledFeatures, knn_probe, linear_probe
+from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
+from umt_pipeline.evaluation.report_data import RetrievalExample
+from umt_pipeline.evaluation.retrieval import (
+    RetrievalSet,
+    SystemScores,
+    build_retrieval_set,
+    dual_scores,
+    rerank,
+    retrieval_values,
+    set_rows,
+)
+from umt_pipeline.video.views import ViewConfig, counter_hash
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The clean tables, and the folder that the videos' paths are relative to."""
+
+    videos: pd.DataFrame
+    captions: pd.DataFrame
+    labels: pd.DataFrame
+    media_root: Path
+
+    def clips(self, split: str) -> list[str]:
+        """Return the clips of a split, sorted."""
+        return sorted(self.videos.loc[self.videos["split"] == split, "video_id"])
+
+    def label_of(self, task: str) -> dict[str, str]:
+        """Return the label of each clip in one task."""
+        rows = self.labels[self.labels["task"] == task]
+        return dict(zip(rows["video_id"], rows["label"], strict=True))
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Flat metrics, their records (and notes on what was skipped), and retrieval examples for the report."""
+
+    metrics: dict[str, float]
+    records: list[Record]
+    examples: list[RetrievalExample]
+
+
+def evaluate(params: EvaluationParams, seed: int, tables: Tables, models: Models) -> EvaluationResult:
+    """Measure everything that the data allow; what they do not allow gets a record with a note.
+
+    Args:
+        params: what to measure.
+        seed: kept in the records.
+        tables: the data.
+        models: the models.
+
+    Raises:
+        EvaluationError: features or scores are not finite.
+    """
+    records = [] if models.skipped is None else [Record(task="retrieval/control", note=models.skipped)]
+    known = set(tables.labels["task"])
+    tasks = [task for task in params.tasks if task in known]
+    for task in params.tasks:
+        if task not in known:
+            found = ", ".join(sorted(known)) or "no task at all"
+            records.append(Record(task=f"probe/{task}", note=f"the labels table has no task {task!r}; it has {found}"))
+    fit, test = _features(params, tables, models, tasks)
+    for task in tasks:
+        records += _probe(params, seed, tables, models, task, fit, test)
+    examples: list[RetrievalExample] = []
+    for name in params.retrieval_sets:
+        found_records, found_examples = _search(params, seed, tables, models, name, tasks, test)
+        records += found_records
+        examples += found_examples
+    for record in records:
+        if record.note:
+            logger.warning("evaluation: %s: %s", record.task, record.note)
+    return EvaluationResult(flat_metrics(records), records, examples)
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+def _features(
+    params: EvaluationParams, tables: Tables, models: Models, tasks: Sequence[str]
+) -> tuple[Features, Features]:
+    """Return the features of the clips that probes are fitted and chosen on, and of those that are reported on."""
+    load = clip_loader(tables.videos, tables.media_root)
+    labelled = set(tables.labels.loc[tables.labels["task"].isin(tasks), "video_id"])
+    train, validation = (
+        [video_id for video_id in tables.clips(split) if video_id in labelled]
+        for split in (params.train_split, params.validation_split)
+    )
+    if params.max_train_clips is not None:
+        train = sorted(train, key=lambda video_id: counter_hash("probe", video_id))[: params.max_train_clips]
+    tested = {video_id for split in params.retrieval_sets for video_id in tables.clips(split)}
+    if tasks:
+        tested.update(tables.clips(params.test_split))
+    encoders = list(dict.fromkeys(encoder for _, encoder in models.probed.values() if encoder is not models.stage2))
+    matchers = [dataclasses.replace(model, keep_tokens=True) for model in models.video_text]
+    size: dict[str, Any] = {"batch_size": params.batch_size, "workers": params.workers}
+    started = time.perf_counter()
+    fit = extract_features(train + validation, [*encoders, models.stage2], load, title="clips to fit probes on", **size)
+    test = extract_features(sorted(tested), [*encoders, *matchers], load, title="test clips", **size)
+    clips, seconds = len(train) + len(validation) + len(tested), time.perf_counter() - started
+    logger.info("evaluation: features of %d clips in %.1f s", clips, seconds)
+    return fit, test
+
+
+def _labelled(features: Features, name: str, video_ids: Sequence[str], label_of: Mapping[str, str]) -> LabelledFeatures:
+    places, rows = features.select(video_ids)
+    array = features.arrays[name][rows].float().numpy() if len(rows) else np.zeros((0, 1), dtype=np.float32)
+    labels = np.array([label_of[video_ids[place]] for place in places], dtype=str)
+    return LabelledFeatures(array, labels, failures=len(video_ids) - len(rows))
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+
+def _probe(
+    params: EvaluationParams, seed: int, tables: Tables, models: Models, task: str, fit: Features, test: Features
+) -> Iterator[Record]:
+    """Run both probes on every encoder for one label task."""
+    label_of = tables.label_of(task)
+    asked = {*fit.video_ids, *fit.failures}
+    parts = [
+        [video_id for video_id in tables.clips(params.train_split) if video_id in label_of and video_id in asked],
+        [video_id for video_id in tables.clips(params.validation_split) if video_id in label_of],
+        [video_id for video_id in tables.clips(params.test_split) if video_id in label_of],
+    ]
+    splits = (params.train_split, params.validation_split, params.test_split)
+    rows = [
+        {"split": split, "video_id": video_id, "task": task, "label": label_of[video_id]}
+        for split, video_ids in zip(splits, parts, strict=True)
+        for video_id in video_ids
+    ]
+    facts: dict[str, Any] = {
+        "split": params.test_split,
+        "annotation_sha256": rows_sha256(rows),
+        "clips": len(parts[2]),
+        "failures": tuple(video_id for video_id in parts[2] if video_id in test.failures),
+    }
+    for name, (model, encoder) in models.probed.items():
+        train, validation, tried = (
+            _labelled(features, name, video_ids, label_of)
+            for features, video_ids in zip((fit, fit, test), parts, strict=True)
+        )
+        settings = {
+            "train_clips": len(train.labels),
+            "train_failures": train.failures,
+            "validation_clips": len(validation.labels),
+        }
+        for kind in ("knn", "linear"):
+            key = f"probe/{kind}/{task}/{name}"
+            try:
+                if kind == "knn":
+                    result = knn_probe(train, validation, tried, params.knn)
+                    facts["k"], chosen = int(result.setting), {"temperature": params.knn.temperature}
+                else:
+                    result = linear_probe(train, validation, tried, params.linear)
+                    facts["k"], chosen = None, {"c": result.setting}
+            except NoDataError as error:
+                yield Record(task=key, note=str(error))
+                continue
+            facts["settings"] = {
+                **settings,
+                **chosen,
+                "classes": result.classes,
+                "validation_accuracy": result.validation_accuracy,
+            }
+            note = None if len(validation.labels) else "no validation clip to choose on: the middle setting was taken"
+            protocol = _protocol(seed, models, model, encoder.view, **facts)
+            yield Record(task=key, values={"": result.accuracy}, protocol=protocol, note=note)
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+
+def _search(
+    params: EvaluationParams, seed: int, tables: Tables, models: Models, name: str, tasks: Sequence[str], test: Features
+) -> tuple[list[Record], list[RetrievalExample]]:
+    """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
+    try:
+        data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
+        systems = _systems(params, models, data, test)
+    except NoDataError as error:
+        return [Record(task=f"retrieval/{name}", note=str(error))], []
+    views = {"teacher": models.teacher.view, **{model.name: model.view for model in models.video_text}}
+    records = []
+    for system in systems:
+        protocol = _protocol(
+            seed,
+            models,
+            system.model,
+            views[system.model],
+            split=name,
+            annotation_sha256=rows_sha256(set_rows(data, tables.captions)),
+            clips=len(data.video_ids),
+            queries=len(data.query_text_Q),
+            failures=tuple(video_id for video_id in data.video_ids if video_id in test.failures),
+            k=system.k,
+            score_type=system.score,
+            caption=params.caption,
+            settings={"distinct_texts": len(data.texts)},
+        )
+        values = retrieval_values(data, system)
+        records.append(Record(task=f"retrieval/{name}/{system.key}", values=values, protocol=protocol))
+        records += [_agreement(data, system, task, tables.label_of(task), protocol) for task in tasks]
+    # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures.
+    shown = [system for system in reversed(systems) if system.model != "control"]
+    return records, choose_examples(data, shown, params.examples)
+
+
+def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test: Features) -> list[SystemScores]:
+    """Score all systems on one set: the teacher, then every stage-2 model as dual encoder and re-ranked.
+
+    Raises:
+        NoDataError: no clip of the set has features.
+        EvaluationError: a score is not a number.
+    """
+    places, rows = test.select(data.video_ids)
+    clips = len(data.video_ids)
+    if len(rows) == 0:
+        raise NoDataError(f"retrieval set {data.name!r}: none of its {clips} clips could be read")
+    frames_SE = test.arrays["teacher_cls"][rows].numpy()
+    frames_SE = frames_SE / np.maximum(np.linalg.norm(frames_SE, axis=1, keepdims=True), 1e-12)
+    systems = [dual_scores("teacher", "teacher", models.teacher.encode_text(data.texts), frames_SE, places, clips)]
+    row_C = np.full(clips, -1)
+    row_C[places] = rows
+    for model in models.video_text:
+        systems += _dual_and_reranked(model, data, test, row_C, params.rerank_k)
+    return systems
+
+
+def _dual_and_reranked(
+    model: VideoTextEncoder, data: RetrievalSet, test: Features, row_C: np.ndarray, k: int
+) -> list[SystemScores]:
+    text_ULD, mask_UL, text_UE = model.encode_text(data.texts)
+    places = np.flatnonzero(row_C >= 0)
+    video_SE = test.arrays[f"{model.name}/embedding"][row_C[places]].numpy()
+    dual = dual_scores(model.name, "dual", text_UE.cpu().numpy(), video_SE, places, len(row_C))
+    score_rows = model.pair_scorer(text_ULD, mask_UL, test.arrays[f"{model.name}/tokens"])
+    started = time.perf_counter()
+    reranked = rerank(dual, lambda text_G, clip_G: score_rows(text_G, row_C[clip_G]), k)
+    seconds = time.perf_counter() - started
+    logger.info("evaluation: re-ranking %s by %s took %.1f s", data.name, model.name, seconds)
+    return [dual, reranked]
+
+
+def _agreement(
+    data: RetrievalSet, system: SystemScores, task: str, label_of: Mapping[str, str], protocol: Protocol
+) -> Record:
+    key = f"agreement/{data.name}/{system.key.replace('/', '_')}/{task}"
+    try:
+        value, queries = top1_agreement(data, system, label_of)
+    except NoDataError as error:
+        return Record(task=key, note=str(error))
+    rows = [{"video_id": video_id, "label": label_of.get(video_id)} for video_id in data.video_ids]
+    sha256 = rows_sha256([{"retrieval": protocol.annotation_sha256}, *rows])
+    labelled = protocol.model_copy(update={"annotation_sha256": sha256, "queries": queries})
+    return Record(task=key, values={"": value}, protocol=labelled)
+
+
+def _protocol(seed: int, models: Models, model: str, view: ViewConfig, **facts: Any) -> Protocol:
+    return Protocol(
+        frames=view.frames,
+        resolution=view.size,
+        model=model,
+        checkpoint_sha256=models.weights[model],
+        seed=seed,
+        version=__version__,
+        **facts,
+    )

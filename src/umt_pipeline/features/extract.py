@@ -1,0 +1,289 @@
+"""Extraction: for each clip and each of V recorded views, decode, ask the teacher, draw the mask, store.
+
+Videos are decoded in worker processes, the teacher runs in the calling process. Views, masks and the composition of the
+teacher's batches depend on the configuration alone, so the store's bytes do not depend on the number of workers or on
+how often extraction was interrupted.
+
+Legend: B clip views of a batch, T frames, S side of the view in pixels, N patches per frame, K aligned layers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, model_validator
+
+from umt_pipeline import __version__
+from umt_pipeline.config import Config
+from umt_pipeline.errors import ConfigError, StoreError, VideoError
+from umt_pipeline.features.codecs import Codec, CodecName, cosine_error, get_codec
+from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
+from umt_pipeline.features.store import FeatureStoreWriter
+from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
+from umt_pipeline.files import fingerprint
+from umt_pipeline.masking import MaskConfig, visible_count
+from umt_pipeline.models.teacher import Teacher, TeacherConfig
+from umt_pipeline.video.decode import decode_batches
+from umt_pipeline.video.views import View, ViewConfig, make_view
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[int, int], None]
+
+
+class FeatureConfig(Config):
+    """What is extracted and how it is stored.
+
+    Args:
+        dataset_id: name of the corpus; part of the key from which views and masks are drawn.
+        teacher: which teacher, how many of its layers, which normalisation.
+        view: frames, size and augmentation of a view.
+        patch_size: side of the student's patches in pixels.
+        views: recorded views per clip; 0 writes a store without rows: the configuration for online training.
+        mask: kind and hidden share.
+        codec: how targets are stored.
+        pixels: store the visible patches only, or whole frames.
+        splits: splits to extract.
+        shard_rows: rows per shard; an interrupted extraction loses at most one shard.
+        batch_size: clip views per teacher batch.
+        workers: decoding processes; null: one per core, 0: decode in the calling process.
+    """
+
+    dataset_id: str = Field(min_length=1)
+    teacher: TeacherConfig = TeacherConfig()
+    view: ViewConfig
+    patch_size: int = Field(16, ge=1)
+    views: int = Field(ge=0)
+    mask: MaskConfig = MaskConfig()
+    codec: CodecName = "fp16"
+    pixels: Literal["visible", "frames"] = "visible"
+    splits: tuple[str, ...] = Field(("train",), min_length=1)
+    shard_rows: int = Field(1024, ge=1)
+    batch_size: int = Field(16, ge=1)
+    workers: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureConfig:
+        if self.view.size % self.patch_size:
+            raise ValueError(f"view.size ({self.view.size}) must be a multiple of patch_size ({self.patch_size})")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError(f"splits: expected each split once, found {list(self.splits)}")
+        if not 0 <= self.mask.ratio < 1:
+            raise ValueError(f"mask.ratio must be at least 0 and below 1, found {self.mask.ratio}")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a view."""
+        return self.view.size // self.patch_size
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What will be in the store, known before anything is decoded.
+
+    Args:
+        header: what all records have in common.
+        index: one line per row, in order.
+        paths: the video file of each row, relative to the media folder.
+        fingerprint: changes when the store's content would; names the folder in which extraction can be resumed.
+    """
+
+    header: StoreHeader
+    index: pd.DataFrame
+    paths: tuple[str, ...]
+    fingerprint: str
+
+
+def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame) -> ExtractionPlan:
+    """Draw every view of every clip of the wanted splits.
+
+    Args:
+        config: what to extract.
+        teacher: as loaded for ``config``; only its sizes and identity are read.
+        videos: the clean video table.
+
+    Raises:
+        ConfigError: the teacher's grid is not the student's, or a split has no clip.
+    """
+    if teacher.grid != config.grid:
+        raise ConfigError(
+            f"view.size {config.view.size} with patch_size {config.patch_size} gives a grid of {config.grid} patches, "
+            f"the teacher was loaded for a grid of {teacher.grid}"
+        )
+    header = _make_header(config, teacher)
+    clips = select_clips(videos, config.splits)
+    records: list[dict[str, Any]] = []
+    for clip in clips.to_dict("records"):
+        size = (int(clip["num_frames"]), int(clip["height"]), int(clip["width"]))
+        for number in range(config.views):
+            view = make_view(config.view, config.dataset_id, clip["video_id"], number, *size)
+            record = {"video_id": clip["video_id"], "split": clip["split"], "view_number": number}
+            records.append({**record, **view.to_dict(), "video_sha256": clip["sha256"], "path": clip["path"]})
+    columns = ["video_id", "split", "view_number", "frame_indices", "crop", "flip", "size", "video_sha256", "path"]
+    index = pd.DataFrame(records, columns=columns)
+    paths = tuple(index.pop("path"))
+    key = fingerprint(header.model_dump(mode="json"), config.batch_size, paths, index.to_dict("split"))
+    return ExtractionPlan(header, index, paths, key)
+
+
+def select_clips(videos: pd.DataFrame, splits: tuple[str, ...]) -> pd.DataFrame:
+    """Return the clips of the splits: split by split as listed, in each in the order of the table.
+
+    Raises:
+        ConfigError: a split without a clip.
+    """
+    parts = [videos[videos["split"] == split] for split in splits]
+    for split, part in zip(splits, parts, strict=True):
+        if part.empty:
+            found = ", ".join(sorted(map(str, videos["split"].unique()))) or "an empty table"
+            raise ConfigError(f"splits: expected videos in split {split!r}, found {found}")
+    return pd.concat(parts, ignore_index=True)
+
+
+def extract(
+    config: FeatureConfig,
+    teacher: Teacher,
+    plan: ExtractionPlan,
+    media_root: Path,
+    folder: Path,
+    on_progress: OnProgress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Fill a store, or go on with one that was interrupted.
+
+    Args:
+        config: what to extract.
+        teacher: on the device it is to run on.
+        plan: from :func:`plan_extraction` with the same arguments.
+        media_root: folder that the plan's paths are relative to.
+        folder: becomes the store; keep it between attempts.
+        on_progress: called with (rows done, rows in all) after each batch.
+
+    Returns:
+        Report: rows, clips, views, bytes per clip view by array, seconds, clip views per second, and the codec's cosine
+        error (1 - cosine), measured on the first batch of each shard that this call made.
+
+    Raises:
+        StoreError: a video that ingestion accepted cannot be read now, or the disk is full. Finished shards stay.
+    """
+    start = time.perf_counter()
+    writer = FeatureStoreWriter(folder, plan.header, plan.index)
+    codec = get_codec(config.codec)
+    resumed = writer.next_row
+    if resumed:
+        logger.info("feature store: %d of %d rows are there already", resumed, writer.rows)
+    errors: list[torch.Tensor] = []
+    batches = _batches(resumed, writer.rows, config.shard_rows, config.batch_size)
+    for rows, frames_BTSSC in _decoded(plan, media_root, batches, config.workers):
+        batch = _ask_teacher(config, teacher, plan, rows, frames_BTSSC)
+        encoded = codec.encode(batch.targets_KBVC.transpose(0, 1))
+        if rows.start % config.shard_rows == 0:
+            errors.append(_codec_error(codec, batch, encoded))
+        pixels = batch.patches_BVP.cpu().numpy() if config.pixels == "visible" else frames_BTSSC
+        assert batch.attention_BTN is not None
+        writer.append(
+            {
+                "pixels": pixels,
+                "attention": batch.attention_BTN.cpu().numpy(),
+                "visible": batch.visible_BV.int().cpu().numpy(),
+                **encoded,
+            }
+        )
+        on_progress(writer.next_row, writer.rows)
+    writer.close()
+    return _report(plan, resumed, time.perf_counter() - start, errors)
+
+
+def _make_header(config: FeatureConfig, teacher: Teacher) -> StoreHeader:
+    patches = config.grid**2
+    source = config.teacher.source
+    return StoreHeader(
+        dataset_id=config.dataset_id,
+        splits=config.splits,
+        views=config.views,
+        view=config.view,
+        mask=config.mask,
+        patch_size=config.patch_size,
+        grid=config.grid,
+        frames=config.view.frames,
+        visible_per_frame=patches if config.mask.kind == "none" else visible_count(patches, config.mask.ratio),
+        layers=config.teacher.layers,
+        target_dim=teacher.target_dim,
+        codec=config.codec,
+        pixels=config.pixels,
+        shard_rows=config.shard_rows,
+        teacher=TeacherIdentity(
+            source=source,
+            id=f"{source}@{teacher.weights_sha256[:12]}",
+            weights_sha256=teacher.weights_sha256,
+            normalisation=config.teacher.normalisation,
+        ),
+        versions={"umt_pipeline": __version__, **{name: version(name) for name in ("torch", "decord2", "pillow")}},
+    )
+
+
+def _batches(first_row: int, rows: int, shard_rows: int, batch_size: int) -> Iterator[range]:
+    # Batches begin anew with each shard: a batch then has the same rows, and the teacher's matrix products the same
+    # shapes and rounding, wherever extraction was resumed.
+    for shard_start in range(first_row, rows, shard_rows):
+        shard_end = min(shard_start + shard_rows, rows)
+        for start in range(shard_start, shard_end, batch_size):
+            yield range(start, min(start + batch_size, shard_end))
+
+
+def _ask_teacher(
+    config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, rows: range, frames_BTSSC: np.ndarray
+) -> TargetBatch:
+    device = next(teacher.parameters()).device
+    keys = plan.index.iloc[rows.start : rows.stop][["video_id", "view_number"]].itertuples(index=False)
+    size = (config.view.frames, config.grid**2)
+    noise_BTN = np.stack([mask_noise(config.dataset_id, str(clip), int(number), *size) for clip, number in keys])
+    frames = torch.from_numpy(frames_BTSSC).to(device)
+    return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
+
+
+def _codec_error(codec: Codec, batch: TargetBatch, encoded: dict[str, np.ndarray]) -> torch.Tensor:
+    decoded = codec.decode({name: torch.from_numpy(array) for name, array in encoded.items()})
+    return cosine_error(batch.targets_KBVC.transpose(0, 1).cpu(), decoded).flatten()
+
+
+def _report(plan: ExtractionPlan, resumed: int, seconds: float, errors: list[torch.Tensor]) -> dict[str, Any]:
+    rows = len(plan.index)
+    sizes = plan.header.row_bytes()
+    report: dict[str, Any] = {
+        "rows": rows,
+        "rows_resumed": resumed,
+        "clips": int(plan.index["video_id"].nunique()),
+        "views": plan.header.views,
+        "codec": plan.header.codec,
+        "bytes_per_clip_view": {**sizes, "total": sum(sizes.values())},
+        "store_bytes": rows * sum(sizes.values()),
+        "seconds": round(seconds, 3),
+        "clip_views_per_second": round((rows - resumed) / seconds, 3),
+    }
+    if errors:
+        error = torch.cat(errors)
+        report["codec_cosine_error"] = {"mean": float(error.mean()), "max": float(error.max()), "tokens": len(error)}
+    return report
+
+
+def _decoded(
+    plan: ExtractionPlan, media_root: Path, batches: Iterator[range], workers: int | None
+) -> Iterator[tuple[range, np.ndarray]]:
+    views = [View.from_dict(record) for record in plan.index.to_dict("records")]
+    try:
+        yield from decode_batches([media_root / path for path in plan.paths], views, batches, workers)
+    except VideoError as error:
+        raise StoreError(
+            f"a video that ingestion accepted cannot be read now: {error}. Finished shards are kept; restore the "
+            "file, or run ingestion again"
+        ) from error

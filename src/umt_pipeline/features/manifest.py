@@ -1,0 +1,168 @@
+"""What a feature store says about itself: the manifest and the index of rows.
+
+Legend: T frames, S side of the view in pixels, N patches per frame, V visible patches per view, P values per patch,
+K aligned layers, C target width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError, model_validator
+
+from umt_pipeline.config import Config
+from umt_pipeline.errors import StoreError
+from umt_pipeline.features.codecs import ArraySpec, CodecName, get_codec
+from umt_pipeline.files import read_json, staged_file
+from umt_pipeline.masking import MaskConfig
+from umt_pipeline.video.views import ViewConfig
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "index.parquet"
+INDEX_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("shard", pa.int32()),
+        ("shard_row", pa.int32()),
+        ("video_id", pa.string()),
+        ("split", pa.string()),
+        ("view_number", pa.int32()),
+        ("frame_indices", pa.list_(pa.int32())),
+        ("crop", pa.list_(pa.int32())),
+        ("flip", pa.bool_()),
+        ("video_sha256", pa.string()),
+    ]
+)
+
+
+class TeacherIdentity(Config):
+    """Which teacher made the targets, down to the bytes of its weights."""
+
+    source: str
+    id: str
+    weights_sha256: str
+    normalisation: str
+
+
+class StoreHeader(Config):
+    """What every record of a store has in common; all that is needed to compute the same targets again."""
+
+    schema_version: int = SCHEMA_VERSION
+    dataset_id: str
+    splits: tuple[str, ...]
+    views: int
+    view: ViewConfig
+    mask: MaskConfig
+    patch_size: int
+    grid: int
+    frames: int
+    visible_per_frame: int
+    layers: int
+    target_dim: int
+    codec: CodecName
+    pixels: Literal["visible", "frames"]
+    shard_rows: int
+    teacher: TeacherIdentity
+    versions: dict[str, str]
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Return the arrays of a record, by name: element type and shape without the row axis."""
+        visible = self.frames * self.visible_per_frame
+        if self.pixels == "visible":
+            pixels = ArraySpec(np.dtype("u1"), (visible, 3 * self.patch_size**2))
+        else:
+            pixels = ArraySpec(np.dtype("u1"), (self.frames, self.view.size, self.view.size, 3))
+        return {
+            "pixels": pixels,
+            "attention": ArraySpec(np.dtype("<f2"), (self.frames, self.grid**2)),
+            "visible": ArraySpec(np.dtype("<i4"), (visible,)),
+            **get_codec(self.codec).arrays(self.layers, visible, self.target_dim),
+        }
+
+    def row_bytes(self) -> dict[str, int]:
+        """Return the bytes of one record, by array."""
+        return {name: spec.dtype.itemsize * int(np.prod(spec.shape)) for name, spec in self.arrays().items()}
+
+
+class FileEntry(Config):
+    """Size and hash of a file."""
+
+    bytes: int
+    sha256: str
+
+
+class ShardEntry(Config):
+    """One shard: its folder's name, its rows and its files by array name."""
+
+    name: str
+    rows: int
+    files: dict[str, FileEntry]
+
+
+class StoreManifest(StoreHeader):
+    """A finished store."""
+
+    rows: int
+    index: FileEntry
+    shards: tuple[ShardEntry, ...]
+
+    @model_validator(mode="after")
+    def _shards_hold_the_rows(self) -> Self:
+        starts = range(0, self.rows, self.shard_rows)
+        expected = [min(self.shard_rows, self.rows - start) for start in starts]
+        if [shard.rows for shard in self.shards] != expected:
+            raise ValueError(f"shards: expected {self.rows} rows in shards of {self.shard_rows}")
+        if any(set(shard.files) != set(self.arrays()) for shard in self.shards):
+            raise ValueError(f"shards: expected the files {sorted(self.arrays())} in each")
+        return self
+
+
+def write_index(path: Path, index: pd.DataFrame, shard_rows: int) -> None:
+    """Write the index of a store: the planned rows with their places."""
+    rows = np.arange(len(index), dtype=np.int64)
+    placed = index.assign(row=rows, shard=rows // shard_rows, shard_row=rows % shard_rows)
+    table = pa.Table.from_pydict({name: placed[name].tolist() for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
+    with staged_file(path) as staged:
+        pq.write_table(table, staged)
+
+
+def read_manifest(folder: Path) -> StoreManifest:
+    """Read a finished store's manifest.
+
+    Raises:
+        StoreError: it is missing, of another schema version or not a manifest.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise StoreError(f"{folder} is no finished feature store: {MANIFEST_FILE} is missing. Run teacher_features")
+    try:
+        content = read_json(path)
+        found = content.get("schema_version") if isinstance(content, dict) else None
+        if found != SCHEMA_VERSION:
+            raise StoreError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {found}. Make the store again")
+        return StoreManifest.model_validate(content)
+    except (ValueError, ValidationError) as error:
+        raise StoreError(f"{path}: not a feature store's manifest: {error}") from error
+
+
+def read_index(folder: Path, manifest: StoreManifest) -> pd.DataFrame:
+    """Read a store's index.
+
+    Raises:
+        StoreError: it cannot be read, or is not of this manifest.
+    """
+    path = folder / INDEX_FILE
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read: {error}. Make the feature store again") from error
+    if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != manifest.rows:
+        found = f"{table.num_rows} rows of {table.schema.names}"
+        raise StoreError(f"{path}: expected {manifest.rows} rows of {INDEX_SCHEMA.names}, found {found}")
+    return table.to_pandas()

@@ -1,0 +1,73 @@
+"""From a batch of decoded views to what the student reads: visible patches and the teacher's targets at their places.
+
+Extraction and online training both call :func:`draw_targets`, so they cannot drift apart.
+
+Legend: B clip views, T frames, S side in pixels, N patches per frame, V visible patches per view, P values per patch,
+K aligned layers, C target width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umt_pipeline.masking import MaskConfig, draw_visible
+from umt_pipeline.models.teacher import Teacher
+from umt_pipeline.video.pixels import normalise_frames, patchify
+from umt_pipeline.video.views import counter_generator
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """One batch for the student.
+
+    Args:
+        patches_BVP: uint8 pixels of the visible patches.
+        visible_BV: their sorted positions in [0, T * N), int64.
+        targets_KBVC: the teacher's unit vectors at these positions.
+        attention_BTN: the attention that drew the mask, float16; None where it was not read.
+    """
+
+    patches_BVP: Tensor
+    visible_BV: Tensor
+    targets_KBVC: Tensor
+    attention_BTN: Tensor | None = None
+
+
+def mask_noise(dataset_id: str, clip_id: str, view_number: int, frames: int, patches: int) -> np.ndarray:
+    """Return the uniform noise float32 [T,N] that decides the mask of one view, the same wherever it is asked for."""
+    return counter_generator("mask", dataset_id, clip_id, view_number).random((frames, patches), dtype=np.float32)
+
+
+def draw_targets(
+    teacher: Teacher, mask: MaskConfig, patch_size: int, frames_BTSSC: Tensor, noise_BTN: Tensor
+) -> TargetBatch:
+    """Run the teacher on a batch of views, draw their masks and gather patches and targets at the visible places.
+
+    The mask is drawn from the attention rounded to float16, as it is stored: it can be drawn again from the store.
+
+    Args:
+        teacher: on the device of the frames.
+        mask: kind and hidden share.
+        patch_size: side of the student's patches in pixels.
+        frames_BTSSC: uint8 RGB frames.
+        noise_BTN: from :func:`mask_noise`, one per view.
+    """
+    B, T = frames_BTSSC.shape[:2]
+    N = noise_BTN.shape[-1]
+    output = teacher(normalise_frames(frames_BTSSC.flatten(0, 1)))
+    attention_BTN = output.attention_FN.reshape(B, T, N).half()
+    visible_BV = draw_visible(mask, noise_BTN, attention_BTN)
+    # The same number is visible in each frame, and positions are sorted by frame.
+    visible_Fn = visible_BV.reshape(B * T, -1) % N
+    targets_KBVC = teacher.project(output.layers_KFNW, visible_Fn).unflatten(1, (B, T)).flatten(2, 3)
+    return TargetBatch(gather_patches(frames_BTSSC, visible_BV, patch_size), visible_BV, targets_KBVC, attention_BTN)
+
+
+def gather_patches(frames_BTSSC: Tensor, visible_BV: Tensor, patch_size: int) -> Tensor:
+    """Cut frames into patches and keep the visible ones [B,V,P]."""
+    patches_BNP = patchify(frames_BTSSC, patch_size)
+    return torch.gather(patches_BNP, 1, visible_BV.unsqueeze(-1).expand(-1, -1, patches_BNP.shape[-1]))

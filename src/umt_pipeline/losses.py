@@ -1,0 +1,213 @@
+"""Loss functions of both training stages: pure functions of tensors, without a host synchronisation.
+
+Shapes: B clips of this process, G clips of all processes (world size x B), E embedding width, L text length, S
+vocabulary size, K aligned layers, V visible tokens, C teacher width, M = 3B matching pairs (see :func:`matching_loss`).
+
+Every loss is computed in float32, whatever the autocast state. A count that can be zero (pairs, masked tokens) gives a
+loss of zero, never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED_LABEL = -100
+
+
+def alignment_loss(student_KBVC: Tensor, teacher_KBVC: Tensor) -> Tensor:
+    """Return the mean of ``2 - 2 cos`` over layers, clips and tokens (UMT section 3.2).
+
+    Args:
+        student_KBVC: unit vectors.
+        teacher_KBVC: unit vectors at the same places.
+
+    Raises:
+        ValueError: the shapes differ (broadcasting would hide a wrong pairing).
+    """
+    if student_KBVC.shape != teacher_KBVC.shape:
+        raise ValueError(f"student {tuple(student_KBVC.shape)} and teacher {tuple(teacher_KBVC.shape)} shapes differ")
+    cosine_KBV = (student_KBVC.float() * teacher_KBVC.float()).sum(-1)
+    return (2.0 - 2.0 * cosine_KBV).mean()
+
+
+class _AllGather(torch.autograd.Function):
+    """Concatenate equal-shaped tensors of all processes; the backward pass sums each part's gradient over processes.
+
+    The published code returns only the local slice of the local gradient, which shrinks the contrastive gradient by the
+    world size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        ctx.rows = local.shape[0]
+        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, local.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        start = dist.get_rank() * ctx.rows
+        return total[start : start + ctx.rows]
+
+
+def all_gather(local: Tensor) -> Tensor:
+    """Concatenate ``local`` of all processes along axis 0, differentiable; the identity outside a process group.
+
+    Every process must give the same shape.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return local
+    gathered: Tensor = _AllGather.apply(local)
+    return gathered
+
+
+def same_media_targets(media_ids_B: Tensor, all_media_ids_G: Tensor) -> Tensor:
+    """Return the contrastive targets [B, G]: each row uniform over the samples that show the same medium."""
+    same_BG = (media_ids_B.unsqueeze(1) == all_media_ids_G.unsqueeze(0)).float()
+    return same_BG / same_BG.sum(dim=1, keepdim=True)
+
+
+def video_text_contrastive(
+    video_BE: Tensor,
+    text_BE: Tensor,
+    temperature: Tensor | float,
+    media_ids_B: Tensor,
+    gather: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return the symmetric video-text contrastive loss.
+
+    Each process scores its own rows against the columns of all processes. Averaging the processes' gradients, as DDP
+    does, gives exactly the gradient of the one-process loss of the whole batch; the mean of the returned values is that
+    loss.
+
+    Args:
+        video_BE: unit vectors.
+        text_BE: unit vectors; row i describes the video of row i.
+        temperature: divisor of the cosines; its gradient is exact too.
+        media_ids_B: int64; rows with equal ids show the same medium and are positives of each other.
+        gather: how to concatenate over processes, :func:`all_gather` by default. Processes must hold equal B.
+    """
+    gather = gather or all_gather
+    with torch.autocast(video_BE.device.type, enabled=False):
+        video_BE, text_BE = video_BE.float(), text_BE.float()
+        videos_GE, texts_GE = gather(video_BE), gather(text_BE)
+        targets_BG = same_media_targets(media_ids_B, gather(media_ids_B))
+        video_loss = F.cross_entropy(video_BE @ texts_GE.T / temperature, targets_BG)
+        text_loss = F.cross_entropy(text_BE @ videos_GE.T / temperature, targets_BG)
+        return 0.5 * (video_loss + text_loss)
+
+
+class HardNegatives(NamedTuple):
+    """One wrong video for each text and one wrong text for each video, as row numbers of the batch.
+
+    ``valid_B`` is False where the whole batch shows one medium, so that no negative exists; the indices there are
+    meaningless and :func:`matching_loss` leaves these rows out.
+    """
+
+    video_B: Tensor
+    text_B: Tensor
+    valid_B: Tensor
+
+
+def negative_weights(similarity_BB: Tensor, media_ids_B: Tensor) -> Tensor:
+    """Return row-wise softmax weights [B, B] over samples of other media; same-media weights are exactly 0.
+
+    Masking before the softmax keeps the weights normalised however peaked the similarities are. A row without an
+    allowed sample is NaN.
+    """
+    same_BB = media_ids_B.unsqueeze(1) == media_ids_B.unsqueeze(0)
+    return similarity_BB.float().masked_fill(same_BB, -torch.inf).softmax(dim=1)
+
+
+def hard_negatives(similarity_BB: Tensor, media_ids_B: Tensor, generator: torch.Generator) -> HardNegatives:
+    """Draw hard negatives with probability softmax(similarity) over samples of other media (ALBEF section 3.2).
+
+    Gumbel-max on the device: unlike a multinomial it needs no host synchronisation and cannot fail on a peaked row.
+
+    Args:
+        similarity_BB: rows videos, columns texts, already divided by the temperature; no gradient flows.
+        media_ids_B: int64 ids; a pair with equal ids is never a negative.
+        generator: owned by the caller, on the device of ``similarity_BB``.
+    """
+    similarity_BB = similarity_BB.detach().float()
+    same_BB = media_ids_B.unsqueeze(1) == media_ids_B.unsqueeze(0)
+    uniform_2BB = torch.rand((2, *similarity_BB.shape), generator=generator, device=similarity_BB.device)
+    gumbel_2BB = -(-uniform_2BB.clamp_min(torch.finfo(torch.float32).tiny).log()).log()
+    scores_2BB = torch.stack((similarity_BB.T, similarity_BB)) + gumbel_2BB
+    video_B, text_B = scores_2BB.masked_fill(same_BB, -torch.inf).argmax(dim=2).unbind(0)
+    return HardNegatives(video_B, text_B, (~same_BB).any(dim=1))
+
+
+def matching_loss(logits_M2: Tensor, valid_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the video-text matching loss and the number of rows left out.
+
+    Args:
+        logits_M2: M = 3B pairs in the order: B right pairs, B texts with a wrong video, B videos with a wrong text.
+            Class 1 means "match".
+        valid_B: rows that have a negative. A row without one is left out whole: its right pair alone would teach the
+            head to answer "match" always.
+
+    Returns:
+        Mean cross entropy over the pairs of valid rows (0 if there are none), and the count of rows left out, a tensor.
+    """
+    pairs = logits_M2.shape[0]
+    batch = pairs // 3
+    labels_M = (torch.arange(pairs, device=logits_M2.device) < batch).long()
+    losses_M = F.cross_entropy(logits_M2.float(), labels_M, reduction="none")
+    if valid_B is None:
+        return losses_M.mean(), torch.zeros((), dtype=torch.int64, device=logits_M2.device)
+    valid_M = valid_B.repeat(3)
+    loss = torch.where(valid_M, losses_M, 0.0).sum() / valid_M.sum().clamp_min(1)
+    return loss, batch - valid_B.sum()
+
+
+class MaskedTokens(NamedTuple):
+    """Corrupted token ids [B, L] and the labels [B, L]: the original id where a token was chosen, else -100."""
+
+    ids_BL: Tensor
+    labels_BL: Tensor
+
+
+def mask_tokens(
+    ids_BL: Tensor,
+    *,
+    vocab_size: int,
+    mask_id: int,
+    kept_ids: tuple[int, ...],
+    generator: torch.Generator,
+    probability: float = 0.5,
+) -> MaskedTokens:
+    """Choose tokens to predict; of these 80 % become [MASK], 10 % a uniformly random id, 10 % stay (BERT section 3.1).
+
+    Args:
+        ids_BL: token ids, int64.
+        vocab_size: random ids are drawn from [0, vocab_size).
+        mask_id: id of [MASK].
+        kept_ids: ids that are never chosen, by the recipe [PAD] and [CLS].
+        generator: owned by the caller, on the device of ``ids_BL``.
+        probability: share of the choosable tokens that is chosen; 0.5 in the UMT recipe.
+    """
+    chance_2BL = torch.rand((2, *ids_BL.shape), generator=generator, device=ids_BL.device)
+    random_BL = torch.randint(vocab_size, ids_BL.shape, generator=generator, device=ids_BL.device, dtype=ids_BL.dtype)
+    chosen_BL = chance_2BL[0] < probability
+    for kept in kept_ids:
+        chosen_BL &= ids_BL != kept
+    action_BL = chance_2BL[1]
+    changed_BL = torch.where(action_BL < 0.8, mask_id, torch.where(action_BL < 0.9, random_BL, ids_BL))
+    return MaskedTokens(torch.where(chosen_BL, changed_BL, ids_BL), torch.where(chosen_BL, ids_BL, IGNORED_LABEL))
+
+
+def masked_language_loss(logits_BLS: Tensor, labels_BL: Tensor) -> Tensor:
+    """Return the mean cross entropy over the tokens whose label is not -100; 0 if there are none."""
+    total = F.cross_entropy(
+        logits_BLS.float().flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
+    return total / (labels_BL != IGNORED_LABEL).sum().clamp_min(1)

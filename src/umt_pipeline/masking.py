@@ -1,0 +1,70 @@
+"""Which patches the student sees: semantic (attention), random, tube and no masking, by Gumbel top-k.
+
+Shapes: B clips, T frames, N patches per frame, V visible patches per clip. Positions are integers in [0, T * N), in
+(t, h, w) raster order, sorted. The masks do not depend on the teacher's presence, only the kind ``attention`` needs its
+attention rows.
+
+Source: UMT section 3.2 ("semantic masking"); drawing without replacement with probabilities proportional to weights
+equals taking the k largest of log-weight plus Gumbel noise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from umt_pipeline.config import Config
+
+MaskKind = Literal["attention", "random", "tube", "none"]
+
+
+class MaskConfig(Config):
+    """How visible patches are chosen: the kind, and the share of each frame's patches that is hidden."""
+
+    kind: MaskKind = "attention"
+    ratio: float = 0.8
+
+
+def visible_count(num_patches: int, ratio: float) -> int:
+    """Return the visible patches per frame as the published code counts them: N - int(N * ratio)."""
+    if not 0.0 <= ratio < 1.0:
+        raise ValueError(f"mask ratio must be in [0, 1), found {ratio}")
+    return num_patches - int(num_patches * ratio)
+
+
+def draw_visible(config: MaskConfig, noise_BTN: Tensor, attention_BTN: Tensor | None = None) -> Tensor:
+    """Draw the visible positions of a batch of clips.
+
+    Args:
+        config: kind of mask and hidden share. ``random`` draws per frame, like ``attention`` with equal weights.
+        noise_BTN: independent uniform noise in [0, 1), [B, T, N]; it decides everything that is random here, so equal
+            noise gives equal masks on every device.
+        attention_BTN: weights of the patches, [B, T, N], not negative, need not sum to one. Only for ``attention``.
+
+    Returns:
+        Sorted positions [B, V] (int64), the same number in each frame.
+
+    Raises:
+        ValueError: attention masking without attention rows.
+    """
+    B, T, N = noise_BTN.shape
+    device = noise_BTN.device
+    offsets_T1 = torch.arange(T, device=device).mul(N).unsqueeze(1)
+    if config.kind == "none":
+        return torch.arange(T * N, device=device).expand(B, T * N)
+    keep = visible_count(N, config.ratio)
+    # Uniform -> Gumbel. The clamps keep noise 0 and 1 finite.
+    tiny = torch.finfo(torch.float32).tiny
+    exponential_BTN = -torch.log(noise_BTN.float().clamp(min=tiny, max=1.0 - 2.0**-24))
+    scores_BTN = -torch.log(exponential_BTN)
+    if config.kind == "attention":
+        if attention_BTN is None:
+            raise ValueError("mask.kind 'attention' needs the teacher's attention rows, none were given")
+        # A weight of zero is drawn last, not never: there may be fewer positive weights than visible places.
+        scores_BTN = scores_BTN + torch.log(attention_BTN.float().clamp(min=tiny))
+    elif config.kind == "tube":
+        scores_BTN = scores_BTN[:, :1].expand(B, T, N)
+    kept_BTn = scores_BTN.topk(keep, dim=-1).indices.sort(dim=-1).values
+    return (kept_BTn + offsets_T1).reshape(B, T * keep)

@@ -1,0 +1,1 @@
+"""Networks: video encoder and student, CLIP teacher, text and fusion encoder, video-text model, checkpoints."""

@@ -1,0 +1,258 @@
+"""Published checkpoint files: reading their containers and renaming their keys to and from ours.
+
+Renaming never drops a weight silently. A key without a counterpart keeps its name, so that the strict load that
+follows reports it; a tensor that we do not store because it is a copy is dropped only after comparing it with its
+original.
+
+Key names of the published files: the reference's ``single_modality`` (stage 1) and ``multi_modality`` (stage 2) parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from umt_pipeline.errors import CheckpointError
+from umt_pipeline.models.folders import LoadReport, load_weights
+from umt_pipeline.models.student import Student
+from umt_pipeline.models.text import from_bert_names
+from umt_pipeline.models.video_text import VideoTextModel
+from umt_pipeline.models.vit import VideoViT
+
+State = dict[str, Tensor]
+
+# (theirs, ours) beginnings of stage-2 keys outside the vision encoder and the text encoder.
+_STAGE2_NAMES = (
+    ("vision_encoder.pool_norm.", "pool_norm."),
+    ("vision_proj.", "vision_proj."),
+    ("text_proj.", "text_proj."),
+    ("itm_head.", "match_head."),
+    ("temp", "temp"),
+)
+_TEACHER = "clip_teacher."
+_PATCH_WEIGHT = "patch_embed.weight"
+
+
+def read_checkpoint(path: Path) -> State:
+    """Read the weights of a ``.safetensors`` or torch file: bare, or inside a ``model`` or ``module`` entry.
+
+    Torch files are read with ``weights_only``, so nothing in them is executed. Besides tensors only the
+    ``argparse.Namespace`` that the reference's stage-1 trainer puts beside its weights is allowed.
+
+    Raises:
+        CheckpointError: the file is missing, cannot be read safely, or holds no state dict.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # Each reader has its own error types, pickle errors included.
+        raise CheckpointError(
+            f"{path} cannot be read as plain weights: {error}. If it comes from a source you trust, save its state "
+            "dict alone as .safetensors and use that"
+        ) from error
+    return unwrap(content, str(path))
+
+
+def unwrap(content: Any, source: str) -> State:
+    """Return the state dict itself or that in its ``model`` or ``module`` entry.
+
+    Raises:
+        CheckpointError: neither is a mapping of names to tensors.
+    """
+    for name in ("model", "module"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    entries = dict(content) if isinstance(content, Mapping) else {}
+    if not entries or not all(isinstance(value, Tensor) for value in entries.values()):
+        found = list(entries)[:8] or type(content).__name__
+        raise CheckpointError(f"{source} holds no state dict, bare or under 'model' or 'module': found {found}")
+    return entries
+
+
+def strip_prefix(state: Mapping[str, Tensor], prefixes: Sequence[str] = ("module.", "backbone.", "encoder.")) -> State:
+    """Remove each of ``prefixes`` in turn where it begins a key.
+
+    Raises:
+        CheckpointError: two keys become one.
+    """
+    stripped: State = {}
+    for key, tensor in state.items():
+        name = key
+        for prefix in prefixes:
+            name = name.removeprefix(prefix)
+        if name in stripped:
+            raise CheckpointError(f"key {key} becomes {name} without its prefix, but another key has that name already")
+        stripped[name] = tensor
+    return stripped
+
+
+def encoder_from_published(state: Mapping[str, Tensor]) -> State:
+    """Rename a bare vision encoder (``patch_embed.proj.*``, ``blocks.*``, ``norm.*``) to :class:`VideoViT`'s names.
+
+    The patch convolution's weight [D, 3, 1, ps, ps] becomes a matrix [D, 3 * ps * ps], input order (c, h, w).
+
+    Raises:
+        CheckpointError: the patch convolution has a temporal kernel other than 1.
+    """
+    renamed = {_swap(key, "patch_embed.proj.", "patch_embed."): tensor for key, tensor in state.items()}
+    kernel = renamed.get(_PATCH_WEIGHT)
+    if kernel is not None:
+        if kernel.ndim == 5 and kernel.shape[2] != 1:
+            raise CheckpointError(f"patch_embed.proj.weight is {tuple(kernel.shape)}: tubelets of one frame are needed")
+        renamed[_PATCH_WEIGHT] = kernel.flatten(1)
+    return renamed
+
+
+def encoder_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
+    """Rename :class:`VideoViT`'s weights to the published names; the inverse of :func:`encoder_from_published`."""
+    renamed = {_swap(key, "patch_embed.", "patch_embed.proj."): tensor for key, tensor in state.items()}
+    weight = renamed["patch_embed.proj.weight"]
+    renamed["patch_embed.proj.weight"] = weight.reshape(weight.shape[0], 3, 1, patch_size, patch_size)
+    return renamed
+
+
+def student_from_published(state: Mapping[str, Tensor]) -> State:
+    """Rename a stage-1 file (``encoder.*``, ``clip_decoder.{k}.{head,norm}.*``) to :class:`Student`'s names."""
+    state = strip_prefix(state, ("module.",))
+    encoder = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    renamed = {f"encoder.{key}": tensor for key, tensor in encoder_from_published(encoder).items()}
+    for key, tensor in state.items():
+        if not key.startswith("encoder."):
+            renamed[_swap_head(key, published=False)] = tensor
+    return renamed
+
+
+def student_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
+    """Rename :class:`Student`'s weights to the published names; the inverse of :func:`student_from_published`."""
+    encoder = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    renamed = {f"encoder.{key}": tensor for key, tensor in encoder_to_published(encoder, patch_size).items()}
+    for key, tensor in state.items():
+        if not key.startswith("encoder."):
+            renamed[_swap_head(key, published=True)] = tensor
+    return renamed
+
+
+def video_text_from_published(state: Mapping[str, Tensor], *, drop_teacher: bool = False) -> State:
+    """Rename a stage-2 file to :class:`VideoTextModel`'s names.
+
+    Args:
+        state: a pre-trained (``text_encoder.bert.*``) or fine-tuned (``text_encoder.*``) file's weights.
+        drop_teacher: leave out the frozen teacher (``clip_teacher.*``) that pre-trained files also hold. Otherwise its
+            keys stay and the load reports them.
+    """
+    state = strip_prefix(state, ("module.",))
+    vision: State = {}
+    text: State = {}
+    renamed: State = {}
+    for key, tensor in state.items():
+        if drop_teacher and key.startswith(_TEACHER):
+            continue
+        if key.startswith("vision_encoder.encoder."):
+            vision[key.removeprefix("vision_encoder.encoder.")] = tensor
+        elif key.startswith("vision_encoder.clip_decoder."):
+            renamed[_swap_head(key.removeprefix("vision_encoder."), published=False)] = tensor
+        elif key.startswith("text_encoder."):
+            text[key.removeprefix("text_encoder.")] = tensor
+        else:
+            renamed[_swap_first(key, _STAGE2_NAMES)] = tensor
+    renamed |= {f"vision.{key}": tensor for key, tensor in encoder_from_published(vision).items()}
+    renamed |= {f"text.{key}": tensor for key, tensor in from_bert_names(text).items()}
+    return renamed
+
+
+def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
+    """Rename :class:`VideoTextModel`'s weights to the names of a pre-trained stage-2 file (without a teacher).
+
+    The tied copies that such a file holds (masked-language output matrix and bias) are written too.
+    """
+    vision: State = {}
+    renamed: State = {}
+    ours_to_theirs = tuple((ours, theirs) for theirs, ours in _STAGE2_NAMES)
+    for key, tensor in state.items():
+        if key.startswith("vision."):
+            vision[key.removeprefix("vision.")] = tensor
+        elif key.startswith("heads."):
+            renamed[f"vision_encoder.{_swap_head(key, published=True)}"] = tensor
+        elif key.startswith("text."):
+            renamed[f"text_encoder.{_to_bert_name(key.removeprefix('text.'))}"] = tensor
+        else:
+            renamed[_swap_first(key, ours_to_theirs)] = tensor
+    cls = "text_encoder.cls.predictions."
+    renamed[f"{cls}decoder.weight"] = renamed["text_encoder.bert.embeddings.word_embeddings.weight"]
+    renamed[f"{cls}decoder.bias"] = renamed[f"{cls}bias"]
+    encoder = encoder_to_published(vision, patch_size)
+    return renamed | {f"vision_encoder.encoder.{key}": tensor for key, tensor in encoder.items()}
+
+
+def load_published_encoder(model: VideoViT, path: Path) -> LoadReport:
+    """Load the vision encoder of a published stage-1 file, of a stage-2 file or of a bare encoder.
+
+    What is not the encoder (alignment heads, text, teacher) is listed in the report's ``unexpected``.
+
+    Raises:
+        CheckpointError: any weight of the encoder is missing, left over or mis-shaped.
+    """
+    state = strip_prefix(read_checkpoint(path), ("module.", "backbone."))
+    for prefix in ("vision_encoder.encoder.", "encoder."):
+        if any(key.startswith(prefix) for key in state):
+            state = {_swap(k, prefix, "") if k.startswith(prefix) else f"other:{k}": t for k, t in state.items()}
+            break
+    return load_weights(model, encoder_from_published(state), source=str(path), allow_unexpected=("other:*",))
+
+
+def load_published_student(model: Student, path: Path) -> LoadReport:
+    """Load a published stage-1 file, encoder and alignment heads.
+
+    Raises:
+        CheckpointError: any key is missing, left over or mis-shaped.
+    """
+    return load_weights(model, student_from_published(read_checkpoint(path)), source=str(path))
+
+
+def load_published_video_text(model: VideoTextModel, path: Path, *, drop_teacher: bool = False) -> LoadReport:
+    """Load a published stage-2 file.
+
+    A fine-tuned file holds no masked-language head and no alignment heads: these may be missing, and the report's
+    ``missing`` then lists them, only if the file holds none of them.
+
+    Raises:
+        CheckpointError: any other key is missing, left over or mis-shaped.
+    """
+    state = video_text_from_published(read_checkpoint(path), drop_teacher=drop_teacher)
+    optional = ("text.mlm_", "heads.")
+    absent = tuple(f"{part}*" for part in optional if not any(key.startswith(part) for key in state))
+    return load_weights(model, state, source=str(path), allow_missing=absent)
+
+
+def _to_bert_name(key: str) -> str:
+    if key == "mlm_bias":
+        return "cls.predictions.bias"
+    if key.startswith("mlm_transform."):
+        return f"cls.predictions.transform.{key.removeprefix('mlm_transform.')}"
+    return f"bert.{_swap(key, 'layers.', 'encoder.layer.')}"
+
+
+def _swap(key: str, old: str, new: str) -> str:
+    return new + key.removeprefix(old) if key.startswith(old) else key
+
+
+def _swap_first(key: str, names: Sequence[tuple[str, str]]) -> str:
+    return next((_swap(key, old, new) for old, new in names if key.startswith(old)), key)
+
+
+def _swap_head(key: str, *, published: bool) -> str:
+    """Translate an alignment head's key: theirs ``clip_decoder.{k}.head``, ours ``heads.heads.{k}.proj`` (or back)."""
+    theirs, ours = ("clip_decoder.", ".head."), ("heads.heads.", ".proj.")
+    old, new = (ours, theirs) if published else (theirs, ours)
+    return new[0] + key.removeprefix(old[0]).replace(old[1], new[1], 1) if key.startswith(old[0]) else key

@@ -1,0 +1,130 @@
+"""Model folders in the Hugging Face layout (config.json, model.safetensors) and strict loading of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from umt_pipeline.config import Config
+from umt_pipeline.errors import CheckpointError
+from umt_pipeline.files import read_json, sha256_file, write_json
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+SKIPPED_FILE = "skipped.json"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did with each key."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshaped: tuple[str, ...]
+
+
+def save_model(folder: Path, model: nn.Module, config: Config, kind: str, extra: Mapping[str, Any] | None = None) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into ``folder`` (which exists).
+
+    Args:
+        folder: where; callers write into a staged folder and move it into place.
+        model: its state dict is saved, tensors made contiguous on the CPU.
+        config: the configuration from which the model can be built again.
+        kind: name of the architecture, checked when the folder is loaded.
+        extra: further JSON-able facts (training summary, hashes) kept beside the configuration.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_json(folder / CONFIG_FILE, {"kind": kind, "model": config.model_dump(mode="json"), "extra": dict(extra or {})})
+
+
+def load_config(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a model folder's configuration and its extra facts.
+
+    Raises:
+        CheckpointError: no ``config.json`` there, or one of another kind of model.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} is missing")
+    content = read_json(path)
+    if content.get("kind") != kind:
+        raise CheckpointError(f"{path} describes a model of kind {content.get('kind')!r}, expected {kind!r}")
+    return content["model"], content["extra"]
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read a model folder's ``model.safetensors``.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no model folder: {WEIGHTS_FILE} is missing")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def load_weights(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    allow_missing: Iterable[str] = (),
+    allow_unexpected: Iterable[str] = (),
+) -> LoadReport:
+    """Load a state dict and fail on any key that does not fit.
+
+    Args:
+        model: receives the weights.
+        state: names and tensors, already in this project's names.
+        source: file or folder, for messages.
+        allow_missing: glob patterns of keys that may stay at their initial values.
+        allow_unexpected: glob patterns of keys that may be left out.
+
+    Returns:
+        The matched, missing and unexpected keys (the latter two allowed ones only).
+
+    Raises:
+        CheckpointError: listing matched, missing, unexpected and mis-shaped keys.
+    """
+    own = model.state_dict()
+    misshaped = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own.keys() & state.keys()}
+    misshaped = {key: shapes for key, shapes in misshaped.items() if shapes[0] != shapes[1]}
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    bad_missing = [key for key in missing if not _allowed(key, allow_missing)]
+    bad_unexpected = [key for key in unexpected if not _allowed(key, allow_unexpected)]
+    matched = sorted((own.keys() & state.keys()) - misshaped.keys())
+    if misshaped or bad_missing or bad_unexpected:
+        shapes = [f"{key} is {found}, expected {expected}" for key, (found, expected) in sorted(misshaped.items())]
+        raise CheckpointError(
+            f"{source} does not fit {type(model).__name__}: {len(matched)} keys matched; "
+            f"{_listed('missing', bad_missing)}; {_listed('unexpected', bad_unexpected)}; {_listed('mis-shaped', shapes)}"
+        )
+    model.load_state_dict({key: state[key] for key in matched}, strict=False)
+    return LoadReport(tuple(matched), tuple(missing), tuple(unexpected), ())
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 of a model folder's weights file."""
+    return sha256_file(folder / WEIGHTS_FILE)
+
+
+def _allowed(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(key, pattern) for pattern in patterns)
+
+
+def _listed(name: str, items: list[str]) -> str:
+    shown = ", ".join(items[:20]) + (f" and {len(items) - 20} more" if len(items) > 20 else "")
+    return f"{len(items)} {name}" + (f" ({shown})" if items else "")

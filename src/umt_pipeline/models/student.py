@@ -1,0 +1,61 @@
+"""The stage-1 student: video encoder and alignment heads.
+
+Shapes: B clips, V visible tokens, P values per patch, K aligned layers, C teacher output width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from umt_pipeline.config import Config
+from umt_pipeline.models.folders import load_config, load_weights, read_weights
+from umt_pipeline.models.heads import AlignmentHeads
+from umt_pipeline.models.vit import VideoViT, ViTConfig, last_layers
+
+KIND = "umt_student"
+
+
+class StudentConfig(Config):
+    """Encoder size, number of aligned layers (the last K) and width of the teacher's output."""
+
+    vision: ViTConfig
+    align_layers: int
+    target_dim: int
+
+
+class Student(nn.Module):
+    """A video encoder with one alignment head for each of its last K blocks (UMT section 3.2)."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = last_layers(config.vision.depth, config.align_layers)
+        self.encoder = VideoViT(config.vision)
+        self.heads = AlignmentHeads(config.align_layers, config.vision.dim, config.target_dim)
+
+    def forward(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
+        """Return unit vectors [K, B, V, C] to compare with the teacher's tokens at the same places."""
+        _, layers_KBVD = self.encoder.forward_layers(patches_BVP, visible_BV, self.layers)
+        return self.heads(layers_KBVD, self.encoder.positions(visible_BV))
+
+
+def load_student(folder: Path) -> Student:
+    """Load a stage-1 model folder, in eval mode.
+
+    Raises:
+        CheckpointError: the folder is not a complete stage-1 model.
+    """
+    config, _ = load_config(folder, KIND)
+    student = Student(StudentConfig.model_validate(config))
+    load_weights(student, read_weights(folder), source=str(folder))
+    return student.eval()
+
+
+def untrained_student(config: StudentConfig, seed: int) -> Student:
+    """Return a student with the initial weights that ``seed`` gives, in eval mode, without touching global randomness."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Student(config).eval()

@@ -1,0 +1,249 @@
+"""Text encoder and fusion encoder: one BERT cut in two.
+
+Layers [0, f) read text alone; layers [f, n) also look at video tokens through cross-attention. All parts are
+transformers' own BERT modules, so any BERT checkpoint fits.
+
+Shapes: B texts, L text length, D text width, R clips, V video tokens per clip, W vision width, H heads, S vocabulary
+size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertPredictionHeadTransform
+
+from umt_pipeline.config import Config
+from umt_pipeline.errors import CheckpointError
+from umt_pipeline.models.folders import LoadReport, load_weights
+
+INIT_STD = 0.02
+
+
+class TextConfig(Config):
+    """Size of the text model. UMT-B uses bert-base-uncased with fusion_layer 9, UMT-L bert-large-uncased with 19.
+
+    Attributes:
+        vocab_size: rows of the word embedding.
+        dim: width of the text tokens.
+        layers: all layers, text and fusion together.
+        fusion_layer: number of text layers; the layers from this index on attend to video tokens.
+        heads: attention heads.
+        mlp_dim: hidden width of the feed-forward part.
+        max_positions: longest text.
+        dropout: of hidden states and of attention weights.
+        vision_dim: width of the video tokens.
+        eps: of every LayerNorm.
+        pretrained: folder or hub name of a BERT checkpoint with its masked-language head, or None for random weights.
+            Read when a new model is made, not when a trained one is loaded.
+    """
+
+    vocab_size: int
+    dim: int
+    layers: int
+    fusion_layer: int
+    heads: int
+    mlp_dim: int
+    max_positions: int
+    vision_dim: int
+    dropout: float = 0.1
+    eps: float = 1e-12
+    pretrained: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if not 0 < self.fusion_layer < self.layers:
+            raise ValueError(
+                f"fusion_layer is {self.fusion_layer}: choose 1 to {self.layers - 1} to have text and fusion layers"
+            )
+        return self
+
+
+class TextModel(nn.Module):
+    """BERT with cross-attention in its last layers, used as text encoder, fusion encoder and masked-language model."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        text, fusion = _bert_config(config, fusion=False), _bert_config(config, fusion=True)
+        self.embeddings = BertEmbeddings(text)
+        self.layers = nn.ModuleList(
+            BertLayer(text if index < config.fusion_layer else fusion, layer_idx=index)
+            for index in range(config.layers)
+        )
+        self.mlm_transform = BertPredictionHeadTransform(text)
+        self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        for layer in self._fusion_layers():
+            # A transformers "decoder" layer is causal and takes keys of its own width; ours sees the whole text.
+            layer.attention.self.is_causal = False
+            layer.crossattention.self.key = nn.Linear(config.vision_dim, config.dim)
+            layer.crossattention.self.value = nn.Linear(config.vision_dim, config.dim)
+        self.apply(_init_weights)
+
+    def encode(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Run the text layers.
+
+        Args:
+            ids_BL: token ids, int64.
+            mask_BL: 1 or True at tokens, 0 at padding.
+
+        Returns:
+            Tokens [B, L, D]; position 0 stands for the whole text.
+        """
+        x_BLD = self.embeddings(input_ids=ids_BL)
+        attend_B11L = mask_BL.bool()[:, None, None, :]
+        for layer in self.layers[: self.config.fusion_layer]:
+            x_BLD = layer(x_BLD, attend_B11L)
+        return x_BLD
+
+    def fuse(self, text_BLD: Tensor, mask_BL: Tensor, vision_RVW: Tensor, clips_B: Tensor | None = None) -> Tensor:
+        """Run the fusion layers.
+
+        Args:
+            text_BLD: tokens from :meth:`encode`.
+            mask_BL: as in :meth:`encode`.
+            vision_RVW: tokens of R clips.
+            clips_B: the clip that each text looks at, int64 in [0, R). Keys and values are projected once per clip, so
+                a clip may be shared by many texts at little cost. None: text i looks at clip i.
+
+        Returns:
+            Tokens [B, L, D].
+        """
+        attend_B11L = mask_BL.bool()[:, None, None, :]
+        for layer in self._fusion_layers():
+            text_BLD, _ = layer.attention(text_BLD, attend_B11L)
+            text_BLD = self._cross_attend(layer.crossattention, text_BLD, vision_RVW, clips_B)
+            text_BLD = layer.feed_forward_chunk(text_BLD)
+        return text_BLD
+
+    def _fusion_layers(self) -> list[Any]:
+        # Any: attributes of transformers' layers have no types.
+        return list(self.layers[self.config.fusion_layer :])
+
+    def _cross_attend(self, cross: Any, text_BLD: Tensor, vision_RVW: Tensor, clips_B: Tensor | None) -> Tensor:
+        # transformers' own forward projects the clip anew for every text, hence this one around its weights.
+        inner = cross.self
+        query_BLD, key_XVD, value_XVD = inner.query(text_BLD), inner.key(vision_RVW), inner.value(vision_RVW)
+        if clips_B is not None:
+            key_XVD, value_XVD = key_XVD.index_select(0, clips_B), value_XVD.index_select(0, clips_B)
+        query, key, value = (
+            x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in (query_BLD, key_XVD, value_XVD)
+        )
+        dropout = self.config.dropout if self.training else 0.0
+        attended_BHLd = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        fused: Tensor = cross.output(attended_BHLd.transpose(1, 2).flatten(2), text_BLD)
+        return fused
+
+    def mlm_logits(self, tokens_BLD: Tensor) -> Tensor:
+        """Return vocabulary logits [B, L, S] of fused tokens; the output matrix is the word embedding."""
+        return F.linear(self.mlm_transform(tokens_BLD), self.embeddings.word_embeddings.weight, self.mlm_bias)
+
+
+def load_pretrained_bert(model: TextModel, source: str) -> LoadReport:
+    """Load a published BERT with its masked-language head into ``model``.
+
+    Args:
+        model: its cross-attention weights stay as they are; the report's ``missing`` lists them.
+        source: folder or hub name that transformers can read.
+
+    Raises:
+        CheckpointError: sizes differ from the configuration, or any other key is missing, left over or mis-shaped.
+    """
+    try:
+        bert, info = _read_bert(source)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"text.pretrained: {source!r} cannot be read as a BERT checkpoint: {error}") from error
+    absent = sorted(info["missing_keys"])
+    if absent:
+        raise CheckpointError(f"text.pretrained: {source!r} lacks {len(absent)} BERT keys: {', '.join(absent)}")
+    _check_sizes(model.config, bert.config, source)
+    state = from_bert_names(bert.state_dict())
+    return load_weights(model, state, source=source, allow_missing=("layers.*.crossattention.*",))
+
+
+def _read_bert(source: str) -> Any:
+    return BertForMaskedLM.from_pretrained(source, output_loading_info=True)
+
+
+def from_bert_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a BERT state dict (transformers' ``bert.*`` and ``cls.predictions.*``) to :class:`TextModel`'s names.
+
+    What the model does not store is dropped if it is a copy: position and type ids, and the output matrix and bias that
+    are tied to the word embedding and to ``cls.predictions.bias``. Unknown names are kept: a strict load reports them.
+
+    Raises:
+        CheckpointError: a tied copy differs from its original.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key.removeprefix("bert.")
+        if name in ("embeddings.position_ids", "embeddings.token_type_ids"):
+            continue
+        if name in _TIED_COPIES:
+            original = next((state[k] for k in _TIED_COPIES[name] if k in state), None)
+            if original is None or not torch.equal(original, tensor):
+                raise CheckpointError(f"{key} is not a copy of {_TIED_COPIES[name][0]}: this model ties them")
+            continue
+        name = name.replace("encoder.layer.", "layers.", 1)
+        name = name.replace("cls.predictions.transform.", "mlm_transform.", 1)
+        renamed["mlm_bias" if name == "cls.predictions.bias" else name] = tensor
+    return renamed
+
+
+_TIED_COPIES = {
+    "cls.predictions.decoder.weight": ("bert.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
+    "cls.predictions.decoder.bias": ("cls.predictions.bias",),
+}
+
+
+def _bert_config(config: TextConfig, *, fusion: bool) -> BertConfig:
+    bert = BertConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.dim,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp_dim,
+        hidden_act="gelu",
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        max_position_embeddings=config.max_positions,
+        layer_norm_eps=config.eps,
+        is_decoder=fusion,
+        add_cross_attention=fusion,
+    )
+    bert._attn_implementation = "sdpa"
+    return bert
+
+
+def _check_sizes(config: TextConfig, bert: BertConfig, source: str) -> None:
+    pairs = {
+        "vocab_size": (config.vocab_size, bert.vocab_size),
+        "dim": (config.dim, bert.hidden_size),
+        "layers": (config.layers, bert.num_hidden_layers),
+        "heads": (config.heads, bert.num_attention_heads),
+        "mlp_dim": (config.mlp_dim, bert.intermediate_size),
+        "max_positions": (config.max_positions, bert.max_position_embeddings),
+        "eps": (config.eps, bert.layer_norm_eps),
+        "activation": ("gelu", bert.hidden_act),
+    }
+    wrong = [f"text.{name} is {a}, checkpoint has {b}" for name, (a, b) in pairs.items() if a != b]
+    if wrong:
+        raise CheckpointError(f"text.pretrained: {source!r} has other sizes: {'; '.join(wrong)}")
+
+
+def _init_weights(module: nn.Module) -> None:
+    # BERT's own initialisation, also for the new cross-attention modules.
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])

@@ -1,0 +1,168 @@
+"""Caption cleaning and a WordPiece tokenizer trained on the captions at hand.
+
+Shapes: B captions, L tokens.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from umt_pipeline.errors import CheckpointError, ConfigError
+
+# [PAD] is 0 as in every BERT: BertEmbeddings keeps row 0 at zero.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CONTINUATION = "##"
+
+_DELETED = re.compile(r"[,.'!?\"()*#:;~]")
+_SPACED = re.compile(r"[-/]")
+_RUNS = re.compile(r"\s{2,}")
+
+
+def clean_caption(caption: str) -> str:
+    """Normalise a caption by the published rules.
+
+    Lower case; punctuation deleted; hyphens and slashes become spaces; ``<person>`` becomes ``person``; runs of white
+    space become one space; outer spaces and trailing newlines are stripped. ``"It's a well-known <PERSON>!"`` becomes
+    ``"its a well known person"``.
+    """
+    caption = _SPACED.sub(" ", _DELETED.sub("", caption.lower())).replace("<person>", "person")
+    return _RUNS.sub(" ", caption).rstrip("\n").strip(" ")
+
+
+def train_wordpiece(captions: Iterable[str], vocab_size: int, max_length: int = 512) -> PreTrainedTokenizerFast:
+    """Train a BERT-style tokenizer on captions, which are cleaned first.
+
+    The same captions in any order give the same vocabulary and ids. (The ``tokenizers`` library's own trainer does not:
+    its result depends on the order of a randomly seeded hash map.)
+
+    Args:
+        captions: training texts.
+        vocab_size: most tokens in the vocabulary, special tokens included; fewer if every word is a token before that.
+        max_length: longest text that the model takes, kept as the tokenizer's ``model_max_length``.
+
+    Raises:
+        ConfigError: ``vocab_size`` does not hold the special tokens and the captions' characters.
+    """
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(clean_caption(text)))
+    vocab = {token: index for index, token in enumerate(_learn_vocabulary(words, vocab_size))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def _learn_vocabulary(words: Counter[str], vocab_size: int) -> list[str]:
+    """Merge the most frequent neighbours until the vocabulary is full; ties go to the smaller pair of strings."""
+    pieces = {word: [word[0], *(CONTINUATION + letter for letter in word[1:])] for word in words}
+    vocabulary = [*SPECIAL_TOKENS, *sorted({piece for parts in pieces.values() for piece in parts})]
+    if len(vocabulary) > vocab_size:
+        raise ConfigError(
+            f"vocab_size is {vocab_size}, but special tokens and single characters are {len(vocabulary)}: raise it"
+        )
+    known = set(vocabulary)
+    counts: Counter[tuple[str, str]] = Counter()
+    places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for word, parts in pieces.items():
+        for pair in pairwise(parts):
+            counts[pair] += words[word]
+            places[pair].add(word)
+    heap = [(-count, pair) for pair, count in counts.items()]
+    heapq.heapify(heap)
+    while heap and len(vocabulary) < vocab_size:
+        negative_count, pair = heapq.heappop(heap)
+        if counts[pair] != -negative_count or negative_count == 0:
+            continue  # The entry is out of date; the current count has its own.
+        merged = pair[0] + pair[1].removeprefix(CONTINUATION)
+        if merged not in known:
+            known.add(merged)
+            vocabulary.append(merged)
+        changed: set[tuple[str, str]] = set()
+        for word in places.pop(pair):
+            before = pieces[word]
+            after = pieces[word] = _merge(before, pair, merged)
+            for old in pairwise(before):
+                counts[old] -= words[word]
+                changed.add(old)
+            for new in pairwise(after):
+                counts[new] += words[word]
+                places[new].add(word)
+                changed.add(new)
+        for other in changed - {pair}:
+            heapq.heappush(heap, (-counts[other], other))
+    return vocabulary
+
+
+def _merge(parts: list[str], pair: tuple[str, str], merged: str) -> list[str]:
+    result: list[str] = []
+    index = 0
+    while index < len(parts):
+        if tuple(parts[index : index + 2]) == pair:
+            result.append(merged)
+            index += 2
+        else:
+            result.append(parts[index])
+            index += 1
+    return result
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokenizer's files into ``folder``, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+
+
+def load_tokenizer(source: Path | str) -> PreTrainedTokenizerFast:
+    """Load a tokenizer from a folder, or from a hub name that transformers can read.
+
+    Raises:
+        CheckpointError: nothing readable there, or a tokenizer without BERT's special tokens.
+    """
+    if isinstance(source, Path) and not source.is_dir():
+        raise CheckpointError(f"{source} holds no tokenizer: no such folder")
+    try:
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(str(source))  # type: ignore[assignment]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source} cannot be read as a tokenizer: {error}") from error
+    absent = [name for name in ("pad", "cls", "sep", "mask", "unk") if getattr(tokenizer, f"{name}_token_id") is None]
+    if absent:
+        raise CheckpointError(f"{source}: the tokenizer has no {', '.join(absent)} token; it must be a BERT-style one")
+    return tokenizer
+
+
+def encode_batch(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+    """Clean captions and turn them into token ids of equal length.
+
+    Args:
+        tokenizer: from :func:`train_wordpiece` or :func:`load_tokenizer`.
+        captions: raw texts.
+        length: L; shorter texts are padded, longer ones cut (the last token stays [SEP]).
+
+    Returns:
+        Ids [B, L] int64 and mask [B, L] bool, True at tokens.
+    """
+    cleaned = [clean_caption(caption) for caption in captions]
+    if not cleaned:
+        return torch.zeros((0, length), dtype=torch.int64), torch.zeros((0, length), dtype=torch.bool)
+    encoded = tokenizer(cleaned, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return encoded["input_ids"], encoded["attention_mask"].bool()

@@ -1,0 +1,257 @@
+"""The stage-2 model: video encoder, text encoder, fusion encoder and their heads.
+
+Shapes: B samples, V visible tokens per clip, P values per patch, D width (vision or text), E embedding width, L text
+length, T frames, K aligned layers, C teacher output width, R clips, S vocabulary size.
+
+Source: UMT section 3.3 and the published code; :mod:`umt_pipeline.models.checkpoints` maps its files to these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from umt_pipeline.config import Config
+from umt_pipeline.errors import CheckpointError
+from umt_pipeline.losses import HardNegatives
+from umt_pipeline.models.folders import load_config, load_weights, read_weights, save_model
+from umt_pipeline.models.heads import AlignmentHeads
+from umt_pipeline.models.student import Student
+from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
+from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer
+from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, last_layers
+
+KIND = "umt_video_text"
+TOKENIZER_FOLDER = "tokenizer"
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
+
+
+class VideoTextConfig(Config):
+    """Sizes of a video-text model.
+
+    Attributes:
+        vision: the video encoder.
+        text: the text and fusion encoder; its ``vision_dim`` must be the video encoder's width.
+        embed_dim: E, width of the common space. 512 for UMT-B, 768 for UMT-L.
+        temperature: initial divisor of the cosines, learnt within [0.001, 0.5].
+        align_layers: K, layers still aligned with the teacher; 0 for a model without alignment heads.
+        target_dim: C, width of the teacher's output; 0 without alignment heads.
+    """
+
+    vision: ViTConfig
+    text: TextConfig
+    embed_dim: int
+    temperature: float = Field(default=0.07, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
+    align_layers: int = Field(default=0, ge=0)
+    target_dim: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.text.vision_dim != self.vision.dim:
+            raise ValueError(
+                f"text.vision_dim {self.text.vision_dim} is not vision.dim {self.vision.dim}: set them equal"
+            )
+        if (self.align_layers == 0) != (self.target_dim == 0):
+            raise ValueError(
+                f"align_layers is {self.align_layers}, target_dim {self.target_dim}: set both, or neither for no heads"
+            )
+        if self.align_layers > self.vision.depth:
+            raise ValueError(f"align_layers is {self.align_layers}, but vision.depth only {self.vision.depth}")
+        return self
+
+
+class VideoFeatures(NamedTuple):
+    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None without alignment heads."""
+
+    tokens_BVD: Tensor
+    embedding_BE: Tensor
+    aligned_KBVC: Tensor | None
+
+
+class VideoTextModel(nn.Module):
+    """A video encoder and a BERT that meet twice: in a common embedding space and in cross-attention."""
+
+    def __init__(self, config: VideoTextConfig) -> None:
+        """Build the model with random weights.
+
+        ``text.pretrained`` is not read here but by :meth:`create` and :meth:`from_student`.
+        """
+        super().__init__()
+        self.config = config
+        dim = config.vision.dim
+        self.vision = VideoViT(config.vision)
+        self.heads = AlignmentHeads(config.align_layers, dim, config.target_dim) if config.align_layers else None
+        self.layers = last_layers(config.vision.depth, config.align_layers) if config.align_layers else []
+        self.pool_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.text = TextModel(config.text)
+        self.vision_proj = nn.Linear(dim, config.embed_dim)
+        self.text_proj = nn.Linear(config.text.dim, config.embed_dim)
+        self.match_head = nn.Linear(config.text.dim, 2)
+        self.temp = nn.Parameter(torch.tensor(config.temperature))
+
+    @classmethod
+    def create(cls, config: VideoTextConfig) -> Self:
+        """Make a new model: random weights, except a BERT named by ``text.pretrained``."""
+        model = cls(config)
+        if config.text.pretrained is not None:
+            load_pretrained_bert(model.text, config.text.pretrained)
+        return model
+
+    @classmethod
+    def from_student(cls, student: Student, config: VideoTextConfig) -> Self:
+        """Make a new model whose video encoder, and alignment heads if it has any, are those of a stage-1 student.
+
+        Raises:
+            CheckpointError: the student's sizes are not those of ``config``.
+        """
+        model = cls.create(config)
+        load_weights(model.vision, student.encoder.state_dict(), source="stage-1 student's encoder")
+        if model.heads is not None:
+            load_weights(model.heads, student.heads.state_dict(), source="stage-1 student's alignment heads")
+        return model
+
+    @property
+    def temperature(self) -> Tensor:
+        """The divisor of the cosines, a 0-D tensor with gradient; the parameter is first put back into [0.001, 0.5]."""
+        with torch.no_grad():
+            self.temp.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
+        return self.temp.clone()  # A copy: clamping again before the backward pass must not touch what autograd saved.
+
+    def encode_video(
+        self,
+        patches_BVP: Tensor,
+        visible_BV: Tensor,
+        pool: Literal["clip", "frame"] = "clip",
+        clip_size: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode clips.
+
+        Args:
+            patches_BVP: normalised visible patches.
+            visible_BV: their sorted positions, int64, the same number in each frame.
+            pool: "clip" pools all tokens into one embedding [B, E], as in training; "frame" gives one per frame
+                [B, T, E].
+            clip_size: see :meth:`VideoViT.positions`.
+
+        Returns:
+            Tokens [B, V, D] and unit-length embeddings.
+        """
+        tokens_BVD = self.vision(patches_BVP, visible_BV, clip_size)
+        frames = clip_size[0] if clip_size is not None else self.config.vision.frames
+        return tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD, frames if pool == "frame" else None))
+
+    def encode_video_aligned(self, patches_BVP: Tensor, visible_BV: Tensor) -> VideoFeatures:
+        """Encode clips for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's."""
+        tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, self.layers)
+        aligned = None if self.heads is None else self.heads(layers_KBVD, self.vision.positions(visible_BV))
+        return VideoFeatures(tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD)), aligned)
+
+    def pool_tokens(self, tokens_BVD: Tensor, frames: int | None = None) -> Tensor:
+        """Return the normed mean over all tokens [B, D], or over each frame's [B, T, D] if ``frames`` is given."""
+        if frames is not None:
+            if tokens_BVD.shape[1] % frames:
+                raise ValueError(f"{tokens_BVD.shape[1]} tokens cannot be shared equally by {frames} frames")
+            tokens_BVD = tokens_BVD.unflatten(1, (frames, -1))
+        return self.pool_norm(tokens_BVD.mean(dim=-2))
+
+    def project_video(self, pooled_BD: Tensor) -> Tensor:
+        """Return unit vectors [..., E], float32, of pooled video features [..., D]."""
+        return F.normalize(self.vision_proj(pooled_BD).float(), dim=-1)
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode captions: tokens [B, L, D] and unit-length embeddings [B, E] (of position 0), float32."""
+        tokens_BLD = self.text.encode(ids_BL, mask_BL)
+        return tokens_BLD, self.project_text(tokens_BLD)
+
+    def project_text(self, tokens_BLD: Tensor) -> Tensor:
+        """Return unit vectors [B, E], float32, of text tokens."""
+        return F.normalize(self.text_proj(tokens_BLD[:, 0]).float(), dim=-1)
+
+    def match_logits(
+        self, text_BLD: Tensor, mask_BL: Tensor, video_RVD: Tensor, clips_B: Tensor | None = None
+    ) -> Tensor:
+        """Return logits [B, 2] that text and video belong together (class 1).
+
+        Args:
+            text_BLD: tokens from :meth:`encode_text`.
+            mask_BL: True at tokens.
+            video_RVD: tokens from :meth:`encode_video`.
+            clips_B: row of ``video_RVD`` for each text; None pairs row by row. Many texts may share one clip cheaply.
+        """
+        return self.match_head(self.text.fuse(text_BLD, mask_BL, video_RVD, clips_B)[:, 0])
+
+    def match_and_mlm(
+        self, text_BLD: Tensor, mask_BL: Tensor, video_BVD: Tensor, negatives: HardNegatives, masked_BLD: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run all pairs of a training step through the fusion encoder in one batch; each clip is projected once.
+
+        Args:
+            text_BLD: tokens from :meth:`encode_text`; text i describes clip i.
+            mask_BL: True at tokens.
+            video_BVD: tokens from :meth:`encode_video`.
+            negatives: from :func:`umt_pipeline.losses.hard_negatives`.
+            masked_BLD: text tokens of the corrupted ids (``model.text.encode``), or None without that loss.
+
+        Returns:
+            Match logits [3B, 2] in the order that :func:`umt_pipeline.losses.matching_loss` expects, and vocabulary
+            logits [B, L, S] or None.
+        """
+        rows_B = torch.arange(len(text_BLD), device=text_BLD.device)
+        texts = [text_BLD, text_BLD, text_BLD.index_select(0, negatives.text_B)]
+        masks = [mask_BL, mask_BL, mask_BL.index_select(0, negatives.text_B)]
+        clips = [rows_B, negatives.video_B, rows_B]
+        if masked_BLD is not None:
+            texts.append(masked_BLD)
+            masks.append(mask_BL)
+            clips.append(rows_B)
+        fused = self.text.fuse(torch.cat(texts), torch.cat(masks), video_BVD, torch.cat(clips))
+        pairs = 3 * len(text_BLD)
+        mlm_logits = None if masked_BLD is None else self.text.mlm_logits(fused[pairs:])
+        return self.match_head(fused[:pairs, 0]), mlm_logits
+
+
+def save_video_text(
+    folder: Path, model: VideoTextModel, tokenizer: PreTrainedTokenizerFast, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model folder: ``config.json``, ``model.safetensors`` and ``tokenizer/``.
+
+    Args:
+        folder: an existing folder; callers stage it and move it into place.
+        model: the model.
+        tokenizer: what its texts were tokenised with.
+        extra: further JSON-able facts kept in ``config.json``.
+
+    Raises:
+        CheckpointError: the tokenizer has ids that the model has no embedding for.
+    """
+    _check_vocabulary(tokenizer, model.config, folder)
+    save_model(folder, model, model.config, KIND, dict(extra or {}))
+    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
+
+
+def load_video_text(folder: Path) -> tuple[VideoTextModel, PreTrainedTokenizerFast]:
+    """Load a stage-2 model folder: the model in eval mode, and its tokenizer.
+
+    Raises:
+        CheckpointError: the folder is not a complete stage-2 model.
+    """
+    config, _ = load_config(folder, KIND)
+    model = VideoTextModel(VideoTextConfig.model_validate(config))
+    load_weights(model, read_weights(folder), source=str(folder))
+    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+    _check_vocabulary(tokenizer, model.config, folder)
+    return model.eval(), tokenizer
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: VideoTextConfig, folder: Path) -> None:
+    if len(tokenizer) > config.text.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, but text.vocab_size is {config.text.vocab_size}"
+        )

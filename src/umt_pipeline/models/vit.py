@@ -1,0 +1,221 @@
+"""The video encoder: a plain ViT with joint space-time attention, no class token and no temporal down-sampling.
+
+Shapes: B clips, T frames, N patches per frame, V visible tokens per clip (V = T * N without a mask), P values per patch,
+D width, K returned layers. A token's position is its index in the (t, h, w) raster of all T * N patches.
+
+Source: UMT section 3.1 and the published code's choices: pre-norm blocks, LayerNorm eps 1e-6, exact GELU, query and value
+biases but no key bias, fixed sinusoid positions over the flattened index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from umt_pipeline.config import Config
+
+NORM_EPS = 1e-6
+
+
+class ViTConfig(Config):
+    """Size of a video encoder. UMT-B/16 is 224, 16, 8, 768, 12, 12; UMT-L/16 is 224, 16, 8, 1024, 24, 16."""
+
+    image_size: int
+    patch_size: int
+    frames: int
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches_per_frame(self) -> int:
+        """N."""
+        return self.grid**2
+
+    @property
+    def patch_values(self) -> int:
+        """P."""
+        return 3 * self.patch_size**2
+
+
+def sinusoid_table(num_positions: int, dim: int) -> Tensor:
+    """Return the fixed position table [num_positions, dim] of the published code: one flattened index, even sin, odd cos."""
+    position_P1 = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1)
+    pair_D = torch.arange(dim, dtype=torch.float64).div(2, rounding_mode="floor").mul(2)
+    angle_PD = position_P1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64), pair_D / dim)
+    table_PD = torch.where(torch.arange(dim) % 2 == 0, angle_PD.sin(), angle_PD.cos())
+    return table_PD.float()
+
+
+def position_table(dim: int, trained_frames: int, trained_grid: int, frames: int, grid: int) -> Tensor:
+    """Return the position table [frames * grid * grid, dim] for a clip size that may differ from the trained one.
+
+    A single frame (an image) takes the first frame's positions. Another grid is reached by bicubic interpolation within
+    each frame, another number of frames by linear interpolation in time, as the published fine-tuning does.
+    """
+    if frames == 1:
+        table = sinusoid_table(trained_grid**2, dim)
+        trained_frames = 1
+    else:
+        table = sinusoid_table(trained_frames * trained_grid**2, dim)
+    if grid != trained_grid:
+        table = table.reshape(trained_frames, trained_grid, trained_grid, dim).permute(0, 3, 1, 2)
+        table = F.interpolate(table, size=(grid, grid), mode="bicubic", align_corners=False)
+        table = table.permute(0, 2, 3, 1).reshape(trained_frames * grid**2, dim)
+    if frames != trained_frames:
+        table = table.reshape(trained_frames, grid**2, dim).permute(1, 2, 0)
+        table = F.interpolate(table, size=frames, mode="linear", align_corners=False)
+        table = table.permute(2, 0, 1).reshape(frames * grid**2, dim)
+    return table
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with learned query and value biases and no key bias."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        """Return attended tokens [B, V, D]."""
+        B, V, D = x_BVD.shape
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        qkv = F.linear(x_BVD, self.qkv.weight, bias).reshape(B, V, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(attended.transpose(1, 2).reshape(B, V, D))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        """Return [B, V, D]."""
+        return self.fc2(F.gelu(self.fc1(x_BVD)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with stochastic depth."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        """Return [B, V, D]."""
+        x_BVD = x_BVD + self.drop_path(self.attn(self.norm1(x_BVD)))
+        return x_BVD + self.drop_path(self.mlp(self.norm2(x_BVD)))
+
+
+class VideoViT(nn.Module):
+    """The video encoder. It computes only the tokens that it is given: hidden patches cost nothing, not even embedding."""
+
+    positions_PD: Tensor
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = nn.Linear(config.patch_values, config.dim)
+        rates = [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        table = sinusoid_table(config.frames * config.patches_per_frame, config.dim)
+        self.register_buffer("positions_PD", table, persistent=False)
+        self.apply(_init_weights)
+        # The published patch embedding is a convolution left at PyTorch's default, which is the default of nn.Linear too.
+        self.patch_embed.reset_parameters()
+
+    def positions(self, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+        """Return the position vectors [B, V, D] of the visible tokens.
+
+        Args:
+            visible_BV: positions in the raster of the clip.
+            clip_size: (frames, patches along a side) where they differ from the trained ones.
+        """
+        table_PD = self.positions_PD
+        if clip_size is not None and clip_size != (self.config.frames, self.config.grid):
+            table_PD = position_table(self.config.dim, self.config.frames, self.config.grid, *clip_size).to(table_PD)
+        return table_PD[visible_BV]
+
+    def forward_layers(
+        self,
+        patches_BVP: Tensor,
+        visible_BV: Tensor,
+        layers: Sequence[int],
+        clip_size: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode visible patches and return chosen block outputs too.
+
+        Args:
+            patches_BVP: normalised patches.
+            visible_BV: their positions, int64.
+            layers: block indices, ascending.
+            clip_size: see :meth:`positions`.
+
+        Returns:
+            Tokens [B, V, D] after the last block and the final norm, and [K, B, V, D]: the chosen blocks' outputs, each
+            after the same final norm (the published code shares it).
+        """
+        x_BVD = self.patch_embed(patches_BVP) + self.positions(visible_BV, clip_size).to(patches_BVP.dtype)
+        chosen = []
+        for index, block in enumerate(self.blocks):
+            x_BVD = block(x_BVD)
+            if index in layers:
+                chosen.append(x_BVD)
+        tokens_BVD = self.norm(x_BVD)
+        if not chosen:
+            return tokens_BVD, tokens_BVD.new_empty((0, *tokens_BVD.shape))
+        return tokens_BVD, self.norm(torch.stack(chosen))
+
+    def forward(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+        """Encode visible patches; return tokens [B, V, D] after the final norm."""
+        return self.forward_layers(patches_BVP, visible_BV, (), clip_size)[0]
+
+
+def last_layers(depth: int, count: int) -> list[int]:
+    """Return the indices of the last ``count`` of ``depth`` blocks, ascending: the layers that UMT aligns."""
+    if not 0 < count <= depth:
+        raise ValueError(f"cannot align the last {count} of {depth} blocks: choose between 1 and {depth}")
+    return list(range(depth - count, depth))
+
+
+def _init_weights(module: nn.Module) -> None:
+    # The published pre-training initialisation.
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,29 @@
+"""Node that draws the demo corpus."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from umt_pipeline.demo_world.corpus import DemoCorpusConfig, write_corpus
+
+
+def make_demo_corpus(
+    params: DemoCorpusConfig, seed: int, workspace: Path
+) -> tuple[Path, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Draw the demo corpus.
+
+    Args:
+        params: how much to draw.
+        seed: decides every clip and caption.
+        workspace: folder for unfinished work; the catalog moves the finished files into place.
+
+    Returns:
+        The folder of video files, and the raw tables of videos, captions and labels.
+    """
+    media = workspace / "demo_corpus"
+    shutil.rmtree(media, ignore_errors=True)
+    media.mkdir(parents=True)
+    return media, *write_corpus(params, seed, media)

@@ -1,0 +1,20 @@
+"""The pipeline ``demo_corpus``: parameters → video files and raw tables."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from umt_pipeline.pipelines.demo_corpus.nodes import make_demo_corpus
+
+
+def create_pipeline() -> Pipeline:
+    """Return the pipeline."""
+    return Pipeline(
+        [
+            Node(
+                make_demo_corpus,
+                inputs=["params:demo_corpus", "params:seed", "workspace"],
+                outputs=["raw_media", "raw_videos", "raw_captions", "raw_labels"],
+            ),
+        ]
+    )

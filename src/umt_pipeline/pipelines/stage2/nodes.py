@@ -1,0 +1,157 @@
+"""Nodes that train the video-text model, and the same model from scratch as a control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from umt_pipeline.errors import ConfigError
+from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.files import fingerprint, sha256_file, write_json
+from umt_pipeline.models.folders import SKIPPED_FILE, load_config, load_weights, weights_sha256
+from umt_pipeline.models.student import KIND as STUDENT_KIND
+from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
+from umt_pipeline.models.video_text import VideoTextModel, save_video_text
+from umt_pipeline.runs import fresh_folder, train, write_table
+from umt_pipeline.training.stage1 import StudentSize
+from umt_pipeline.training.stage2 import Stage2Config, usable_captions
+
+TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
+
+
+def make_tokenizer(params: Stage2Config, feature_store: Path, captions: pd.DataFrame, workspace: Path) -> Path:
+    """Get the tokenizer: that of ``text.pretrained``, or a WordPiece vocabulary trained on the training captions.
+
+    Returns:
+        A folder of tokenizer files, named after its content.
+
+    Raises:
+        ConfigError: there is no usable training caption, or ``vocab_size`` is too small for their letters.
+    """
+    if params.text.pretrained is not None:
+        tokenizer = load_tokenizer(params.text.pretrained)
+        key = fingerprint(params.text.pretrained)
+    else:
+        clips = FeatureStore(feature_store).index["video_id"].unique().tolist()
+        texts = usable_captions(captions, clips)["caption"].tolist()
+        if not texts:
+            raise ConfigError("stage2: table captions has no caption with words in it for any training clip")
+        tokenizer = train_wordpiece(texts, params.text.vocab_size, params.text.max_length)
+        key = fingerprint(tokenizer.get_vocab())
+    folder = workspace / "tokenizers" / key
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+def train_video_text(
+    params: Stage2Config,
+    seed: int,
+    stage1_model: Path,
+    tokenizer: Path,
+    feature_store: Path,
+    teacher: Path,
+    captions: pd.DataFrame,
+    videos: pd.DataFrame,
+    raw_media: Path,
+    workspace: Path,
+) -> TrainedModel:
+    """Train the video-text model from the stage-1 student.
+
+    Args:
+        params: text encoder, objectives, target provider and loop.
+        seed: of weights, order, dropout, masks and negatives.
+        stage1_model: the student's model folder.
+        tokenizer: from :func:`make_tokenizer`.
+        feature_store: recorded views and targets.
+        teacher: the teacher's folder, read online only.
+        captions: the clean caption table.
+        videos: the clean video table, read online only.
+        raw_media: folder of the video files, read online only.
+        workspace: folder for unfinished work, in which a killed run is found again.
+
+    Returns:
+        The model folder, the history of the run, and its summary.
+
+    Raises:
+        ConfigError: no training clip has a caption.
+        TrainingError: training failed.
+    """
+    return _train("stage2", stage1_model, params, seed, stage1_model, tokenizer, feature_store, teacher, captions, videos,
+                  raw_media, workspace)
+
+
+def train_control(
+    params: Stage2Config,
+    seed: int,
+    stage1_model: Path,
+    tokenizer: Path,
+    feature_store: Path,
+    teacher: Path,
+    captions: pd.DataFrame,
+    videos: pd.DataFrame,
+    raw_media: Path,
+    workspace: Path,
+) -> TrainedModel:
+    """Train the same model with the same budget from scratch; see :func:`train_video_text`.
+
+    Of the student only the size is read. With ``control: false`` nothing is trained, and the folder says so.
+    """
+    if not params.control:
+        folder = fresh_folder(workspace, "stage2_control_model")
+        write_json(folder / SKIPPED_FILE, {"reason": "stage2.control is false"})
+        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {}
+    return _train("stage2_control", None, params, seed, stage1_model, tokenizer, feature_store, teacher, captions, videos,
+                  raw_media, workspace)
+
+
+def summarise(stage2_summary: dict[str, Any], stage2_control_summary: dict[str, Any]) -> dict[str, Any]:
+    """Put both runs' summaries into one metrics file."""
+    return {"stage2": stage2_summary, "control": stage2_control_summary}
+
+
+def _train(
+    name: str,
+    student: Path | None,
+    params: Stage2Config,
+    seed: int,
+    stage1_model: Path,
+    tokenizer: Path,
+    feature_store: Path,
+    teacher: Path,
+    captions: pd.DataFrame,
+    videos: pd.DataFrame,
+    raw_media: Path,
+    workspace: Path,
+) -> TrainedModel:
+    words = load_tokenizer(tokenizer)
+    student_config, _ = load_config(stage1_model, STUDENT_KIND)
+    size = StudentSize(**{key: student_config["vision"][key] for key in StudentSize.model_fields})
+    config = params.model_for(size, read_manifest(feature_store), len(words))
+    caption_table, captions_key = write_table(workspace, "captions", captions)
+    video_table, videos_key = write_table(workspace, "videos", videos)
+    kwargs = {
+        "model": config.model_dump(mode="json"),
+        "weights": params.weights.model_dump(mode="json"),
+        "student": None if student is None else str(student),
+        "tokenizer": str(tokenizer),
+        "captions": str(caption_table),
+        "max_length": params.text.max_length,
+        "store": str(feature_store),
+        "targets": params.targets,
+        "teacher": str(teacher),
+        "videos": str(video_table),
+        "media": str(raw_media),
+    }
+    manifest = sha256_file(feature_store / MANIFEST_FILE)
+    inputs = [manifest, captions_key, videos_key, "" if student is None else weights_sha256(student)]
+    finished = train(name, "umt_pipeline.training.stage2:make_task", kwargs, inputs, params.train, seed, workspace)
+    model = VideoTextModel(config)
+    weights = {key.removeprefix("model."): tensor for key, tensor in finished.weights().items()}
+    load_weights(model, weights, source=str(finished.folder))
+    folder = fresh_folder(workspace, f"{name}_model")
+    facts = {"steps": finished.steps, "store_manifest_sha256": manifest, "seed": seed, "stage1_sha256": inputs[3]}
+    save_video_text(folder, model, words, facts)
+    return folder, finished.history, finished.summary()

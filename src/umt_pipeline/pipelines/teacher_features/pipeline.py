@@ -1,0 +1,34 @@
+"""The pipeline ``teacher_features``: videos → teacher → feature store."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from umt_pipeline.pipelines.teacher_features.nodes import extract_features
+from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
+
+
+def create_pipeline() -> Pipeline:
+    """Return the pipeline."""
+    return Pipeline(
+        [
+            Node(
+                get_teacher,
+                inputs=[
+                    "params:teacher_features",
+                    "params:seed",
+                    "raw_media",
+                    "videos",
+                    "captions",
+                    "labels",
+                    "workspace",
+                ],
+                outputs=["teacher", "teacher_history", "teacher_metrics"],
+            ),
+            Node(
+                extract_features,
+                inputs=["params:teacher_features", "teacher", "raw_media", "videos", "workspace"],
+                outputs=["feature_store", "feature_report"],
+            ),
+        ]
+    )

@@ -1,0 +1,165 @@
+"""Node that gets the frozen teacher: a published open_clip model, or a small CLIP trained on this corpus' frames."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from umt_pipeline.errors import ConfigError
+from umt_pipeline.features.extract import select_clips
+from umt_pipeline.files import fingerprint
+from umt_pipeline.models.teacher import OPEN_CLIP_PREFIX, TRAIN_SMALL, fetch_teacher, save_clip
+from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
+from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
+from umt_pipeline.runs import fresh_folder, train
+from umt_pipeline.training import clip as small_clip
+from umt_pipeline.video.decode import decode_batches
+from umt_pipeline.video.views import View, ViewConfig, eval_view, make_view
+
+logger = logging.getLogger(__name__)
+
+# Sentences of a class that its zero-shot classifier is averaged over.
+_PROMPTS_PER_CLASS = 64
+
+
+def get_teacher(
+    params: TeacherFeaturesParams,
+    seed: int,
+    raw_media: Path,
+    videos: pd.DataFrame,
+    captions: pd.DataFrame,
+    labels: pd.DataFrame,
+    workspace: Path,
+) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
+    """Get the teacher that ``teacher.source`` names.
+
+    Args:
+        params: source, and the small CLIP's size and training.
+        seed: of a small CLIP's training.
+        raw_media: folder of the video files.
+        videos: the clean video table.
+        captions: the clean caption table.
+        labels: the clean label table; its tasks named in the templates are also what zero-shot accuracy is measured on.
+        workspace: folder for unfinished work.
+
+    Returns:
+        The teacher's folder (open_clip's local layout), its training history (empty for a published teacher), and its
+        metrics.
+
+    Raises:
+        ConfigError: the source, or the small CLIP's templates, cannot work with these tables.
+        CheckpointError: a published teacher cannot be fetched or read.
+    """
+    source = params.teacher.source
+    folder = fresh_folder(workspace, "teacher")
+    if source.startswith(OPEN_CLIP_PREFIX):
+        fetch_teacher(source, folder)
+        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {"source": source}
+    if source != TRAIN_SMALL:
+        raise ConfigError(
+            f"teacher_features.teacher.source: expected {TRAIN_SMALL!r} or "
+            f"'{OPEN_CLIP_PREFIX}<model>/<pretrained tag or weights file>', found {source!r}"
+        )
+    if params.train_small is None:
+        raise ConfigError(
+            f"teacher_features.teacher.source is {TRAIN_SMALL!r}, but teacher_features.train_small is missing"
+        )
+    return _train_small(params, params.train_small, seed, raw_media, videos, captions, labels, workspace, folder)
+
+
+def _train_small(
+    params: TeacherFeaturesParams,
+    config: small_clip.SmallClipConfig,
+    seed: int,
+    raw_media: Path,
+    videos: pd.DataFrame,
+    captions: pd.DataFrame,
+    labels: pd.DataFrame,
+    workspace: Path,
+    folder: Path,
+) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
+    clips = select_clips(videos, ("train",))
+    sentences = small_clip.frame_sentences(config, clips["video_id"].tolist(), captions, labels)
+    tokenizer = train_wordpiece(
+        [text for texts in sentences for text in texts], config.vocab_size, config.context_length
+    )
+    ids = [encode_batch(tokenizer, texts, config.context_length)[0] for texts in sentences]
+    view = params.view.model_copy(update={"frames": config.frames})
+    frames_BTSSC = _decode(clips, raw_media, view, params.dataset_id, params.workers)
+    data = fresh_folder(workspace, "teacher_data")
+    small_clip.write_data(data, clips["video_id"].tolist(), frames_BTSSC, ids)
+    model_config = config.model_config_for(params.view.size, params.patch_size, len(tokenizer))
+    inputs = [fingerprint(clips["sha256"].tolist(), sentences, view.model_dump(mode="json"))]
+    kwargs = {"model_config": model_config, "data": str(data)}
+    finished = train("teacher", "umt_pipeline.training.clip:make_task", kwargs, inputs, config.train, seed, workspace)
+    clip = small_clip.finished_clip(model_config, finished.weights())
+    save_clip(clip, model_config, tokenizer, folder)
+    metrics = {"source": TRAIN_SMALL, **finished.summary()}
+    metrics["zero_shot"] = _zero_shot(params, clip, clips, ids, labels, videos, raw_media)
+    for task, accuracy in metrics["zero_shot"]["accuracy"].items():
+        logger.info("teacher: zero-shot %s on single frames of split validation: %.1f %%", task, accuracy)
+    return folder, finished.history, metrics
+
+
+def _decode(
+    clips: pd.DataFrame, raw_media: Path, view: ViewConfig, dataset_id: str | None, workers: int | None
+) -> np.ndarray:
+    """Decode one view per clip: a training view of ``dataset_id``, or the evaluation view if that is None."""
+    views: list[View] = []
+    for clip in clips.to_dict("records"):
+        size = (int(clip["num_frames"]), int(clip["height"]), int(clip["width"]))
+        views.append(
+            eval_view(view, *size)
+            if dataset_id is None
+            else make_view(view, f"{dataset_id}/teacher", clip["video_id"], 0, *size)
+        )
+    paths = [raw_media / path for path in clips["path"]]
+    batches = [range(start, min(start + 32, len(paths))) for start in range(0, len(paths), 32)]
+    return np.concatenate([frames for _, frames in decode_batches(paths, views, batches, workers)])
+
+
+def _zero_shot(
+    params: TeacherFeaturesParams,
+    clip: nn.Module,
+    train_clips: pd.DataFrame,
+    ids: list[Tensor],
+    labels: pd.DataFrame,
+    videos: pd.DataFrame,
+    raw_media: Path,
+) -> dict[str, Any]:
+    """Zero-shot accuracy in percent on the middle frames of the validation split, per label task that templates name."""
+    import torch
+
+    held_out = videos[videos["split"] == "validation"]
+    named = {
+        task for template in (params.train_small.templates if params.train_small else ()) for task in _tasks(template)
+    }
+    accuracy: dict[str, float] = {}
+    if not held_out.empty and named:
+        view = params.view.model_copy(update={"frames": 1})
+        frames_FSSC = _decode(held_out, raw_media, view, None, params.workers)[:, 0]
+        by_task = {
+            task: dict(zip(rows["video_id"], rows["label"], strict=True)) for task, rows in labels.groupby("task")
+        }
+        for task in sorted(named):
+            known, prompts = by_task[task], {}
+            for name in sorted(set(known.values())):
+                rows = [
+                    row for row, video in zip(ids, train_clips["video_id"], strict=True) if known.get(video) == name
+                ]
+                if rows:
+                    prompts[name] = torch.cat(rows).unique(dim=0)[:_PROMPTS_PER_CLASS]
+            truth = [known.get(video, "") for video in held_out["video_id"]]
+            accuracy[task] = 100.0 * small_clip.zero_shot_accuracy(clip, frames_FSSC, truth, prompts)
+    return {"split": "validation", "frames": len(held_out), "accuracy": accuracy}
+
+
+def _tasks(template: str) -> list[str]:
+    from string import Formatter
+
+    return [task for _, task, _, _ in Formatter().parse(template) if task]

@@ -1,0 +1,22 @@
+"""What each table is: the one place that says so.
+
+The models are attached to the catalog's tables by ``validator:``, so that a table is checked whenever it is read or
+written. Raw tables have the users' own column names; :func:`select_columns` maps them to ours and checks them here.
+"""
+
+from umt_pipeline.schemas.mapping import Column, Constant, check_table, select_columns
+from umt_pipeline.schemas.models import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
+
+__all__ = [
+    "Captions",
+    "Column",
+    "Constant",
+    "Labels",
+    "RawCaptions",
+    "RawLabels",
+    "RawVideos",
+    "Rejects",
+    "Videos",
+    "check_table",
+    "select_columns",
+]

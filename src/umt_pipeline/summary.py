@@ -1,0 +1,73 @@
+"""The results of the last evaluation as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from rich.console import Console
+from rich.table import Table
+
+from umt_pipeline.errors import UmtError
+from umt_pipeline.files import read_json
+
+
+def catalog_path(project: Path, env: str | None, dataset: str) -> Path:
+    """Return where the catalog, as seen with the overlay ``env``, keeps a dataset."""
+    loader = OmegaConfigLoader(
+        conf_source=str(project / "conf"),
+        env=env,
+        base_env="base",
+        default_run_env="local",
+        merge_strategy={"globals": "soft"},
+    )
+    return project / loader["catalog"][dataset]["filepath"]
+
+
+def grouped(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
+    """Turn ``{"retrieval/test/stage2/dual/t2v_r1": 48.0}`` into table → row → column → value.
+
+    The first two parts of a name are the table, the last one the column, what is between the row.
+    """
+    tables: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for name, value in metrics.items():
+        parts = name.split("/")
+        title = "/".join(parts[: min(2, len(parts) - 1)]) or "metrics"
+        tables[title]["/".join(parts[2:-1])][parts[-1]] = value
+    return {title: dict(rows) for title, rows in tables.items()}
+
+
+def metrics_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return one group of metrics as a table; the columns are in the order of their first appearance."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    table = Table(title=title, title_justify="left", title_style="bold")
+    if any(rows):
+        table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        cells = [f"{row[column]:.1f}" if column in row else "" for column in columns]
+        table.add_row(*([name] if any(rows) else []), *cells)
+    return table
+
+
+def print_summary(console: Console, project: Path, env: str | None) -> None:
+    """Print the metrics file, and where the report and the runs are.
+
+    Raises:
+        UmtError: there is no metrics file.
+    """
+    path = catalog_path(project, env, "metrics")
+    if not path.is_file():
+        raise UmtError(
+            f"{path}: expected the metrics of an evaluation, found nothing. Run `make demo` (or `dvc repro`) first."
+        )
+    for title, rows in grouped(read_json(path)).items():
+        console.print(metrics_table(title, rows))
+    report = catalog_path(project, env, "report")
+    console.print(f"\nReport   {report}", soft_wrap=True, highlight=False)
+    console.print(f"Metrics  {path}", soft_wrap=True, highlight=False)
+    console.print("Runs     `make mlflow`, then open http://127.0.0.1:5000", soft_wrap=True, highlight=False)

@@ -1,0 +1,312 @@
+"""The training loop: steps of a ``Task`` from wherever the run folder stands to the end.
+
+Everything random in a step is derived from (seed, step, rank), so a step gives the same result whether the run got
+there in one go or was killed and resumed. The loop never waits for the device between two rows of the history.
+
+Shapes: M logged values of a step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, nullcontext
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from umt_pipeline.errors import ConfigError, TrainingError
+from umt_pipeline.training import state
+from umt_pipeline.training.metrics import Meter, Progress
+from umt_pipeline.training.optim import clip_gradients, make_optimizer
+from umt_pipeline.training.sampler import BatchReader, Loader, Sampler
+from umt_pipeline.training.schedule import make_schedule
+from umt_pipeline.training.state import Row, TrainResult
+from umt_pipeline.training.task import Batch, Task, TrainConfig
+
+logger = logging.getLogger(__name__)
+
+OnRow = Callable[[Row], None]
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    *,
+    seed: int,
+    run_dir: Path,
+    identity: str = "",
+    on_row: OnRow | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> TrainResult:
+    """Train ``task.model`` in place, or take up a run that was interrupted, or load one that is finished.
+
+    With ``world`` > 1 every rank calls this, after ``torch.distributed.init_process_group``.
+
+    Args:
+        task: what to train.
+        config: settings.
+        seed: of sample order, masks and dropout (initial weights are the task's matter).
+        run_dir: the run's folder (``training.state``), shared by all ranks.
+        identity: whatever else final weights depend on (a fingerprint of model settings and input data); a folder made
+            under another identity, seed or setting is refused.
+        on_row: called on rank 0 with every row of the history, those from before a resume included.
+        rank: of this process.
+        world: number of processes.
+
+    Returns:
+        the history (on rank 0; empty elsewhere), steps and seconds. Weights are in ``run_dir/final/model.safetensors``.
+
+    Raises:
+        TrainingError: non-finite loss, empty data set, folder in use.
+        CheckpointError: the folder holds another run or a damaged checkpoint.
+        ConfigError: settings that do not fit data or device.
+    """
+    run = state.run_fingerprint(config, seed, identity)
+    with ExitStack() as stack:
+        if rank == 0:
+            stack.enter_context(state.run_lock(run_dir))
+            history = [] if state.finished(run_dir, run) else state.prepare(run_dir, run)
+        else:
+            history = []
+        if world > 1:
+            dist.barrier()
+        if result := state.finished(run_dir, run):
+            logger.info("%s is finished (%d steps): not trained again", run_dir, result.steps)
+            state.load_final(run_dir, task.model)
+            if rank == 0:
+                replay(result.history, on_row)
+            return result
+        trainer = Trainer(task, config, seed=seed, run_dir=run_dir, run=run, rank=rank, world=world)
+        if rank == 0:
+            replay(history, on_row)
+        return trainer.fit(history, on_row)
+
+
+def replay(history: list[Row], on_row: OnRow | None) -> None:
+    """Call ``on_row`` with rows from before."""
+    if on_row is not None:
+        for row in history:
+            on_row(row)
+
+
+class Trainer:
+    """One run on one rank: built in the state of the newest checkpoint.
+
+    Args:
+        task: what to train.
+        config: settings.
+        seed: of the run.
+        run_dir: prepared folder.
+        run: its fingerprint.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    def __init__(
+        self, task: Task, config: TrainConfig, *, seed: int, run_dir: Path, run: str, rank: int, world: int
+    ) -> None:
+        self.task, self.config, self.seed = task, config, seed
+        self.run_dir, self.run, self.rank, self.world = run_dir, run, rank, world
+        self.device = resolve_device(config.device)
+        self.autocast = uses_bf16(config.precision, self.device)
+        self.dataset = task.dataset()
+        self.sampler = Sampler(len(self.dataset), config.batch_size, seed, rank, world, config.accumulate)
+        self.shares = [len(micro.indices_B) for micro in self.sampler.micro_batches(0)]  # the same at every step
+        self.schedule = make_schedule(config, self.sampler.steps_per_epoch, self.sampler.batch_size)
+        self.generator = torch.Generator(self.device)
+
+        task.model.to(self.device)
+        task.setup(self.device)
+        self.optimizer = make_optimizer(task, config)
+        self.start, self.seconds_before = 0, 0.0
+        if (folder := state.newest_checkpoint(run_dir)) is not None:
+            info = state.load_checkpoint(folder, task.model, self.optimizer, len(self.dataset))
+            self.start, self.seconds_before = info.step, info.seconds
+        self.model = self._wrapped(task.model)
+        self.meter = Meter(self.device, world)
+        self._announce()
+
+    def _wrapped(self, model: nn.Module) -> nn.Module:
+        wrapped = model
+        if self.config.compile:
+            wrapped = cast(nn.Module, torch.compile(model))
+        if self.world > 1:
+            wrapped = DistributedDataParallel(wrapped, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return wrapped
+
+    def _announce(self) -> None:
+        trainable = sum(param.numel() for param in self.task.model.parameters() if param.requires_grad)
+        logger.info(
+            "training %s: %.2f M parameters, %d samples, %d steps of %d clips (%.2f epochs), %d process(es), %s, %s%s",
+            type(self.task).__name__,
+            trainable / 1e6,
+            len(self.dataset),
+            self.schedule.total_steps,
+            self.sampler.batch_size,
+            self.schedule.total_steps / self.sampler.steps_per_epoch,
+            self.world,
+            self.device,
+            "bf16 autocast" if self.autocast else "fp32",
+            f", resumed from step {self.start}" if self.start else "",
+        )
+
+    def fit(self, history: list[Row], on_row: OnRow | None) -> TrainResult:
+        """Run the remaining steps, write ``final/``.
+
+        Args:
+            history: rows up to the checkpoint; new ones are added to it.
+            on_row: called with each new row, on rank 0.
+        """
+        total, config = self.schedule.total_steps, self.config
+        reader = BatchReader(self.dataset, self.task.collate)
+        loader = Loader(reader, self.sampler.walk(self.start, total), config.workers, pin=self.device.type == "cuda")
+        self.model.train()
+        self.began = time.perf_counter()
+        with closing(iter(loader)) as batches, self._progress() as progress:
+            for step in range(self.start, total):
+                self._step(step, batches)
+                done = step + 1
+                keep = done % config.checkpoint_every == 0 and done < total
+                if not (keep or done % config.log_every == 0 or done == total):
+                    continue
+                if (bad := self.meter.first_bad()) is not None:
+                    batches.close()  # the data set may be read by one thread only, and the dump reads it
+                    self._stop_nonfinite(reader, *bad)
+                row = self._row(done)
+                if self.rank == 0:
+                    history.append(row)
+                    state.append_row(self.run_dir, row)
+                    if on_row:
+                        on_row(row)
+                    progress.show(row)
+                    if keep:
+                        self._save(done)
+        self.model.eval()
+        return self._finish(history)
+
+    def _progress(self) -> Progress:
+        return Progress(type(self.task).__name__, self.schedule.total_steps, quiet=self.rank > 0)
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> None:
+        self._seed(step)
+        lr = self.schedule.lr(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        values_M: Tensor | None = None
+        for number, size in enumerate(self.shares, start=1):
+            with self.meter.waiting():
+                batch = next(batches)
+            batch = to_device(batch, self.device)
+            # Gradients are averaged over ranks once per step, in the backward pass of the last micro-batch.
+            synced = self.world == 1 or number == len(self.shares)
+            with nullcontext() if synced else self.model.no_sync():  # type: ignore[operator]
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                    loss = self.task.loss(self.model, batch, self.generator)
+                # DDP averages over ranks; weighted so, unequal shares give the mean over the global batch too.
+                (loss.total * (size * self.world / self.sampler.batch_size)).backward()
+            part_M = self.meter.values(loss) * (size / sum(self.shares))
+            values_M = part_M if values_M is None else values_M + part_M
+        grad_norm = clip_gradients(self.optimizer, self.config.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        assert values_M is not None
+        self.meter.add(step, values_M, grad_norm, sum(self.shares))
+
+    def _seed(self, step: int) -> None:
+        """Seed both generators from (seed, step, rank)."""
+        for_torch, for_task = np.random.SeedSequence((self.seed, step, self.rank)).generate_state(2, np.uint64) >> 1
+        torch.manual_seed(int(for_torch))
+        self.generator.manual_seed(int(for_task))
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def _row(self, done: int) -> Row:
+        values = self.meter.row()
+        left = (time.perf_counter() - self.began) / (done - self.start) * (self.schedule.total_steps - done)
+        place = {"step": done, "epoch": done / self.sampler.steps_per_epoch}
+        pace = {"lr": self.schedule.lr(done - 1), "seconds": self._seconds(), "eta_s": left}
+        return {**place, **values, **pace}
+
+    def _save(self, done: int) -> None:
+        info = state.CheckpointInfo(done, self.run, len(self.dataset), self._seconds())
+        state.save_checkpoint(self.run_dir, self.task.model, self.optimizer, info, self.config.keep)
+
+    def _finish(self, history: list[Row]) -> TrainResult:
+        seconds = self._seconds()
+        if self.rank == 0:
+            state.save_final(self.run_dir, self.task.model, self.run, self.schedule.total_steps, seconds)
+        if self.world > 1:
+            dist.barrier()
+        return TrainResult(history, self.schedule.total_steps, seconds)
+
+    def _stop_nonfinite(self, reader: BatchReader, step: int, values: dict[str, float]) -> None:
+        """Read the batches of ``step`` again, write them to ``nonfinite/`` and raise."""
+        addresses = self.sampler.micro_batches(step)
+        batches = [reader[address] for address in addresses]
+        ids = [str(name) for batch in batches for name in self.task.sample_ids(batch)]
+        path = self.run_dir / "nonfinite" / f"step-{step:08d}-rank{self.rank}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(
+            {
+                "step": step,
+                "epoch": addresses[0].epoch,
+                "seed": self.seed,
+                "rank": self.rank,
+                "lr": self.schedule.lr(step),
+                "values": values,
+                "ids": ids,
+                "indices": [torch.from_numpy(address.indices_B.copy()) for address in addresses],
+                "batches": batches,
+            },
+            path,
+        )
+        if self.world > 1:
+            dist.barrier()  # every rank's dump is written before the launcher ends the ranks
+        found = ", ".join(f"{name} {value:g}" for name, value in values.items()) or "see the other ranks' dumps"
+        named = ", ".join(ids[:8]) + (f", … ({len(ids)} in all)" if len(ids) > 8 else "")
+        raise TrainingError(
+            f"loss or gradient is not finite at step {step} (epoch {addresses[0].epoch}, 0-based): {found}; "
+            f"learning rate {self.schedule.lr(step):g}; clips on rank {self.rank}: {named}. "
+            f"The batch is saved in {path}. Checkpoints are from before this step: look at the clips, or lower `lr`, "
+            "lengthen `warmup`, set `clip_grad` or use `precision: fp32`"
+        )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of this process: with CUDA the one of its local rank.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("`device: cuda` but torch finds no CUDA device; use `device: auto` or `cpu`")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute under bf16 autocast; ``auto`` takes it where the device is fast at it."""
+    if precision != "auto":
+        return precision == "bf16"
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if not fast:
+        logger.info("precision: fp32, because bf16 is not known to be fast on this device (%s)", device)
+    return fast
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Tensors to ``device`` (asynchronously from pinned memory), anything else as it is."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}

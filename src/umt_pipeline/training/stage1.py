@@ -1,0 +1,117 @@
+"""Stage 1: the student learns the teacher's tokens at the visible places (UMT section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import nn
+
+from umt_pipeline.config import Config
+from umt_pipeline.features.manifest import StoreHeader
+from umt_pipeline.features.provider import CachedTargets, ClipDataset, OnlineTargets, TargetProvider
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.losses import alignment_loss
+from umt_pipeline.models.student import Student, StudentConfig
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.training.task import Batch, LossParts, Task, TrainConfig
+from umt_pipeline.video.pixels import normalise_patches
+
+Targets = Literal["cached", "online"]
+
+
+class StudentSize(Config):
+    """The part of the student's size that the feature store does not already decide."""
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+
+    def student_config(self, header: StoreHeader) -> StudentConfig:
+        """Return the whole configuration of a student that reads this store's views."""
+        vision = ViTConfig(
+            image_size=header.view.size, patch_size=header.patch_size, frames=header.frames, **self.model_dump()
+        )
+        return StudentConfig(vision=vision, align_layers=header.layers, target_dim=header.target_dim)
+
+
+class Stage1Config(Config):
+    """Parameters ``stage1``.
+
+    Attributes:
+        student: size of the student.
+        targets: ``cached`` reads the feature store; ``online`` decodes videos and runs the teacher at every step.
+        train: the loop.
+    """
+
+    student: StudentSize
+    targets: Targets = "cached"
+    train: TrainConfig
+
+
+class Stage1Task(Task):
+    """Student and target provider; the loss is the mean of 2 - 2 cos over layers, clips and visible tokens."""
+
+    def __init__(self, student: Student, provider: TargetProvider) -> None:
+        self.model: nn.Module = student
+        self.provider = provider
+
+    def dataset(self) -> ClipDataset:
+        """See :class:`Task`."""
+        return self.provider.dataset()
+
+    def setup(self, device: torch.device) -> None:
+        """See :class:`Task`."""
+        self.provider.setup(device)
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
+        """See :class:`Task`; everything random here was recorded with the view."""
+        del generator
+        target = self.provider.targets(batch)
+        student_KBVC = model(normalise_patches(target.patches_BVP), target.visible_BV)
+        return LossParts(alignment_loss(student_KBVC, target.targets_KBVC))
+
+    def sample_ids(self, batch: Batch) -> Sequence[str]:
+        """See :class:`Task`."""
+        return batch["clip"]
+
+
+def open_provider(
+    store: str, targets: Targets, teacher: str, videos: str, media: str, split: str = "train"
+) -> TargetProvider:
+    """Open the target provider from JSON-able arguments.
+
+    Args:
+        store: feature store folder; online, only its manifest is read.
+        targets: ``cached`` or ``online``.
+        teacher: teacher folder, read online only.
+        videos: Parquet file of the clean video table, read online only.
+        media: folder of the video files, read online only.
+        split: whose clips.
+    """
+    opened = FeatureStore(Path(store))
+    if targets == "cached":
+        return CachedTargets(opened, split)
+    header = opened.manifest
+    config = TeacherConfig(
+        source=header.teacher.source, layers=header.layers, normalisation=header.teacher.normalisation  # type: ignore[arg-type]
+    )
+    tower = load_teacher(Path(teacher), config, header.grid)
+    return OnlineTargets(tower, header, pd.read_parquet(videos), Path(media), split)
+
+
+def make_task(student: dict[str, Any], **provider: Any) -> Stage1Task:
+    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+
+    Args:
+        student: a :class:`StudentConfig` as JSON.
+        provider: arguments of :func:`open_provider`.
+    """
+    return Stage1Task(Student(StudentConfig.model_validate(student)), open_provider(**provider))

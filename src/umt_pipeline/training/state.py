@@ -1,0 +1,314 @@
+"""The folder of a run: history, checkpoints, final weights.
+
+    run_dir/
+      history.jsonl                     one row of metrics per line
+      checkpoint/step-00000100/         model.safetensors, optimizer.pt, checkpoint.json
+      final/                            model.safetensors, result.json: there when, and only when, the run is finished
+      nonfinite/                        batches that gave a non-finite loss
+
+A checkpoint is a new folder that gets its name by one rename after its files are on disk, and older ones are removed
+only then: whatever moment a process is killed at, the newest named folder is whole. There is no RNG state to keep:
+sample order, masks and dropout of a step are derived from (seed, step, rank), and the learning rate from the step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from umt_pipeline.errors import CheckpointError, TrainingError
+from umt_pipeline.files import fingerprint, read_json, staged_file, staged_folder, write_json
+from umt_pipeline.training.task import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run returns.
+
+    Args:
+        history: rows of metrics, oldest first (``training.metrics.COLUMNS`` and the task's loss parts).
+        steps: optimiser steps of the whole run.
+        seconds: training time, including that before a resume.
+    """
+
+    history: list[Row]
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """``checkpoint.json``: where the run stands and what it belongs to.
+
+    Args:
+        step: finished optimiser steps, which is also the sampler's position.
+        fingerprint: ``run_fingerprint`` of the run.
+        samples: size of the training data set.
+        seconds: training time so far.
+    """
+
+    step: int
+    fingerprint: str
+    samples: int
+    seconds: float
+
+
+def run_fingerprint(config: TrainConfig, seed: int, identity: str) -> str:
+    """What final weights depend on: settings that steer them, seed, and the caller's ``identity`` (model, data)."""
+    return fingerprint(identity, config.trajectory(), seed)
+
+
+def final_weights(run_dir: Path) -> Path:
+    """Where a finished run keeps its trained weights."""
+    return run_dir / "final" / "model.safetensors"
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    A POSIX record lock: the kernel drops it when the process dies by whatever means, and forked loader workers do not
+    inherit it.
+
+    Raises:
+        TrainingError: another process trains in the folder.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("a+") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            raise TrainingError(
+                f"{run_dir} is in use by process {handle.read().strip() or 'unknown'}, which is still training there; "
+                "wait for it or end it"
+            ) from error
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def prepare(run_dir: Path, run: str) -> list[Row]:
+    """Bring the folder of an unfinished run into the state of its newest checkpoint.
+
+    Removes what a killed process left half-written and cuts the history to the checkpoint's step.
+
+    Args:
+        run_dir: folder of the run.
+        run: its ``run_fingerprint``.
+
+    Returns:
+        the rows kept.
+
+    Raises:
+        CheckpointError: the folder belongs to another run.
+    """
+    for left in [*run_dir.glob(".*.part"), *(run_dir / "checkpoint").glob(".*.part")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    folder = newest_checkpoint(run_dir)
+    step = 0
+    if folder is not None:
+        info = read_info(folder)
+        _same_run(folder, info.fingerprint, run)
+        step = info.step
+    kept = [row for row in read_history(run_dir) if row["step"] <= step]
+    _write_history(run_dir, kept)  # also where no row goes: a half-written last line does
+    return kept
+
+
+def finished(run_dir: Path, run: str) -> TrainResult | None:
+    """The result of a finished run, or None.
+
+    Raises:
+        CheckpointError: the folder holds the result of another run.
+    """
+    path = run_dir / "final" / "result.json"
+    if not path.exists():
+        return None
+    result = read_json(path)
+    _same_run(path, result["fingerprint"], run)
+    return TrainResult(read_history(run_dir), result["steps"], result["seconds"])
+
+
+def _same_run(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise CheckpointError(
+            f"{path} belongs to another run: fingerprint {found}, this run has {expected} (another task, parameter, "
+            "seed or input); train in another folder, or delete this one if it is not needed"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint folder with the highest step, or None."""
+    return max((run_dir / "checkpoint").glob("step-*"), default=None, key=lambda folder: folder.name)
+
+
+def read_info(folder: Path) -> CheckpointInfo:
+    """Read ``checkpoint.json``.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    try:
+        return CheckpointInfo(**read_json(folder / "checkpoint.json"))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}: checkpoint.json cannot be used ({error}); delete this folder") from error
+
+
+def save_checkpoint(
+    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, info: CheckpointInfo, keep: int
+) -> Path:
+    """Write ``checkpoint/step-N`` whole or not at all, then remove all but the newest ``keep``."""
+    target = run_dir / "checkpoint" / f"step-{info.step:08d}"
+    with staged_folder(target) as staged:
+        _save_weights(model, staged / "model.safetensors")
+        torch.save(optimizer.state_dict(), staged / "optimizer.pt")
+        write_json(staged / "checkpoint.json", asdict(info))
+        _sync(staged)
+    _sync_folder(target.parent)
+    for old in sorted(target.parent.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, samples: int) -> CheckpointInfo:
+    """Put weights and optimiser state back.
+
+    Args:
+        folder: a checkpoint.
+        model: of the same architecture.
+        optimizer: over its parameters.
+        samples: size of the training data set now.
+
+    Raises:
+        CheckpointError: damaged, of another model, or of a data set of another size.
+    """
+    info = read_info(folder)
+    if info.samples != samples:
+        raise CheckpointError(
+            f"{folder} was trained on {info.samples} samples, the data set now has {samples}; restore the data, or "
+            "delete the folder to train from the start"
+        )
+    try:
+        weights = load_file(folder / "model.safetensors")
+        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{folder} does not fit the model or is damaged; delete it to go on. {error}") from error
+    return info
+
+
+def save_final(run_dir: Path, model: nn.Module, run: str, steps: int, seconds: float) -> None:
+    """Write ``final/``, which marks the run as finished, then remove the checkpoints."""
+    with staged_folder(run_dir / "final") as staged:
+        _save_weights(model, staged / "model.safetensors")
+        write_json(staged / "result.json", {"fingerprint": run, "steps": steps, "seconds": seconds})
+        _sync(staged)
+    _sync_folder(run_dir)
+    shutil.rmtree(run_dir / "checkpoint", ignore_errors=True)
+
+
+def load_final(run_dir: Path, model: nn.Module) -> None:
+    """Put a finished run's weights into ``model``.
+
+    Raises:
+        CheckpointError: damaged, or of another model.
+    """
+    path = final_weights(run_dir)
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit the model or is damaged; delete {path.parent}. {error}") from error
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    # Copies, because safetensors refuses tensors that share memory (tied embeddings): each name gets its own bytes.
+    save_file({name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# -------------------------------------------------------------------------------------------------------------- history
+
+
+def history_path(run_dir: Path) -> Path:
+    """Where a run writes its rows."""
+    return run_dir / "history.jsonl"
+
+
+def append_row(run_dir: Path, row: Row) -> None:
+    """Add one row, on disk before this returns (so that the history never lags behind a checkpoint)."""
+    with history_path(run_dir).open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_history(run_dir: Path) -> list[Row]:
+    """All whole rows; a last line without its end (a killed writer) is left out."""
+    path = history_path(run_dir)
+    if not path.exists():
+        return []
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
+
+
+def _write_history(run_dir: Path, rows: list[Row]) -> None:
+    with staged_file(history_path(run_dir)) as staged:
+        staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+class HistoryFollower:
+    """Hands over the rows that another process appends, from the first row of the file on."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = history_path(run_dir)
+        self._offset = 0
+
+    def new_rows(self) -> list[dict[str, Any]]:
+        """Whole rows written since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as handle:
+            handle.seek(self._offset)
+            data = handle.read()
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        return [json.loads(line) for line in data[:end].splitlines()]

@@ -1,0 +1,190 @@
+"""What a training run consists of: the task (model, data, loss of one batch) and the settings of the loop.
+
+A stage is a ``Task`` subclass. The loop (``training.loop``) owns everything else: sample order, optimiser, schedule,
+precision, checkpoints, metrics. A minimal task:
+
+    class Rows(SampleDataset):
+        def __len__(self): return 100
+        def __getitem__(self, key): index, epoch = key; return {"id": f"row{index}", "x": read_row(index)}
+
+    class Regression(Task):
+        def __init__(self): self.model = nn.Linear(4, 1)
+        def dataset(self): return Rows()
+        def loss(self, model, batch, generator):
+            total = model(batch["x"]).square().mean()
+            return LossParts(total, {})
+        def sample_ids(self, batch): return batch["id"]
+
+Shapes: B batch (the clips that one rank sees in one micro-batch).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from umt_pipeline.config import Config
+
+Sample = dict[str, Any]
+Batch = dict[str, Any]
+"""Tensors (first axis B) are moved to the device by the loop; any other value stays as it is."""
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The loss of one micro-batch.
+
+    Args:
+        total: scalar that is differentiated; a mean over the micro-batch's samples.
+        parts: scalars to log, averaged over the window like ``total``; the same keys at every step. The names
+            of the loop's own columns (``training.metrics.COLUMNS``) are refused.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+class SampleDataset(ABC):
+    """Samples as a pure function of ``(index, epoch)``.
+
+    No random state: whatever varies between epochs is derived from the key (``video.views.counter_generator``), so any
+    worker on any rank gives the same sample. Picklable; files are opened on first use, not in ``__init__``. May be read
+    from a background thread or worker process, never from two threads at once.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples in an epoch."""
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The sample ``key = (index, epoch)``: a dict of tensors, arrays, numbers and strings.
+
+        Not needed where ``batch`` is overridden.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __getitem__ or batch")
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Batch | None:
+        """A whole batch read at once, for stores that do that faster (memory-mapped rows).
+
+        The loop asks here first; None (the default) means: read one by one and ``Task.collate``.
+
+        Args:
+            indices: int64 [B].
+            epoch: 0-based.
+
+        Returns:
+            dict of tensors or arrays with first axis B, lists for what is no number.
+        """
+        return None
+
+
+class Task(ABC):
+    """Model, data and loss of one stage.
+
+    Attributes:
+        model: what is trained and nothing else; a frozen teacher belongs in another attribute, so that it is in neither
+            optimiser, checkpoint nor DDP. Weights are initialised when the task factory runs, under
+            ``torch.manual_seed(seed)``.
+    """
+
+    model: nn.Module
+
+    @abstractmethod
+    def dataset(self) -> SampleDataset:
+        """The training samples; called once per process."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
+        """The loss of one micro-batch; runs under the loop's autocast.
+
+        Args:
+            model: ``self.model``, possibly compiled or wrapped by DDP: go through ``model(...)`` and not through its
+                methods or submodules, once per call, with every parameter taking part.
+            batch: on the device.
+            generator: on the device, seeded from (seed, step, rank); all draws of the loss come from here. Dropout
+                takes torch's global generator, which is seeded likewise.
+        """
+
+    @abstractmethod
+    def sample_ids(self, batch: Batch) -> Sequence[str]:
+        """Names of the batch's samples, for the message and dump after a non-finite loss."""
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Samples to a batch; the default stacks every key (strings become a list)."""
+        return stack_samples(samples)
+
+    def setup(self, device: torch.device) -> None:
+        """Called once before training, when ``model`` is on the device: move frozen helpers there."""
+        return
+
+    def no_decay(self, name: str, param: nn.Parameter) -> bool:
+        """Whether weight decay leaves ``param`` alone; by default biases and everything with at most one axis."""
+        return param.ndim <= 1 or name.endswith("bias")
+
+
+def stack_samples(samples: list[Sample]) -> Batch:
+    """Stack arrays, tensors and numbers per key to tensors with first axis B; anything else becomes a list."""
+    batch: Batch = {}
+    for key, first in samples[0].items():
+        values = [sample[key] for sample in samples]
+        if isinstance(first, Tensor):
+            batch[key] = torch.stack(values)
+        elif isinstance(first, np.ndarray | np.generic | int | float):
+            batch[key] = torch.from_numpy(np.stack(values))
+        else:
+            batch[key] = values
+    return batch
+
+
+class TrainConfig(Config):
+    """Settings of the loop.
+
+    ``epochs`` or ``steps`` says how long; a step is one optimiser step on ``batch_size`` clips, all ranks together.
+    """
+
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(ge=1, description="clips per optimiser step, over all ranks and micro-batches")
+    lr: float = Field(gt=0, description="peak learning rate")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    scale_lr: bool = Field(False, description="multiply lr and min_lr by batch_size / 256")
+    warmup: float = Field(0.0, ge=0, description="epochs of linear warm-up from 0")
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null: no clipping")
+    accumulate: int = Field(1, ge=1, description="micro-batches per step and rank")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one, else CPU")
+    nproc: int = Field(1, ge=1, description="processes on this machine; 1 trains in the calling process")
+    workers: int = Field(0, ge=0, description="loader processes per rank; 0: one background thread")
+    log_every: int = Field(10, ge=1, description="steps between rows of the history")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints (each also writes a row)")
+    keep: int = Field(1, ge=1, description="checkpoints kept")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of `epochs` and `steps`")
+        if self.min_lr > self.lr:
+            raise ValueError(f"`min_lr` ({self.min_lr}) must not be above `lr` ({self.lr})")
+        if self.batch_size < self.nproc * self.accumulate:
+            raise ValueError(
+                f"`batch_size` ({self.batch_size}) must be at least `nproc` x `accumulate` "
+                f"({self.nproc} x {self.accumulate})"
+            )
+        return self
+
+    def trajectory(self) -> dict[str, Any]:
+        """The settings that the trained weights depend on: a change of any other one lets a run be resumed."""
+        return self.model_dump(
+            mode="json", exclude={"device", "nproc", "workers", "log_every", "checkpoint_every", "keep"}
+        )

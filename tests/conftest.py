@@ -1,0 +1,47 @@
+"""What holds for every test: no network, no trace outside temporary folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Before any import of the packages that read them.
+os.environ.update(
+    DO_NOT_TRACK="1",
+    DVC_NO_ANALYTICS="1",
+    HF_HUB_OFFLINE="1",
+    KEDRO_DISABLE_TELEMETRY="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Send all MLflow runs of the tests to one database that is thrown away."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    return uri
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout that is tested."""
+    return ROOT
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Kedro project with this checkout's code and a copy of its configuration, as the current folder."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
+    (folder / "conf" / "local").mkdir()
+    (folder / "src").symlink_to(ROOT / "src")
+    monkeypatch.chdir(folder)
+    return folder

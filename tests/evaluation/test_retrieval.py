@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from umt_pipeline.evaluation.agreement import top1_agreement
+from umt_pipeline.evaluation.examples import choose_examples
+from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
+from umt_pipeline.evaluation.retrieval import (
+    RetrievalSet,
+    SystemScores,
+    build_retrieval_set,
+    dual_scores,
+    query_ranks,
+    rerank,
+    retrieval_values,
+)
+
+
+def captions(*rows: tuple[str, str]) -> pd.DataFrame:
+    return pd.DataFrame([{"caption_id": n, "video_id": v, "caption": c} for n, (v, c) in enumerate(rows)])
+
+
+def diagonal(size: int) -> RetrievalSet:
+    table = captions(*((f"v{n:03}", f"text {n:03}") for n in range(size)))
+    return build_retrieval_set("test", list(table["video_id"]), table, "first")
+
+
+def scores_of(matrix: np.ndarray) -> SystemScores:
+    return SystemScores("stage2", "dual", matrix, matrix.T)
+
+
+TABLE = captions(("b", "A red disc."), ("a", "blue square"), ("b", "Blue  square!"), ("c", "green star"), ("x", "else"))
+
+
+def test_first_caption_asks_and_identical_texts_share_their_clips() -> None:
+    data = build_retrieval_set("test", ["c", "b", "a", "d"], TABLE, "first")
+    assert data.video_ids == ("a", "b", "c", "d")
+    assert data.texts == ("A red disc.", "blue square", "green star")
+    assert [data.texts[text] for text in data.query_text_Q] == ["A red disc.", "blue square", "green star"]
+    assert [data.video_ids[clip] for clip in data.query_clip_Q] == ["b", "a", "c"]
+    # Clip b is also a blue square: it has that caption too, though it does not ask with it.
+    assert data.truth_UC.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_all_captions_ask() -> None:
+    data = build_retrieval_set("test", ["a", "b", "c"], TABLE, "all")
+    assert len(data.texts) == 3
+    assert data.query_text_Q.tolist() == [0, 1, 1, 2]
+    assert data.query_clip_Q.tolist() == [1, 0, 1, 2]
+
+
+def test_a_set_without_queries() -> None:
+    for clips in ([], ["d"]):
+        with pytest.raises(NoDataError, match="no query"):
+            build_retrieval_set("test", clips, TABLE, "first")
+
+
+def test_perfect_and_failed() -> None:
+    data = diagonal(4)
+    values = retrieval_values(data, scores_of(np.eye(4)))
+    assert values["t2v_r1"] == values["v2t_r1"] == 100.0
+    failed = dual_scores("stage2", "dual", np.eye(4), np.eye(4)[[0, 1, 3]], np.array([0, 1, 3]), 4)
+    to_video, to_text = query_ranks(data, failed)
+    assert to_video.tolist() == [1, 1, 4, 1]
+    assert to_text.tolist() == [1, 1, 4, 1]
+
+
+@given(st.integers(0, 500), st.integers(1, 6), st.integers(1, 8), st.integers(1, 9))
+def test_rerank_orders_the_best_k_by_match_and_the_rest_as_before(seed: int, rows: int, clips: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    dual_uc, match_uc = rng.normal(size=(rows, clips)), 100 * rng.normal(size=(rows, clips))
+    dual_uc[:, rng.random(clips) < 0.2] = -np.inf
+    asked: list[tuple[int, int]] = []
+
+    def score(text: np.ndarray, clip: np.ndarray) -> np.ndarray:
+        asked.extend(zip(text.tolist(), clip.tolist(), strict=True))
+        return match_uc[text, clip]
+
+    result = rerank(scores_of(dual_uc), score, k)
+    assert len(asked) == len(set(asked))
+    assert asked == sorted(asked, key=lambda pair: (pair[1], pair[0]))
+    for merged, dual, match in (
+        *zip(result.text_to_video_UC, dual_uc, match_uc, strict=True),
+        *zip(result.video_to_text_CU, dual_uc.T, match_uc.T, strict=True),
+    ):
+        order = [place for place in np.argsort(-dual) if np.isfinite(dual[place])]
+        expected = sorted(order[:k], key=lambda place: -match[place]) + order[k:]
+        assert [place for place in np.argsort(-merged) if np.isfinite(merged[place])] == expected
+        assert (np.isfinite(merged) == np.isfinite(dual)).all()
+
+
+def test_a_constant_matching_head_does_not_look_good() -> None:
+    data = diagonal(10)
+    result = rerank(scores_of(np.eye(10)), lambda text, clip: np.zeros(len(text)), k=100)
+    assert retrieval_values(data, result)["t2v_r1"] == 0.0
+    assert result.k == 10
+
+
+def test_nan_from_the_matching_head_is_an_error() -> None:
+    with pytest.raises(EvaluationError, match="NaN for 4 pairs"):
+        rerank(scores_of(np.eye(2)), lambda text, clip: np.full(len(text), np.nan), k=2)
+
+
+def test_agreement() -> None:
+    data = diagonal(4)
+    label_of = {"v000": "disc", "v001": "disc", "v002": "star"}
+    shifted = np.roll(np.eye(4), 1, axis=1)  # every query finds the next clip
+    value, queries = top1_agreement(data, scores_of(shifted), label_of)
+    assert (queries, value) == (3, pytest.approx(100 / 3))
+    # Ties are pessimistic: all best clips must agree.
+    assert top1_agreement(data, scores_of(np.zeros((4, 4))), label_of)[0] == 0.0
+    # A query whose own clip has no features counts as wrong, though the best of the others would agree.
+    failed = np.roll(np.eye(4), 1, axis=1)
+    failed[:, 0] = -np.inf
+    assert top1_agreement(data, scores_of(failed), label_of)[0] == 0.0
+    with pytest.raises(NoDataError, match="label"):
+        top1_agreement(data, scores_of(shifted), {"other": "disc"})
+
+
+def test_examples_are_half_hits_half_misses() -> None:
+    data = diagonal(10)
+    matrix = np.eye(10)
+    matrix[5:] = np.roll(matrix[5:], 1, axis=1)
+    examples = choose_examples(data, [scores_of(matrix), scores_of(np.eye(10))], count=4)
+    assert [example.rank == 1 for example in examples[::2]] == [True, True, False, False]
+    assert all(example.rank == 1 for example in examples[1::2])
+    assert all(len(example.top) == 5 for example in examples)
+    assert examples[0].relevant[0] and not examples[4].relevant[0]
+    assert choose_examples(data, [scores_of(np.eye(10))], count=0) == []
+    assert len(choose_examples(data, [scores_of(np.eye(10))], count=40)) == 10

@@ -1,0 +1,141 @@
+"""Extraction: the same bytes for any number of workers and interruptions, and loud failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.features.conftest import MakeStore, World
+from tests.features.test_store import bytes_of
+from tests.features.tiny import make_config, make_teacher
+from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.targets import mask_noise
+from umt_pipeline.masking import draw_visible
+from umt_pipeline.video.pixels import normalise_frames, patchify
+from umt_pipeline.video.views import load_view
+
+
+def test_each_record_is_what_its_recorded_view_gives(world: World, make_store: MakeStore) -> None:
+    folder, report = make_store(splits=("train", "validation"), codec="int8", pixels="visible")
+    store = FeatureStore(folder)
+    store.verify()
+    assert store.index["split"].tolist() == ["train"] * 12 + ["validation"] * 3
+    assert store.index["view_number"].tolist() == [0, 1, 2] * 5
+    assert (report["rows"], report["clips"], report["views"]) == (15, 5, 3)
+    assert report["codec_cosine_error"]["max"] < 1e-3
+    assert report["bytes_per_clip_view"]["total"] * 15 == report["store_bytes"]
+    paths = world.videos.set_index("video_id")["path"]
+    for row in (0, 4, 14):
+        record = store.index.iloc[row]
+        frames = torch.from_numpy(load_view(world.media / paths[record["video_id"]], store.view(row)))
+        read = store.read(np.array([row]))
+        visible = read["visible"][0]
+        assert (patchify(frames[None], 8)[0][visible] == read["patches"][0]).all()
+        output = world.teacher(normalise_frames(frames))
+        everything = world.teacher.project(output.layers_KFNW).flatten(1, 2)
+        assert torch.allclose(everything[:, visible], read["targets"][:, 0], atol=0.02)
+        torch.testing.assert_close(read["attention"][0].float(), output.attention_FN, rtol=1e-2, atol=1e-4)
+        # The mask can be drawn again from what is stored.
+        noise = torch.from_numpy(mask_noise("tiny", record["video_id"], int(record["view_number"]), 2, 16))
+        assert (draw_visible(store.manifest.mask, noise[None], read["attention"])[0] == visible).all()
+
+
+def test_bytes_do_not_depend_on_workers_or_interruptions(
+    world: World, make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = bytes_of(make_store("serial")[0])
+    assert bytes_of(make_store("parallel", workers=2)[0]) == expected
+
+    class KilledError(Exception):
+        pass
+
+    def die_at(limit: int) -> None:
+        config = make_config()
+        plan = plan_extraction(config, world.teacher, world.videos)
+
+        def on_progress(done: int, total: int) -> None:
+            assert total == 12
+            if done >= limit:
+                raise KilledError
+
+        extract(config, world.teacher, plan, world.media, tmp_path / "killed", on_progress)
+
+    for limit in (3, 6, 12):
+        with pytest.raises(KilledError):
+            die_at(limit)
+    folder, report = make_store("killed")
+    assert report["rows_resumed"] == 12
+    assert "codec_cosine_error" not in report
+    assert bytes_of(folder) == expected
+
+
+def test_whole_frames_hold_the_visible_patches(make_store: MakeStore) -> None:
+    visible = FeatureStore(make_store("visible")[0]).read(np.arange(12))
+    frames = FeatureStore(make_store("frames", pixels="frames")[0]).read(np.arange(12))
+    assert (visible["visible"] == frames["visible"]).all()
+    index = visible["visible"].unsqueeze(-1).expand(-1, -1, 192)
+    assert (patchify(frames["frames"], 8).gather(1, index) == visible["patches"]).all()
+
+
+@pytest.mark.parametrize(("kind", "count"), [("random", 4), ("tube", 4), ("none", 16)])
+def test_other_masks(make_store: MakeStore, kind: str, count: int) -> None:
+    read = FeatureStore(make_store(kind, mask={"kind": kind, "ratio": 0.8})[0]).read(np.arange(12))
+    per_frame = read["visible"].reshape(12, 2, count)
+    assert (per_frame // 16 == torch.tensor([0, 1])[None, :, None]).all()
+    if kind == "tube":
+        assert (per_frame[:, 0] == per_frame[:, 1] - 16).all()
+
+
+def test_no_views_is_a_store_for_online_training(make_store: MakeStore) -> None:
+    folder, report = make_store(views=0)
+    assert len(FeatureStore(folder)) == 0
+    assert report["rows"] == 0
+
+
+def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path) -> None:
+    def key(**changes: object) -> str:
+        return plan_extraction(make_config(**changes), world.teacher, world.videos).fingerprint
+
+    keys = [
+        key(),
+        key(views=2),
+        key(codec="int8"),
+        key(dataset_id="other"),
+        key(mask={"ratio": 0.5}),
+        key(shard_rows=6),
+    ]
+    changed = world.videos.assign(sha256="0")
+    keys.append(plan_extraction(make_config(), world.teacher, changed).fingerprint)
+    other = make_teacher(tmp_path / "other", seed=1)
+    keys.append(plan_extraction(make_config(), other, world.videos).fingerprint)
+    assert len(set(keys)) == len(keys)
+    assert key(workers=7) == keys[0]
+
+
+def test_what_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected videos in split 'test', found train, validation"):
+        plan_extraction(make_config(splits=("train", "test")), world.teacher, world.videos)
+    with pytest.raises(ConfigError, match=r"grid of 2 patches.*grid of 4"):
+        plan_extraction(make_config(patch_size=16), world.teacher, world.videos)
+    with pytest.raises(ValueError, match="must be a multiple of patch_size"):
+        make_config(patch_size=7)
+    with pytest.raises(ValueError, match=r"mask\.ratio must be"):
+        make_config(mask={"ratio": 1.0})
+    with pytest.raises(ValueError, match="each split once"):
+        make_config(splits=("train", "train"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_video_that_fails_now_stops_with_its_name(world: World, tmp_path: Path, workers: int) -> None:
+    videos = world.videos.assign(path=world.videos["path"].replace("clip3.mp4", "gone.mp4"))
+    config = make_config(workers=workers)
+    plan = plan_extraction(config, world.teacher, videos)
+    with pytest.raises(StoreError, match=r"accepted cannot be read now.*gone\.mp4"):
+        extract(config, world.teacher, plan, world.media, tmp_path)
+    assert (tmp_path / "shards/00000").is_dir()
+    assert not (tmp_path / "manifest.json").exists()

@@ -1,0 +1,86 @@
+"""Cached and online targets of the same recorded views are the same."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.features.conftest import MakeStore, World
+from tests.features.tiny import make_teacher
+from umt_pipeline.errors import StoreError
+from umt_pipeline.features.provider import CachedTargets, ClipDataset, OnlineTargets, TargetProvider
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.targets import TargetBatch
+from umt_pipeline.losses import alignment_loss
+from umt_pipeline.models.student import StudentConfig, untrained_student
+from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.training.task import stack_samples
+from umt_pipeline.video.pixels import normalise_patches
+
+CPU = torch.device("cpu")
+
+
+def get(provider: TargetProvider, indices: list[int], epoch: int) -> TargetBatch:
+    dataset: ClipDataset = pickle.loads(pickle.dumps(provider.dataset()))
+    batch = dataset.batch(np.array(indices), epoch)
+    if batch is None:
+        batch = stack_samples([dataset[index, epoch] for index in indices])
+    assert batch["clip"] == [dataset.clip_ids[index] for index in indices]
+    provider.setup(CPU)
+    return provider.targets(batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [({}, 1e-3), ({"codec": "int8"}, 1e-2), ({"pixels": "frames"}, 1e-3), ({"mask": {"kind": "tube"}}, 1e-3)],
+)
+def test_cached_and_online_agree(
+    world: World, make_store: MakeStore, changes: dict[str, Any], tolerance: float
+) -> None:
+    store = FeatureStore(make_store(**changes)[0])
+    cached = CachedTargets(store)
+    online = OnlineTargets(world.teacher, store.manifest, world.videos, world.media)
+    assert cached.dataset().clip_ids == online.dataset().clip_ids == ("clip0", "clip1", "clip3", "clip4")
+    vision = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=3, heads=2)
+    student = untrained_student(StudentConfig(vision=vision, align_layers=2, target_dim=16), seed=0)
+    for epoch in range(3):
+        one, other = get(cached, [3, 0, 2], epoch), get(online, [3, 0, 2], epoch)
+        assert (one.patches_BVP == other.patches_BVP).all()
+        assert (one.visible_BV == other.visible_BV).all()
+        torch.testing.assert_close(one.targets_KBVC.float(), other.targets_KBVC, rtol=0, atol=tolerance)
+        losses = [
+            alignment_loss(student(normalise_patches(batch.patches_BVP), batch.visible_BV), batch.targets_KBVC)
+            for batch in (one, other)
+        ]
+        torch.testing.assert_close(losses[0], losses[1], rtol=tolerance, atol=0)
+
+
+def test_epochs_cycle_through_recorded_views_and_online_views_never_end(world: World, make_store: MakeStore) -> None:
+    store = FeatureStore(make_store()[0])
+    cached, online = CachedTargets(store), OnlineTargets(world.teacher, store.manifest, world.videos, world.media)
+    for provider, again in ((cached, True), (online, False)):
+        first, later = get(provider, [1], 0).patches_BVP, get(provider, [1], 3).patches_BVP
+        assert bool((first == later).all()) == again
+    assert cached.dataset().rows(np.array([0, 2]), 4).tolist() == [1, 7]
+    assert store.index.iloc[7][["video_id", "view_number"]].tolist() == ["clip3", 1]
+
+
+def test_online_takes_its_configuration_from_a_store_without_rows(world: World, make_store: MakeStore) -> None:
+    empty, full = FeatureStore(make_store("empty", views=0)[0]), FeatureStore(make_store("full")[0])
+    online = OnlineTargets(world.teacher, empty.manifest, world.videos, world.media)
+    assert (get(online, [0, 1], 1).visible_BV == get(CachedTargets(full), [0, 1], 1).visible_BV).all()
+    with pytest.raises(StoreError, match="views: 0 is for online training"):
+        CachedTargets(empty)
+
+
+def test_another_teacher_is_refused(
+    world: World, make_store: MakeStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    manifest = FeatureStore(make_store()[0]).manifest
+    other = make_teacher(tmp_path_factory.mktemp("other"), seed=1)
+    with pytest.raises(StoreError, match=r"teacher \(weights"):
+        OnlineTargets(other, manifest, world.videos, world.media)

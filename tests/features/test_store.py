@@ -1,0 +1,256 @@
+"""The store: whole or not there, resumable, and refused by name when a file is not what was written."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umt_pipeline.errors import StoreError
+from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
+from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
+from umt_pipeline.files import read_json, write_json
+from umt_pipeline.masking import MaskConfig
+from umt_pipeline.video.views import View, ViewConfig
+
+ROWS = 8
+
+
+def make_header(**changes: object) -> StoreHeader:
+    settings = {
+        "dataset_id": "set",
+        "splits": ("train", "validation"),
+        "views": 2,
+        "view": ViewConfig(frames=2, size=8),
+        "mask": MaskConfig(kind="random", ratio=0.5),
+        "patch_size": 4,
+        "grid": 2,
+        "frames": 2,
+        "visible_per_frame": 2,
+        "layers": 2,
+        "target_dim": 3,
+        "codec": "fp16",
+        "pixels": "visible",
+        "shard_rows": 3,
+        "teacher": TeacherIdentity(source="x", id="x@0", weights_sha256="0" * 64, normalisation="student"),
+        "versions": {},
+    }
+    return StoreHeader.model_validate({**settings, **changes})
+
+
+def make_index(rows: int = ROWS) -> pd.DataFrame:
+    records = [
+        {
+            "video_id": f"clip{row // 2}",
+            "split": "train" if row < 6 else "validation",
+            "view_number": row % 2,
+            "frame_indices": [row, row + 1],
+            "crop": [0, row, 8, 8],
+            "flip": row % 2 == 1,
+            "video_sha256": "f" * 64,
+        }
+        for row in range(rows)
+    ]
+    return pd.DataFrame(records)
+
+
+def make_arrays(header: StoreHeader, first: int, count: int) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, spec in header.arrays().items():
+        rows = [np.random.default_rng([row, *name.encode()]) for row in range(first, first + count)]
+        arrays[name] = np.stack([(r.integers(0, 100, spec.shape)).astype(spec.dtype) for r in rows])
+    return arrays
+
+
+def fill(folder: Path, header: StoreHeader, chunks: tuple[int, ...] = (3, 3, 2)) -> Path:
+    writer = FeatureStoreWriter(folder, header, make_index(sum(chunks)))
+    for count in chunks:
+        writer.append(make_arrays(header, writer.next_row, count))
+    writer.close()
+    return folder
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8"])
+@pytest.mark.parametrize("pixels", ["visible", "frames"])
+def test_rows_come_back_in_any_order(tmp_path: Path, codec: str, pixels: str) -> None:
+    header = make_header(codec=codec, pixels=pixels)
+    store = FeatureStore(fill(tmp_path / "store", header))
+    everything = make_arrays(header, 0, ROWS)
+    rows = np.array([7, 0, 3, 3, 5])
+    for name, tensor in store.read_raw(rows).items():
+        assert (tensor.numpy() == everything[name][rows]).all(), name
+    read = store.read(rows)
+    assert set(read) == {"visible", "targets", "attention", "patches" if pixels == "visible" else "frames"}
+    assert read["visible"].dtype == torch.int64
+    assert read["targets"].shape == (2, 5, 4, 3)
+    assert read["attention"].shape == (5, 2, 4)
+    assert store.read(np.array([], dtype=np.int64))["visible"].shape == (0, 4)
+    store.verify()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    return FeatureStore(fill(tmp_path_factory.mktemp("filled") / "store", make_header()))
+
+
+@given(st.lists(st.integers(0, ROWS - 1), max_size=12))
+@settings(deadline=None, max_examples=30)
+def test_gather_equals_indexing(filled: FeatureStore, rows: list[int]) -> None:
+    got = filled.read_raw(np.array(rows, dtype=np.int64), ["targets"])["targets"].numpy()
+    assert (got == make_arrays(make_header(), 0, ROWS)["targets"][rows]).all()
+
+
+def test_index_splits_and_views(tmp_path: Path) -> None:
+    store = FeatureStore(fill(tmp_path / "store", make_header()))
+    assert len(store) == ROWS
+    assert store.rows_for("validation").tolist() == [6, 7]
+    assert store.view(5) == View(frame_indices=(5, 6), crop=(0, 5, 8, 8), flip=True, size=8)
+    assert store.index[["shard", "shard_row"]].iloc[7].tolist() == [2, 1]
+    with pytest.raises(StoreError, match="expected rows of split 'test', found train, validation"):
+        store.rows_for("test")
+    with pytest.raises(StoreError, match=r"expected rows in \[0, 8\), found 0 to 8"):
+        store.read(np.array([0, 8]))
+
+
+def test_an_opened_store_can_be_pickled(tmp_path: Path) -> None:
+    store = FeatureStore(fill(tmp_path / "store", make_header()))
+    before = store.read(np.arange(ROWS))
+    again = pickle.loads(pickle.dumps(store)).read(np.arange(ROWS))
+    assert all((before[name] == again[name]).all() for name in before)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 4, 5])
+def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_after: int) -> None:
+    header, chunks = make_header(), (2, 1, 2, 1, 2)
+    expected = bytes_of(fill(tmp_path / "whole", header, chunks))
+    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
+    for count in chunks[:stop_after]:
+        writer.append(make_arrays(header, writer.next_row, count))
+    with pytest.raises(StoreError, match="is no finished feature store"):
+        FeatureStore(tmp_path / "store")
+    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
+    assert writer.next_row == min(3 * (sum(chunks[:stop_after]) // 3), 8) if stop_after < 5 else ROWS
+    if writer.next_row < ROWS:
+        with pytest.raises(StoreError, match="expected 8 rows, found"):
+            writer.close()
+    while writer.next_row < ROWS:
+        writer.append(make_arrays(header, writer.next_row, 1))
+    writer.close()
+    assert bytes_of(tmp_path / "store") == expected
+    # Once more on a finished store: nothing to do, nothing changed.
+    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
+    assert writer.next_row == ROWS
+    writer.close()
+    assert bytes_of(tmp_path / "store") == expected
+
+
+def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
+    FeatureStoreWriter(tmp_path, make_header(), make_index())
+    with pytest.raises(StoreError, match="codec: expected int8, found fp16"):
+        FeatureStoreWriter(tmp_path, make_header(codec="int8"), make_index())
+    with pytest.raises(StoreError, match="index_fingerprint"):
+        FeatureStoreWriter(tmp_path, make_header(), make_index().assign(flip=False))
+    fill(tmp_path / "whole", make_header())
+    with pytest.raises(StoreError, match="dataset_id: expected other, found set"):
+        FeatureStoreWriter(tmp_path / "whole", make_header(dataset_id="other"), make_index())
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = make_header()
+    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    writer.append(make_arrays(header, 0, 3))
+
+    def no_space(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(StoreError, match=r"at row \d of 8.*No space left.*bytes per row"):
+        writer.append(make_arrays(header, 3, 3))
+    monkeypatch.undo()
+    assert FeatureStoreWriter(tmp_path, header, make_index()).next_row == 3
+
+
+def test_wrong_arrays_are_refused(tmp_path: Path) -> None:
+    header = make_header()
+    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    arrays = make_arrays(header, 0, 2)
+    with pytest.raises(ValueError, match="targets: expected float16"):
+        writer.append({**arrays, "targets": arrays["targets"].astype(np.float32)})
+    with pytest.raises(ValueError, match="at most 3 rows"):
+        writer.append(make_arrays(header, 0, 4))
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "store", make_header())
+    targets = folder / "shards/00001/targets.npy"
+    good = targets.read_bytes()
+
+    targets.write_bytes(good[:-1])
+    with pytest.raises(StoreError, match=r"00001/targets.npy: expected \d+ bytes, found \d+ bytes"):
+        FeatureStore(folder)
+    targets.unlink()
+    with pytest.raises(StoreError, match=r"00001/targets.npy: expected \d+ bytes, found no file"):
+        FeatureStore(folder)
+
+    # Swapped with another shard's file of the same size: opens, but verify tells.
+    shutil.copy(folder / "shards/00000/targets.npy", targets)
+    with pytest.raises(StoreError, match=r"00001/targets.npy: expected SHA-256"):
+        FeatureStore(folder).verify()
+
+    # Same size, but no array of that shape.
+    targets.write_bytes(b"x" * len(good))
+    with pytest.raises(StoreError, match=r"00001/targets.npy: cannot be read"):
+        FeatureStore(folder).read(np.array([4]))
+    targets.write_bytes(good)
+    FeatureStore(folder).verify()
+
+    index = folder / "index.parquet"
+    index.write_bytes(b"x" * index.stat().st_size)
+    with pytest.raises(StoreError, match=r"index.parquet: cannot be read"):
+        FeatureStore(folder)
+
+
+def test_other_manifests_are_refused(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "store", make_header())
+    manifest = read_json(folder / "manifest.json")
+    for change, message in [
+        ({"schema_version": 99}, "expected schema_version 1, found 99"),
+        ({"codec": "zip"}, "not a feature store's manifest"),
+        ({"rows": 20}, "expected 20 rows in shards of 3"),
+        ({"surprise": 1}, "surprise"),
+    ]:
+        write_json(folder / "manifest.json", {**manifest, **change})
+        with pytest.raises(StoreError, match=message):
+            FeatureStore(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="not a feature store's manifest"):
+        FeatureStore(folder)
+
+
+def test_another_teacher_is_refused(tmp_path: Path) -> None:
+    store = FeatureStore(fill(tmp_path / "store", make_header()))
+    store.require_teacher("0" * 64)
+    with pytest.raises(StoreError, match=r"000000000000….*found weights 111111111111…"):
+        store.require_teacher("1" * 64)
+
+
+def test_a_store_without_rows_carries_its_configuration(tmp_path: Path) -> None:
+    header = make_header(views=0)
+    writer = FeatureStoreWriter(tmp_path, header, make_index(1).iloc[:0])
+    writer.close()
+    store = FeatureStore(tmp_path)
+    assert len(store) == 0
+    assert store.manifest.view == header.view
+    with pytest.raises(StoreError, match="views: 0 is for online training"):
+        store.rows_for("train")

@@ -1,0 +1,188 @@
+"""Published checkpoint files: containers, prefixes, key names, and refusal of everything that does not fit."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from umt_pipeline.errors import CheckpointError
+from umt_pipeline.models.checkpoints import (
+    load_published_encoder,
+    load_published_student,
+    load_published_video_text,
+    read_checkpoint,
+    strip_prefix,
+    student_to_published,
+    video_text_to_published,
+)
+from umt_pipeline.models.student import Student, StudentConfig
+from umt_pipeline.models.text import TextConfig
+from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
+from umt_pipeline.models.vit import VideoViT, ViTConfig
+
+PATCH = 8
+VISION = ViTConfig(image_size=16, patch_size=PATCH, frames=2, dim=12, depth=2, heads=2)
+TEXT = TextConfig(vocab_size=20, dim=8, layers=2, fusion_layer=1, heads=2, mlp_dim=16, max_positions=6, vision_dim=12)
+STUDENT = StudentConfig(vision=VISION, align_layers=2, target_dim=6)
+VIDEO_TEXT = VideoTextConfig(vision=VISION, text=TEXT, embed_dim=4, align_layers=2, target_dim=6)
+
+# Names written out here, not derived from the code under test.
+STAGE1_KEYS = {
+    "encoder.patch_embed.proj.weight": (12, 3, 1, PATCH, PATCH),
+    "encoder.blocks.1.attn.qkv.weight": (36, 12),
+    "encoder.blocks.0.attn.q_bias": (12,),
+    "encoder.norm.bias": (12,),
+    "clip_decoder.1.head.weight": (6, 12),
+    "clip_decoder.0.norm.bias": (6,),
+}
+STAGE2_KEYS = {
+    "temp": (),
+    "itm_head.weight": (2, 8),
+    "vision_proj.bias": (4,),
+    "vision_encoder.encoder.patch_embed.proj.weight": (12, 3, 1, PATCH, PATCH),
+    "vision_encoder.clip_decoder.0.head.bias": (6,),
+    "vision_encoder.pool_norm.weight": (12,),
+    "text_encoder.bert.embeddings.LayerNorm.weight": (8,),
+    "text_encoder.bert.encoder.layer.0.attention.self.query.weight": (8, 8),
+    "text_encoder.bert.encoder.layer.1.crossattention.self.key.weight": (8, 12),
+    "text_encoder.cls.predictions.decoder.weight": (20, 8),
+    "text_encoder.cls.predictions.transform.dense.bias": (8,),
+}
+
+
+def stage1_state() -> dict[str, Tensor]:
+    return student_to_published(Student(STUDENT).state_dict(), PATCH)
+
+
+def stage2_state() -> dict[str, Tensor]:
+    state = video_text_to_published(VideoTextModel(VIDEO_TEXT).state_dict(), PATCH)
+    return state | {"text_encoder.bert.embeddings.position_ids": torch.arange(6).unsqueeze(0)}
+
+
+def save(folder: Path, content: Any) -> Path:
+    torch.save(content, folder / "published.pth")
+    return folder / "published.pth"
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    own, expected = model.state_dict(), other.state_dict()
+    assert own.keys() == expected.keys()
+    assert all(torch.equal(own[key], expected[key]) for key in own)
+
+
+def test_names_and_shapes_are_the_published_ones() -> None:
+    for state, expected in ((stage1_state(), STAGE1_KEYS), (stage2_state(), STAGE2_KEYS)):
+        assert {key: tuple(state[key].shape) for key in expected} == expected
+
+
+def wrapped(state: dict[str, Tensor], kind: str) -> Any:
+    return {
+        "bare": state,
+        "model": {"model": state, "epoch": 3, "args": argparse.Namespace(lr=1.0)},
+        "module": {"module": state},
+        "prefixed": {f"module.{key}": tensor for key, tensor in state.items()},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["bare", "model", "module", "prefixed"])
+def test_stage1_files_load_in_any_container(tmp_path: Path, kind: str) -> None:
+    source, target = Student(STUDENT), Student(STUDENT)
+    path = save(tmp_path, wrapped(student_to_published(source.state_dict(), PATCH), kind))
+    load_published_student(target, path)
+    assert_same(target, source)
+
+
+@pytest.mark.parametrize("prefix", ["encoder.", "backbone.", "module.encoder.", "vision_encoder.encoder.", ""])
+def test_the_encoder_alone_loads_from_any_file(tmp_path: Path, prefix: str) -> None:
+    student, target = Student(STUDENT), VideoViT(VISION)
+    state = student_to_published(student.state_dict(), PATCH)
+    encoder = {prefix + key.removeprefix("encoder."): t for key, t in state.items() if key.startswith("encoder.")}
+    others = {"clip_decoder.0.head.bias": torch.zeros(6)} if "encoder" in prefix else {}
+    report = load_published_encoder(target, save(tmp_path, encoder | others))
+    assert_same(target, student.encoder)
+    assert len(report.unexpected) == len(others)
+
+
+def test_stage2_files_load_with_and_without_the_bert_part_of_the_name(tmp_path: Path) -> None:
+    pretrained = stage2_state()
+    finetuned = {
+        key.replace("text_encoder.bert.", "text_encoder."): tensor
+        for key, tensor in pretrained.items()
+        if ".cls." not in key and "clip_decoder" not in key
+    }
+    first, second = VideoTextModel(VIDEO_TEXT), VideoTextModel(VIDEO_TEXT)
+    assert not load_published_video_text(first, save(tmp_path, pretrained)).missing
+    report = load_published_video_text(second, save(tmp_path, finetuned))
+    assert report.missing
+    assert all(key.startswith(("heads.", "text.mlm_")) for key in report.missing)
+    assert torch.equal(first.text.layers[1].output.dense.weight, second.text.layers[1].output.dense.weight)
+
+
+def test_half_a_language_head_is_an_error(tmp_path: Path) -> None:
+    state = stage2_state()
+    del state["text_encoder.cls.predictions.transform.dense.weight"]
+    with pytest.raises(CheckpointError, match=r"1 missing \(text\.mlm_transform\.dense\.weight\)"):
+        load_published_video_text(VideoTextModel(VIDEO_TEXT), save(tmp_path, state))
+
+
+def test_a_teacher_in_the_file_is_left_out_only_on_request(tmp_path: Path) -> None:
+    path = save(tmp_path, {"model": stage2_state() | {"clip_teacher.class_embedding": torch.zeros(4)}})
+    with pytest.raises(CheckpointError, match=r"clip_teacher\.class_embedding"):
+        load_published_video_text(VideoTextModel(VIDEO_TEXT), path)
+    report = load_published_video_text(VideoTextModel(VIDEO_TEXT), path, drop_teacher=True)
+    assert not report.unexpected
+
+
+def test_a_question_answering_file_is_refused_by_its_keys(tmp_path: Path) -> None:
+    state = stage2_state() | {"text_decoder.cls.predictions.bias": torch.zeros(20)}
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(text_decoder\.cls\.predictions\.bias\)"):
+        load_published_video_text(VideoTextModel(VIDEO_TEXT), save(tmp_path, state))
+
+
+def test_an_untied_output_matrix_is_refused(tmp_path: Path) -> None:
+    state = stage2_state()
+    state["text_encoder.cls.predictions.decoder.weight"] = torch.ones(20, 8)
+    with pytest.raises(CheckpointError, match="is not a copy"):
+        load_published_video_text(VideoTextModel(VIDEO_TEXT), save(tmp_path, state))
+
+
+def test_a_temporal_patch_kernel_is_refused(tmp_path: Path) -> None:
+    state = stage1_state()
+    state["encoder.patch_embed.proj.weight"] = torch.zeros(12, 3, 2, PATCH, PATCH)
+    with pytest.raises(CheckpointError, match="tubelets of one frame"):
+        load_published_student(Student(STUDENT), save(tmp_path, state))
+
+
+def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
+    state = stage1_state() | {"encoder.norm.bias": torch.zeros(13)}
+    with pytest.raises(CheckpointError, match=r"encoder\.norm\.bias is \(13,\), expected \(12,\)"):
+        load_published_student(Student(STUDENT), save(tmp_path, state))
+
+
+class Opaque:
+    """An object that only unpickling with code execution could read."""
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, {}, [1, 2], {"model": {"epoch": 3}}, {"model": Opaque()}])
+def test_files_without_plain_weights_are_refused(tmp_path: Path, content: object) -> None:
+    with pytest.raises(CheckpointError, match=r"published\.pth (holds no state dict|cannot be read)"):
+        read_checkpoint(save(tmp_path, content))
+
+
+def test_safetensors_and_missing_files(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
+    assert read_checkpoint(tmp_path / "x.safetensors").keys() == {"a"}
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "y.safetensors")
+
+
+def test_prefixes_may_not_make_two_keys_one() -> None:
+    assert strip_prefix({"module.encoder.a": torch.ones(1)}).keys() == {"a"}
+    with pytest.raises(CheckpointError, match="becomes a"):
+        strip_prefix({"encoder.a": torch.ones(1), "a": torch.ones(1)})

@@ -1,0 +1,88 @@
+"""The video encoder, its sizes and its position table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from umt_pipeline.models.student import Student, StudentConfig
+from umt_pipeline.models.vit import VideoViT, ViTConfig, last_layers, position_table, sinusoid_table
+from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
+
+TINY = ViTConfig(image_size=32, patch_size=8, frames=4, dim=16, depth=3, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("dim", "depth", "heads", "target", "tensors", "encoder", "alignment"),
+    [(768, 12, 12, 512, 184, 85_637_376, 2_368_512), (1024, 24, 16, 768, 340, 303_074_304, 4_732_416)],
+    ids=["UMT-B/16", "UMT-L/16"],
+)
+def test_published_sizes(
+    dim: int, depth: int, heads: int, target: int, tensors: int, encoder: int, alignment: int
+) -> None:
+    vision = ViTConfig(image_size=224, patch_size=16, frames=8, dim=dim, depth=depth, heads=heads)
+    with torch.device("meta"):
+        student = Student(StudentConfig(vision=vision, align_layers=6, target_dim=target))
+    assert len(student.state_dict()) == tensors
+    assert sum(parameter.numel() for parameter in student.encoder.parameters()) == encoder
+    assert sum(parameter.numel() for parameter in student.heads.parameters()) == alignment
+
+
+def test_hidden_patches_do_not_matter() -> None:
+    torch.manual_seed(0)
+    model = VideoViT(TINY).eval()
+    patches = torch.randn(2, 64, TINY.patch_values)
+    visible = torch.stack([torch.randperm(64)[:13].sort().values for _ in range(2)])
+    rows = torch.arange(2).unsqueeze(1)
+    tokens = model(patches[rows, visible], visible)
+    changed = torch.randn_like(patches)
+    changed[rows, visible] = patches[rows, visible]
+    assert torch.equal(model(changed[rows, visible], visible), tokens)
+    assert tokens.shape == (2, 13, 16)
+
+
+def test_returned_layers_end_with_the_output() -> None:
+    model = VideoViT(TINY).eval()
+    tokens, layers = model.forward_layers(torch.randn(1, 64, TINY.patch_values), torch.arange(64).unsqueeze(0), [1, 2])
+    assert layers.shape == (2, 1, 64, 16)
+    assert torch.equal(layers[1], tokens)
+
+
+def test_position_tables() -> None:
+    table = sinusoid_table(8 * 196, 32)
+    assert torch.equal(position_table(32, 8, 14, 8, 14), table)
+    assert torch.equal(position_table(32, 8, 14, 1, 14), table[:196])
+    assert position_table(32, 8, 14, 16, 24).shape == (16 * 576, 32)
+    assert "positions_PD" not in VideoViT(TINY).state_dict()
+
+
+def test_patches_are_cut_in_the_order_of_the_published_convolution() -> None:
+    video = torch.randn(2, 3, 4, 16, 24)
+    weight = torch.randn(5, 3, 1, 8, 8)
+    expected = torch.nn.functional.conv3d(video, weight, stride=(1, 8, 8)).flatten(2).transpose(1, 2)
+    found = patchify(video.permute(0, 2, 3, 4, 1), 8) @ weight.flatten(1).T
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_normalising_patches_equals_normalising_frames() -> None:
+    frames = torch.randint(0, 256, (1, 2, 16, 16, 3), dtype=torch.uint8)
+    from_frames = patchify(normalise_frames(frames).permute(0, 1, 3, 4, 2), 8)
+    torch.testing.assert_close(normalise_patches(patchify(frames, 8)), from_frames)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"image_size": 30}, "image_size 30"), ({"heads": 3}, "dim 16")])
+def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ViTConfig.model_validate({**TINY.model_dump(), **change})
+
+
+def test_frames_that_do_not_fit_the_patch_are_refused() -> None:
+    with pytest.raises(ValueError, match="16x20"):
+        patchify(torch.zeros(1, 1, 16, 20, 3), 8)
+
+
+def test_more_layers_than_there_are() -> None:
+    assert last_layers(12, 6) == [6, 7, 8, 9, 10, 11]
+    with pytest.raises(ValueError, match="last 5 of 4"):
+        last_layers(4, 5)

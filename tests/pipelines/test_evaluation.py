@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import dataclasses
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from tests.evaluation.tiny import make_folders, make_tables
+from umt_pipeline.datasets.documents import JsonDataset
+from umt_pipeline.evaluation.loading import ModelFolders
+from umt_pipeline.evaluation.params import EvaluationParams
+from umt_pipeline.evaluation.records import Record
+from umt_pipeline.evaluation.suite import Tables
+from umt_pipeline.pipelines.evaluation import create_pipeline
+
+PARAMS = EvaluationParams(
+    tasks=("shape", "colour", "motion"), retrieval_sets=("test", "test_motion", "nowhere"), rerank_k=2, batch_size=4,
+    workers=1, examples=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    return make_tables(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def folders(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
+    return make_folders(tmp_path_factory.mktemp("models"), tables)
+
+
+def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = False) -> dict[str, Any]:
+    history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "lr": [0.1, 0.0]})
+    data: dict[str, Any] = {
+        "params:evaluation": PARAMS,
+        "params:seed": 0,
+        "parameters": {"seed": 0, "evaluation": PARAMS},
+        "raw_media": tables.media_root,
+        "videos": tables.videos.assign(
+            duration_s=1.0, fps=10.0, size_bytes=1000, container="mp4", codec="h264"
+        ),
+        "captions": tables.captions,
+        "labels": tables.labels,
+        "teacher": folders.teacher,
+        "feature_store": folders.feature_store,
+        "stage1_model": folders.stage1,
+        "stage2_model": folders.stage2,
+        "stage2_control_model": folders.control,
+        "rejects": pd.DataFrame(columns=["table", "row", "video", "reason", "detail"]),
+        "ingestion_report": {},
+        "feature_report": {},
+    }
+    for stage in ("teacher", "stage1", "stage2"):
+        data |= {f"{stage}_history": history, f"{stage}_metrics": {"loss": 1.0}}
+    data["stage2_control_history"] = history
+    catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in data.items()})
+    for name in ("metrics", "records"):
+        catalog[name] = JsonDataset(filepath=str(results / f"{name}.json"))
+    pipeline = create_pipeline() if report else create_pipeline().filter(node_names=["evaluate_models"])
+    outputs = SequentialRunner().run(pipeline, catalog)
+    return {name: catalog[name].load() for name in ("metrics", "records")} | {
+        name: dataset.load() for name, dataset in outputs.items() if name == "report"
+    }
+
+
+@pytest.fixture(scope="module")
+def result(tables: Tables, folders: ModelFolders, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(tables, folders, tmp_path_factory.mktemp("results"), report=True)
+
+
+def test_every_number_is_there(result: dict[str, Any]) -> None:
+    encoders = ("teacher_cls", "teacher_patch", "untrained", "stage1", "stage2")
+    systems = ("teacher/dual", "stage2/dual", "stage2/reranked", "control/dual", "control/reranked")
+    columns = [f"{way}_{name}" for way in ("t2v", "v2t") for name in ("r1", "r5", "r10", "medr", "meanr")]
+    expected = {f"probe/{kind}/{task}/{encoder}" for kind in ("knn", "linear") for task in ("shape", "motion")
+                for encoder in encoders}  # fmt: skip
+    for name in ("test", "test_motion"):
+        expected |= {f"retrieval/{name}/{system}/{column}" for system in systems for column in columns}
+        expected |= {f"agreement/{name}/{system.replace('/', '_')}/{task}" for system in systems
+                     for task in ("shape", "motion")}  # fmt: skip
+    assert set(result["metrics"]) == expected
+    assert all(value >= 0 for value in result["metrics"].values())
+
+
+def test_every_number_carries_its_protocol(result: dict[str, Any]) -> None:
+    records = {record["task"]: Record.model_validate(record) for record in result["records"]}
+    reranked = records["retrieval/test/stage2/reranked"].protocol
+    assert reranked is not None
+    assert (reranked.split, reranked.clips, reranked.queries, reranked.frames, reranked.resolution) == ("test", 4, 4, 2, 32)
+    assert (reranked.k, reranked.score_type, reranked.caption, reranked.views) == (2, "reranked", "first", 1)
+    assert reranked.checkpoint_sha256 is not None
+    assert len({reranked.checkpoint_sha256, reranked.annotation_sha256}) == 2
+    untrained = records["probe/knn/shape/untrained"].protocol
+    assert untrained is not None
+    assert (untrained.checkpoint_sha256, untrained.seed, untrained.k) == (None, 0, 1)
+    control = records["agreement/test/control_dual/motion"].protocol
+    assert control is not None
+    assert control.model == "control"
+    notes = {task: record.note for task, record in records.items() if record.note}
+    assert set(notes) == {"probe/colour", "retrieval/nowhere"}
+    assert "motion, shape" in notes["probe/colour"]
+
+
+def test_the_report_shows_it(result: dict[str, Any]) -> None:
+    page = result["report"]
+    HTMLParser().feed(page)
+    assert "retrieval/nowhere" in page
+    assert "data:image" in page
+
+
+def test_the_same_again(tables: Tables, folders: ModelFolders, result: dict[str, Any], tmp_path: Path) -> None:
+    again = run(tables, folders, tmp_path)
+    assert again["records"] == result["records"]
+
+
+def test_without_control_labels_and_validation(tables: Tables, tmp_path: Path) -> None:
+    videos = tables.videos.assign(split=tables.videos["split"].replace({"validation": "train", "test_motion": "train"}))
+    own = dataclasses.replace(tables, videos=videos, labels=tables.labels.iloc[:0])
+    folders = make_folders(tmp_path, own, control=False)
+    bare = run(own, folders, tmp_path)
+    assert {key.split("/")[0] for key in bare["metrics"]} == {"retrieval"}
+    assert not any("control" in key for key in bare["metrics"])
+    notes = {record["task"]: record["note"] for record in bare["records"] if record["note"]}
+    assert set(notes) == {"retrieval/control", "probe/shape", "probe/colour", "probe/motion", "retrieval/test_motion",
+                          "retrieval/nowhere"}  # fmt: skip
+    assert "stage2.control is false" in notes["retrieval/control"]
+    labelled = run(dataclasses.replace(own, labels=tables.labels), folders, tmp_path)
+    records = {record["task"]: record for record in labelled["records"]}
+    assert "no validation clip" in records["probe/linear/shape/stage1"]["note"]
+    assert records["probe/linear/shape/stage1"]["values"]
+
+
+def test_a_test_clip_that_fails_counts_as_wrong(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
+    for path in tables.videos["path"]:
+        (tmp_path / path).symlink_to(tables.media_root / path)
+    tested = tables.clips("test")
+    for video_id in tested[1:]:
+        (tmp_path / f"{video_id}.mp4").unlink()
+    found = run(dataclasses.replace(tables, media_root=tmp_path), folders, tmp_path / "results")
+    records = {record["task"]: record for record in found["records"]}
+    for task in ("probe/knn/shape/stage1", "retrieval/test/stage2/dual", "agreement/test/teacher_dual/shape"):
+        assert records[task]["protocol"]["failures"] == tested[1:]
+        assert records[task]["protocol"]["clips"] == 4
+    assert found["metrics"]["retrieval/test/stage2/dual/t2v_r1"] == 25.0
+    assert found["metrics"]["agreement/test/teacher_dual/shape"] == 25.0
+    assert found["metrics"]["probe/linear/shape/stage1"] <= 25.0

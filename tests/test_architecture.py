@@ -1,0 +1,55 @@
+"""Downstairs is a plain library; upstairs wires it into Kedro, MLflow and DVC; downstairs never imports upstairs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.imports import PACKAGE, SOURCE, imported_names, module_name
+
+UPSTAIRS = {
+    "__main__",
+    "cli",
+    "datasets",
+    "hooks",
+    "own_data",
+    "pipeline_registry",
+    "pipelines",
+    "settings",
+    "summary",
+    "tracking",
+}
+TOOLS = {"dvc", "dvclive", "kedro", "kedro_datasets", "kedro_mlflow", "mlflow"}
+# Imported by every `kedro` command, so what these modules import at the top delays each of them.
+HEAVY = {"decord", "open_clip", "sklearn", "timm", "torch", "torchvision", "transformers"}
+
+FILES = sorted((SOURCE / PACKAGE).rglob("*.py"))
+
+
+def room(file: Path) -> str:
+    return file.relative_to(SOURCE / PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_upstairs_rooms_exist() -> None:
+    assert {room(file) for file in FILES} >= UPSTAIRS
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) not in UPSTAIRS], ids=module_name)
+def test_downstairs_imports_no_tools_and_nothing_upstairs(file: Path) -> None:
+    names = imported_names(file)
+    tools = {name for name in names if name.split(".")[0] in TOOLS}
+    ours = [name.split(".") for name in names if name.startswith(f"{PACKAGE}.")]
+    upstairs = {".".join(parts) for parts in ours if parts[1] in UPSTAIRS}
+    assert not tools, f"{file}: plain library code must run without {', '.join(sorted(tools))}"
+    assert not upstairs, f"{file}: downstairs imports upstairs: {', '.join(sorted(upstairs))}"
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    rooms = ("settings", "hooks", "tracking", "cli", "pipeline_registry", "datasets")
+    modules = ", ".join(f"{PACKAGE}.{name}" for name in rooms)
+    code = f"import sys, {modules}; print(*sorted(set(sys.modules) & {HEAVY!r}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [], "imported at the top of a module that every `kedro` command loads"

@@ -1,0 +1,145 @@
+"""The tracking hook in a toy project of its own: two sessions in one process, then one that fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.conftest import ROOT
+from umt_pipeline.datasets import JsonDataset
+from umt_pipeline.errors import ConfigError
+from umt_pipeline.hooks import tracked_dataset
+
+FILES = {
+    "pyproject.toml": """
+        [tool.kedro]
+        package_name = "toy"
+        project_name = "toy"
+        kedro_init_version = "1.7.0"
+        source_dir = "src"
+        """,
+    "conf/base/parameters.yml": "train: {lr: 0.1, optim: {name: adamw}}\nseed: 3",
+    "conf/base/catalog.yml": """
+        model:
+          type: umt_pipeline.datasets.FolderDataset
+          filepath: data/model
+          metadata: {mlflow: {model: toy_model}}
+        scores:
+          type: umt_pipeline.datasets.JsonDataset
+          filepath: data/scores.json
+          metadata: {mlflow: {metrics: toy, artifact: reports}}
+        """,
+    "src/toy/__init__.py": "",
+    "src/toy/settings.py": "from umt_pipeline.settings import *",
+    "src/toy/pipeline_registry.py": """
+        from pathlib import Path
+        from kedro.pipeline import Node, Pipeline
+        from umt_pipeline.config import Config
+        from umt_pipeline.tracking import metric_logger
+
+        class Optim(Config):
+            name: str
+            betas: tuple[float, float] = (0.9, 0.95)
+
+        class Train(Config):
+            lr: float
+            epochs: int = 2
+            optim: Optim
+
+        def train(params: Train, seed: int, everything: dict) -> tuple[Path, dict]:
+            log_row = metric_logger()
+            for step in (1, 2, 3):
+                log_row({"step": step, "loss": 1 / step})
+            if params.lr > 1:
+                raise ValueError("diverged")
+            folder = Path("staged")
+            folder.mkdir()
+            (folder / "model.safetensors").write_text(str(params.lr))
+            return folder, {"accuracy": {"top1": 50.0}, "note": "text"}
+
+        def register_pipelines() -> dict:
+            node = Node(train, ["params:train", "params:seed", "parameters"], ["model", "scores"])
+            return {"__default__": Pipeline([node]), "toy": Pipeline([node])}
+        """,
+    "run.py": """
+        import mlflow, sys
+        from pathlib import Path
+        from kedro.framework.session import KedroSession
+        from kedro.framework.startup import bootstrap_project
+
+        bootstrap_project(Path.cwd())
+        for lr in (0.1, 0.2, 9.0):
+            try:
+                with KedroSession.create(Path.cwd(), runtime_params={"train": {"lr": lr}}) as session:
+                    session.run(pipeline_names=["toy"])
+            except ValueError as error:
+                print(error)
+            assert mlflow.active_run() is None
+        """,
+}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    project = tmp_path_factory.mktemp("toy")
+    for name, text in FILES.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(textwrap.dedent(text).strip() + "\n")
+    (project / "conf" / "base" / "mlflow.yml").write_text((ROOT / "conf" / "base" / "mlflow.yml").read_text())
+    (project / "conf" / "local").mkdir()
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "DVC_STAGE": "toy_stage"}
+    result = subprocess.run([sys.executable, "run.py"], cwd=project, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "diverged" in result.stdout
+    return MlflowClient(uri)
+
+
+def runs(client: MlflowClient) -> list[Any]:
+    experiment = client.get_experiment_by_name("umt_pipeline")
+    return sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.info.start_time)
+
+
+def test_one_run_per_session(client: MlflowClient) -> None:
+    assert [run.info.status for run in runs(client)] == ["FINISHED", "FINISHED", "FAILED"]
+    assert {run.info.run_name for run in runs(client)} == {"toy"}
+    assert {run.data.tags["dvc.stage"] for run in runs(client)} == {"toy_stage"}
+
+
+def test_typed_parameters_are_flattened_with_their_defaults(client: MlflowClient) -> None:
+    first, second, _ = runs(client)
+    assert first.data.params == {
+        "train.lr": "0.1",
+        "train.epochs": "2",
+        "train.optim.name": "adamw",
+        "train.optim.betas": "[0.9, 0.95]",
+        "seed": "3",
+    }
+    assert second.data.params["train.lr"] == "0.2"
+
+
+def test_metrics_arrive_even_from_a_failed_run(client: MlflowClient) -> None:
+    for run in runs(client):
+        assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
+    assert runs(client)[0].data.metrics["toy/accuracy/top1"] == 50.0
+
+
+def test_artifacts_and_models(client: MlflowClient) -> None:
+    first, second, failed = runs(client)
+    assert [item.path for item in client.list_artifacts(first.info.run_id, "reports")] == ["reports/scores.json"]
+    assert client.list_artifacts(failed.info.run_id) == []
+    version = client.get_model_version_by_alias("toy_model", "challenger")
+    assert (int(version.version), version.run_id) == (2, second.info.run_id)
+    assert version.tags["toy/accuracy/top1"] == "50"
+
+
+def test_a_misspelt_declaration_is_an_error() -> None:
+    dataset = JsonDataset("scores.json", metadata={"mlflow": {"metric": "toy"}})
+    with pytest.raises(ConfigError, match=r"catalog entry 'scores', metadata\.mlflow"):
+        tracked_dataset("scores", dataset)

@@ -1,0 +1,166 @@
+"""Training, resuming, refusing."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_tasks import make_toy
+
+from umt_pipeline.errors import CheckpointError, TrainingError
+from umt_pipeline.training import state
+from umt_pipeline.training.loop import train
+from umt_pipeline.training.metrics import COLUMNS
+from umt_pipeline.training.optim import param_groups
+from umt_pipeline.training.state import Row, TrainResult
+from umt_pipeline.training.task import TrainConfig
+
+CONFIG = TrainConfig(
+    steps=20, batch_size=8, lr=1e-2, warmup=1, clip_grad=1.0, log_every=1, checkpoint_every=5, device="cpu"
+)
+
+
+class StopHere(Exception):  # noqa: N818  # plays an interruption, not an error
+    """Raised by a row callback."""
+
+
+def _run(run_dir: Path, config: TrainConfig = CONFIG, stop_at: int | None = None, **kwargs: Any) -> TrainResult:
+    def on_row(row: Row) -> None:
+        if row["step"] == stop_at:
+            raise StopHere
+
+    torch.manual_seed(0)
+    return train(make_toy(**kwargs), config, seed=1, run_dir=run_dir, on_row=on_row)
+
+
+def _losses(history: list[Row]) -> list[tuple[float, ...]]:
+    return [(row["step"], row["loss"], row["absolute"], row["lr"], row["grad_norm"]) for row in history]
+
+
+def test_trains_and_reports(tmp_path: Path) -> None:
+    result = _run(tmp_path, CONFIG.model_copy(update={"steps": 60, "log_every": 20, "checkpoint_every": 50}))
+    assert [row["step"] for row in result.history] == [20, 40, 50, 60]
+    assert result.history[-1]["loss"] < 0.8 * result.history[0]["loss"]
+    assert set(result.history[0]) == {*COLUMNS, "absolute"}
+    assert result.history[-1]["epoch"] == 12
+    assert result.history[-1]["eta_s"] == 0
+    assert 0 <= result.history[0]["data_wait"] <= 1
+    assert json.loads((tmp_path / "history.jsonl").read_text().splitlines()[0]) == result.history[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "final", "history.jsonl"]
+
+
+@pytest.mark.parametrize("stop_at", [3, 7, 10, 19])
+def test_resumed_run_is_bit_equal(tmp_path: Path, stop_at: int) -> None:
+    whole = _run(tmp_path / "whole")
+    with pytest.raises(StopHere):
+        _run(tmp_path / "cut", stop_at=stop_at)
+    resumed = _run(tmp_path / "cut")
+    assert _losses(resumed.history) == _losses(whole.history)
+    weights = [state.final_weights(tmp_path / name).read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def test_dropout_and_noise_are_seeded(tmp_path: Path) -> None:
+    plain = _losses(_run(tmp_path / "plain", dropout=0.0, noise=0.0).history)
+    assert plain != _losses(_run(tmp_path / "dropout", noise=0.0).history)
+    assert plain != _losses(_run(tmp_path / "noise", dropout=0.0).history)
+
+
+def test_operational_settings_do_not_change_weights(tmp_path: Path) -> None:
+    _run(tmp_path / "a")
+    with pytest.raises(StopHere):
+        _run(tmp_path / "b", stop_at=7)
+    other = CONFIG.model_copy(update={"workers": 1, "log_every": 4, "checkpoint_every": 3, "keep": 2})
+    _run(tmp_path / "b", other)
+    assert state.final_weights(tmp_path / "a").read_bytes() == state.final_weights(tmp_path / "b").read_bytes()
+
+
+def test_accumulation_gives_the_same_mean(tmp_path: Path) -> None:
+    exact: dict[str, Any] = {"dropout": 0.0, "noise": 0.0}
+    whole = _run(tmp_path / "one", **exact)
+    pieces = _run(tmp_path / "three", CONFIG.model_copy(update={"accumulate": 3}), **exact)  # 3 + 3 + 2 samples
+    for one, three in zip(_losses(whole.history), _losses(pieces.history), strict=True):
+        assert three == pytest.approx(one, rel=1e-4)
+
+
+def test_rows_before_a_resume_are_given_again(tmp_path: Path) -> None:
+    with pytest.raises(StopHere):
+        _run(tmp_path, stop_at=7)
+    steps: list[float] = []
+    train(make_toy(), CONFIG, seed=1, run_dir=tmp_path, on_row=lambda row: steps.append(row["step"]))
+    assert steps == list(range(1, 21))
+
+
+def test_finished_run_is_returned_and_not_trained_again(tmp_path: Path) -> None:
+    first = _run(tmp_path)
+    before = state.final_weights(tmp_path).stat().st_mtime_ns
+    task = make_toy()
+    again = train(task, CONFIG, seed=1, run_dir=tmp_path)
+    assert task.seen == []
+    weights = state.load_file(state.final_weights(tmp_path))
+    assert all(torch.equal(value, weights[name]) for name, value in task.model.state_dict().items())
+    assert again == first
+    assert state.final_weights(tmp_path).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stop_at", [7, None])
+def test_folder_of_another_run_is_refused(tmp_path: Path, stop_at: int | None) -> None:
+    if stop_at:
+        with pytest.raises(StopHere):
+            _run(tmp_path, stop_at=stop_at)
+    else:
+        _run(tmp_path)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        _run(tmp_path, CONFIG.model_copy(update={"lr": 2e-2}))
+
+
+def test_checkpoint_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StopHere):
+        _run(tmp_path, stop_at=7)
+    with pytest.raises(CheckpointError, match="40 samples, the data set now has 41"):
+        _run(tmp_path, size=41)
+
+
+def test_non_finite_loss_names_step_and_clips_and_keeps_the_batch(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"log_every": 4, "checkpoint_every": 100})
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ .*loss nan.*clip17.*saved in") as caught:
+        _run(tmp_path, config, bad=17)
+    (path,) = (tmp_path / "nonfinite").iterdir()
+    dump = torch.load(path, weights_only=True)
+    assert f"step {dump['step']} " in str(caught.value)
+    assert "clip17" in dump["ids"]
+    assert 17 in dump["indices"][0].tolist()
+    assert dump["batches"][0]["x"].isnan().sum() == 1
+    assert state.newest_checkpoint(tmp_path) is None
+
+
+def test_clashing_loss_part_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umt_pipeline.training.metrics.COLUMNS", (*COLUMNS, "absolute"))
+    with pytest.raises(TrainingError, match="absolute"):
+        _run(tmp_path)
+
+
+def test_no_decay_on_vectors_and_biases() -> None:
+    task = make_toy()
+    groups = param_groups(task, 0.05)
+    assert [(group["weight_decay"], [p.ndim for p in group["params"]]) for group in groups] == [
+        (0.05, [2, 2]),
+        (0.0, [1, 1, 1, 1]),
+    ]
+    task.model.requires_grad_(False)
+    with pytest.raises(TrainingError, match="nothing to train"):
+        param_groups(task, 0.05)
+
+
+def test_bf16_runs(tmp_path: Path) -> None:
+    result = _run(tmp_path, CONFIG.model_copy(update={"precision": "bf16"}))
+    assert result.steps == 20
+
+
+def test_copied_run_folder_still_resumes(tmp_path: Path) -> None:
+    with pytest.raises(StopHere):
+        _run(tmp_path / "a", stop_at=7)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert _run(tmp_path / "a").history[-1]["loss"] == _run(tmp_path / "b").history[-1]["loss"]

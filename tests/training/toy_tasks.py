@@ -1,0 +1,77 @@
+"""A task that trains in milliseconds, with all that can make two runs differ: dropout, loss noise, epoch views."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from umt_pipeline.training.task import Batch, LossParts, Sample, SampleDataset, Task
+
+
+class ToyData(SampleDataset):
+    """``size`` rows; row ``bad`` holds a NaN."""
+
+    def __init__(self, size: int, bad: int | None, fast: bool) -> None:
+        self.size, self.bad, self.fast = size, bad, fast
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index, epoch = key
+        x_D = np.random.Generator(np.random.Philox(key=[index, epoch])).normal(size=6).astype(np.float32)
+        if index == self.bad:
+            x_D[0] = np.nan
+        return {"id": f"clip{index}", "index": index, "x": x_D}
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Batch | None:
+        if not self.fast:
+            return None
+        rows = [self[int(index), epoch] for index in indices]
+        return {"id": [r["id"] for r in rows], "index": indices.copy(), "x": np.stack([r["x"] for r in rows])}
+
+
+class ToyTask(Task):
+    """A small regression; ``seen`` collects the indices of every batch."""
+
+    def __init__(self, size: int, dropout: float, noise: float, bad: int | None, fast: bool, pause: float) -> None:
+        layers = [nn.Linear(6, 16), nn.GELU(), nn.LayerNorm(16), nn.Dropout(dropout), nn.Linear(16, 6)]
+        self.model = nn.Sequential(*layers)
+        self.data, self.noise, self.pause = ToyData(size, bad, fast), noise, pause
+        self.seen: list[list[int]] = []
+
+    def dataset(self) -> SampleDataset:
+        return self.data
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
+        time.sleep(self.pause)
+        self.seen.append(batch["index"].tolist())
+        x_BD = batch["x"]
+        target_BD = torch.sin(x_BD.flip(1)) + self.noise * torch.randn(x_BD.shape, generator=generator)
+        error_BD = model(x_BD) - target_BD
+        squared = error_BD.square().mean()
+        return LossParts(squared, {"absolute": error_BD.abs().mean()})
+
+    def sample_ids(self, batch: Batch) -> Sequence[str]:
+        return batch["id"]
+
+
+def make_toy(
+    size: int = 40,
+    dropout: float = 0.2,
+    noise: float = 0.1,
+    bad: int | None = None,
+    fast: bool = False,
+    pause: float = 0.0,
+) -> ToyTask:
+    """Factory for run specs."""
+    return ToyTask(size, dropout, noise, bad, fast, pause)
+
+
+def broken_factory() -> ToyTask:
+    """A factory that fails on every rank."""
+    raise ValueError("the factory is broken on purpose")

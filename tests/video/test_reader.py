@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.video.dying import die_at_bad
+from tests.video_files import number_shown, write_video
+from umt_pipeline.demo_world.broken_files import write_broken_files
+from umt_pipeline.errors import VideoError
+from umt_pipeline.video import reader
+from umt_pipeline.video.probing import Refusal, probe_all, try_probe
+from umt_pipeline.video.reader import Reason, VideoInfo, VideoRules, probe, read_frames
+
+RULES = VideoRules()
+NAMES = ("plain.mp4", "old.avi", "tape.mpg", "web.mkv")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    # Several groups of pictures with B-frames: seeking has something to get wrong.
+    write_video(folder / "plain.mp4", 40, options={"g": "12", "bf": "2"})
+    write_video(folder / "old.avi", 40, codec="mpeg4", options={"g": "12", "bf": "2"})
+    write_video(folder / "tape.mpg", 40, fps=25, codec="mpeg2video", options={"g": "12", "bf": "2"})
+    write_video(folder / "web.mkv", 40, options={"g": "12"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broken(folder: Path) -> list[tuple[Path, str]]:
+    (folder / "broken").mkdir()
+    return [
+        (folder / "broken" / name, reason)
+        for name, reason in write_broken_files(folder / "broken", folder / "plain.mp4", seed=3)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probe_describes_a_good_file(folder: Path, name: str) -> None:
+    info = probe(folder / name, RULES)
+    assert (info.width, info.height, info.num_frames) == (64, 48, 40)
+    assert info.fps == pytest.approx(25 if name == "tape.mpg" else 24, rel=0.01)
+    assert info.duration_s == pytest.approx(40 / 24, rel=0.1)
+    assert info.size_bytes == (folder / name).stat().st_size
+    assert info.sha256 == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert info.codec == {"plain.mp4": "h264", "old.avi": "mpeg4", "tape.mpg": "mpeg2video", "web.mkv": "h264"}[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(indices=st.lists(st.integers(0, 39), min_size=1, max_size=6))
+def test_frames_are_the_ones_asked_for(folder: Path, name: str, indices: list[int]) -> None:
+    frames = read_frames(folder / name, indices)
+    assert frames.shape == (len(indices), 48, 64, 3)
+    assert frames.dtype == np.uint8
+    assert [number_shown(frame) for frame in frames] == indices
+
+
+def test_decoding_in_order_gives_the_same_pixels(folder: Path) -> None:
+    fast = read_frames(folder / "plain.mp4", [3, 17, 38])
+    np.testing.assert_array_equal(fast, reader._read_in_order(folder / "plain.mp4", [3, 17, 38]))
+
+
+@pytest.mark.parametrize("name", ['été "clip", №1 100%.mp4', "视频/片段.mp4", "a;b#c?d&e.mp4", " leading space.mp4"])
+def test_any_file_name_can_be_read(folder: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(folder / "plain.mp4", path)
+    assert probe(path, RULES).num_frames == 40
+    assert number_shown(read_frames(path, [5])[0]) == 5
+
+
+def test_each_broken_file_is_refused_for_its_reason(broken: list[tuple[Path, str]]) -> None:
+    found = {}
+    for path, _ in broken:
+        with pytest.raises(VideoError) as caught:
+            probe(path, RULES)
+        assert caught.value.detail
+        assert str(path.parent) not in caught.value.detail  # reject tables are the same on every machine
+        found[path.name] = caught.value.reason
+    assert found == {path.name: reason for path, reason in broken}
+    assert len(set(found.values())) >= 7
+
+
+def test_broken_files_are_the_same_for_the_same_seed(folder: Path, broken: list[tuple[Path, str]]) -> None:
+    again = folder / "again"
+    again.mkdir()
+    write_broken_files(again, folder / "plain.mp4", seed=3)
+    for path, _ in broken:
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+def test_first_bad_frame_is_named(folder: Path, broken: list[tuple[Path, str]]) -> None:
+    corrupt = next(path for path, _ in broken if path.name == "corrupt_middle.mp4")
+    with pytest.raises(VideoError, match=r"frame (\d+) of 40 does not decode") as caught:
+        probe(corrupt, RULES)
+    first_bad = int(caught.value.detail.split()[1])
+    # The middle third is damaged; B-frames move a coded frame by at most two places.
+    assert 11 <= first_bad <= 15
+    good = reader._read_in_order(corrupt, list(range(first_bad - 3)))
+    assert [number_shown(frame) for frame in good] == list(range(first_bad - 3))
+
+
+def test_damage_in_a_container_without_times_is_found(folder: Path, tmp_path: Path) -> None:
+    content = bytearray((folder / "old.avi").read_bytes())
+    with av.open(str(folder / "old.avi")) as container:
+        for entry in list(container.streams.video[0].index_entries)[15:20]:
+            content[entry.pos : entry.pos + entry.size] = b"\xff" * entry.size
+    (tmp_path / "damaged.avi").write_bytes(content)
+    with pytest.raises(
+        VideoError, match=r"frame \d+ of 40 does not decode|of 40 coded frames give no picture"
+    ) as caught:
+        probe(tmp_path / "damaged.avi", RULES)
+    assert caught.value.reason == Reason.CORRUPT_FRAME
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), name=st.sampled_from(NAMES))
+def test_damage_anywhere_never_raises_anything_else(folder: Path, data: st.DataObject, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    start = data.draw(st.integers(0, len(content) - 1))
+    content[start : start + 64] = data.draw(st.binary(min_size=1, max_size=64))
+    path = folder / f"fuzzed{Path(name).suffix}"
+    path.write_bytes(content)
+    result = try_probe(path, RULES)
+    if isinstance(result, VideoInfo):
+        frames = read_frames(path, [0, result.num_frames - 1])
+        assert frames.shape == (2, result.height, result.width, 3)
+    else:
+        assert result.reason in list(Reason)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path, found in ((tmp_path / "no.mp4", "nothing"), (tmp_path, "a folder")):
+        with pytest.raises(VideoError, match=f"expected a file, found {found}") as caught:
+            probe(path, RULES)
+        assert caught.value.reason == Reason.MISSING_FILE
+
+
+def test_rules_are_parameters(folder: Path) -> None:
+    with pytest.raises(VideoError, match="expected at least 41 frames, found 40"):
+        probe(folder / "plain.mp4", VideoRules(min_frames=41))
+    with pytest.raises(VideoError, match="expected at least 49 pixels a side, found 64 x 48"):
+        probe(folder / "plain.mp4", VideoRules(min_side=49))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("indices", [[40], [3, 99], [-1], []])
+def test_frames_that_do_not_exist_are_an_error_with_the_path(folder: Path, name: str, indices: list[int]) -> None:
+    with pytest.raises(VideoError, match=name) as caught:
+        read_frames(folder / name, indices)
+    assert caught.value.reason == Reason.FRAME_OUT_OF_RANGE
+
+
+def test_results_do_not_depend_on_workers(folder: Path, broken: list[tuple[Path, str]]) -> None:
+    paths = [folder / "plain.mp4", folder / "no.mp4", *(path for path, _ in broken), folder / "old.avi"]
+    alone, together = probe_all(paths, RULES, workers=1), probe_all(paths, RULES, workers=2)
+    assert alone == together
+    assert [isinstance(result, Refusal) for result in alone] == [False, *[True] * (len(paths) - 2), False]
+
+
+def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umt_pipeline.video.probing.try_probe", die_at_bad)
+    names = [f"{number}" for number in range(20)]
+    names[11] = "bad"
+    results = probe_all([Path(name) for name in names], RULES, workers=2)
+    expected = ["decoder_crash" if name == "bad" else "seen" for name in names]
+    assert [result.reason for result in results if isinstance(result, Refusal)] == expected
