@@ -19,6 +19,8 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Else the first run prints each step of making the database.
+export MLFLOW_LOGGING_LEVEL ?= WARNING
 
 .PHONY: help
 help: ## list the targets

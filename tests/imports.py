@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,10 @@ def module_file(name: str) -> Path | None:
 
 @cache
 def imported_names(file: Path) -> frozenset[str]:
-    """Return the absolute names that a file imports; ``from a import b`` gives ``a`` and ``a.b``."""
+    """Return the absolute names that a file imports; ``from a import b`` gives ``a`` and ``a.b``.
+
+    A training task is imported by its name, as in ``"umt_pipeline.training.stage1:make_task"``: that counts too.
+    """
     names: set[str] = set()
     package = module_name(file) if file.name == "__init__.py" else module_name(file).rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -40,6 +44,9 @@ def imported_names(file: Path) -> frozenset[str]:
                 base = ".".join([*above, *([base] if base else [])])
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            reference = re.fullmatch(rf"({PACKAGE}(?:\.\w+)+):\w+", node.value)
+            names.update([reference[1]] if reference else [])
     return frozenset(names)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from kedro.framework.project import configure_project, pipelines
 
 from tests.imports import PACKAGE, SOURCE, imported_names, module_name
+from umt_pipeline.config import Config
 
 UPSTAIRS = {
     "__main__",
@@ -18,6 +22,7 @@ UPSTAIRS = {
     "own_data",
     "pipeline_registry",
     "pipelines",
+    "runs",
     "settings",
     "summary",
     "tracking",
@@ -45,6 +50,16 @@ def test_downstairs_imports_no_tools_and_nothing_upstairs(file: Path) -> None:
     upstairs = {".".join(parts) for parts in ours if parts[1] in UPSTAIRS}
     assert not tools, f"{file}: plain library code must run without {', '.join(sorted(tools))}"
     assert not upstairs, f"{file}: downstairs imports upstairs: {', '.join(sorted(upstairs))}"
+
+
+def test_every_pipeline_takes_typed_parameters() -> None:
+    """Kedro checks parameters before anything runs, but only where it can read a node's type hints."""
+    configure_project(PACKAGE)
+    for name, pipeline in dict(pipelines).items():
+        for node in pipeline.nodes if name != "__default__" else []:
+            hints = get_type_hints(inspect.unwrap(node.func))  # fails for names that exist for type checkers only
+            types = [hint for hint in hints.values() if isinstance(hint, type) and issubclass(hint, Config)]
+            assert types or f"params:{name}" not in node.inputs, f"{node.name}: params:{name} is not typed"
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:

@@ -52,7 +52,9 @@ def test_data_dependencies_are_the_inputs(
     stage: str, kedro_pipelines: dict[str, Pipeline], paths: dict[str, str]
 ) -> None:
     inputs = {
-        name for name in kedro_pipelines[stage].inputs() if not name.startswith("params:") and name != "parameters"
+        name
+        for name in kedro_pipelines[stage].inputs()
+        if not name.startswith("params:") and name not in ("parameters", "workspace")
     }
     data = sorted(path for path in entries(stage, "deps") if not path.startswith(CODE))
     assert data == sorted(paths[name] for name in inputs)

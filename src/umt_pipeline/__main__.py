@@ -1,4 +1,4 @@
-"""Runs the pipelines where there is no project folder around the package: ``python -m umt_pipeline`` is ``kedro run``."""
+"""`python -m umt_pipeline` is `kedro run`, for an installed package with no project folder around it."""
 
 from __future__ import annotations
 

@@ -31,6 +31,10 @@ class VideoError(UmtError):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
+        # Exceptions travel between processes by their ``args``, which hold the joined message.
+        return type(self), (self.reason, self.detail)
+
 
 class StoreError(UmtError):
     """A feature store is missing, incomplete or does not fit what is asked of it."""

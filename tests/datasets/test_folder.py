@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from kedro.io import DatasetError
 
-from umt_pipeline.datasets import FolderDataset
+from umt_pipeline.datasets import FolderDataset, WorkspaceDataset
 
 
 def folder_with(path: Path, content: str) -> Path:
@@ -48,3 +48,10 @@ def test_missing_empty_and_file(tmp_path: Path) -> None:
 def test_only_finished_folders_are_saved(tmp_path: Path, value: object) -> None:
     with pytest.raises(DatasetError, match="path of a finished folder"):
         FolderDataset(str(tmp_path / "target")).save(value)  # type: ignore[arg-type]
+
+
+def test_the_workspace_is_made_on_demand_and_never_saved(tmp_path: Path) -> None:
+    dataset = WorkspaceDataset(str(tmp_path / "data" / ".checkpoints"))
+    assert dataset.load().is_dir()
+    with pytest.raises(DatasetError, match="not an output of a node"):
+        dataset.save(tmp_path)

@@ -8,7 +8,14 @@ import torch
 
 from tests.evaluation.tiny import VISION, make_folders, make_tables
 from umt_pipeline.errors import VideoError
-from umt_pipeline.evaluation.encoders import VideoEncoder, VideoTextEncoder, clip_loader, extract_features, view_of
+from umt_pipeline.evaluation.encoders import (
+    ClipEncoder,
+    VideoEncoder,
+    VideoTextEncoder,
+    clip_loader,
+    extract_features,
+    view_of,
+)
 from umt_pipeline.evaluation.loading import Models, load_models
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.suite import Tables
@@ -40,7 +47,7 @@ def test_each_clip_is_decoded_once_for_all_encoders_and_batches_do_not_matter(mo
         return noise(video_id, view)
 
     ids = [str(number) for number in range(7)]
-    encoders = [models.teacher, models.untrained, models.stage1, models.stage2]
+    encoders: list[ClipEncoder] = [models.teacher, models.untrained, models.stage1, models.stage2]
     some = extract_features(ids, encoders, load, batch_size=3, workers=2)
     assert sorted(decoded) == ids
     alone = extract_features(ids, encoders, load, batch_size=1, workers=1)

@@ -91,17 +91,21 @@ def test_broken_features_are_an_error(probe) -> None:  # type: ignore[no-untyped
 
 def test_constant_features_do_no_harm() -> None:
     train, test = blobs(100, 1), blobs(50, 2)
-    wide = [LabelledFeatures(np.c_[part.features, np.ones(len(part.labels))], part.labels) for part in (train, test)]
-    wide[1].features[:, -1] += 1e-3
-    assert linear_probe(*wide[:1], EMPTY, wide[1], LinearConfig()).accuracy == pytest.approx(
-        linear_probe(train, EMPTY, test, LinearConfig()).accuracy
+    wide_train, wide_test = (
+        LabelledFeatures(np.c_[part.features, np.ones(len(part.labels), dtype=np.float32)], part.labels)
+        for part in (train, test)
     )
+    wide_test.features[:, -1] += 1e-3
+    wide = linear_probe(wide_train, EMPTY, wide_test, LinearConfig())
+    assert wide.accuracy == pytest.approx(linear_probe(train, EMPTY, test, LinearConfig()).accuracy)
 
 
 def test_quick() -> None:
-    parts = [blobs(clips, seed, classes=8, width=128, spread=4.0) for seed, clips in enumerate((1600, 200, 200))]
+    train, validation, test = (
+        blobs(clips, seed, classes=8, width=128, spread=4.0) for seed, clips in enumerate((1600, 200, 200))
+    )
     started = time.perf_counter()
-    knn_probe(*parts, KnnConfig())
-    linear_probe(*parts, LinearConfig())
+    knn_probe(train, validation, test, KnnConfig())
+    linear_probe(train, validation, test, LinearConfig())
     # Twenty of these (four tasks, five encoders) are to take less than 15 s; slack for a busy machine.
     assert time.perf_counter() - started < 3.0

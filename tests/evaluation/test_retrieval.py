@@ -110,7 +110,8 @@ def test_agreement() -> None:
     label_of = {"v000": "disc", "v001": "disc", "v002": "star"}
     shifted = np.roll(np.eye(4), 1, axis=1)  # every query finds the next clip
     value, queries = top1_agreement(data, scores_of(shifted), label_of)
-    assert (queries, value) == (3, pytest.approx(100 / 3))
+    assert queries == 3
+    assert value == pytest.approx(100 / 3)
     # Ties are pessimistic: all best clips must agree.
     assert top1_agreement(data, scores_of(np.zeros((4, 4))), label_of)[0] == 0.0
     # A query whose own clip has no features counts as wrong, though the best of the others would agree.
@@ -129,6 +130,7 @@ def test_examples_are_half_hits_half_misses() -> None:
     assert [example.rank == 1 for example in examples[::2]] == [True, True, False, False]
     assert all(example.rank == 1 for example in examples[1::2])
     assert all(len(example.top) == 5 for example in examples)
-    assert examples[0].relevant[0] and not examples[4].relevant[0]
+    assert examples[0].relevant[0]
+    assert not examples[4].relevant[0]
     assert choose_examples(data, [scores_of(np.eye(10))], count=0) == []
     assert len(choose_examples(data, [scores_of(np.eye(10))], count=40)) == 10

@@ -1,4 +1,4 @@
-"""Tiny random models in the folders that the pipelines write, and tables for the tiny corpus of the feature store's tests."""
+"""Tiny random models in the folders that the pipelines write, and tables for the feature store tests' tiny corpus."""
 
 from __future__ import annotations
 

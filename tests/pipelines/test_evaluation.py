@@ -7,15 +7,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from tests.evaluation.tiny import make_folders, make_tables
 from umt_pipeline.datasets.documents import JsonDataset
-from umt_pipeline.evaluation.loading import ModelFolders
+from umt_pipeline.evaluation.loading import ModelFolders, load_models
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.records import Record
-from umt_pipeline.evaluation.suite import Tables
+from umt_pipeline.evaluation.suite import Tables, evaluate
 from umt_pipeline.pipelines.evaluation import create_pipeline
 
 PARAMS = EvaluationParams(
@@ -41,9 +42,7 @@ def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = 
         "params:seed": 0,
         "parameters": {"seed": 0, "evaluation": PARAMS},
         "raw_media": tables.media_root,
-        "videos": tables.videos.assign(
-            duration_s=1.0, fps=10.0, size_bytes=1000, container="mp4", codec="h264"
-        ),
+        "videos": tables.videos.assign(duration_s=1.0, fps=10.0, size_bytes=1000, container="mp4", codec="h264"),
         "captions": tables.captions,
         "labels": tables.labels,
         "teacher": folders.teacher,
@@ -91,7 +90,13 @@ def test_every_number_carries_its_protocol(result: dict[str, Any]) -> None:
     records = {record["task"]: Record.model_validate(record) for record in result["records"]}
     reranked = records["retrieval/test/stage2/reranked"].protocol
     assert reranked is not None
-    assert (reranked.split, reranked.clips, reranked.queries, reranked.frames, reranked.resolution) == ("test", 4, 4, 2, 32)
+    assert (reranked.split, reranked.clips, reranked.queries, reranked.frames, reranked.resolution) == (
+        "test",
+        4,
+        4,
+        2,
+        32,
+    )
     assert (reranked.k, reranked.score_type, reranked.caption, reranked.views) == (2, "reranked", "first", 1)
     assert reranked.checkpoint_sha256 is not None
     assert len({reranked.checkpoint_sha256, reranked.annotation_sha256}) == 2
@@ -133,6 +138,21 @@ def test_without_control_labels_and_validation(tables: Tables, tmp_path: Path) -
     records = {record["task"]: record for record in labelled["records"]}
     assert "no validation clip" in records["probe/linear/shape/stage1"]["note"]
     assert records["probe/linear/shape/stage1"]["values"]
+
+
+def test_probes_on_fewer_training_clips(tables: Tables, folders: ModelFolders) -> None:
+    params = PARAMS.model_copy(update={"max_train_clips": 3, "retrieval_sets": ()})
+    result = evaluate(params, 0, tables, load_models(folders, seed=0))
+    protocol = next(record.protocol for record in result.records if record.task == "probe/knn/shape/stage1")
+    assert protocol is not None
+    assert protocol.settings["train_clips"] == 3
+    assert protocol.settings["validation_clips"] == 2
+
+
+def test_the_parameter_file_is_what_the_node_takes(root: Path) -> None:
+    content = yaml.safe_load((root / "conf" / "base" / "parameters_evaluation.yml").read_text())
+    params = EvaluationParams.model_validate(content["evaluation"])
+    assert params.model_dump(mode="json") == content["evaluation"]  # every key is there to be seen
 
 
 def test_a_test_clip_that_fails_counts_as_wrong(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:

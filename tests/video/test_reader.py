@@ -144,6 +144,15 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         assert caught.value.reason == Reason.MISSING_FILE
 
 
+@pytest.mark.parametrize("width", [32, 36, 40, 42, 64, 66, 84, 86, 96, 98, 128])
+def test_no_width_is_mistaken_for_damage(tmp_path: Path, width: int) -> None:
+    # decord cannot copy frames whose padded rows are a whole number of 4-channel pixels, 96 pixels for one.
+    path = write_video(tmp_path / "clip.mp4", width=width)
+    info = probe(path, VideoRules())
+    assert (info.width, info.num_frames) == (width, 12)
+    assert read_frames(path, [0, 11]).shape == (2, 48, width, 3)
+
+
 def test_rules_are_parameters(folder: Path) -> None:
     with pytest.raises(VideoError, match="expected at least 41 frames, found 40"):
         probe(folder / "plain.mp4", VideoRules(min_frames=41))

@@ -49,3 +49,23 @@ class FolderDataset(PathDataset[Path, Path]):
 
     def _exists(self) -> bool:
         return self._path.is_dir() and any(self._path.iterdir())
+
+
+class WorkspaceDataset(PathDataset[Path, Path]):
+    """The folder for unfinished work: resume points, tables for training processes, folders not yet in place.
+
+    It is nobody's result: neither git nor DVC keeps it, and deleting it loses no more than the progress of killed runs.
+    """
+
+    def load(self) -> Path:
+        """Return the folder's path; it is made if it is not there."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        return self._path
+
+    def save(self, data: Path) -> None:
+        """Refuse: nodes write into the folder themselves.
+
+        Raises:
+            UmtError: always.
+        """
+        raise UmtError(f"{self._path}: the workspace is not an output of a node, it cannot be saved as {data!r}")

@@ -136,8 +136,9 @@ def _outline(shape: str, u: Array, v: Array) -> Array:
     # A five-pointed star: within a half sector the edge is the line from the tip (1, 0) to the notch (0.45 at 36 degrees).
     along, across = radius * np.cos(sector), radius * np.sin(sector)
     notch_x, notch_y = 0.45 * np.cos(np.pi / 5), 0.45 * np.sin(np.pi / 5)
-    normal = np.array([notch_y, 1.0 - notch_x]) / np.hypot(notch_y, 1.0 - notch_x)
-    return (along - 1.0) * normal[0] + across * normal[1]
+    length = np.hypot(notch_y, 1.0 - notch_x)
+    # Plain floats: a NumPy scalar would turn the whole picture into float64.
+    return (along - 1.0) * float(notch_y / length) + across * float((1.0 - notch_x) / length)
 
 
 def _texture(shape: str, u: Array, v: Array) -> Array:

@@ -158,7 +158,7 @@ def histogram_panel(key: str, title: str, values: np.ndarray) -> Panel:
     values = values[np.isfinite(values)]
 
     def paint(axes: Axes) -> None:
-        axes.hist(values, bins=min(24, max(1, len(np.unique(values)))), color=_SERIES[0])
+        axes.hist(values, bins=24, color=_SERIES[0])
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
     return Panel(title=title, svg=_draw(key, f"Histogram of {title}. {_describe(values)}", paint))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+_LONG = 16  # characters that deserve a wide column
 _LISTED = 12  # files named in one cell
 _HEX = re.compile(r"[0-9a-f]{20,}")
 _RECALL = re.compile(r"r(\d+)")
@@ -33,7 +34,7 @@ _SCORES = {"": "", "dual": "dual", "reranked": "re-ranked"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: its text, a longer text to show on hover, and a style (``best``, ``code``, ``bad`` or none)."""
+    """A table cell: its text, a longer text to show on hover, and a style (``best bad code long`` or none)."""
 
     text: str
     title: str = ""
@@ -107,19 +108,19 @@ def _split_system(system: str) -> tuple[str, str]:
 
 
 def number(value: Any, key: str = "") -> str:
-    """Return a value as people read it; ``key`` decides on units (bytes, percent has no sign here)."""
+    """Return a value as people read it; a ``key`` with "bytes" in it asks for a unit."""
     if value is None:
         return NOTHING
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, int | np.integer):
-        return f"{byte_text(int(value))} ({int(value):,})" if "bytes" in key and value >= 1024 else f"{int(value):,}"
+        whole = int(value)
+        return f"{byte_text(whole)} ({whole:,})" if "bytes" in key and whole >= 1024 else f"{whole:,}"
     if isinstance(value, float | np.floating):
-        if not math.isfinite(value):
+        real = float(value)
+        if not math.isfinite(real):
             return NOTHING
-        if "bytes" in key and value >= 1024:
-            return byte_text(float(value))
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+        return f"{real:,.0f}" if abs(real) >= 10_000 else f"{real:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(number(v) for v in value)
     return str(value)
@@ -134,12 +135,12 @@ def byte_text(value: float) -> str:
     return f"{value:.3g}{_NBSP}GiB"
 
 
-def cell(value: Any, key: str = "") -> Cell:
-    """Return a cell for any value; long hashes are shortened and kept whole as the title."""
+def cell(value: Any, key: str = "", whole: bool = False) -> Cell:
+    """Return a cell for any value; hashes are shortened, unless ``whole``, and then have a title with all of it."""
     text = number(value, key)
     if _HEX.fullmatch(text):
-        return Cell(text[:12] + "…", title=text, style="code")
-    return Cell(text)
+        return Cell(text, style="code") if whole else Cell(text[:12] + "…", title=text, style="code")
+    return Cell(text, style="long" if len(text) > _LONG else "")
 
 
 def percent(value: float | None) -> str:
@@ -166,7 +167,7 @@ def facts(caption: str, values: Mapping[str, Any] | None, note: str = "") -> Tab
     if not values:
         return None
     rows = tuple(
-        Row(Cell(key.replace("_", " ").replace(".", " · ")), (cell(value, key),))
+        Row(Cell(key.replace("_", " ").replace(".", " · ")), (cell(value, key, whole=True),))
         for key, value in flatten(values).items()
     )
     return Table(caption, ("Fact", "Value"), rows, note)
@@ -178,8 +179,8 @@ def facts(caption: str, values: Mapping[str, Any] | None, note: str = "") -> Tab
 def metric_tree(metrics: Mapping[str, float], kind: str) -> dict[str, dict[str, dict[str, float]]]:
     """Return metrics of one kind as group -> system -> column -> value.
 
-    ``probe/<knn|linear>/<task>/<encoder>`` gives probe kind -> encoder -> task; ``retrieval/<set>/<system...>/<column>``
-    and ``agreement/<set>/<system...>/<task>`` give set -> system -> column.
+    ``probe/<knn|linear>/<task>/<encoder>`` gives probe kind -> encoder -> task; ``retrieval/<set>/<system>/<column>``
+    and ``agreement/<set>/<system>/<task>`` give set -> system -> column.
     """
     tree: dict[str, dict[str, dict[str, float]]] = {}
     for key, value in metrics.items():
@@ -331,9 +332,9 @@ def corpus_table(videos: pd.DataFrame | None) -> Table | None:
         "Split",
         "Clips",
         "Minutes",
-        "Seconds per clip",
-        "Frames per clip",
-        "Frames per second",
+        "Seconds",
+        "Frames",
+        "Frames/s",
         "Pixels",
         "Codec",
         "On disk",

@@ -1,19 +1,21 @@
-"""Nodes of the evaluation pipeline. Heavy imports stand inside the functions, so that listing pipelines stays quick."""
+"""Nodes of the evaluation pipeline.
+
+Heavy imports stand inside the functions, so that listing pipelines stays quick; what the signatures name is imported
+above, since Kedro reads the parameters' types from them.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel
 
 from umt_pipeline.evaluation.params import EvaluationParams
+from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.files import sha256_file
-
-if TYPE_CHECKING:
-    from umt_pipeline.evaluation.report_data import RetrievalExample
 
 
 def evaluate_models(
@@ -106,6 +108,8 @@ def write_report(
             masks=mask_pictures(store, videos, raw_media, params.mask_pictures),
             examples=retrieval_examples,
             clips=example_clips(retrieval_examples, clip_loader(videos, raw_media), store.manifest.view),
+            test_split=params.test_split,
+            caption_rule=params.caption,
             provenance=_provenance(feature_store, records),
             parameters=_plain(parameters),
         )

@@ -23,31 +23,37 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 read_raw_tables,
+                name="read_raw_tables",
                 inputs=["raw_videos", "raw_captions", "raw_labels", "params:ingestion"],
                 outputs=["listed_videos", "listed_captions", "listed_labels", "ignored_columns"],
             ),
             Node(
                 probe_videos,
+                name="probe_videos",
                 inputs=["raw_media", "listed_videos", "params:ingestion"],
                 outputs="probed_videos",
             ),
             Node(
                 accept_videos,
+                name="accept_videos",
                 inputs=["listed_videos", "probed_videos", "params:ingestion"],
                 outputs=["accepted_videos", "rejected_videos", "duplicate_content"],
             ),
             Node(
                 accept_captions,
+                name="accept_captions",
                 inputs=["listed_captions", "accepted_videos", "rejected_videos", "params:ingestion"],
                 outputs=["accepted_captions", "rejected_captions"],
             ),
             Node(
                 accept_labels,
+                name="accept_labels",
                 inputs=["listed_labels", "accepted_videos", "rejected_videos", "params:ingestion"],
                 outputs=["accepted_labels", "rejected_labels"],
             ),
             Node(
                 reconcile,
+                name="reconcile",
                 inputs={
                     "videos": "accepted_videos",
                     "captions": "accepted_captions",
