@@ -58,7 +58,10 @@ def test_test_clips_differ_in_what_they_show() -> None:
     assert len({(scene.appearance, scene.motion) for scene in clips}) == len(clips) == 144
 
 
-@pytest.mark.parametrize("pair", [("left", "right"), ("up", "down"), ("clockwise", "counterclockwise"), ("growing", "shrinking")])
+PARTNERS = [("left", "right"), ("up", "down"), ("clockwise", "counterclockwise"), ("growing", "shrinking")]
+
+
+@pytest.mark.parametrize("pair", PARTNERS)
 def test_a_motion_and_its_partner_show_the_same_kind_of_frames(pair: tuple[str, str]) -> None:
     # Over many clips, the mean picture of a motion equals its partner's: single frames carry no direction.
     means = []

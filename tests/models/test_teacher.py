@@ -113,7 +113,8 @@ def test_towers_without_a_class_token_are_refused() -> None:
 
 def test_a_model_is_fetched_from_a_local_weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", {**MODEL, "text_cfg": {**MODEL["text_cfg"], "hf_tokenizer_name": None}})  # type: ignore[dict-item]
+    config = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "hf_tokenizer_name": None}}  # type: ignore[dict-item]
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
     clip = open_clip.CLIP(**MODEL)
     save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, tmp_path / "w.safetensors")
     target = tmp_path / "teacher"

@@ -9,11 +9,12 @@ Shapes: T frames, H W pixels. Object coordinates (u, v) have the object's outlin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -21,10 +22,6 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "green": (44, 176, 66),
     "blue": (48, 84, 226),
     "yellow": (238, 216, 52),
-    "purple": (150, 56, 192),
-    "orange": (246, 138, 30),
-    "cyan": (66, 204, 212),
-    "pink": (244, 140, 190),
 }
 # Half the object's extent as a share of the shorter side. Large objects: small ones are not learnt in minutes.
 SIZES: dict[str, tuple[float, float]] = {"small": (0.19, 0.22), "large": (0.31, 0.35)}
@@ -65,7 +62,7 @@ class Scene:
 
 def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return the frames [T, H, W, 3] of a scene; ``rng`` decides position, pace, angle and background."""
-    T, H, W = scene.frames, scene.height, scene.width
+    H, W = scene.height, scene.width
     side = min(H, W)
     x_T, y_T, radius_T, angle_T = _trajectory(scene, rng)
     row_H = (np.arange(H, dtype=np.float32) - H / 2) / side

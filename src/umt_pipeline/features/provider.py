@@ -50,6 +50,13 @@ class TargetProvider(Protocol):
     def targets(self, batch: Batch) -> TargetBatch:
         """Turn a batch of ``dataset`` that is on the device into what the student reads and is compared with."""
 
+    def frames(self, batch: Batch) -> torch.Tensor:
+        """Return the whole frames of a batch, uint8 [B,T,S,S,3], for training without a mask.
+
+        Raises:
+            StoreError: they were not recorded.
+        """
+
 
 class CachedTargets:
     """Targets from a feature store: no video is decoded and no teacher runs.
@@ -81,6 +88,15 @@ class CachedTargets:
         if self.header.pixels == "frames":
             patches_BVP = gather_patches(patches_BVP, visible_BV, self.header.patch_size)
         return TargetBatch(patches_BVP, visible_BV, self._codec.decode(batch).transpose(0, 1))
+
+    def frames(self, batch: Batch) -> torch.Tensor:
+        """See :class:`TargetProvider`."""
+        if self.header.pixels != "frames":
+            raise StoreError(
+                "training without a mask needs whole frames, the feature store holds visible patches only: set "
+                "teacher_features.pixels to frames and run teacher_features again, or set stage2.unmasked_epochs to 0"
+            )
+        return batch["pixels"]
 
 
 class CachedDataset(ClipDataset):
@@ -145,6 +161,10 @@ class OnlineTargets:
         """See :class:`TargetProvider`; runs the teacher."""
         header = self.header
         return draw_targets(self._teacher, header.mask, header.patch_size, batch["frames"], batch["noise"])
+
+    def frames(self, batch: Batch) -> torch.Tensor:
+        """See :class:`TargetProvider`."""
+        return batch["frames"]
 
 
 class OnlineDataset(ClipDataset):

@@ -64,6 +64,9 @@ class TeacherOutput:
 class Teacher(nn.Module):
     """A frozen open_clip ViT tower (with its text tower) that answers without gradients and stays in eval mode."""
 
+    scale_C11: Tensor
+    shift_C11: Tensor
+
     def __init__(self, clip: nn.Module, tokenizer: object, config: TeacherConfig, grid: int, weights_sha256: str) -> None:
         super().__init__()
         visual = clip.visual
@@ -149,7 +152,7 @@ class Teacher(nn.Module):
     def encode_text(self, texts: list[str]) -> Tensor:
         """Return CLIP's unit-length text embeddings [B, C]."""
         ids_BL = self.tokenizer(texts).to(self.visual.proj.device)  # type: ignore[operator]
-        return self.clip.encode_text(ids_BL, normalize=True).float()
+        return self.clip.encode_text(ids_BL, normalize=True).float()  # type: ignore[operator]
 
 
 def load_teacher(folder: Path, config: TeacherConfig, grid: int) -> Teacher:

@@ -145,7 +145,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 def _rank_environment(spec: RunSpec) -> dict[str, str]:
     environment = dict(os.environ)
     # Whatever can be imported here can be imported there, also in a notebook or a test with its own sys.path.
-    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // spec.train.nproc)))
     return environment

@@ -174,9 +174,10 @@ class Loader:
         def put(item: Batch | BaseException | None) -> None:
             while not self._stop.is_set():
                 try:
-                    return ready.put(item, timeout=0.1)
+                    ready.put(item, timeout=0.1)
                 except queue.Full:
                     continue
+                return
 
         def read() -> None:
             try:

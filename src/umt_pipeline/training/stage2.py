@@ -33,8 +33,10 @@ from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_toke
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.training.stage1 import StudentSize, Targets, open_provider
 from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task, TrainConfig
-from umt_pipeline.video.pixels import normalise_patches
+from umt_pipeline.video.pixels import normalise_patches, patchify
 from umt_pipeline.video.views import counter_generator, counter_hash
+
+MASKED, UNMASKED = "masked", "unmasked"
 
 
 class TextSize(Config):
@@ -87,6 +89,8 @@ class Stage2Config(Config):
         targets: ``cached`` or ``online``, as in stage 1.
         train: the loop.
         control: also train the same model from scratch at the same budget: what shows what stage 1 is worth.
+        unmasked_epochs: the last so many epochs see every patch, as evaluation does, and are not aligned with the teacher;
+            0 in the paper. Needs a store with ``pixels: frames``, or online targets.
     """
 
     text: TextSize
@@ -96,6 +100,20 @@ class Stage2Config(Config):
     targets: Targets = "cached"
     train: TrainConfig
     control: bool = True
+    unmasked_epochs: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.unmasked_epochs and (self.train.epochs is None or self.unmasked_epochs > self.train.epochs):
+            raise ValueError(
+                f"unmasked_epochs {self.unmasked_epochs} must not be more than train.epochs, which is {self.train.epochs}"
+            )
+        return self
+
+    @property
+    def masked_epochs(self) -> int | None:
+        """The first epoch without a mask; None if there is none."""
+        return int(self.train.epochs - self.unmasked_epochs) if self.train.epochs and self.unmasked_epochs else None
 
     def model_for(self, vision: StudentSize, header: StoreHeader, vocab_size: int) -> VideoTextConfig:
         """Return the model's configuration for a feature store and a vocabulary."""
@@ -116,14 +134,25 @@ class CaptionedDataset(SampleDataset):
 
     Args:
         clips: the provider's data set; clips without a caption are left out.
-        captions: token ids [M, L] and mask [M, L], sorted by clip, with the clip of each row.
+        caption_clips: the clip of each caption.
+        ids_ML: token ids of each caption.
+        mask_ML: True at tokens.
+        masked_epochs: from this epoch on the batches' phase is ``unmasked``; None: never.
 
     Raises:
         ConfigError: no clip has a caption.
     """
 
-    def __init__(self, clips: ClipDataset, caption_clips: Sequence[str], ids_ML: Tensor, mask_ML: Tensor) -> None:
+    def __init__(
+        self,
+        clips: ClipDataset,
+        caption_clips: Sequence[str],
+        ids_ML: Tensor,
+        mask_ML: Tensor,
+        masked_epochs: int | None = None,
+    ) -> None:
         self._clips = clips
+        self._masked_epochs = masked_epochs
         rows: dict[str, list[int]] = {}
         for row, clip in enumerate(caption_clips):
             rows.setdefault(clip, []).append(row)
@@ -143,9 +172,13 @@ class CaptionedDataset(SampleDataset):
         return {"ids": self._ids_ML[row], "mask": self._mask_ML[row], "media": self._media_ids[index]}
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """See :class:`SampleDataset`: the provider's sample, ids [L], mask [L], media."""
+        """See :class:`SampleDataset`: the provider's sample, ids [L], mask [L], media, phase."""
         index, epoch = key
-        return {**self._clips[int(self._places[index]), epoch], **self._text(index, epoch)}
+        sample = {**self._clips[int(self._places[index]), epoch], **self._text(index, epoch)}
+        return {**sample, "phase": self._phase(epoch)}
+
+    def _phase(self, epoch: int) -> str:
+        return UNMASKED if self._masked_epochs is not None and epoch >= self._masked_epochs else MASKED
 
     def batch(self, indices: np.ndarray, epoch: int) -> Batch | None:
         """See :class:`SampleDataset`; None if the provider reads clips one by one."""
@@ -158,6 +191,7 @@ class CaptionedDataset(SampleDataset):
             "ids": torch.stack([text["ids"] for text in texts]),
             "mask": torch.stack([text["mask"] for text in texts]),
             "media": torch.from_numpy(self._media_ids[indices]),
+            "phase": [self._phase(epoch)] * len(indices),
         }
 
 
@@ -175,7 +209,7 @@ class Objectives(nn.Module):
         self,
         patches_BVP: Tensor,
         visible_BV: Tensor,
-        targets_KBVC: Tensor,
+        targets_KBVC: Tensor | None,
         ids_BL: Tensor,
         mask_BL: Tensor,
         media_B: Tensor,
@@ -186,7 +220,7 @@ class Objectives(nn.Module):
         Args:
             patches_BVP: normalised visible patches.
             visible_BV: their positions.
-            targets_KBVC: the teacher's unit vectors there.
+            targets_KBVC: the teacher's unit vectors there; None in the unmasked phase, which is not aligned.
             ids_BL: caption tokens.
             mask_BL: True at tokens.
             media_B: int64 ids, equal for samples of the same video.
@@ -219,7 +253,9 @@ class Objectives(nn.Module):
                 parts["masked_language"] = masked_language_loss(words, masked.labels_BL)
                 total = total + weights.masked_language * parts["masked_language"]
         if video.aligned_KBVC is not None:
-            parts["alignment"] = alignment_loss(video.aligned_KBVC, targets_KBVC)
+            # Times zero, not left out: DDP waits for a gradient of every parameter.
+            unaligned = 0.0 * video.aligned_KBVC.sum()
+            parts["alignment"] = unaligned if targets_KBVC is None else alignment_loss(video.aligned_KBVC, targets_KBVC)
             total = total + weights.alignment * parts["alignment"]
         return LossParts(total, {name: part.detach() for name, part in parts.items()})
 
@@ -242,11 +278,19 @@ class Stage2Task(Task):
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         """See :class:`Task`."""
-        target = self.provider.targets(batch)
+        targets_KBVC: Tensor | None
+        # A batch never spans two epochs, so its first sample speaks for all.
+        if batch["phase"][0] == UNMASKED:
+            patches_BVP = patchify(self.provider.frames(batch), self.provider.header.patch_size)
+            B, V = patches_BVP.shape[:2]
+            visible_BV, targets_KBVC = torch.arange(V, device=patches_BVP.device).expand(B, V), None
+        else:
+            target = self.provider.targets(batch)
+            patches_BVP, visible_BV, targets_KBVC = target.patches_BVP, target.visible_BV, target.targets_KBVC
         parts: LossParts = model(
-            normalise_patches(target.patches_BVP),
-            target.visible_BV,
-            target.targets_KBVC,
+            normalise_patches(patches_BVP),
+            visible_BV,
+            targets_KBVC,
             batch["ids"],
             batch["mask"],
             batch["media"],
@@ -273,6 +317,7 @@ def make_task(
     tokenizer: str,
     captions: str,
     max_length: int,
+    masked_epochs: int | None,
     **provider: Any,
 ) -> Stage2Task:
     """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
@@ -284,6 +329,7 @@ def make_task(
         tokenizer: folder of the tokenizer.
         captions: Parquet file of the caption table.
         max_length: L.
+        masked_epochs: the first epoch without a mask; None if there is none.
         provider: arguments of :func:`umt_pipeline.training.stage1.open_provider`.
     """
     from umt_pipeline.models.student import load_student
@@ -295,7 +341,7 @@ def make_task(
     clips = opened.dataset()
     table = usable_captions(pd.read_parquet(captions), clips.clip_ids)
     ids_ML, mask_ML = encode_batch(words, table["caption"].tolist(), max_length)
-    dataset = CaptionedDataset(clips, table["video_id"].tolist(), ids_ML, mask_ML)
+    dataset = CaptionedDataset(clips, table["video_id"].tolist(), ids_ML, mask_ML, masked_epochs)
     kept = (words.pad_token_id, words.cls_token_id)
     objectives = Objectives(network, ObjectiveWeights.model_validate(weights), words.mask_token_id, kept)
     return Stage2Task(objectives, opened, dataset)

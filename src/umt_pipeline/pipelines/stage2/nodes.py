@@ -139,6 +139,7 @@ def _train(
         "tokenizer": str(tokenizer),
         "captions": str(caption_table),
         "max_length": params.text.max_length,
+        "masked_epochs": params.masked_epochs,
         "store": str(feature_store),
         "targets": params.targets,
         "teacher": str(teacher),
