@@ -27,6 +27,10 @@ from umt_pipeline.files import read_json, sha256_file, write_json
 from umt_pipeline.models.vit import last_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
+# torch's native inference kernel of nn.MultiheadAttention was seen to crash the process (segmentation fault on a CPU, inside
+# torch._native_multi_head_attention). Without it the same module calls scaled_dot_product_attention, at the same speed.
+torch.backends.mha.set_fastpath_enabled(False)
+
 CLIP_CONFIG_FILE = "open_clip_config.json"
 CLIP_WEIGHTS_FILE = "open_clip_model.safetensors"
 TRAIN_SMALL = "train_small"

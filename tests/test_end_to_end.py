@@ -1,0 +1,90 @@
+"""All six pipelines, one after the other, on a tiny demo world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+from umt_pipeline.models.student import load_student
+from umt_pipeline.models.video_text import load_video_text
+
+PIPELINES = ("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "evaluation")
+SMALL_LOOP = {"epochs": 1, "steps": None, "batch_size": 8, "warmup": 0, "log_every": 1, "checkpoint_every": 2}
+TINY = {
+    "demo_corpus": {
+        "train_clips": 24,
+        "validation_clips": 6,
+        "test_clips": 6,
+        "motion_appearances": 1,
+        "frames": [8, 10],
+        "side": [64, 72],
+        "workers": 1,
+    },
+    # A fifth of these few files is broken on purpose.
+    "ingestion": {"max_rejected_share": 0.5, "workers": 1},
+    "teacher_features": {"views": 2, "workers": 0, "train_small": {"width": 32, "layers": 3, "train": SMALL_LOOP}},
+    "stage1": {"student": {"dim": 32, "depth": 3, "heads": 2}, "train": SMALL_LOOP},
+    "stage2": {
+        "text": {"dim": 32, "layers": 2, "fusion_layer": 1, "heads": 2, "mlp_dim": 64},
+        "unmasked_epochs": 1,
+        "train": {**SMALL_LOOP, "epochs": 2},
+    },
+    "evaluation": {"workers": 1, "linear": {"max_iterations": 20}},
+}
+
+
+@pytest.fixture
+def finished(project: Path) -> Path:
+    """The project after all pipelines have run in the environment ``tiny``."""
+    overlay = project / "conf" / "tiny"
+    overlay.mkdir()
+    (overlay / "parameters.yml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    bootstrap_project(project)
+    for name in PIPELINES:
+        with KedroSession.create(project_path=project, env="tiny") as session:
+            session.run(pipeline_names=[name])
+    return project
+
+
+def test_the_whole_job_runs(finished: Path) -> None:
+    results = finished / "results"
+    ingestion = json.loads((results / "ingestion.json").read_text(encoding="utf-8"))
+    for table in ingestion["tables"].values():
+        assert table["rows_in"] == table["accepted"] + table["rejected"]
+    rejects = pd.read_parquet(finished / "data/03_primary/rejects.parquet")
+    assert {"missing_file", "empty_file", "not_a_video", "truncated"} <= set(rejects["reason"])
+
+    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
+    for encoder in ("teacher_cls", "teacher_patch", "untrained", "stage1", "stage2"):
+        assert 0.0 <= metrics[f"probe/linear/shape/{encoder}"] <= 100.0
+    for system in ("teacher/dual", "stage2/dual", "stage2/reranked", "control/dual", "control/reranked"):
+        for split in ("test", "test_motion"):
+            assert 0.0 <= metrics[f"retrieval/{split}/{system}/t2v_r1"] <= 100.0
+    records = json.loads((results / "records.json").read_text(encoding="utf-8"))
+    assert all(record.get("note") or record["protocol"]["annotation_sha256"] for record in records)
+
+    report = (finished / "data/08_reporting/report.html").read_text(encoding="utf-8")
+    assert 'src="http' not in report
+    assert 'href="http' not in report
+
+    assert load_student(finished / "data/06_models/stage1").config.vision.dim == 32
+    model, tokenizer = load_video_text(finished / "data/06_models/stage2")
+    assert len(tokenizer) <= model.config.text.vocab_size
+
+    history = pd.read_csv(results / "plots/stage2_history.csv")
+    assert history["step"].is_monotonic_increasing
+    assert history["alignment"].iloc[0] > 0.0
+    assert history["alignment"].iloc[-1] == 0.0, "the unmasked phase is not aligned"
+
+    runs = mlflow.search_runs(search_all_experiments=True)
+    assert set(PIPELINES) <= set(runs["tags.mlflow.runName"])
+    client = mlflow.MlflowClient()
+    for name in ("umt_teacher", "umt_stage1", "umt_stage2"):
+        assert client.get_model_version_by_alias(name, "challenger").version
