@@ -46,6 +46,9 @@ def finished(project: Path) -> Path:
     overlay = project / "conf" / "tiny"
     overlay.mkdir()
     (overlay / "parameters.yml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    # Kedro wants the source folder inside the project; the package itself is the installed one.
+    (project / "src").unlink()
+    (project / "src").mkdir()
     bootstrap_project(project)
     for name in PIPELINES:
         with KedroSession.create(project_path=project, env="tiny") as session:

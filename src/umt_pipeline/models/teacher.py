@@ -18,6 +18,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -177,7 +178,7 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int) -> Teacher:
     try:
         clip = open_clip.create_model(f"local-dir:{folder}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise CheckpointError(f"teacher folder {folder} cannot be loaded by open_clip: {error}") from error
     return Teacher(clip, tokenizer, config, grid, sha256_file(folder / CLIP_WEIGHTS_FILE))
 
