@@ -88,7 +88,9 @@ def summary(env: Environment = None) -> None:
     """Print the metrics of the last evaluation, where the report is, and how to open MLflow."""
     from umt_pipeline.summary import print_summary
 
-    print_summary(Console(), project_folder(), env)
+    # Without a terminal rich assumes 80 columns, too few for the names of the metrics.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    print_summary(console, project_folder(), env)
 
 
 @app.command()

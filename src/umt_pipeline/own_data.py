@@ -143,7 +143,10 @@ def _matches(table: pd.DataFrame, videos: list[str]) -> int:
 
 
 def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str]], tasks: list[str]) -> None:
+    # The demo's sentences for its small teacher name label tasks that other corpora do not have: captions take their place.
+    features = {"dataset_id": name, "train_small": {"templates": [], "synonyms": {}}}
     parameters = {
+        "parameters_teacher_features.yml": {"teacher_features": features},
         "parameters_ingestion.yml": {"ingestion": {"dataset_id": name}},
         "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
     }

@@ -84,6 +84,13 @@ def _train_small(
     folder: Path,
 ) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
     clips = select_clips(videos, ("train",))
+    if not config.templates:
+        captioned = clips["video_id"].isin(captions["video_id"])
+        if not captioned.any():
+            raise ConfigError("teacher_features.train_small: table captions has no caption for any video of split train")
+        if not captioned.all():
+            logger.warning("teacher: %d of %d training clips have no caption and are left out", (~captioned).sum(), len(clips))
+        clips = clips[captioned].reset_index(drop=True)
     sentences = small_clip.frame_sentences(config, clips["video_id"].tolist(), captions, labels)
     tokenizer = train_wordpiece(
         [text for texts in sentences for text in texts], config.vocab_size, config.context_length
