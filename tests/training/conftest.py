@@ -2,9 +2,16 @@
 
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+
+from tests.features.tiny import make_config, make_corpus, make_teacher_folder
+from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.models.student import StudentConfig
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.models.vit import ViTConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -12,3 +19,33 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+class StageWorld(NamedTuple):
+    """Four training clips, their recorded views (whole frames), a random teacher, and a student of fitting size."""
+
+    provider: dict[str, Any]
+    student: StudentConfig
+    folder: Path
+
+    def online(self) -> dict[str, Any]:
+        return {**self.provider, "targets": "online"}
+
+
+@pytest.fixture(scope="session")
+def stage_world(tmp_path_factory: pytest.TempPathFactory) -> StageWorld:
+    folder = tmp_path_factory.mktemp("stages")
+    videos = make_corpus(folder / "media", ["train", "train", "validation", "train", "train"])
+    videos.to_parquet(folder / "videos.parquet")
+    teacher = load_teacher(make_teacher_folder(folder / "teacher"), TeacherConfig(layers=2), 4)
+    config = make_config(pixels="frames")
+    extract(config, teacher, plan_extraction(config, teacher, videos), folder / "media", folder / "store")
+    provider = {
+        "store": str(folder / "store"),
+        "targets": "cached",
+        "teacher": str(folder / "teacher"),
+        "videos": str(folder / "videos.parquet"),
+        "media": str(folder / "media"),
+    }
+    vision = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=3, heads=2)
+    return StageWorld(provider, StudentConfig(vision=vision, align_layers=2, target_dim=16), folder)

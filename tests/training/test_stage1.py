@@ -1,0 +1,66 @@
+"""The student's task: the same loss from cached and online targets, and it goes down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.conftest import StageWorld
+from umt_pipeline.errors import StoreError
+from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.stage1 import Stage1Task, StudentSize, make_task
+from umt_pipeline.training.task import LossParts, TrainConfig
+
+SIZE = StudentSize(dim=24, depth=3, heads=2)
+
+
+def loss(task: Stage1Task, indices: list[int], epoch: int) -> LossParts:
+    dataset = task.dataset()
+    batch = dataset.batch(np.array(indices), epoch)
+    batch = task.collate([dataset[index, epoch] for index in indices]) if batch is None else batch
+    assert task.sample_ids(batch) == [dataset.clip_ids[index] for index in indices]
+    task.setup(torch.device("cpu"))
+    return task.loss(task.model, batch, torch.Generator())
+
+
+def test_the_store_decides_the_rest_of_the_students_size(stage_world: StageWorld) -> None:
+    assert SIZE.student_config(read_manifest(Path(stage_world.provider["store"]))) == stage_world.student
+
+
+def test_cached_and_online_tasks_have_the_same_loss(stage_world: StageWorld) -> None:
+    config = stage_world.student.model_dump(mode="json")
+    cached, online = make_task(config, **stage_world.provider), make_task(config, **stage_world.online())
+    online.model.load_state_dict(cached.model.state_dict())
+    for epoch in range(2):
+        one, other = loss(cached, [3, 0, 1], epoch), loss(online, [3, 0, 1], epoch)
+        assert one.total.requires_grad
+        torch.testing.assert_close(one.total, other.total, rtol=1e-3, atol=0.0)
+
+
+def test_the_teacher_is_not_trained(stage_world: StageWorld) -> None:
+    task = make_task(stage_world.student.model_dump(mode="json"), **stage_world.online())
+    loss(task, [0, 1], 0).total.backward()
+    assert {name.split(".")[0] for name in task.model.state_dict()} == {"encoder", "heads"}
+    assert all(parameter.grad is not None for parameter in task.model.parameters())
+
+
+def test_a_split_without_clips_is_refused(stage_world: StageWorld) -> None:
+    with pytest.raises(StoreError, match="test"):
+        make_task(stage_world.student.model_dump(mode="json"), **stage_world.provider, split="test")
+
+
+def test_training_brings_the_loss_down(stage_world: StageWorld, tmp_path: Path) -> None:
+    spec = RunSpec(
+        task="umt_pipeline.training.stage1:make_task",
+        kwargs={"student": stage_world.student.model_dump(mode="json"), **stage_world.provider},
+        inputs="tiny",
+        train=TrainConfig(steps=30, batch_size=4, lr=5e-3, log_every=1, checkpoint_every=30, device="cpu"),
+        seed=0,
+        run_dir=tmp_path,
+    )
+    losses = [row["loss"] for row in run(spec).history]
+    assert losses[-1] < 0.7 * losses[0]
