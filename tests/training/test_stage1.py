@@ -11,6 +11,7 @@ import torch
 from tests.training.conftest import StageWorld
 from umt_pipeline.errors import StoreError
 from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.features.provider import CachedTargets, OnlineTargets
 from umt_pipeline.training.launch import RunSpec, run
 from umt_pipeline.training.stage1 import Stage1Task, StudentSize, make_task
 from umt_pipeline.training.task import LossParts, TrainConfig
@@ -34,6 +35,7 @@ def test_the_store_decides_the_rest_of_the_students_size(stage_world: StageWorld
 def test_cached_and_online_tasks_have_the_same_loss(stage_world: StageWorld) -> None:
     config = stage_world.student.model_dump(mode="json")
     cached, online = make_task(config, **stage_world.provider), make_task(config, **stage_world.online())
+    assert (type(cached.provider), type(online.provider)) == (CachedTargets, OnlineTargets)
     online.model.load_state_dict(cached.model.state_dict())
     for epoch in range(2):
         one, other = loss(cached, [3, 0, 1], epoch), loss(online, [3, 0, 1], epoch)
