@@ -16,6 +16,7 @@ from tests.features.tiny import make_config
 from tests.training.conftest import StageWorld
 from umt_pipeline.errors import ConfigError, StoreError
 from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
@@ -23,6 +24,7 @@ from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig
 from umt_pipeline.pipelines.stage2.nodes import make_tokenizer
+from umt_pipeline.training.stage1 import StudentSize
 from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, Stage2Task, make_task, usable_captions
 from umt_pipeline.training.task import LossParts
 
@@ -196,3 +198,12 @@ def test_more_unmasked_epochs_than_epochs_are_refused() -> None:
     assert Stage2Config.model_validate(SETTINGS).masked_epochs is None
     with pytest.raises(ValidationError, match=r"unmasked_epochs 3 must not be more than train\.epochs, which is 2"):
         Stage2Config.model_validate({**SETTINGS, "unmasked_epochs": 3})
+
+
+def test_a_store_without_frames_is_refused_before_training(stage_world: StageWorld) -> None:
+    frames = read_manifest(Path(stage_world.provider["store"]))
+    size = StudentSize(dim=16, depth=2, heads=2)
+    config = Stage2Config.model_validate({**SETTINGS, "unmasked_epochs": 1})
+    config.model_for(size, frames, vocab_size=32)
+    with pytest.raises(ConfigError, match=r"unmasked_epochs is 1, but the feature store holds visible pixels"):
+        config.model_for(size, frames.model_copy(update={"pixels": "visible"}), vocab_size=32)

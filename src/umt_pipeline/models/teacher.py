@@ -28,8 +28,9 @@ from umt_pipeline.files import read_json, sha256_file, write_json
 from umt_pipeline.models.vit import last_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-# torch's native inference kernel of nn.MultiheadAttention was seen to crash the process (segmentation fault on a CPU, inside
-# torch._native_multi_head_attention). Without it the same module calls scaled_dot_product_attention, at the same speed.
+# A segmentation fault was seen inside torch's native inference kernel of nn.MultiheadAttention. It was later traced to av
+# having been used before torch was loaded (see tests/conftest.py), which crashes the plain path too, so this is probably not
+# needed; it stays until the results are made anew, since the two paths round differently.
 torch.backends.mha.set_fastpath_enabled(False)
 
 CLIP_CONFIG_FILE = "open_clip_config.json"

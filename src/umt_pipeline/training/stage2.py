@@ -116,7 +116,16 @@ class Stage2Config(Config):
         return int(self.train.epochs - self.unmasked_epochs) if self.train.epochs and self.unmasked_epochs else None
 
     def model_for(self, vision: StudentSize, header: StoreHeader, vocab_size: int) -> VideoTextConfig:
-        """Return the model's configuration for a feature store and a vocabulary."""
+        """Return the model's configuration for a feature store and a vocabulary.
+
+        Raises:
+            ConfigError: the last epochs are to be unmasked, but the store holds visible patches only.
+        """
+        if self.unmasked_epochs and self.targets == "cached" and header.pixels != "frames":
+            raise ConfigError(
+                f"stage2.unmasked_epochs is {self.unmasked_epochs}, but the feature store holds {header.pixels} pixels: set "
+                "teacher_features.pixels to frames and run teacher_features again, or set stage2.unmasked_epochs to 0"
+            )
         student = vision.student_config(header)
         aligned = self.weights.alignment > 0.0
         return VideoTextConfig(
