@@ -35,6 +35,7 @@ TINY = {
     "stage2": {
         "text": {"dim": 32, "layers": 2, "fusion_layer": 1, "heads": 2, "mlp_dim": 64},
         "unmasked_epochs": 1,
+        "text_pretraining": {"train": {**SMALL_LOOP, "steps": 3, "epochs": None}},
         "train": {**SMALL_LOOP, "epochs": 2},
     },
     "evaluation": {"workers": 1, "linear": {"max_iterations": 20}},

@@ -125,9 +125,7 @@ def test_all_losses_reach_all_parameters_and_a_few_steps_reduce_them(
 
 
 @pytest.mark.parametrize(("start", "kept"), [(-1.0, 0.001), (0.2, 0.2), (3.0, 0.5)])
-def test_temperature_is_clamped_and_can_be_read_twice_in_one_step(
-    model: VideoTextModel, start: float, kept: float
-) -> None:
+def test_temperature_is_clamped_and_can_be_read_twice_in_one_step(model: VideoTextModel, start: float, kept: float) -> None:
     model.temp.data.fill_(start)
     first = 1.0 / model.temperature
     (first + model.temperature).backward()
@@ -138,7 +136,7 @@ def test_temperature_is_clamped_and_can_be_read_twice_in_one_step(
 
 def test_video_encoder_and_heads_come_from_the_student(video: tuple[Tensor, Tensor]) -> None:
     student = Student(StudentConfig(vision=VISION, align_layers=2, target_dim=12)).eval()
-    model = VideoTextModel.from_student(student, CONFIG).eval()
+    model = VideoTextModel.create(CONFIG, student=student).eval()
     with torch.no_grad():
         torch.testing.assert_close(model.encode_video_aligned(*video).aligned_KBVC, student(*video))
 
@@ -146,9 +144,9 @@ def test_video_encoder_and_heads_come_from_the_student(video: tuple[Tensor, Tens
 def test_a_student_with_other_heads_is_refused_unless_heads_are_left_out() -> None:
     student = Student(StudentConfig(vision=VISION, align_layers=1, target_dim=12))
     with pytest.raises(CheckpointError, match="alignment heads"):
-        VideoTextModel.from_student(student, CONFIG)
+        VideoTextModel.create(CONFIG, student=student)
     config = CONFIG.model_copy(update={"align_layers": 0, "target_dim": 0})
-    assert VideoTextModel.from_student(student, config).heads is None
+    assert VideoTextModel.create(config, student=student).heads is None
 
 
 def test_model_folder_gives_back_the_same_numbers(

@@ -24,9 +24,11 @@ from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig
 from umt_pipeline.pipelines.stage2.nodes import make_tokenizer
+from umt_pipeline.training.optim import param_groups
 from umt_pipeline.training.stage1 import StudentSize
-from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, Stage2Task, make_task, usable_captions
+from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, Stage2Task, make_task
 from umt_pipeline.training.task import LossParts
+from umt_pipeline.training.text import usable_captions
 
 CAPTIONS = [
     (0, "clip0", "a red ring"),
@@ -63,6 +65,8 @@ def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CA
         "model": config.model_dump(mode="json"),
         "weights": weights.model_dump(mode="json"),
         "student": None,
+        "text_tower": None,
+        "text_lr_scale": 1.0,
         "tokenizer": str(folder / "tokenizer"),
         "captions": str(folder / "captions.parquet"),
         "max_length": 8,
@@ -207,3 +211,21 @@ def test_a_store_without_frames_is_refused_before_training(stage_world: StageWor
     config.model_for(size, frames, vocab_size=32)
     with pytest.raises(ConfigError, match=r"unmasked_epochs is 1, but the feature store holds visible pixels"):
         config.model_for(size, frames.model_copy(update={"pixels": "visible"}), vocab_size=32)
+
+
+def test_text_layers_have_a_learning_rate_of_their_own(stage_world: StageWorld, tmp_path: Path) -> None:
+    task = build(stage_world, tmp_path, text_lr_scale=0.25)
+    groups = param_groups(task, 0.02)
+    kinds = {(group["lr_scale"], group["weight_decay"]) for group in groups}
+    assert kinds == {(1.0, 0.02), (1.0, 0.0), (0.25, 0.02), (0.25, 0.0)}
+    slow = {id(param) for group in groups for param in group["params"] if group["lr_scale"] == 0.25}
+    network = task.model.model
+    text = [network.text.embeddings, network.text.layers[0], network.text_proj]
+    assert slow == {id(param) for part in text for param in part.parameters()}, "fusion layers and heads learn at full speed"
+
+
+def test_a_text_tower_and_a_published_bert_exclude_each_other() -> None:
+    loop = {"steps": 1, "batch_size": 2, "lr": 0.1}
+    text = {**SETTINGS["text"], "pretrained": "bert-base-uncased"}
+    with pytest.raises(ValidationError, match=r"text\.pretrained is 'bert-base-uncased', so text_pretraining must be null"):
+        Stage2Config.model_validate({**SETTINGS, "text": text, "text_pretraining": {"train": loop}})

@@ -92,7 +92,7 @@ def _trajectory(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array, A
     if scene.motion in _DIRECTIONS or scene.motion == "stop_and_go":
         name = scene.motion if scene.motion in _DIRECTIONS else rng.choice(list(_DIRECTIONS))
         path_T = time_T if scene.motion in _DIRECTIONS else _staircase(time_T)
-        reach = rng.uniform(0.24, 0.32)
+        reach = rng.uniform(0.32, 0.43)
         shift_x, shift_y = _DIRECTIONS[str(name)]
         # Along the way the object crosses the middle; across it, it keeps its random offset.
         x_T = x_T * (shift_x == 0.0) + np.float32(shift_x * reach) * (2 * path_T - 1)
@@ -101,7 +101,7 @@ def _trajectory(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array, A
         turn = rng.uniform(0.55, 0.8) * 2 * np.pi
         angle_T = angle_T + np.float32(turn if scene.motion == "clockwise" else -turn) * time_T
     else:
-        first, last = (0.6, 1.4) if scene.motion == "growing" else (1.4, 0.6)
+        first, last = (0.45, 1.55) if scene.motion == "growing" else (1.55, 0.45)
         radius_T = radius_T * (first + (last - first) * time_T)
     return x_T.astype(np.float32), y_T.astype(np.float32), radius_T.astype(np.float32), angle_T.astype(np.float32)
 

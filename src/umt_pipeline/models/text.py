@@ -22,7 +22,8 @@ from umt_pipeline.config import Config
 from umt_pipeline.errors import CheckpointError
 from umt_pipeline.models.folders import LoadReport, load_weights
 
-INIT_STD = 0.02
+# BERT's own standard deviation, which suits its width; narrower models need larger weights for the same activations.
+INIT_STD, INIT_WIDTH = 0.02, 768
 
 
 class TextConfig(Config):
@@ -75,8 +76,7 @@ class TextModel(nn.Module):
         text, fusion = _bert_config(config, fusion=False), _bert_config(config, fusion=True)
         self.embeddings = BertEmbeddings(text)
         self.layers = nn.ModuleList(
-            BertLayer(text if index < config.fusion_layer else fusion, layer_idx=index)
-            for index in range(config.layers)
+            BertLayer(text if index < config.fusion_layer else fusion, layer_idx=index) for index in range(config.layers)
         )
         self.mlm_transform = BertPredictionHeadTransform(text)
         self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
@@ -86,6 +86,23 @@ class TextModel(nn.Module):
             layer.crossattention.self.key = nn.Linear(config.vision_dim, config.dim)
             layer.crossattention.self.value = nn.Linear(config.vision_dim, config.dim)
         self.apply(_init_weights)
+
+    def read(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Run all layers on text alone, as BERT itself does: the fusion layers skip their cross-attention.
+
+        Args:
+            ids_BL: as in :meth:`encode`.
+            mask_BL: as in :meth:`encode`.
+
+        Returns:
+            Tokens [B, L, D] after the text layers, as from :meth:`encode`, and after all layers.
+        """
+        text_BLD = x_BLD = self.encode(ids_BL, mask_BL)
+        attend_B11L = mask_BL.bool()[:, None, None, :]
+        for layer in self._fusion_layers():
+            x_BLD, _ = layer.attention(x_BLD, attend_B11L)
+            x_BLD = layer.feed_forward_chunk(x_BLD)
+        return text_BLD, x_BLD
 
     def encode(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Run the text layers.
@@ -133,9 +150,7 @@ class TextModel(nn.Module):
         query_BLD, key_XVD, value_XVD = inner.query(text_BLD), inner.key(vision_RVW), inner.value(vision_RVW)
         if clips_B is not None:
             key_XVD, value_XVD = key_XVD.index_select(0, clips_B), value_XVD.index_select(0, clips_B)
-        query, key, value = (
-            x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in (query_BLD, key_XVD, value_XVD)
-        )
+        query, key, value = (x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in (query_BLD, key_XVD, value_XVD))
         dropout = self.config.dropout if self.training else 0.0
         attended_BHLd = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         fused: Tensor = cross.output(attended_BHLd.transpose(1, 2).flatten(2), text_BLD)
@@ -241,7 +256,7 @@ def _check_sizes(config: TextConfig, bert: BertConfig, source: str) -> None:
 def _init_weights(module: nn.Module) -> None:
     # BERT's own initialisation, also for the new cross-attention modules.
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.normal_(module.weight, std=INIT_STD * max(1.0, INIT_WIDTH / module.in_features) ** 0.5)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_STD)

@@ -55,9 +55,7 @@ class VideoTextConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.text.vision_dim != self.vision.dim:
-            raise ValueError(
-                f"text.vision_dim {self.text.vision_dim} is not vision.dim {self.vision.dim}: set them equal"
-            )
+            raise ValueError(f"text.vision_dim {self.text.vision_dim} is not vision.dim {self.vision.dim}: set them equal")
         if (self.align_layers == 0) != (self.target_dim == 0):
             raise ValueError(
                 f"align_layers is {self.align_layers}, target_dim {self.target_dim}: set both, or neither for no heads"
@@ -68,7 +66,7 @@ class VideoTextConfig(Config):
 
 
 class VideoFeatures(NamedTuple):
-    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None without alignment heads."""
+    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not asked for."""
 
     tokens_BVD: Tensor
     embedding_BE: Tensor
@@ -81,7 +79,7 @@ class VideoTextModel(nn.Module):
     def __init__(self, config: VideoTextConfig) -> None:
         """Build the model with random weights.
 
-        ``text.pretrained`` is not read here but by :meth:`create` and :meth:`from_student`.
+        ``text.pretrained`` is not read here but by :meth:`create`.
         """
         super().__init__()
         self.config = config
@@ -97,24 +95,29 @@ class VideoTextModel(nn.Module):
         self.temp = nn.Parameter(torch.tensor(config.temperature))
 
     @classmethod
-    def create(cls, config: VideoTextConfig) -> Self:
-        """Make a new model: random weights, except a BERT named by ``text.pretrained``."""
+    def create(cls, config: VideoTextConfig, *, student: Student | None = None, text_tower: Path | None = None) -> Self:
+        """Make a new model: random weights, except what it is given to start from and a BERT named by ``text.pretrained``.
+
+        Args:
+            config: sizes.
+            student: a stage-1 student, whose encoder becomes the video encoder; its alignment heads come along if the
+                model has any.
+            text_tower: folder with the weights of a :class:`TextTower` of the same sizes.
+
+        Raises:
+            CheckpointError: something to start from has other sizes than ``config``.
+        """
         model = cls(config)
         if config.text.pretrained is not None:
             load_pretrained_bert(model.text, config.text.pretrained)
-        return model
-
-    @classmethod
-    def from_student(cls, student: Student, config: VideoTextConfig) -> Self:
-        """Make a new model whose video encoder, and alignment heads if it has any, are those of a stage-1 student.
-
-        Raises:
-            CheckpointError: the student's sizes are not those of ``config``.
-        """
-        model = cls.create(config)
-        load_weights(model.vision, student.encoder.state_dict(), source="stage-1 student's encoder")
-        if model.heads is not None:
-            load_weights(model.heads, student.heads.state_dict(), source="stage-1 student's alignment heads")
+        if text_tower is not None:
+            tower = TextTower(config.text, config.embed_dim)
+            load_weights(tower, read_weights(text_tower), source=str(text_tower))
+            model.text, model.text_proj = tower.text, tower.text_proj
+        if student is not None:
+            load_weights(model.vision, student.encoder.state_dict(), source="stage-1 student's encoder")
+            if model.heads is not None:
+                load_weights(model.heads, student.heads.state_dict(), source="stage-1 student's alignment heads")
         return model
 
     @property
@@ -147,11 +150,18 @@ class VideoTextModel(nn.Module):
         frames = clip_size[0] if clip_size is not None else self.config.vision.frames
         return tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD, frames if pool == "frame" else None))
 
-    def encode_video_aligned(self, patches_BVP: Tensor, visible_BV: Tensor) -> VideoFeatures:
-        """Encode clips for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's."""
-        tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, self.layers)
-        aligned = None if self.heads is None else self.heads(layers_KBVD, self.vision.positions(visible_BV))
-        return VideoFeatures(tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD)), aligned)
+    def encode_video_aligned(self, patches_BVP: Tensor, visible_BV: Tensor, aligned: bool = True) -> VideoFeatures:
+        """Encode clips for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's.
+
+        Args:
+            patches_BVP: normalised visible patches.
+            visible_BV: their sorted positions.
+            aligned: whether those vectors are wanted; they are None otherwise, and for a model without alignment heads.
+        """
+        heads = self.heads if aligned else None
+        tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, self.layers if heads else ())
+        aligned_KBVC = None if heads is None else heads(layers_KBVD, self.vision.positions(visible_BV))
+        return VideoFeatures(tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD)), aligned_KBVC)
 
     def pool_tokens(self, tokens_BVD: Tensor, frames: int | None = None) -> Tensor:
         """Return the normed mean over all tokens [B, D], or over each frame's [B, T, D] if ``frames`` is given."""
@@ -163,7 +173,7 @@ class VideoTextModel(nn.Module):
 
     def project_video(self, pooled_BD: Tensor) -> Tensor:
         """Return unit vectors [..., E], float32, of pooled video features [..., D]."""
-        return F.normalize(self.vision_proj(pooled_BD).float(), dim=-1)
+        return _unit_vectors(self.vision_proj, pooled_BD)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Encode captions: tokens [B, L, D] and unit-length embeddings [B, E] (of position 0), float32."""
@@ -172,11 +182,9 @@ class VideoTextModel(nn.Module):
 
     def project_text(self, tokens_BLD: Tensor) -> Tensor:
         """Return unit vectors [B, E], float32, of text tokens."""
-        return F.normalize(self.text_proj(tokens_BLD[:, 0]).float(), dim=-1)
+        return _unit_vectors(self.text_proj, tokens_BLD[:, 0])
 
-    def match_logits(
-        self, text_BLD: Tensor, mask_BL: Tensor, video_RVD: Tensor, clips_B: Tensor | None = None
-    ) -> Tensor:
+    def match_logits(self, text_BLD: Tensor, mask_BL: Tensor, video_RVD: Tensor, clips_B: Tensor | None = None) -> Tensor:
         """Return logits [B, 2] that text and video belong together (class 1).
 
         Args:
@@ -215,6 +223,23 @@ class VideoTextModel(nn.Module):
         pairs = 3 * len(text_BLD)
         mlm_logits = None if masked_BLD is None else self.text.mlm_logits(fused[pairs:])
         return self.match_head(fused[:pairs, 0]), mlm_logits
+
+
+class TextTower(nn.Module):
+    """The text side of a :class:`VideoTextModel` by itself, under the same names, to be trained on captions alone."""
+
+    def __init__(self, config: TextConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.text = TextModel(config)
+        self.text_proj = nn.Linear(config.dim, embed_dim)
+
+    def project(self, tokens_BLD: Tensor) -> Tensor:
+        """Return unit vectors [B, E], float32, of text tokens, as :meth:`VideoTextModel.project_text` does."""
+        return _unit_vectors(self.text_proj, tokens_BLD[:, 0])
+
+
+def _unit_vectors(projection: nn.Linear, pooled_D: Tensor) -> Tensor:
+    return F.normalize(projection(pooled_D).float(), dim=-1)
 
 
 def save_video_text(

@@ -111,9 +111,7 @@ class Trainer:
         world: number of processes.
     """
 
-    def __init__(
-        self, task: Task, config: TrainConfig, *, seed: int, run_dir: Path, run: str, rank: int, world: int
-    ) -> None:
+    def __init__(self, task: Task, config: TrainConfig, *, seed: int, run_dir: Path, run: str, rank: int, world: int) -> None:
         self.task, self.config, self.seed = task, config, seed
         self.run_dir, self.run, self.rank, self.world = run_dir, run, rank, world
         self.device = resolve_device(config.device)
@@ -200,7 +198,7 @@ class Trainer:
         self._seed(step)
         lr = self.schedule.lr(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         values_M: Tensor | None = None
         for number, size in enumerate(self.shares, start=1):
             with self.meter.waiting():

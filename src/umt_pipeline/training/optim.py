@@ -1,4 +1,4 @@
-"""AdamW with two groups of parameters, and the norm of the gradient."""
+"""AdamW with groups of parameters, and the norm of the gradient."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from umt_pipeline.training.task import Task, TrainConfig
 
 
 def param_groups(task: Task, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters as a group with decay and one without (``Task.no_decay``), each in model order.
+    """Group the trainable parameters, each group in model order, by weight decay (``Task.no_decay``) and ``Task.lr_scale``.
 
     Raises:
         TrainingError: the model has no trainable parameter.
     """
-    decay: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, param in task.model.named_parameters():
         if param.requires_grad:
-            (plain if task.no_decay(name, param) else decay).append(param)
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+            decay = 0.0 if task.no_decay(name, param) else weight_decay
+            groups.setdefault((task.lr_scale(name), decay), []).append(param)
     if not groups:
         raise TrainingError(f"{type(task).__name__}.model has no parameter that requires a gradient: nothing to train")
-    return groups
+    # Decayed parameters first, whichever comes first in the model.
+    return [
+        {"params": params, "weight_decay": decay, "lr_scale": scale}
+        for (scale, decay), params in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]
 
 
 def make_optimizer(task: Task, config: TrainConfig) -> torch.optim.AdamW:

@@ -27,14 +27,14 @@ from umt_pipeline.losses import (
     matching_loss,
     video_text_contrastive,
 )
-from umt_pipeline.models.student import Student
+from umt_pipeline.models.student import load_student
 from umt_pipeline.models.text import TextConfig
-from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
+from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.training.stage1 import StudentSize, Targets, open_provider
 from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task, TrainConfig
+from umt_pipeline.training.text import Captions, TextPretrainingConfig, media_id
 from umt_pipeline.video.pixels import normalise_patches, patchify
-from umt_pipeline.video.views import counter_generator, counter_hash
 
 MASKED, UNMASKED = "masked", "unmasked"
 
@@ -43,7 +43,8 @@ class TextSize(Config):
     """Size of the text and fusion encoder; see :class:`umt_pipeline.models.text.TextConfig`.
 
     ``pretrained`` names a BERT checkpoint (local folder or hub id), which then decides the vocabulary too; without it a
-    WordPiece vocabulary of at most ``vocab_size`` is trained on the training captions.
+    WordPiece vocabulary of at most ``vocab_size`` is trained on the training captions. ``lr_scale`` multiplies the
+    learning rate of the text layers and their projection, which know something already where all else is new.
     """
 
     dim: int
@@ -56,6 +57,7 @@ class TextSize(Config):
     vocab_size: int = 30522
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     pretrained: str | None = None
+    lr_scale: float = Field(1.0, gt=0.0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,7 +67,7 @@ class TextSize(Config):
 
     def text_config(self, vocab_size: int, vision_dim: int) -> TextConfig:
         """Return the text encoder's configuration for a vocabulary and a video encoder."""
-        sizes = self.model_dump(exclude={"max_length", "vocab_size"})
+        sizes = self.model_dump(exclude={"max_length", "vocab_size", "lr_scale"})
         return TextConfig(vocab_size=vocab_size, vision_dim=vision_dim, **sizes)
 
 
@@ -83,6 +85,8 @@ class Stage2Config(Config):
 
     Attributes:
         text: size of the text and fusion encoder.
+        text_pretraining: train the text tower on the captions alone first; null where ``text.pretrained`` names a BERT, or
+            to start from random weights.
         embed_dim: width of the common space of the contrastive objective.
         temperature: its initial temperature.
         weights: weight of each objective.
@@ -94,6 +98,7 @@ class Stage2Config(Config):
     """
 
     text: TextSize
+    text_pretraining: TextPretrainingConfig | None = None
     embed_dim: int
     temperature: float = 0.07
     weights: ObjectiveWeights = ObjectiveWeights()
@@ -104,6 +109,10 @@ class Stage2Config(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.text_pretraining is not None and self.text.pretrained is not None:
+            raise ValueError(
+                f"text.pretrained is {self.text.pretrained!r}, so text_pretraining must be null: the text tower starts from one"
+            )
         if self.unmasked_epochs and (self.train.epochs is None or self.unmasked_epochs > self.train.epochs):
             raise ValueError(
                 f"unmasked_epochs {self.unmasked_epochs} must not be more than train.epochs, which is {self.train.epochs}"
@@ -143,42 +152,24 @@ class CaptionedDataset(SampleDataset):
 
     Args:
         clips: the provider's data set; clips without a caption are left out.
-        caption_clips: the clip of each caption.
-        ids_ML: token ids of each caption.
-        mask_ML: True at tokens.
+        captions: those of the clips.
         masked_epochs: from this epoch on the batches' phase is ``unmasked``; None: never.
-
-    Raises:
-        ConfigError: no clip has a caption.
     """
 
-    def __init__(
-        self,
-        clips: ClipDataset,
-        caption_clips: Sequence[str],
-        ids_ML: Tensor,
-        mask_ML: Tensor,
-        masked_epochs: int | None = None,
-    ) -> None:
-        self._clips = clips
+    def __init__(self, clips: ClipDataset, captions: Captions, masked_epochs: int | None = None) -> None:
+        self._clips, self._captions = clips, captions
         self._masked_epochs = masked_epochs
-        rows: dict[str, list[int]] = {}
-        for row, clip in enumerate(caption_clips):
-            rows.setdefault(clip, []).append(row)
-        self._places = np.array([place for place, clip in enumerate(clips.clip_ids) if clip in rows], dtype=np.int64)
-        if not len(self._places):
-            raise ConfigError("stage2: none of the training clips has a caption; check table captions")
-        self._rows = [rows[clips.clip_ids[place]] for place in self._places]
-        self._ids_ML, self._mask_ML = ids_ML, mask_ML
-        self._media_ids = np.array([counter_hash(clips.clip_ids[place]) >> 1 for place in self._places], dtype=np.int64)
+        places = [place for place, clip in enumerate(clips.clip_ids) if clip in captions.rows]
+        self._places = np.array(places, dtype=np.int64)
+        self._media_ids = np.array([media_id(clips.clip_ids[place]) for place in places], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def _text(self, index: int, epoch: int) -> dict[str, Any]:
-        rows, clip = self._rows[index], self._clips.clip_ids[self._places[index]]
-        row = rows[int(counter_generator("caption", clip, epoch).integers(len(rows)))]
-        return {"ids": self._ids_ML[row], "mask": self._mask_ML[row], "media": self._media_ids[index]}
+        row = int(self._captions.draw(self._clips.clip_ids[self._places[index]], epoch, 1)[0])
+        media = self._media_ids[index]
+        return {"ids": self._captions.ids_ML[row], "mask": self._captions.mask_ML[row], "media": media}
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """See :class:`SampleDataset`: the provider's sample, ids [L], mask [L], media, phase."""
@@ -236,7 +227,7 @@ class Objectives(nn.Module):
             generator: for hard negatives and token masks.
         """
         model, weights = self.model, self.weights
-        video = model.encode_video_aligned(patches_BVP, visible_BV)
+        video = model.encode_video_aligned(patches_BVP, visible_BV, aligned=targets_KBVC is not None)
         text_BLD, text_BE = model.encode_text(ids_BL, mask_BL)
         temperature = model.temperature
         parts = {"temperature": temperature.detach()}
@@ -261,21 +252,40 @@ class Objectives(nn.Module):
             if words is not None:
                 parts["masked_language"] = masked_language_loss(words, masked.labels_BL)
                 total = total + weights.masked_language * parts["masked_language"]
-        if video.aligned_KBVC is not None:
-            # Times zero, not left out: DDP waits for a gradient of every parameter.
-            unaligned = 0.0 * video.aligned_KBVC.sum()
-            parts["alignment"] = unaligned if targets_KBVC is None else alignment_loss(video.aligned_KBVC, targets_KBVC)
+        if model.heads is not None:
+            if video.aligned_KBVC is not None and targets_KBVC is not None:
+                parts["alignment"] = alignment_loss(video.aligned_KBVC, targets_KBVC)
+            else:
+                # Times zero, not left out: DDP waits for a gradient of every parameter.
+                parts["alignment"] = 0.0 * torch.cat([weight.flatten() for weight in model.heads.parameters()]).sum()
             total = total + weights.alignment * parts["alignment"]
         return LossParts(total, {name: part.detach() for name, part in parts.items()})
 
 
 class Stage2Task(Task):
-    """Video-text model, captions and a target provider."""
+    """Video-text model, captions and a target provider.
 
-    def __init__(self, model: Objectives, provider: TargetProvider, dataset: CaptionedDataset) -> None:
+    Args:
+        model: the model with its objectives.
+        provider: where targets come from.
+        dataset: clips with captions.
+        text_lr_scale: factor on the learning rate of the text layers and the text projection.
+    """
+
+    def __init__(
+        self, model: Objectives, provider: TargetProvider, dataset: CaptionedDataset, text_lr_scale: float = 1.0
+    ) -> None:
         self.model: nn.Module = model
         self.provider = provider
         self._dataset = dataset
+        self._text_lr_scale = text_lr_scale
+        text_layers = range(model.model.config.text.fusion_layer)
+        layers = [f"text.layers.{layer}." for layer in text_layers]
+        self._text_names = tuple(f"model.{name}" for name in ("text.embeddings.", *layers, "text_proj."))
+
+    def lr_scale(self, name: str) -> float:
+        """See :class:`Task`."""
+        return self._text_lr_scale if name.startswith(self._text_names) else 1.0
 
     def dataset(self) -> CaptionedDataset:
         """See :class:`Task`."""
@@ -312,17 +322,12 @@ class Stage2Task(Task):
         return batch["clip"]
 
 
-def usable_captions(captions: pd.DataFrame, clip_ids: Sequence[str]) -> pd.DataFrame:
-    """Return the captions of the given clips that are not empty after cleaning, in order of video and caption id."""
-    kept = captions[captions["video_id"].isin(set(clip_ids))]
-    kept = kept[kept["caption"].map(lambda text: bool(clean_caption(text)))]
-    return kept.sort_values(["video_id", "caption_id"], ignore_index=True)
-
-
 def make_task(
     model: dict[str, Any],
     weights: dict[str, Any],
     student: str | None,
+    text_tower: str | None,
+    text_lr_scale: float,
     tokenizer: str,
     captions: str,
     max_length: int,
@@ -334,28 +339,24 @@ def make_task(
     Args:
         model: a :class:`VideoTextConfig` as JSON.
         weights: :class:`ObjectiveWeights` as JSON.
-        student: stage-1 model folder, or None to train from scratch.
+        student: stage-1 model folder, or None to train the video encoder from scratch.
+        text_tower: folder of a text tower trained on captions alone, or None.
+        text_lr_scale: factor on the learning rate of the text layers and the text projection.
         tokenizer: folder of the tokenizer.
         captions: Parquet file of the caption table.
         max_length: L.
         masked_epochs: the first epoch without a mask; None if there is none.
         provider: arguments of :func:`umt_pipeline.training.stage1.open_provider`.
     """
-    from umt_pipeline.models.student import load_student
-
-    config = VideoTextConfig.model_validate(model)
-    network = build_model(config, load_student(Path(student)) if student is not None else None)
+    network = VideoTextModel.create(
+        VideoTextConfig.model_validate(model),
+        student=None if student is None else load_student(Path(student)),
+        text_tower=None if text_tower is None else Path(text_tower),
+    )
     words = load_tokenizer(Path(tokenizer))
     opened = open_provider(**provider)
     clips = opened.dataset()
-    table = usable_captions(pd.read_parquet(captions), clips.clip_ids)
-    ids_ML, mask_ML = encode_batch(words, table["caption"].tolist(), max_length)
-    dataset = CaptionedDataset(clips, table["video_id"].tolist(), ids_ML, mask_ML, masked_epochs)
+    table = Captions(pd.read_parquet(captions), clips.clip_ids, Path(tokenizer), max_length)
     kept = (words.pad_token_id, words.cls_token_id)
     objectives = Objectives(network, ObjectiveWeights.model_validate(weights), words.mask_token_id, kept)
-    return Stage2Task(objectives, opened, dataset)
-
-
-def build_model(config: VideoTextConfig, student: Student | None) -> VideoTextModel:
-    """Make the model that stage 2 starts from: around a stage-1 student, or from scratch (the control)."""
-    return VideoTextModel.create(config) if student is None else VideoTextModel.from_student(student, config)
+    return Stage2Task(objectives, opened, CaptionedDataset(clips, table, masked_epochs), text_lr_scale)

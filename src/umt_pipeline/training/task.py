@@ -128,6 +128,10 @@ class Task(ABC):
         """Whether weight decay leaves ``param`` alone; by default biases and everything with at most one axis."""
         return param.ndim <= 1 or name.endswith("bias")
 
+    def lr_scale(self, name: str) -> float:
+        """Factor on the learning rate of the parameter ``name``; 1 by default."""
+        return 1.0
+
 
 def stack_samples(samples: list[Sample]) -> Batch:
     """Stack arrays, tensors and numbers per key to tensors with first axis B; anything else becomes a list."""
@@ -178,13 +182,10 @@ class TrainConfig(Config):
             raise ValueError(f"`min_lr` ({self.min_lr}) must not be above `lr` ({self.lr})")
         if self.batch_size < self.nproc * self.accumulate:
             raise ValueError(
-                f"`batch_size` ({self.batch_size}) must be at least `nproc` x `accumulate` "
-                f"({self.nproc} x {self.accumulate})"
+                f"`batch_size` ({self.batch_size}) must be at least `nproc` x `accumulate` ({self.nproc} x {self.accumulate})"
             )
         return self
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that the trained weights depend on: a change of any other one lets a run be resumed."""
-        return self.model_dump(
-            mode="json", exclude={"device", "nproc", "workers", "log_every", "checkpoint_every", "keep"}
-        )
+        return self.model_dump(mode="json", exclude={"device", "nproc", "workers", "log_every", "checkpoint_every", "keep"})

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors.torch import save_file
 
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.files import fingerprint, sha256_file, write_json
-from umt_pipeline.models.folders import SKIPPED_FILE, load_config, load_weights, weights_sha256
+from umt_pipeline.models.folders import SKIPPED_FILE, WEIGHTS_FILE, load_config, load_weights, weights_sha256
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
-from umt_pipeline.models.video_text import VideoTextModel, save_video_text
+from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.runs import fresh_folder, train, write_table
 from umt_pipeline.training.stage1 import StudentSize
-from umt_pipeline.training.stage2 import Stage2Config, usable_captions
+from umt_pipeline.training.stage2 import Stage2Config
+from umt_pipeline.training.text import usable_captions
 
 TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage2Data:
+    """What the model and its control are both trained on.
+
+    Attributes:
+        config: the model's sizes.
+        tokenizer: its folder.
+        arguments: of the task factory, all but the student.
+        inputs: hashes of what the arguments point to.
+        store_manifest_sha256: of the feature store.
+    """
+
+    config: VideoTextConfig
+    tokenizer: Path
+    arguments: dict[str, Any]
+    inputs: list[str]
+    store_manifest_sha256: str
 
 
 def make_tokenizer(params: Stage2Config, feature_store: Path, captions: pd.DataFrame, workspace: Path) -> Path:
@@ -46,96 +68,42 @@ def make_tokenizer(params: Stage2Config, feature_store: Path, captions: pd.DataF
     return folder
 
 
-def train_video_text(
+def gather_data(
     params: Stage2Config,
-    seed: int,
-    stage1_model: Path,
     tokenizer: Path,
+    stage1_model: Path,
     feature_store: Path,
     teacher: Path,
     captions: pd.DataFrame,
     videos: pd.DataFrame,
     raw_media: Path,
     workspace: Path,
-) -> TrainedModel:
-    """Train the video-text model from the stage-1 student.
+) -> Stage2Data:
+    """Settle the model's sizes and put the tables where training processes can read them.
 
     Args:
         params: text encoder, objectives, target provider and loop.
-        seed: of weights, order, dropout, masks and negatives.
-        stage1_model: the student's model folder.
         tokenizer: from :func:`make_tokenizer`.
+        stage1_model: the student's model folder; read for its size.
         feature_store: recorded views and targets.
         teacher: the teacher's folder, read online only.
         captions: the clean caption table.
         videos: the clean video table, read online only.
         raw_media: folder of the video files, read online only.
-        workspace: folder for unfinished work, in which a killed run is found again.
-
-    Returns:
-        The model folder, the history of the run, and its summary.
+        workspace: folder for unfinished work.
 
     Raises:
-        ConfigError: no training clip has a caption.
-        TrainingError: training failed.
+        ConfigError: the parameters do not fit the feature store.
     """
-    return _train("stage2", stage1_model, params, seed, stage1_model, tokenizer, feature_store, teacher, captions, videos,
-                  raw_media, workspace)
-
-
-def train_control(
-    params: Stage2Config,
-    seed: int,
-    stage1_model: Path,
-    tokenizer: Path,
-    feature_store: Path,
-    teacher: Path,
-    captions: pd.DataFrame,
-    videos: pd.DataFrame,
-    raw_media: Path,
-    workspace: Path,
-) -> TrainedModel:
-    """Train the same model with the same budget from scratch; see :func:`train_video_text`.
-
-    Of the student only the size is read. With ``control: false`` nothing is trained, and the folder says so.
-    """
-    if not params.control:
-        folder = fresh_folder(workspace, "stage2_control_model")
-        write_json(folder / SKIPPED_FILE, {"reason": "stage2.control is false"})
-        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {}
-    return _train("stage2_control", None, params, seed, stage1_model, tokenizer, feature_store, teacher, captions, videos,
-                  raw_media, workspace)
-
-
-def summarise(stage2_summary: dict[str, Any], stage2_control_summary: dict[str, Any]) -> dict[str, Any]:
-    """Put both runs' summaries into one metrics file."""
-    return {"stage2": stage2_summary, "control": stage2_control_summary}
-
-
-def _train(
-    name: str,
-    student: Path | None,
-    params: Stage2Config,
-    seed: int,
-    stage1_model: Path,
-    tokenizer: Path,
-    feature_store: Path,
-    teacher: Path,
-    captions: pd.DataFrame,
-    videos: pd.DataFrame,
-    raw_media: Path,
-    workspace: Path,
-) -> TrainedModel:
-    words = load_tokenizer(tokenizer)
     student_config, _ = load_config(stage1_model, STUDENT_KIND)
     size = StudentSize(**{key: student_config["vision"][key] for key in StudentSize.model_fields})
-    config = params.model_for(size, read_manifest(feature_store), len(words))
+    config = params.model_for(size, read_manifest(feature_store), len(load_tokenizer(tokenizer)))
     caption_table, captions_key = write_table(workspace, "captions", captions)
     video_table, videos_key = write_table(workspace, "videos", videos)
-    kwargs = {
+    arguments = {
         "model": config.model_dump(mode="json"),
         "weights": params.weights.model_dump(mode="json"),
-        "student": None if student is None else str(student),
+        "text_lr_scale": params.text.lr_scale,
         "tokenizer": str(tokenizer),
         "captions": str(caption_table),
         "max_length": params.text.max_length,
@@ -147,12 +115,98 @@ def _train(
         "media": str(raw_media),
     }
     manifest = sha256_file(feature_store / MANIFEST_FILE)
-    inputs = [manifest, captions_key, videos_key, "" if student is None else weights_sha256(student)]
-    finished = train(name, "umt_pipeline.training.stage2:make_task", kwargs, inputs, params.train, seed, workspace)
-    model = VideoTextModel(config)
+    return Stage2Data(config, tokenizer, arguments, [manifest, captions_key, videos_key], manifest)
+
+
+def pretrain_text(
+    params: Stage2Config, seed: int, data: Stage2Data, feature_store: Path, workspace: Path
+) -> tuple[Path, dict[str, Any]]:
+    """Train the text tower on the training captions alone, if ``text_pretraining`` says so.
+
+    Returns:
+        A folder with the tower's weights, empty without this training; and the summary of the training.
+    """
+    folder = fresh_folder(workspace, "text_tower")
+    if params.text_pretraining is None:
+        return folder, {}
+    arguments = {
+        "text": data.config.text.model_dump(mode="json"),
+        "embed_dim": params.embed_dim,
+        "objectives": params.text_pretraining.model_dump(mode="json"),
+        "clips": FeatureStore(feature_store).index["video_id"].unique().tolist(),
+        **{name: data.arguments[name] for name in ("tokenizer", "captions", "max_length")},
+    }
+    factory = "umt_pipeline.training.text:make_task"
+    finished = train("text", factory, arguments, data.inputs, params.text_pretraining.train, seed, workspace)
+    tower = {name.removeprefix("tower."): tensor for name, tensor in finished.weights().items()}
+    save_file(tower, folder / WEIGHTS_FILE)
+    return folder, finished.summary()
+
+
+def train_video_text(
+    params: Stage2Config, seed: int, data: Stage2Data, text_tower: Path, stage1_model: Path, workspace: Path
+) -> TrainedModel:
+    """Train the video-text model from the stage-1 student.
+
+    Args:
+        params: text encoder, objectives, target provider and loop.
+        seed: of weights, order, dropout, masks and negatives.
+        data: from :func:`gather_data`.
+        text_tower: from :func:`pretrain_text`.
+        stage1_model: the student's model folder.
+        workspace: folder for unfinished work, in which a killed run is found again.
+
+    Returns:
+        The model folder, the history of the run, and its summary.
+
+    Raises:
+        ConfigError: no training clip has a caption.
+        TrainingError: training failed.
+    """
+    return _train("stage2", stage1_model, params, seed, data, text_tower, workspace)
+
+
+def train_control(params: Stage2Config, seed: int, data: Stage2Data, text_tower: Path, workspace: Path) -> TrainedModel:
+    """Train the same model with the same budget, its video encoder from scratch; see :func:`train_video_text`.
+
+    With ``control: false`` nothing is trained, and the folder says so.
+    """
+    if not params.control:
+        folder = fresh_folder(workspace, "stage2_control_model")
+        write_json(folder / SKIPPED_FILE, {"reason": "stage2.control is false"})
+        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {}
+    return _train("stage2_control", None, params, seed, data, text_tower, workspace)
+
+
+def summarise(
+    text_summary: dict[str, Any], stage2_summary: dict[str, Any], stage2_control_summary: dict[str, Any]
+) -> dict[str, Any]:
+    """Put the runs' summaries into one metrics file."""
+    return {"text": text_summary, "stage2": stage2_summary, "control": stage2_control_summary}
+
+
+def _train(
+    name: str, student: Path | None, params: Stage2Config, seed: int, data: Stage2Data, text_tower: Path, workspace: Path
+) -> TrainedModel:
+    tower = text_tower if (text_tower / WEIGHTS_FILE).is_file() else None
+    arguments = {
+        **data.arguments,
+        "student": None if student is None else str(student),
+        "text_tower": None if tower is None else str(tower),
+    }
+    student_key, tower_key = ("" if folder is None else weights_sha256(folder) for folder in (student, tower))
+    inputs = [*data.inputs, student_key, tower_key]
+    finished = train(name, "umt_pipeline.training.stage2:make_task", arguments, inputs, params.train, seed, workspace)
+    model = VideoTextModel(data.config)
     weights = {key.removeprefix("model."): tensor for key, tensor in finished.weights().items()}
     load_weights(model, weights, source=str(finished.folder))
     folder = fresh_folder(workspace, f"{name}_model")
-    facts = {"steps": finished.steps, "store_manifest_sha256": manifest, "seed": seed, "stage1_sha256": inputs[3]}
-    save_video_text(folder, model, words, facts)
+    facts = {
+        "steps": finished.steps,
+        "store_manifest_sha256": data.store_manifest_sha256,
+        "seed": seed,
+        "stage1_sha256": student_key,
+        "text_tower_sha256": tower_key,
+    }
+    save_video_text(folder, model, load_tokenizer(data.tokenizer), facts)
     return folder, finished.history, finished.summary()

@@ -4,26 +4,52 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from umt_pipeline.pipelines.stage2.nodes import make_tokenizer, summarise, train_control, train_video_text
-
-_DATA = ["feature_store", "teacher", "captions", "videos", "raw_media", "workspace"]
+from umt_pipeline.pipelines.stage2.nodes import (
+    gather_data,
+    make_tokenizer,
+    pretrain_text,
+    summarise,
+    train_control,
+    train_video_text,
+)
 
 
 def create_pipeline() -> Pipeline:
     """Return the pipeline."""
+    run = ["params:stage2", "params:seed", "stage2_data"]
     return Pipeline(
         [
             Node(make_tokenizer, inputs=["params:stage2", "feature_store", "captions", "workspace"], outputs="tokenizer"),
             Node(
+                gather_data,
+                inputs=[
+                    "params:stage2",
+                    "tokenizer",
+                    "stage1_model",
+                    "feature_store",
+                    "teacher",
+                    "captions",
+                    "videos",
+                    "raw_media",
+                    "workspace",
+                ],
+                outputs="stage2_data",
+            ),
+            Node(
+                pretrain_text,
+                inputs=[*run, "feature_store", "workspace"],
+                outputs=["text_tower", "text_summary"],
+            ),
+            Node(
                 train_video_text,
-                inputs=["params:stage2", "params:seed", "stage1_model", "tokenizer", *_DATA],
+                inputs=[*run, "text_tower", "stage1_model", "workspace"],
                 outputs=["stage2_model", "stage2_history", "stage2_summary"],
             ),
             Node(
                 train_control,
-                inputs=["params:stage2", "params:seed", "stage1_model", "tokenizer", *_DATA],
+                inputs=[*run, "text_tower", "workspace"],
                 outputs=["stage2_control_model", "stage2_control_history", "stage2_control_summary"],
             ),
-            Node(summarise, inputs=["stage2_summary", "stage2_control_summary"], outputs="stage2_metrics"),
+            Node(summarise, inputs=["text_summary", "stage2_summary", "stage2_control_summary"], outputs="stage2_metrics"),
         ]
     )
