@@ -186,3 +186,9 @@ def test_prefixes_may_not_make_two_keys_one() -> None:
     assert strip_prefix({"module.encoder.a": torch.ones(1)}).keys() == {"a"}
     with pytest.raises(CheckpointError, match="becomes a"):
         strip_prefix({"encoder.a": torch.ones(1), "a": torch.ones(1)})
+
+
+def test_a_model_that_the_published_layout_cannot_hold_is_not_exported() -> None:
+    model = VideoTextModel(VIDEO_TEXT.model_copy(update={"pool_batch_norm": True}))
+    with pytest.raises(CheckpointError, match=r"vision_pool\.running_mean.*only a model trained with .*pool_batch_norm: false"):
+        video_text_to_published(model.state_dict(), PATCH)

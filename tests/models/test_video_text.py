@@ -187,3 +187,24 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path, model: VideoTextM
 def test_illegal_sizes_name_the_key(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         VideoTextConfig.model_validate(CONFIG.model_dump() | changes)
+
+
+def test_pool_batch_norm_standardises_features_and_is_kept_in_the_folder(
+    video: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = VideoTextModel(CONFIG.model_copy(update={"pool_batch_norm": True}))
+    pooled = torch.randn(50, VISION.dim) * 3 + 100
+    standard = model.vision_pool(pooled)
+    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(VISION.dim), atol=1e-4, rtol=0)
+    torch.testing.assert_close(standard.var(dim=0, unbiased=False), torch.ones(VISION.dim), atol=1e-3, rtol=0)
+    alone = model.vision_pool(pooled[:1])
+    assert alone.isfinite().all(), "a batch of one takes the running statistics"
+    model.encode_text(*text)
+    model.eval()
+    per_frame = model.encode_video(*video, pool="frame")[1]
+    assert per_frame.shape == (B, VISION.frames, 8)
+    save_video_text(tmp_path, model, TOKENIZER)
+    loaded, _ = load_video_text(tmp_path)
+    torch.testing.assert_close(loaded.encode_video(*video)[1], model.encode_video(*video)[1])
+    torch.testing.assert_close(loaded.encode_text(*text)[1], model.encode_text(*text)[1])

@@ -48,7 +48,7 @@ class DemoCorpusConfig(Config):
     motion_appearances: int = Field(16, ge=0, le=len(APPEARANCES))
     captions_per_clip: int = Field(3, ge=1)
     frames: tuple[int, int] = (16, 32)
-    side: tuple[int, int] = (72, 112)
+    side: tuple[int, int] = (80, 96)
     fps: tuple[int, ...] = (8, 12, 15, 24)
     broken_files: bool = True
     workers: int | None = Field(None, ge=1)

@@ -175,7 +175,15 @@ def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> Sta
     """Rename :class:`VideoTextModel`'s weights to the names of a pre-trained stage-2 file (without a teacher).
 
     The tied copies that such a file holds (masked-language output matrix and bias) are written too.
+
+    Raises:
+        CheckpointError: the model has ``pool_batch_norm``, for which the published model has no place.
     """
+    if pooled := sorted(key for key in state if key.startswith(("vision_pool.", "text_pool."))):
+        raise CheckpointError(
+            f"{', '.join(pooled)}: the published model has no such weights; only a model trained with "
+            "stage2.pool_batch_norm: false can be exported"
+        )
     vision: State = {}
     renamed: State = {}
     ours_to_theirs = tuple((ours, theirs) for theirs, ours in _STAGE2_NAMES)

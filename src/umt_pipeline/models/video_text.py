@@ -43,6 +43,9 @@ class VideoTextConfig(Config):
         temperature: initial divisor of the cosines, learnt within [0.001, 0.5].
         align_layers: K, layers still aligned with the teacher; 0 for a model without alignment heads.
         target_dim: C, width of the teacher's output; 0 without alignment heads.
+        pool_batch_norm: standardise pooled features over the batch before they are projected, as contrastive learners
+            from SimCLR to MoCo v3 do. Off in the published model. What all clips, or all texts, have in common then no
+            longer drowns what tells them apart, which a small model otherwise needs long to overcome.
     """
 
     vision: ViTConfig
@@ -51,6 +54,7 @@ class VideoTextConfig(Config):
     temperature: float = Field(default=0.07, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
     align_layers: int = Field(default=0, ge=0)
     target_dim: int = Field(default=0, ge=0)
+    pool_batch_norm: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,6 +95,8 @@ class VideoTextModel(nn.Module):
         self.text = TextModel(config.text)
         self.vision_proj = nn.Linear(dim, config.embed_dim)
         self.text_proj = nn.Linear(config.text.dim, config.embed_dim)
+        self.vision_pool = PoolNorm(dim) if config.pool_batch_norm else nn.Identity()
+        self.text_pool = PoolNorm(config.text.dim) if config.pool_batch_norm else nn.Identity()
         self.match_head = nn.Linear(config.text.dim, 2)
         self.temp = nn.Parameter(torch.tensor(config.temperature))
 
@@ -173,7 +179,7 @@ class VideoTextModel(nn.Module):
 
     def project_video(self, pooled_BD: Tensor) -> Tensor:
         """Return unit vectors [..., E], float32, of pooled video features [..., D]."""
-        return _unit_vectors(self.vision_proj, pooled_BD)
+        return _unit_vectors(self.vision_proj, self.vision_pool(pooled_BD))
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Encode captions: tokens [B, L, D] and unit-length embeddings [B, E] (of position 0), float32."""
@@ -182,7 +188,7 @@ class VideoTextModel(nn.Module):
 
     def project_text(self, tokens_BLD: Tensor) -> Tensor:
         """Return unit vectors [B, E], float32, of text tokens."""
-        return _unit_vectors(self.text_proj, tokens_BLD[:, 0])
+        return _unit_vectors(self.text_proj, self.text_pool(tokens_BLD[:, 0]))
 
     def match_logits(self, text_BLD: Tensor, mask_BL: Tensor, video_RVD: Tensor, clips_B: Tensor | None = None) -> Tensor:
         """Return logits [B, 2] that text and video belong together (class 1).
@@ -225,8 +231,25 @@ class VideoTextModel(nn.Module):
         return self.match_head(fused[:pairs, 0]), mlm_logits
 
 
+class PoolNorm(nn.BatchNorm1d):
+    """Batch normalisation without weights of [..., D], statistics in float32.
+
+    In training every process takes the statistics of its own share of the batch.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, affine=False)
+
+    def forward(self, pooled_D: Tensor) -> Tensor:
+        """Return [..., D]. A batch of one has no spread, so it takes the running statistics."""
+        flat_BD = pooled_D.flatten(0, -2).float()
+        if self.training and len(flat_BD) == 1:
+            return F.batch_norm(flat_BD, self.running_mean, self.running_var, eps=self.eps).view_as(pooled_D)
+        return super().forward(flat_BD).view_as(pooled_D)
+
+
 class TextTower(nn.Module):
-    """The text side of a :class:`VideoTextModel` by itself, under the same names, to be trained on captions alone."""
+    """Text layers and text projection of a :class:`VideoTextModel`, same names, to be trained on captions alone."""
 
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
@@ -234,7 +257,7 @@ class TextTower(nn.Module):
         self.text_proj = nn.Linear(config.dim, embed_dim)
 
     def project(self, tokens_BLD: Tensor) -> Tensor:
-        """Return unit vectors [B, E], float32, of text tokens, as :meth:`VideoTextModel.project_text` does."""
+        """Return unit vectors [B, E], float32, of text tokens, of position 0."""
         return _unit_vectors(self.text_proj, tokens_BLD[:, 0])
 
 

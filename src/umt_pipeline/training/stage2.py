@@ -89,6 +89,7 @@ class Stage2Config(Config):
             to start from random weights.
         embed_dim: width of the common space of the contrastive objective.
         temperature: its initial temperature.
+        pool_batch_norm: see :class:`VideoTextConfig`; false in the paper.
         weights: weight of each objective.
         targets: ``cached`` or ``online``, as in stage 1.
         train: the loop.
@@ -101,6 +102,7 @@ class Stage2Config(Config):
     text_pretraining: TextPretrainingConfig | None = None
     embed_dim: int
     temperature: float = 0.07
+    pool_batch_norm: bool = False
     weights: ObjectiveWeights = ObjectiveWeights()
     targets: Targets = "cached"
     train: TrainConfig
@@ -142,6 +144,7 @@ class Stage2Config(Config):
             text=self.text.text_config(vocab_size, student.vision.dim),
             embed_dim=self.embed_dim,
             temperature=self.temperature,
+            pool_batch_norm=self.pool_batch_norm,
             align_layers=student.align_layers if aligned else 0,
             target_dim=student.target_dim if aligned else 0,
         )
