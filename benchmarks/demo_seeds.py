@@ -30,15 +30,18 @@ ROWS = (
     ("Linear probe, motion: stage-2 encoder", "probe/linear/motion/stage2"),
     ("`test`, text→video R@1: teacher", "retrieval/test/teacher/dual/t2v_r1"),
     ("`test`, text→video R@1: stage 2", "retrieval/test/stage2/dual/t2v_r1"),
-    ("`test`, text→video R@1: stage 2, re-ranked", "retrieval/test/stage2/reranked/t2v_r1"),
     ("`test`, text→video R@1: stage 2 from scratch", "retrieval/test/control/dual/t2v_r1"),
-    ("`test`, text→video R@1: stage 2 from scratch, re-ranked", "retrieval/test/control/reranked/t2v_r1"),
+    ("`test`, text→video R@1: stage 2, re-ranked", "retrieval/test/stage2/reranked/t2v_r1"),
+    ("`test`, shape of the top clip right: teacher", "agreement/test/teacher_dual/shape"),
+    ("`test`, shape of the top clip right: stage 2", "agreement/test/stage2_dual/shape"),
+    ("`test`, shape of the top clip right: stage 2 from scratch", "agreement/test/control_dual/shape"),
+    ("`test`, motion of the top clip right: teacher", "agreement/test/teacher_dual/motion"),
+    ("`test`, motion of the top clip right: stage 2", "agreement/test/stage2_dual/motion"),
+    ("`test`, motion of the top clip right: stage 2 from scratch", "agreement/test/control_dual/motion"),
     ("`test_motion`, text→video R@1: teacher", "retrieval/test_motion/teacher/dual/t2v_r1"),
     ("`test_motion`, text→video R@1: stage 2", "retrieval/test_motion/stage2/dual/t2v_r1"),
-    ("`test_motion`, text→video R@1: stage 2, re-ranked", "retrieval/test_motion/stage2/reranked/t2v_r1"),
     ("`test_motion`, text→video R@1: stage 2 from scratch", "retrieval/test_motion/control/dual/t2v_r1"),
-    ("`test_motion`, motion of the top clip right: teacher", "agreement/test_motion/teacher_dual/motion"),
-    ("`test_motion`, motion of the top clip right: stage 2", "agreement/test_motion/stage2_dual/motion"),
+    ("`test_motion`, text→video R@1: stage 2, re-ranked", "retrieval/test_motion/stage2/reranked/t2v_r1"),
 )
 
 
