@@ -104,7 +104,7 @@ def test_masked_media_tokens_pooling_and_heads(golden: Golden, media: str, mask:
     features = golden.model.encode_video_aligned(patches, visible)
     assert features.aligned_KBVC is not None
     assert_close(features.tokens_BVD, io[f"{names[0]}_tokens"])
-    assert_close(golden.model.pool_tokens(features.tokens_BVD), io[f"{names[0]}_pooled"])
+    assert_close(golden.model.pool_tokens(features.tokens_BVD, visible), io[f"{names[0]}_pooled"])
     # The file holds the heads' outputs before they get unit length.
     assert_close(features.aligned_KBVC, F.normalize(io[names[1]], dim=-1))
 
@@ -113,7 +113,7 @@ def test_masked_media_tokens_pooling_and_heads(golden: Golden, media: str, mask:
 def test_unmasked_video_tokens_and_pooling_per_frame(golden: Golden) -> None:
     patches, visible = visible_patches(golden, golden.io["video"], None)
     tokens, embedding = golden.model.encode_video(patches, visible, pool="frame")
-    pooled = golden.model.pool_tokens(tokens, golden.model.config.vision.frames)
+    pooled = golden.model.pool_tokens(tokens, visible, golden.model.config.vision.frames)
     assert_close(tokens, golden.io["vision_tokens_full"])
     assert_close(pooled, golden.io["vision_pooled_full"])
     assert_close(embedding, F.normalize(golden.model.vision_proj(pooled), dim=-1))
@@ -122,8 +122,9 @@ def test_unmasked_video_tokens_and_pooling_per_frame(golden: Golden) -> None:
 @torch.no_grad()
 def test_projections_and_similarity(golden: Golden, video: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]) -> None:
     io, model = golden.io, golden.model
+    visible = visible_patches(golden, io["video"], io["video_mask"])[1]
     assert_close(text[0], io["text_tokens"])
-    assert_close(model.vision_proj(model.pool_tokens(video[0])), io["vision_proj"])
+    assert_close(model.vision_proj(model.pool_tokens(video[0], visible)), io["vision_proj"])
     assert_close(model.text_proj(text[0][:, 0]), io["text_proj"])
     assert_close(video[1] @ text[1].T / model.temperature, io["sim_v2t"], LOSS_TOLERANCE)
 

@@ -189,6 +189,6 @@ def test_prefixes_may_not_make_two_keys_one() -> None:
 
 
 def test_a_model_that_the_published_layout_cannot_hold_is_not_exported() -> None:
-    model = VideoTextModel(VIDEO_TEXT.model_copy(update={"pool_batch_norm": True}))
-    with pytest.raises(CheckpointError, match=r"vision_pool\.running_mean.*only a model trained with .*pool_batch_norm: false"):
+    model = VideoTextModel(VIDEO_TEXT.model_copy(update={"pool": "attention"}))
+    with pytest.raises(CheckpointError, match=r"attention_pool\.proj.*only a model trained with stage2\.pool: mean"):
         video_text_to_published(model.state_dict(), PATCH)

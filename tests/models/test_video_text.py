@@ -189,22 +189,22 @@ def test_illegal_sizes_name_the_key(changes: dict[str, object], message: str) ->
         VideoTextConfig.model_validate(CONFIG.model_dump() | changes)
 
 
-def test_pool_batch_norm_standardises_features_and_is_kept_in_the_folder(
-    video: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
+def test_attention_pool_is_an_option_that_the_folder_keeps(tmp_path: Path, video: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(0)
-    model = VideoTextModel(CONFIG.model_copy(update={"pool_batch_norm": True}))
-    pooled = torch.randn(50, VISION.dim) * 3 + 100
-    standard = model.vision_pool(pooled)
-    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(VISION.dim), atol=1e-4, rtol=0)
-    torch.testing.assert_close(standard.var(dim=0, unbiased=False), torch.ones(VISION.dim), atol=1e-3, rtol=0)
-    alone = model.vision_pool(pooled[:1])
-    assert alone.isfinite().all(), "a batch of one takes the running statistics"
-    model.encode_text(*text)
-    model.eval()
+    model = VideoTextModel(CONFIG.model_copy(update={"pool": "attention"})).eval()
+    features = model.encode_video_aligned(*video)
+    _, embedding = model.encode_video(*video)
+    torch.testing.assert_close(features.embedding_BE, embedding)
     per_frame = model.encode_video(*video, pool="frame")[1]
     assert per_frame.shape == (B, VISION.frames, 8)
+    second_frame = model.pool_tokens(features.tokens_BVD[:, V // 2 :], video[1][:, V // 2 :])
+    torch.testing.assert_close(per_frame[:, 1], model.project_video(second_frame))
     save_video_text(tmp_path, model, TOKENIZER)
-    loaded, _ = load_video_text(tmp_path)
-    torch.testing.assert_close(loaded.encode_video(*video)[1], model.encode_video(*video)[1])
-    torch.testing.assert_close(loaded.encode_text(*text)[1], model.encode_text(*text)[1])
+    assert torch.equal(load_video_text(tmp_path)[0].encode_video(*video)[1], embedding)
+
+
+def test_fusion_can_read_positions(video: tuple[Tensor, Tensor]) -> None:
+    tokens, positions = torch.randn(B, V, VISION.dim), VideoTextModel(CONFIG).vision.positions(video[1])
+    assert torch.equal(VideoTextModel(CONFIG).fusion_tokens(tokens, video[1]), tokens), "as published"
+    model = VideoTextModel(CONFIG.model_copy(update={"fuse_positions": True}))
+    torch.testing.assert_close(model.fusion_tokens(tokens, video[1]) - tokens, positions, atol=1e-5, rtol=0)

@@ -117,12 +117,16 @@ class VideoTextEncoder:
         return view_of(self.model.config.vision)
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
-        """Return ``{name}`` [B, D] (pooled), ``{name}/embedding`` [B, E] and, if kept, ``{name}/tokens`` [B, V, D]."""
-        tokens_BVD, embedding_BE = self.model.encode_video(*_all_patches(frames_BTHWC, self.model.config.vision))
-        features = {self.name: self.model.pool_tokens(tokens_BVD), f"{self.name}/embedding": embedding_BE}
+        """Return ``{name}`` [B, D] (pooled), ``{name}/embedding`` [B, E] and, if kept, ``{name}/tokens`` [B, V, D].
+
+        The tokens are those that the matching head reads.
+        """
+        patches_BVP, visible_BV = _all_patches(frames_BTHWC, self.model.config.vision)
+        tokens_BVD, embedding_BE = self.model.encode_video(patches_BVP, visible_BV)
+        features = {self.name: self.model.pool_tokens(tokens_BVD, visible_BV), f"{self.name}/embedding": embedding_BE}
         if self.keep_tokens:
             # Half precision: all tokens of all clips are held at once, and they come out of a LayerNorm.
-            features[f"{self.name}/tokens"] = tokens_BVD.half()
+            features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV).half()
         return features
 
     @torch.inference_mode()
@@ -149,7 +153,7 @@ class VideoTextEncoder:
         Args:
             text_ULD: tokens from :meth:`encode_text`.
             mask_UL: their mask.
-            video_SVD: tokens of the clips.
+            video_SVD: ``{name}/tokens`` of the clips.
             pairs_per_pass: pairs per run of the fusion layers; pairs come sorted by clip, so a run reads few clips.
         """
 

@@ -177,12 +177,12 @@ def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> Sta
     The tied copies that such a file holds (masked-language output matrix and bias) are written too.
 
     Raises:
-        CheckpointError: the model has ``pool_batch_norm``, for which the published model has no place.
+        CheckpointError: the model pools by attention, for which the published model has no place.
     """
-    if pooled := sorted(key for key in state if key.startswith(("vision_pool.", "text_pool."))):
+    if pool := sorted(key for key in state if key.startswith("attention_pool.")):
         raise CheckpointError(
-            f"{', '.join(pooled)}: the published model has no such weights; only a model trained with "
-            "stage2.pool_batch_norm: false can be exported"
+            f"{', '.join(pool)}: the published model has no such weights; only a model trained with stage2.pool: mean "
+            "can be exported"
         )
     vision: State = {}
     renamed: State = {}

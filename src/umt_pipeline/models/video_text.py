@@ -23,6 +23,7 @@ from umt_pipeline.errors import CheckpointError
 from umt_pipeline.losses import HardNegatives
 from umt_pipeline.models.folders import load_config, load_weights, read_weights, save_model
 from umt_pipeline.models.heads import AlignmentHeads
+from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer
@@ -43,9 +44,10 @@ class VideoTextConfig(Config):
         temperature: initial divisor of the cosines, learnt within [0.001, 0.5].
         align_layers: K, layers still aligned with the teacher; 0 for a model without alignment heads.
         target_dim: C, width of the teacher's output; 0 without alignment heads.
-        pool_batch_norm: standardise pooled features over the batch before they are projected, as contrastive learners
-            from SimCLR to MoCo v3 do. Off in the published model. What all clips, or all texts, have in common then no
-            longer drowns what tells them apart, which a small model otherwise needs long to overcome.
+        pool: how a clip's tokens become one vector: their ``mean``, as published, or ``attention``
+            (:class:`umt_pipeline.models.pooling.AttentionPool`), which also reads where and when a token was seen.
+        fuse_positions: add the position vectors once more to the tokens that the fusion layers read. Off in the published
+            model, which does so for its alignment heads only.
     """
 
     vision: ViTConfig
@@ -54,7 +56,8 @@ class VideoTextConfig(Config):
     temperature: float = Field(default=0.07, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
     align_layers: int = Field(default=0, ge=0)
     target_dim: int = Field(default=0, ge=0)
-    pool_batch_norm: bool = False
+    pool: Literal["mean", "attention"] = "mean"
+    fuse_positions: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,12 +94,11 @@ class VideoTextModel(nn.Module):
         self.vision = VideoViT(config.vision)
         self.heads = AlignmentHeads(config.align_layers, dim, config.target_dim) if config.align_layers else None
         self.layers = last_layers(config.vision.depth, config.align_layers) if config.align_layers else []
+        self.attention_pool = AttentionPool(dim, config.vision.heads) if config.pool == "attention" else None
         self.pool_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.text = TextModel(config.text)
         self.vision_proj = nn.Linear(dim, config.embed_dim)
         self.text_proj = nn.Linear(config.text.dim, config.embed_dim)
-        self.vision_pool = PoolNorm(dim) if config.pool_batch_norm else nn.Identity()
-        self.text_pool = PoolNorm(config.text.dim) if config.pool_batch_norm else nn.Identity()
         self.match_head = nn.Linear(config.text.dim, 2)
         self.temp = nn.Parameter(torch.tensor(config.temperature))
 
@@ -154,7 +156,8 @@ class VideoTextModel(nn.Module):
         """
         tokens_BVD = self.vision(patches_BVP, visible_BV, clip_size)
         frames = clip_size[0] if clip_size is not None else self.config.vision.frames
-        return tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD, frames if pool == "frame" else None))
+        pooled = self.pool_tokens(tokens_BVD, visible_BV, frames if pool == "frame" else None, clip_size)
+        return tokens_BVD, self.project_video(pooled)
 
     def encode_video_aligned(self, patches_BVP: Tensor, visible_BV: Tensor, aligned: bool = True) -> VideoFeatures:
         """Encode clips for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's.
@@ -167,19 +170,45 @@ class VideoTextModel(nn.Module):
         heads = self.heads if aligned else None
         tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, self.layers if heads else ())
         aligned_KBVC = None if heads is None else heads(layers_KBVD, self.vision.positions(visible_BV))
-        return VideoFeatures(tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD)), aligned_KBVC)
+        return VideoFeatures(tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD, visible_BV)), aligned_KBVC)
 
-    def pool_tokens(self, tokens_BVD: Tensor, frames: int | None = None) -> Tensor:
-        """Return the normed mean over all tokens [B, D], or over each frame's [B, T, D] if ``frames`` is given."""
+    def pool_tokens(
+        self,
+        tokens_BVD: Tensor,
+        visible_BV: Tensor,
+        frames: int | None = None,
+        clip_size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Pool and norm all tokens to [B, D], or each frame's to [B, T, D] if ``frames`` is given.
+
+        Args:
+            tokens_BVD: tokens from :meth:`encode_video`.
+            visible_BV: their positions.
+            frames: T, if each frame is wanted by itself.
+            clip_size: see :meth:`VideoViT.positions`.
+
+        Raises:
+            ValueError: the tokens cannot be shared equally by the frames.
+        """
+        B, V, D = tokens_BVD.shape
         if frames is not None:
-            if tokens_BVD.shape[1] % frames:
-                raise ValueError(f"{tokens_BVD.shape[1]} tokens cannot be shared equally by {frames} frames")
-            tokens_BVD = tokens_BVD.unflatten(1, (frames, -1))
-        return self.pool_norm(tokens_BVD.mean(dim=-2))
+            if V % frames:
+                raise ValueError(f"{V} tokens cannot be shared equally by {frames} frames")
+            tokens_BVD, visible_BV = tokens_BVD.reshape(B * frames, -1, D), visible_BV.reshape(B * frames, -1)
+        if self.attention_pool is None:
+            pooled = tokens_BVD.mean(dim=1)
+        else:
+            pooled = self.attention_pool(tokens_BVD, self.vision.positions(visible_BV, clip_size))
+        normed = self.pool_norm(pooled)
+        return normed if frames is None else normed.unflatten(0, (B, frames))
+
+    def fusion_tokens(self, tokens_BVD: Tensor, visible_BV: Tensor) -> Tensor:
+        """Return what the fusion layers read of a clip [B, V, D]: tokens from :meth:`encode_video` at ``visible_BV``."""
+        return tokens_BVD + self.vision.positions(visible_BV) if self.config.fuse_positions else tokens_BVD
 
     def project_video(self, pooled_BD: Tensor) -> Tensor:
         """Return unit vectors [..., E], float32, of pooled video features [..., D]."""
-        return _unit_vectors(self.vision_proj, self.vision_pool(pooled_BD))
+        return _unit_vectors(self.vision_proj, pooled_BD)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Encode captions: tokens [B, L, D] and unit-length embeddings [B, E] (of position 0), float32."""
@@ -188,7 +217,7 @@ class VideoTextModel(nn.Module):
 
     def project_text(self, tokens_BLD: Tensor) -> Tensor:
         """Return unit vectors [B, E], float32, of text tokens."""
-        return _unit_vectors(self.text_proj, self.text_pool(tokens_BLD[:, 0]))
+        return _unit_vectors(self.text_proj, tokens_BLD[:, 0])
 
     def match_logits(self, text_BLD: Tensor, mask_BL: Tensor, video_RVD: Tensor, clips_B: Tensor | None = None) -> Tensor:
         """Return logits [B, 2] that text and video belong together (class 1).
@@ -196,7 +225,7 @@ class VideoTextModel(nn.Module):
         Args:
             text_BLD: tokens from :meth:`encode_text`.
             mask_BL: True at tokens.
-            video_RVD: tokens from :meth:`encode_video`.
+            video_RVD: from :meth:`fusion_tokens`.
             clips_B: row of ``video_RVD`` for each text; None pairs row by row. Many texts may share one clip cheaply.
         """
         return self.match_head(self.text.fuse(text_BLD, mask_BL, video_RVD, clips_B)[:, 0])
@@ -209,7 +238,7 @@ class VideoTextModel(nn.Module):
         Args:
             text_BLD: tokens from :meth:`encode_text`; text i describes clip i.
             mask_BL: True at tokens.
-            video_BVD: tokens from :meth:`encode_video`.
+            video_BVD: from :meth:`fusion_tokens`.
             negatives: from :func:`umt_pipeline.losses.hard_negatives`.
             masked_BLD: text tokens of the corrupted ids (``model.text.encode``), or None without that loss.
 
@@ -229,23 +258,6 @@ class VideoTextModel(nn.Module):
         pairs = 3 * len(text_BLD)
         mlm_logits = None if masked_BLD is None else self.text.mlm_logits(fused[pairs:])
         return self.match_head(fused[:pairs, 0]), mlm_logits
-
-
-class PoolNorm(nn.BatchNorm1d):
-    """Batch normalisation without weights of [..., D], statistics in float32.
-
-    In training every process takes the statistics of its own share of the batch.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, affine=False)
-
-    def forward(self, pooled_D: Tensor) -> Tensor:
-        """Return [..., D]. A batch of one has no spread, so it takes the running statistics."""
-        flat_BD = pooled_D.flatten(0, -2).float()
-        if self.training and len(flat_BD) == 1:
-            return F.batch_norm(flat_BD, self.running_mean, self.running_var, eps=self.eps).view_as(pooled_D)
-        return super().forward(flat_BD).view_as(pooled_D)
 
 
 class TextTower(nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,8 @@ class Stage2Config(Config):
             to start from random weights.
         embed_dim: width of the common space of the contrastive objective.
         temperature: its initial temperature.
-        pool_batch_norm: see :class:`VideoTextConfig`; false in the paper.
+        pool: ``mean`` or ``attention``; see :class:`VideoTextConfig`.
+        fuse_positions: see :class:`VideoTextConfig`; false in the paper.
         weights: weight of each objective.
         targets: ``cached`` or ``online``, as in stage 1.
         train: the loop.
@@ -102,7 +103,8 @@ class Stage2Config(Config):
     text_pretraining: TextPretrainingConfig | None = None
     embed_dim: int
     temperature: float = 0.07
-    pool_batch_norm: bool = False
+    pool: Literal["mean", "attention"] = "mean"
+    fuse_positions: bool = False
     weights: ObjectiveWeights = ObjectiveWeights()
     targets: Targets = "cached"
     train: TrainConfig
@@ -144,7 +146,8 @@ class Stage2Config(Config):
             text=self.text.text_config(vocab_size, student.vision.dim),
             embed_dim=self.embed_dim,
             temperature=self.temperature,
-            pool_batch_norm=self.pool_batch_norm,
+            pool=self.pool,
+            fuse_positions=self.fuse_positions,
             align_layers=student.align_layers if aligned else 0,
             target_dim=student.target_dim if aligned else 0,
         )
@@ -249,7 +252,8 @@ class Objectives(nn.Module):
                 generator=generator,
             )
             masked_BLD = model.text.encode(masked.ids_BL, mask_BL) if weights.masked_language else None
-            match_M2, words = model.match_and_mlm(text_BLD, mask_BL, video.tokens_BVD, negatives, masked_BLD)
+            fused_BVD = model.fusion_tokens(video.tokens_BVD, visible_BV)
+            match_M2, words = model.match_and_mlm(text_BLD, mask_BL, fused_BVD, negatives, masked_BLD)
             parts["matching"], parts["matching_skipped"] = matching_loss(match_M2, negatives.valid_B)
             total = total + weights.matching * parts["matching"]
             if words is not None:

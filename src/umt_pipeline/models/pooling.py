@@ -1,0 +1,46 @@
+"""Attention pooling: how a clip's tokens become one vector where their plain mean would lose too much.
+
+Shapes: B clips, V visible tokens per clip, D width, H heads, d width of a head.
+
+Stage 1 trains the encoder to answer like a frame model, so its tokens tell what is seen and forget where and when: their
+mean cannot tell motions apart. The alignment heads read tokens together with their positions; this pool does the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umt_pipeline.models.vit import NORM_EPS
+
+
+class AttentionPool(nn.Module):
+    """The mean over all tokens, plus what learned queries, one per head, read from tokens with their positions.
+
+    Args:
+        dim: D, a multiple of ``heads``.
+        heads: H; each can look at other tokens, for example those of another moment.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.query_H1d = nn.Parameter(torch.randn(heads, 1, dim // heads))
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens_BVD: Tensor, positions_BVD: Tensor) -> Tensor:
+        """Return [B, D].
+
+        Args:
+            tokens_BVD: the encoder's tokens.
+            positions_BVD: their position vectors.
+        """
+        B, V, D = tokens_BVD.shape
+        heads = self.query_H1d.shape[0]
+        key_value_BV2D = self.key_value(self.norm(tokens_BVD + positions_BVD))
+        key_BHVd, value_BHVd = key_value_BV2D.reshape(B, V, 2, heads, D // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        query_BH1d = self.query_H1d.to(key_BHVd.dtype).expand(B, -1, -1, -1)
+        read_BHd = F.scaled_dot_product_attention(query_BH1d, key_BHVd, value_BHVd).squeeze(2)
+        return tokens_BVD.mean(dim=1) + self.proj(read_BHd.flatten(1))
