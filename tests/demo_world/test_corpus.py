@@ -45,6 +45,13 @@ def test_files_are_what_the_plan_says(tmp_path: Path) -> None:
     assert Counter(labels["task"]) == dict.fromkeys(["shape", "colour", "size", "motion"], 6 + 2 + 2 + len(MOTIONS))
 
 
+def test_only_some_training_clips_have_captions() -> None:
+    clips = plan_corpus(DemoCorpusConfig(train_clips=900, captioned_clips=432), 0)
+    captioned = [(clip.scene.appearance, clip.scene.motion) for clip in clips if clip.split == "train" and clip.captions]
+    assert len(set(captioned)) == len(captioned) == 432, "every combination once"
+    assert all(clip.captions for clip in clips if clip.split != "train")
+
+
 def test_the_motion_set_shows_each_appearance_in_every_motion() -> None:
     clips = [clip for clip in plan_corpus(DemoCorpusConfig(motion_appearances=5), 0) if clip.split == "test_motion"]
     by_appearance = Counter(clip.scene.appearance for clip in clips)

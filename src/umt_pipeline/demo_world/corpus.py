@@ -34,7 +34,9 @@ class DemoCorpusConfig(Config):
         test_clips: clips for the test set, each another combination.
         motion_appearances: appearances of the second test set ``test_motion``, each shown once in every motion: only the
             motion tells its clips apart.
-        captions_per_clip: wordings per clip.
+        captioned_clips: so many of the training clips have captions, every combination once before any comes again; null:
+            all. Captions are what is scarce in real corpora, and stage 1 needs none.
+        captions_per_clip: wordings per captioned clip.
         frames: shortest and longest clip, in frames.
         side: shortest and longest side, in pixels.
         fps: frame rates.
@@ -46,6 +48,7 @@ class DemoCorpusConfig(Config):
     validation_clips: int = Field(144, ge=0, le=len(APPEARANCES) * len(MOTIONS))
     test_clips: int = Field(144, ge=1, le=len(APPEARANCES) * len(MOTIONS))
     motion_appearances: int = Field(16, ge=0, le=len(APPEARANCES))
+    captioned_clips: int | None = Field(None, ge=1)
     captions_per_clip: int = Field(3, ge=1)
     frames: tuple[int, int] = (16, 32)
     side: tuple[int, int] = (80, 96)
@@ -80,7 +83,8 @@ def plan_corpus(config: DemoCorpusConfig, seed: int) -> list[Clip]:
             height=height,
             width=width,
         )
-        sentences = tuple(captions(scene, rng, config.captions_per_clip))
+        captioned = split != "train" or config.captioned_clips is None or index < config.captioned_clips
+        sentences = tuple(captions(scene, rng, config.captions_per_clip)) if captioned else ()
         clips.append(Clip(f"{split}/{index:05d}.mp4", split, scene, sentences, (*key, 1)))
     return clips
 

@@ -16,7 +16,20 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+# Each shape and its texture: two shapes share a texture, so that neither outline nor texture alone tells what it is.
+TEXTURES = {
+    "circle": "plain",
+    "bar": "plain",
+    "square": "chequered",
+    "heart": "chequered",
+    "triangle": "half_white",
+    "arrow": "half_white",
+    "star": "bright_core",
+    "crescent": "bright_core",
+    "cross": "striped",
+    "ring": "striped",
+}
+SHAPES = tuple(TEXTURES)
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 42, 42),
     "green": (44, 176, 66),
@@ -127,6 +140,17 @@ def _outline(shape: str, u: Array, v: Array) -> Array:
         return np.minimum(arm, np.maximum(np.abs(v) - 0.32, np.abs(u) - 0.98))
     if shape == "triangle":
         return np.maximum(np.abs(u) * 0.866 - v * 0.5, v) - 0.55
+    if shape == "bar":
+        return np.maximum(np.abs(u) - 0.98, np.abs(v) - 0.4)
+    if shape == "heart":
+        # Two round lobes above, and below them a square that stands on its corner.
+        lobes = np.hypot(np.abs(u) - 0.42, v + 0.3) - 0.46
+        return np.minimum(lobes, (np.abs(u) + np.abs(v - 0.03)) * 0.7071 - 0.62)
+    if shape == "arrow":
+        shaft = np.maximum(np.abs(u) - 0.26, np.abs(v - 0.4) - 0.55)
+        return np.minimum(shaft, np.maximum(np.abs(u) * 0.7071 - v * 0.7071 - 0.68, v + 0.05))
+    if shape == "crescent":
+        return np.maximum(np.hypot(u, v) - 0.95, 0.72 - np.hypot(u - 0.5, v))
     angle = np.arctan2(u, -v)
     sector = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     radius = np.hypot(u, v)
@@ -141,22 +165,20 @@ def _outline(shape: str, u: Array, v: Array) -> Array:
 def _texture(shape: str, u: Array, v: Array) -> Array:
     """Return a tone per pixel: 0 black, 1 the object's colour, 2 white.
 
-    Each shape has a bold pattern of its own, which is what a small network learns a shape by in minutes, and a dark spot
-    that shows which way it is turned.
+    Bold patterns are what a small network learns a shape by in minutes; a dark spot shows which way it is turned.
     """
-    if shape == "circle":
+    texture = TEXTURES[shape]
+    if texture == "plain":
         tone = np.ones_like(u)
-    elif shape == "square":
+    elif texture == "chequered":
         tone = np.where((u > 0.0) ^ (v > 0.0), 1.0, 0.15)
-    elif shape == "triangle":
+    elif texture == "half_white":
         tone = np.where(v > 0.12, 2.0, 1.0)
-    elif shape == "star":
+    elif texture == "bright_core":
         tone = np.where(np.hypot(u, v) > 0.4, 1.0, 1.9)
-    elif shape == "cross":
-        tone = np.where(np.sin(8.0 * (u + v)) > 0.2, 0.1, 1.0)
     else:
-        tone = np.where(np.sin(3.0 * np.arctan2(v, u)) > 0.0, 1.0, 1.9)
-    spot = np.hypot(u, v + 0.62) < 0.22
+        tone = np.where(np.sin(8.0 * (u + v)) > 0.2, 0.1, 1.0)
+    spot = (np.hypot(u + 0.62, v) if shape == "bar" else np.hypot(u, v + 0.62)) < 0.22
     return np.where(spot, 0.05, tone).astype(np.float32)
 
 
