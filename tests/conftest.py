@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-# First of the compiled packages: with av used before torch is loaded, torch's matrix products were seen to crash.
-import torch  # noqa: F401
-
 # Before any import of the packages that read them.
 os.environ.update(
     DO_NOT_TRACK="1",

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -182,3 +184,10 @@ def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.Mon
     results = probe_all([Path(name) for name in names], RULES, workers=2)
     expected = ["decoder_crash" if name == "bad" else "seen" for name in names]
     assert [result.reason for result in results if isinstance(result, Refusal)] == expected
+
+
+def test_a_torch_that_is_loaded_after_decord_works() -> None:
+    # decord by itself would have put NVBLAS in the place of torch's matrix products: a segmentation fault.
+    script = "import umt_pipeline.video.reader, torch; a = torch.ones(300, 300); assert (a @ a).sum() == 300**3"
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr

@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import av
-import decord
 import numpy as np
-from decord._ffi.base import DECORDLimitReachedError  # exported nowhere else, and no DECORDError
 from numpy.typing import NDArray
 from pydantic import Field
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import VideoError
 from umt_pipeline.files import sha256_file
+from umt_pipeline.video.load_decord import DECORDLimitReachedError, decord
 
 # FFmpeg's own lines on stderr name neither file nor frame; what matters is in the errors that are raised.
 decord.logging.set_level(decord.logging.QUIET)
