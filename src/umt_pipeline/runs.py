@@ -37,13 +37,14 @@ class FinishedRun:
 
     def summary(self) -> dict[str, Any]:
         """Return what metric files say of a run: steps, seconds, median speed and waiting, and the last row's losses."""
+        pace = ("clips_per_s", "mfu", "data_wait")
         last = self.history.iloc[-1].drop(labels=["step", "eta_s"], errors="ignore")
         medians = {
             f"median_{name}": float(self.history[name].median())
-            for name in ("clips_per_s", "data_wait")
+            for name in pace
             if name in self.history
         }
-        losses = {f"final_{name}": float(value) for name, value in last.items() if name not in ("clips_per_s", "data_wait")}
+        losses = {f"final_{name}": float(value) for name, value in last.items() if name not in pace}
         return {"steps": self.steps, "seconds": round(self.seconds, 1), **medians, **losses, "run": self.fingerprint}
 
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from umt_pipeline.models.student import Student, StudentConfig
-from umt_pipeline.models.vit import VideoViT, ViTConfig, last_layers, position_table, sinusoid_table
+from umt_pipeline.models.vit import SHORT, VideoViT, ViTConfig, attend, last_layers, position_table, sinusoid_table
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 
 TINY = ViTConfig(image_size=32, patch_size=8, frames=4, dim=16, depth=3, heads=2)
@@ -86,3 +86,37 @@ def test_more_layers_than_there_are() -> None:
     assert last_layers(12, 6) == [6, 7, 8, 9, 10, 11]
     with pytest.raises(ValueError, match="last 5 of 4"):
         last_layers(4, 5)
+
+
+def test_recomputed_blocks_have_the_same_gradients_and_keep_less() -> None:
+    config = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=4, heads=2, drop_path=0.5)
+    torch.manual_seed(0)
+    encoder = VideoViT(config).train()
+    patches_BVP, visible_BV = torch.randn(6, 10, config.patch_values), torch.arange(10).expand(6, 10)
+    found = []
+    for blocks in (0, 3):
+        encoder.recompute_blocks = blocks
+        encoder.zero_grad(set_to_none=True)
+        kept: list[int] = []
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: (kept.append(x.numel()), x)[1], lambda x: x):
+            tokens_BVD, layers_KBVD = encoder.forward_layers(patches_BVP, visible_BV, [1, 3])
+        (tokens_BVD.square().mean() + layers_KBVD.sin().mean()).backward()
+        found.append((tokens_BVD, [param.grad for param in encoder.parameters()], sum(kept)))
+    (tokens, grads, whole), (tokens_again, grads_again, less) = found
+    assert torch.equal(tokens, tokens_again)
+    assert all(torch.equal(one, other) for one, other in zip(grads, grads_again, strict=True))
+    assert less < 0.6 * whole
+
+
+@pytest.mark.parametrize("length", [16, SHORT, SHORT + 1])
+def test_both_attention_kernels_agree_in_bf16(length: int) -> None:
+    torch.manual_seed(0)
+    exact = [torch.randn(2, 3, length, 32, requires_grad=True) for _ in range(3)]
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    expected, found = attend(*exact), attend(*rounded)
+    torch.testing.assert_close(found.float(), expected, rtol=0.0, atol=0.03)
+    weights = torch.randn(expected.shape)
+    (expected * weights).sum().backward()
+    (found * weights.bfloat16()).sum().backward()
+    torch.testing.assert_close(rounded[1].grad.float(), exact[1].grad, rtol=0.0, atol=0.05)

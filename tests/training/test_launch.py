@@ -39,15 +39,17 @@ def test_spec_survives_json(tmp_path: Path) -> None:
 
 def test_fingerprint_follows_what_weights_depend_on(tmp_path: Path) -> None:
     spec = _spec(tmp_path)
-    same = [_spec(tmp_path / "elsewhere"), _spec(tmp_path, workers=2, log_every=3, nproc=2, keep=4)]
+    same = [_spec(tmp_path / "elsewhere"), _spec(tmp_path, workers=2, log_every=3, nproc=2, keep=4, recompute_blocks=1)]
     other = [
         _spec(tmp_path, lr=0.02),
+        _spec(tmp_path, ema=0.9),
+        _spec(tmp_path, layer_decay=0.75),
         _spec(tmp_path, kwargs={"size": 41}),
         spec.model_copy(update={"seed": 2}),
         spec.model_copy(update={"inputs": "other"}),
     ]
     assert {s.fingerprint for s in same} == {spec.fingerprint}
-    assert len({s.fingerprint for s in [spec, *other]}) == 5
+    assert len({s.fingerprint for s in [spec, *other]}) == 7
 
 
 @pytest.mark.parametrize("value", [Path("x"), (1, 2), {1: 2}])

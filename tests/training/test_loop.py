@@ -9,11 +9,10 @@ import pytest
 import torch
 from toy_tasks import make_toy
 
-from umt_pipeline.errors import CheckpointError, TrainingError
-from umt_pipeline.training import state
+from umt_pipeline.errors import CheckpointError, ConfigError, TrainingError
+from umt_pipeline.training import device, loop, state
 from umt_pipeline.training.loop import train
 from umt_pipeline.training.metrics import COLUMNS
-from umt_pipeline.training.optim import param_groups
 from umt_pipeline.training.state import Row, TrainResult
 from umt_pipeline.training.task import TrainConfig
 
@@ -43,7 +42,7 @@ def test_trains_and_reports(tmp_path: Path) -> None:
     result = _run(tmp_path, CONFIG.model_copy(update={"steps": 60, "log_every": 20, "checkpoint_every": 50}))
     assert [row["step"] for row in result.history] == [20, 40, 50, 60]
     assert result.history[-1]["loss"] < 0.8 * result.history[0]["loss"]
-    assert set(result.history[0]) == {*COLUMNS, "absolute"}
+    assert set(result.history[0]) == {*COLUMNS, "absolute"} - {"mfu"}
     assert result.history[-1]["epoch"] == 12
     assert result.history[-1]["eta_s"] == 0
     assert 0 <= result.history[0]["data_wait"] <= 1
@@ -60,6 +59,41 @@ def test_resumed_run_is_bit_equal(tmp_path: Path, stop_at: int) -> None:
     assert _losses(resumed.history) == _losses(whole.history)
     weights = [state.final_weights(tmp_path / name).read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+def test_resumed_average_is_bit_equal(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"ema": 0.9, "accumulate": 2})
+    whole = _run(tmp_path / "whole", config)
+    with pytest.raises(StopHere):
+        _run(tmp_path / "cut", config, stop_at=13)
+    assert _losses(_run(tmp_path / "cut", config).history) == _losses(whole.history)
+    for name in ("model", "raw"):
+        files = [tmp_path / run / "final" / f"{name}.safetensors" for run in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_average_is_the_result_and_does_not_touch_training(tmp_path: Path) -> None:
+    _run(tmp_path / "plain")
+    torch.manual_seed(0)
+    task = make_toy()
+    train(task, CONFIG.model_copy(update={"ema": 0.9}), seed=1, run_dir=tmp_path / "ema")
+    raw = (tmp_path / "ema" / "final" / "raw.safetensors").read_bytes()
+    assert raw == state.final_weights(tmp_path / "plain").read_bytes()
+    assert not (tmp_path / "plain" / "final" / "raw.safetensors").exists()
+    average = state.load_file(state.final_weights(tmp_path / "ema"))
+    weights = task.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in average.items())
+    last = state.load_file(state.final_weights(tmp_path / "plain"))
+    assert not torch.equal(average["0.weight"], last["0.weight"])
+
+
+def test_checkpoint_without_its_average_is_refused(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"ema": 0.9})
+    with pytest.raises(StopHere):
+        _run(tmp_path, config, stop_at=7)
+    next(tmp_path.glob("checkpoint/*/ema.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match="step-00000005 does not fit the model or is damaged"):
+        _run(tmp_path, config)
 
 
 def test_dropout_and_noise_are_seeded(tmp_path: Path) -> None:
@@ -142,21 +176,44 @@ def test_clashing_loss_part_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         _run(tmp_path)
 
 
-def test_no_decay_on_vectors_and_biases() -> None:
+def test_length_is_counted_in_steps_of_the_real_loader(tmp_path: Path) -> None:
+    # 40 samples make 2 batches of 16 an epoch; 40 / 16 would make 2.5 of them.
+    torch.manual_seed(0)
     task = make_toy()
-    groups = param_groups(task, 0.05)
-    assert [(group["weight_decay"], [p.ndim for p in group["params"]]) for group in groups] == [
-        (0.05, [2, 2]),
-        (0.0, [1, 1, 1, 1]),
-    ]
-    task.model.requires_grad_(False)
-    with pytest.raises(TrainingError, match="nothing to train"):
-        param_groups(task, 0.05)
+    config = TrainConfig(epochs=3, batch_size=16, lr=1e-2, warmup=1, log_every=1, device="cpu")
+    history = train(task, config, seed=1, run_dir=tmp_path).history
+    assert len(task.seen) == len(history) == 6
+    assert history[-1]["epoch"] == 3
+    assert [row["lr"] for row in history[:3]] == [0.0, 1e-2, 1e-2]
 
 
-def test_bf16_runs(tmp_path: Path) -> None:
-    result = _run(tmp_path, CONFIG.model_copy(update={"precision": "bf16"}))
-    assert result.steps == 20
+def test_utilisation_is_measured_against_the_devices_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "matmul_peak", lambda device, dtype: 5e9)
+    history = _run(tmp_path / "counted", flops=2e6).history
+    assert [row["mfu"] for row in history] == pytest.approx([row["clips_per_s"] * 2e6 / 5e9 for row in history])
+
+    def unwanted(*_: object) -> float:
+        raise AssertionError("measured for nothing")
+
+    monkeypatch.setattr(loop, "matmul_peak", unwanted)
+    assert "mfu" not in _run(tmp_path / "uncounted").history[-1]
+
+
+def test_measuring_the_peak_does_not_change_the_run(tmp_path: Path) -> None:
+    assert _losses(_run(tmp_path / "a", flops=2e6).history) == _losses(_run(tmp_path / "b").history)
+
+
+def test_recomputing_without_a_video_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`recompute_blocks` is 1, but ToyTask trains no video encoder"):
+        _run(tmp_path, CONFIG.model_copy(update={"recompute_blocks": 1}))
+
+
+def test_bf16_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_fast_bf16", lambda _: True)
+    half = _run(tmp_path / "bf16", CONFIG.model_copy(update={"precision": "bf16"}))
+    full = _run(tmp_path / "fp32", CONFIG.model_copy(update={"precision": "fp32"}))
+    assert half.history[-1]["loss"] == pytest.approx(full.history[-1]["loss"], rel=0.05)
+    assert half.history[-1]["loss"] != full.history[-1]["loss"]
 
 
 def test_copied_run_folder_still_resumes(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.training.conftest import StageWorld
-from umt_pipeline.errors import StoreError
+from umt_pipeline.errors import ConfigError, StoreError
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.provider import CachedTargets, OnlineTargets
 from umt_pipeline.training.launch import RunSpec, run
 from umt_pipeline.training.stage1 import Stage1Task, StudentSize, make_task
+from umt_pipeline.training.state import final_weights
 from umt_pipeline.training.task import LossParts, TrainConfig
 
 SIZE = StudentSize(dim=24, depth=3, heads=2)
@@ -55,14 +56,31 @@ def test_a_split_without_clips_is_refused(stage_world: StageWorld) -> None:
         make_task(stage_world.student.model_dump(mode="json"), **stage_world.provider, split="test")
 
 
-def test_training_brings_the_loss_down(stage_world: StageWorld, tmp_path: Path) -> None:
-    spec = RunSpec(
+def _spec(world: StageWorld, run_dir: Path, drop_path: float = 0.0, **train: int) -> RunSpec:
+    student = world.student.model_copy(update={"vision": world.student.vision.model_copy(update={"drop_path": drop_path})})
+    settings = {"steps": 30, "batch_size": 4, "lr": 5e-3, "log_every": 1, "checkpoint_every": 30, "device": "cpu", **train}
+    return RunSpec(
         task="umt_pipeline.training.stage1:make_task",
-        kwargs={"student": stage_world.student.model_dump(mode="json"), **stage_world.provider},
+        kwargs={"student": student.model_dump(mode="json"), **world.provider},
         inputs="tiny",
-        train=TrainConfig(steps=30, batch_size=4, lr=5e-3, log_every=1, checkpoint_every=30, device="cpu"),
+        train=TrainConfig.model_validate(settings),
         seed=0,
-        run_dir=tmp_path,
+        run_dir=run_dir,
     )
-    losses = [row["loss"] for row in run(spec).history]
+
+
+def test_training_brings_the_loss_down(stage_world: StageWorld, tmp_path: Path) -> None:
+    losses = [row["loss"] for row in run(_spec(stage_world, tmp_path)).history]
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_recomputed_blocks_train_to_the_same_bits(stage_world: StageWorld, tmp_path: Path) -> None:
+    for name, blocks in (("kept", 0), ("some", 2), ("all", 3)):
+        run(_spec(stage_world, tmp_path / name, drop_path=0.5, steps=6, recompute_blocks=blocks))
+    kept, *recomputed = (final_weights(tmp_path / name).read_bytes() for name in ("kept", "some", "all"))
+    assert recomputed == [kept, kept]
+
+
+def test_more_recomputed_blocks_than_there_are_are_refused(stage_world: StageWorld, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`recompute_blocks` is 4, but Stage1Task trains one of 3 blocks"):
+        run(_spec(stage_world, tmp_path, recompute_blocks=4))

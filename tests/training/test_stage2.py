@@ -224,6 +224,15 @@ def test_text_layers_have_a_learning_rate_of_their_own(stage_world: StageWorld, 
     assert slow == {id(param) for part in text for param in part.parameters()}, "fusion layers and heads learn at full speed"
 
 
+def test_recomputing_and_layer_decay_act_on_the_video_encoder(stage_world: StageWorld, tmp_path: Path) -> None:
+    task = build(stage_world, tmp_path)
+    assert task.encoder() is task.model.model.vision
+    groups = param_groups(task, 0.02, layer_decay=0.5)
+    assert {group["lr_scale"] for group in groups} == {1.0, 0.5, 0.25, 0.125, 0.0625}
+    patches = [group for group in groups for param in group["params"] if param is task.encoder().patch_embed.weight]
+    assert [group["lr_scale"] for group in patches] == [0.0625]
+
+
 def test_a_text_tower_and_a_published_bert_exclude_each_other() -> None:
     loop = {"steps": 1, "batch_size": 2, "lr": 0.1}
     text = {**SETTINGS["text"], "pretrained": "bert-base-uncased"}

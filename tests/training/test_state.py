@@ -24,7 +24,7 @@ def _model() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def _save(run_dir: Path, step: int, keep: int = 1) -> Path:
     model, optimizer = _model()
-    return state.save_checkpoint(run_dir, model, optimizer, CheckpointInfo(step, "run", 10, 1.5), keep)
+    return state.save_checkpoint(run_dir, model, optimizer, None, CheckpointInfo(step, "run", 10, 1.5), keep)
 
 
 def _names(run_dir: Path) -> list[str]:
@@ -35,7 +35,7 @@ def test_round_trip(tmp_path: Path) -> None:
     folder = _save(tmp_path, 4)
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
-    info = state.load_checkpoint(folder, model, optimizer, samples=10)
+    info = state.load_checkpoint(folder, model, optimizer, None, samples=10)
     expected_model, expected = _model()
     assert info == CheckpointInfo(4, "run", 10, 1.5)
     assert torch.equal(model.weight, expected_model.get_parameter("weight"))
@@ -96,19 +96,19 @@ def test_damaged_or_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     folder = _save(tmp_path, 5)
     optimizer = torch.optim.AdamW(nn.Linear(3, 2).parameters())
     with pytest.raises(CheckpointError, match="size mismatch"):
-        state.load_checkpoint(folder, nn.Linear(4, 2), optimizer, 10)
+        state.load_checkpoint(folder, nn.Linear(4, 2), optimizer, None, 10)
     with pytest.raises(CheckpointError, match="10 samples, the data set now has 11"):
-        state.load_checkpoint(folder, nn.Linear(3, 2), optimizer, 11)
+        state.load_checkpoint(folder, nn.Linear(3, 2), optimizer, None, 11)
     for name in ("optimizer.pt", "model.safetensors", "checkpoint.json"):
         (folder / name).write_bytes((folder / name).read_bytes()[:20])
         with pytest.raises(CheckpointError, match="delete"):
-            state.load_checkpoint(folder, nn.Linear(3, 2), optimizer, 10)
+            state.load_checkpoint(folder, nn.Linear(3, 2), optimizer, None, 10)
 
 
 def test_tied_weights_are_written_under_both_names(tmp_path: Path) -> None:
     model = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
     model["b"].weight = model["a"].weight
-    state.save_final(tmp_path, model, "run", 1, 0.0)
+    state.save_final(tmp_path, model, None, "run", 1, 0.0)
     assert set(state.load_file(state.final_weights(tmp_path))) == {"a.weight", "b.weight"}
 
 

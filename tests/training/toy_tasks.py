@@ -38,11 +38,14 @@ class ToyData(SampleDataset):
 class ToyTask(Task):
     """A small regression; ``seen`` collects the indices of every batch."""
 
-    def __init__(self, size: int, dropout: float, noise: float, bad: int | None, fast: bool, pause: float) -> None:
+    def __init__(
+        self, size: int, dropout: float, noise: float, bad: int | None, fast: bool, pause: float, flops: float | None
+    ) -> None:
         layers = [nn.Linear(6, 16), nn.GELU(), nn.LayerNorm(16), nn.Dropout(dropout), nn.Linear(16, 6)]
         self.model = nn.Sequential(*layers)
         self.data, self.noise, self.pause = ToyData(size, bad, fast), noise, pause
         self.seen: list[list[int]] = []
+        self.flops = flops
 
     def dataset(self) -> SampleDataset:
         return self.data
@@ -56,6 +59,9 @@ class ToyTask(Task):
         squared = error_BD.square().mean()
         return LossParts(squared, {"absolute": error_BD.abs().mean()})
 
+    def flops_per_clip(self) -> float | None:
+        return self.flops
+
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         return batch["id"]
 
@@ -67,9 +73,10 @@ def make_toy(
     bad: int | None = None,
     fast: bool = False,
     pause: float = 0.0,
+    flops: float | None = None,
 ) -> ToyTask:
     """Factory for run specs."""
-    return ToyTask(size, dropout, noise, bad, fast, pause)
+    return ToyTask(size, dropout, noise, bad, fast, pause, flops)
 
 
 def broken_factory() -> ToyTask:

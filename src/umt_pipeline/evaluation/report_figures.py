@@ -33,7 +33,7 @@ _THEME = {
 _INK, _GRID, *_SERIES = _THEME
 _GAP = 2  # pixels between frames
 _SMOOTH_FROM = 40  # rows above which a running mean is drawn over the raw points
-_SPEED = ("lr", "grad_norm", "clips_per_s", "data_wait", "peak_memory_mib")
+_SPEED = ("lr", "grad_norm", "clips_per_s", "mfu", "data_wait", "peak_memory_mib")
 _NOT_PARTS = frozenset(("loss", "step", "epoch", "seconds", "eta_s", *_SPEED))  # every other column is a loss part
 _EXACT = ("lr", "peak_memory_mib")  # free of noise, so never smoothed
 _LABELS = {
@@ -41,6 +41,7 @@ _LABELS = {
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "clips_per_s": "clips per second",
+    "mfu": "model FLOPs utilisation",
     "data_wait": "share of time waiting for data",
     "peak_memory_mib": "peak memory (MiB)",
     "vtc": "video-text contrastive loss",

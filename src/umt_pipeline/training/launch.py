@@ -28,7 +28,8 @@ from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError, TrainingError
 from umt_pipeline.files import fingerprint, read_json, write_json
 from umt_pipeline.training import state
-from umt_pipeline.training.loop import OnRow, replay, resolve_device, train
+from umt_pipeline.training.device import resolve_device
+from umt_pipeline.training.loop import OnRow, replay, train
 from umt_pipeline.training.metrics import Progress
 from umt_pipeline.training.state import TrainResult
 from umt_pipeline.training.task import Task, TrainConfig

@@ -9,7 +9,6 @@ Shapes: M logged values of a step.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
@@ -24,8 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from umt_pipeline.errors import ConfigError, TrainingError
 from umt_pipeline.training import state
+from umt_pipeline.training.device import resolve_device, to_device, uses_bf16
+from umt_pipeline.training.ema import AverageWeights
 from umt_pipeline.training.metrics import Meter, Progress
 from umt_pipeline.training.optim import clip_gradients, make_optimizer
+from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.training.sampler import BatchReader, Loader, Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.state import Row, TrainResult
@@ -63,7 +65,8 @@ def train(
         world: number of processes.
 
     Returns:
-        the history (on rank 0; empty elsewhere), steps and seconds. Weights are in ``run_dir/final/model.safetensors``.
+        the history (on rank 0; empty elsewhere), steps and seconds. ``task.model`` has the weights of
+        ``run_dir/final/model.safetensors``, with ``ema`` the averaged ones.
 
     Raises:
         TrainingError: non-finite loss, empty data set, folder in use.
@@ -124,14 +127,36 @@ class Trainer:
 
         task.model.to(self.device)
         task.setup(self.device)
+        self._recompute(config.recompute_blocks)
         self.optimizer = make_optimizer(task, config)
+        self.average = None if config.ema is None else AverageWeights(task.model, config.ema)
         self.start, self.seconds_before = 0, 0.0
         if (folder := state.newest_checkpoint(run_dir)) is not None:
-            info = state.load_checkpoint(folder, task.model, self.optimizer, len(self.dataset))
+            info = state.load_checkpoint(folder, task.model, self.optimizer, self.average, len(self.dataset))
             self.start, self.seconds_before = info.step, info.seconds
         self.model = self._wrapped(task.model)
-        self.meter = Meter(self.device, world)
+        self.meter = Meter(self.device, world, self._clips_at_peak())
         self._announce()
+
+    def _recompute(self, blocks: int) -> None:
+        encoder = self.task.encoder()
+        if encoder is not None and blocks <= encoder.config.depth:
+            encoder.recompute_blocks = blocks
+        elif blocks:
+            found = "no video encoder" if encoder is None else f"one of {encoder.config.depth} blocks"
+            raise ConfigError(f"`recompute_blocks` is {blocks}, but {type(self.task).__name__} trains {found}; lower it")
+
+    def _clips_at_peak(self) -> float | None:
+        """Clips per second if all ranks did nothing but the task's arithmetic, at the speed of large matmuls."""
+        flops = self.task.flops_per_clip()
+        if flops is None:
+            return None
+        peak = matmul_peak(self.device, torch.bfloat16 if self.autocast else torch.float32)
+        logger.info("%s multiplies matrices at %.2f TFLOP/s at most", self.device, peak / 1e12)
+        peaks = torch.tensor(peak, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(peaks, dist.ReduceOp.SUM)
+        return float(peaks) / flops
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
         wrapped = model
@@ -216,6 +241,8 @@ class Trainer:
         grad_norm = clip_gradients(self.optimizer, self.config.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step)
         assert values_M is not None
         self.meter.add(step, values_M, grad_norm, sum(self.shares))
 
@@ -237,12 +264,14 @@ class Trainer:
 
     def _save(self, done: int) -> None:
         info = state.CheckpointInfo(done, self.run, len(self.dataset), self._seconds())
-        state.save_checkpoint(self.run_dir, self.task.model, self.optimizer, info, self.config.keep)
+        state.save_checkpoint(self.run_dir, self.task.model, self.optimizer, self.average, info, self.config.keep)
 
     def _finish(self, history: list[Row]) -> TrainResult:
         seconds = self._seconds()
         if self.rank == 0:
-            state.save_final(self.run_dir, self.task.model, self.run, self.schedule.total_steps, seconds)
+            state.save_final(self.run_dir, self.task.model, self.average, self.run, self.schedule.total_steps, seconds)
+        if self.average is not None:
+            self.task.model.load_state_dict(self.average.weights)
         if self.world > 1:
             dist.barrier()
         return TrainResult(history, self.schedule.total_steps, seconds)
@@ -278,33 +307,3 @@ class Trainer:
             f"The batch is saved in {path}. Checkpoints are from before this step: look at the clips, or lower `lr`, "
             "lengthen `warmup`, set `clip_grad` or use `precision: fp32`"
         )
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of this process: with CUDA the one of its local rank.
-
-    Raises:
-        ConfigError: CUDA is asked for and there is none.
-    """
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError("`device: cuda` but torch finds no CUDA device; use `device: auto` or `cpu`")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute under bf16 autocast; ``auto`` takes it where the device is fast at it."""
-    if precision != "auto":
-        return precision == "bf16"
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if not fast:
-        logger.info("precision: fp32, because bf16 is not known to be fast on this device (%s)", device)
-    return fast
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Tensors to ``device`` (asynchronously from pinned memory), anything else as it is."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}

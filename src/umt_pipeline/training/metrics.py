@@ -31,8 +31,9 @@ COLUMNS = (
     "lr",  # of the window's last step
     "grad_norm",  # mean over the window's steps, before clipping
     "clips_per_s",  # all ranks
+    "mfu",  # model FLOPs utilisation, waiting included: 1 is the devices' matmul peak; only where the task counts its FLOPs
     "data_wait",  # share of the time in which the slowest rank stood waiting for a batch, 0 to 1
-    "peak_memory_mib",  # since the process began, largest rank: CUDA allocator's peak, or resident memory on the CPU
+    "peak_memory_mib",  # since training began, largest rank: CUDA allocator's peak, or resident memory on the CPU
     "seconds",  # training time so far, including that before a resume
     "eta_s",  # seconds to the end at the speed since the start or resume
 )
@@ -47,10 +48,11 @@ class Meter:
     Args:
         device: of the losses.
         world: number of processes.
+        clips_at_peak: clips per second that all devices together would train at their matmul peak; None: not known.
     """
 
-    def __init__(self, device: torch.device, world: int) -> None:
-        self._device, self._world = device, world
+    def __init__(self, device: torch.device, world: int, clips_at_peak: float | None = None) -> None:
+        self._device, self._world, self._clips_at_peak = device, world, clips_at_peak
         self._names: list[str] = []
         self._reset()
 
@@ -128,6 +130,8 @@ class Meter:
         row: Row = {name: total / samples for name, total in zip(self._names, totals, strict=True)}
         row["grad_norm"] = float(self._norms) / self._steps
         row["clips_per_s"] = samples / elapsed
+        if self._clips_at_peak is not None:
+            row["mfu"] = row["clips_per_s"] / self._clips_at_peak
         row["data_wait"] = waited
         row["peak_memory_mib"] = memory
         self._reset()
@@ -179,8 +183,9 @@ class Progress:
 
     def show(self, row: Row) -> None:
         """Show one row."""
+        mfu = f"mfu {row['mfu']:.1%}  " if "mfu" in row else ""
         text = (
-            f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['clips_per_s']:.1f} clips/s  "
+            f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['clips_per_s']:.1f} clips/s  {mfu}"
             f"data wait {row['data_wait']:.0%}  left {_clock(row['eta_s'])}"
         )
         if self._bar is not None:

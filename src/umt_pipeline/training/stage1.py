@@ -18,7 +18,7 @@ from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
-from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.task import Batch, LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import normalise_patches
 
@@ -62,10 +62,15 @@ class Stage1Task(Task):
     def __init__(self, student: Student, provider: TargetProvider) -> None:
         self.model: nn.Module = student
         self.provider = provider
+        self._encoder = student.encoder
 
     def dataset(self) -> ClipDataset:
         """See :class:`Task`."""
         return self.provider.dataset()
+
+    def encoder(self) -> VideoViT:
+        """See :class:`Task`."""
+        return self._encoder
 
     def setup(self, device: torch.device) -> None:
         """See :class:`Task`."""

@@ -31,6 +31,7 @@ from umt_pipeline.models.student import load_student
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
+from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.training.stage1 import StudentSize, Targets, open_provider
 from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task, TrainConfig
 from umt_pipeline.training.text import Captions, TextPretrainingConfig, media_id
@@ -285,6 +286,7 @@ class Stage2Task(Task):
         self.model: nn.Module = model
         self.provider = provider
         self._dataset = dataset
+        self._encoder = model.model.vision
         self._text_lr_scale = text_lr_scale
         text_layers = range(model.model.config.text.fusion_layer)
         layers = [f"text.layers.{layer}." for layer in text_layers]
@@ -293,6 +295,10 @@ class Stage2Task(Task):
     def lr_scale(self, name: str) -> float:
         """See :class:`Task`."""
         return self._text_lr_scale if name.startswith(self._text_names) else 1.0
+
+    def encoder(self) -> VideoViT:
+        """See :class:`Task`."""
+        return self._encoder
 
     def dataset(self) -> CaptionedDataset:
         """See :class:`Task`."""

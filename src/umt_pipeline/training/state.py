@@ -2,8 +2,9 @@
 
     run_dir/
       history.jsonl                     one row of metrics per line
-      checkpoint/step-00000100/         model.safetensors, optimizer.pt, checkpoint.json
+      checkpoint/step-00000100/         model.safetensors, optimizer.pt, checkpoint.json; ema.safetensors with `ema`
       final/                            model.safetensors, result.json: there when, and only when, the run is finished
+                                        (with `ema` the model is the average, and raw.safetensors are the last weights)
       nonfinite/                        batches that gave a non-finite loss
 
 A checkpoint is a new folder that gets its name by one rename after its files are on disk, and older ones are removed
@@ -19,7 +20,7 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,10 +29,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from umt_pipeline.errors import CheckpointError, TrainingError
 from umt_pipeline.files import fingerprint, read_json, staged_file, staged_folder, write_json
+from umt_pipeline.training.ema import AverageWeights
 from umt_pipeline.training.task import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ def run_fingerprint(config: TrainConfig, seed: int, identity: str) -> str:
 
 
 def final_weights(run_dir: Path) -> Path:
-    """Where a finished run keeps its trained weights."""
+    """Where a finished run keeps its trained weights: with ``ema`` the average, which is what is used from then on."""
     return run_dir / "final" / "model.safetensors"
 
 
@@ -178,12 +180,19 @@ def read_info(folder: Path) -> CheckpointInfo:
 
 
 def save_checkpoint(
-    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, info: CheckpointInfo, keep: int
+    run_dir: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AverageWeights | None,
+    info: CheckpointInfo,
+    keep: int,
 ) -> Path:
     """Write ``checkpoint/step-N`` whole or not at all, then remove all but the newest ``keep``."""
     target = run_dir / "checkpoint" / f"step-{info.step:08d}"
     with staged_folder(target) as staged:
-        _save_weights(model, staged / "model.safetensors")
+        _save_weights(model.state_dict(), staged / "model.safetensors")
+        if average is not None:
+            _save_weights(average.weights, staged / "ema.safetensors")
         torch.save(optimizer.state_dict(), staged / "optimizer.pt")
         write_json(staged / "checkpoint.json", asdict(info))
         _sync(staged)
@@ -193,13 +202,16 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, samples: int) -> CheckpointInfo:
-    """Put weights and optimiser state back.
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AverageWeights | None, samples: int
+) -> CheckpointInfo:
+    """Put weights, optimiser state and averaged weights back.
 
     Args:
         folder: a checkpoint.
         model: of the same architecture.
         optimizer: over its parameters.
+        average: over its state dict, if the run keeps one.
         samples: size of the training data set now.
 
     Raises:
@@ -216,15 +228,23 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
         optimizer.load_state_dict(state)
+        if average is not None:
+            average.load(load_file(folder / "ema.safetensors"))
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{folder} does not fit the model or is damaged; delete it to go on. {error}") from error
     return info
 
 
-def save_final(run_dir: Path, model: nn.Module, run: str, steps: int, seconds: float) -> None:
+def save_final(
+    run_dir: Path, model: nn.Module, average: AverageWeights | None, run: str, steps: int, seconds: float
+) -> None:
     """Write ``final/``, which marks the run as finished, then remove the checkpoints."""
     with staged_folder(run_dir / "final") as staged:
-        _save_weights(model, staged / "model.safetensors")
+        if average is None:
+            _save_weights(model.state_dict(), staged / "model.safetensors")
+        else:
+            _save_weights(average.weights, staged / "model.safetensors")
+            _save_weights(model.state_dict(), staged / "raw.safetensors")
         write_json(staged / "result.json", {"fingerprint": run, "steps": steps, "seconds": seconds})
         _sync(staged)
     _sync_folder(run_dir)
@@ -244,9 +264,9 @@ def load_final(run_dir: Path, model: nn.Module) -> None:
         raise CheckpointError(f"{path} does not fit the model or is damaged; delete {path.parent}. {error}") from error
 
 
-def _save_weights(model: nn.Module, path: Path) -> None:
+def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     # Copies, because safetensors refuses tensors that share memory (tied embeddings): each name gets its own bytes.
-    save_file({name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}, path)
+    save_file({name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}, path)
 
 
 def _sync(folder: Path) -> None:

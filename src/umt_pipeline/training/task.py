@@ -31,6 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from umt_pipeline.config import Config
+from umt_pipeline.models.vit import VideoViT
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]
@@ -129,8 +130,21 @@ class Task(ABC):
         return param.ndim <= 1 or name.endswith("bias")
 
     def lr_scale(self, name: str) -> float:
-        """Factor on the learning rate of the parameter ``name``; 1 by default."""
+        """Factor on the learning rate of the parameter ``name``; 1 by default. ``layer_decay`` comes on top."""
         return 1.0
+
+    def encoder(self) -> VideoViT | None:
+        """The video encoder within ``model``, which ``layer_decay`` and ``recompute_blocks`` act on; None: there is none."""
+        return None
+
+    def flops_per_clip(self) -> float | None:
+        """Floating-point operations of training per clip; called once, after :meth:`setup`.
+
+        Forward and backward pass, and a teacher that runs online; a multiplication and an addition count as two, and
+        recomputed blocks count once. None (the default) where nobody has counted them: then the history has no ``mfu``,
+        and no matmul peak is measured.
+        """
+        return None
 
 
 def stack_samples(samples: list[Sample]) -> Batch:
@@ -163,9 +177,18 @@ class TrainConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.05, ge=0)
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="factor on the learning rate per layer of the video encoder, from the last one down"
+    )
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null: no clipping")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the moving average of the weights; null: none")
     accumulate: int = Field(1, ge=1, description="micro-batches per step and rank")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    recompute_blocks: int = Field(
+        0, ge=0, description="first blocks of the video encoder that run again in the backward pass, to save memory"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16: autocast, fp32 where the device has no fast bf16; auto: bf16 on CUDA, fp32 on a CPU"
+    )
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one, else CPU")
     nproc: int = Field(1, ge=1, description="processes on this machine; 1 trains in the calling process")
@@ -188,4 +211,5 @@ class TrainConfig(Config):
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that the trained weights depend on: a change of any other one lets a run be resumed."""
-        return self.model_dump(mode="json", exclude={"device", "nproc", "workers", "log_every", "checkpoint_every", "keep"})
+        operational = {"recompute_blocks", "device", "nproc", "workers", "log_every", "checkpoint_every", "keep"}
+        return self.model_dump(mode="json", exclude=operational)
