@@ -96,7 +96,7 @@ def test_failure_of_a_rank_reaches_the_caller(tmp_path: Path) -> None:
 
 def test_killed_runs_end_in_the_same_file(tmp_path: Path) -> None:
     # A checkpoint at every step, so that many of the moments of the kill fall into the writing of one.
-    train: dict[str, Any] = {"steps": 60, "checkpoint_every": 1, "kwargs": {"pause": 0.002}}
+    train: dict[str, Any] = {"steps": 60, "checkpoint_every": 1, "ema": 0.9, "kwargs": {"pause": 0.002}}
     whole = launch.run(_spec(tmp_path / "whole", **train))
     cut = _spec(tmp_path / "cut", **train)
     processes = multiprocessing.get_context("forkserver")  # imports once; each process is forked from a clean server
