@@ -9,11 +9,14 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from umt_pipeline.models.student import load_student
+from umt_pipeline.models.exchange import export_checkpoint
+from umt_pipeline.models.published import load_published_student
+from umt_pipeline.models.student import load_student, untrained_student
 from umt_pipeline.models.video_text import load_video_text
 
 PIPELINES = ("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "evaluation")
@@ -79,7 +82,15 @@ def test_the_whole_job_runs(finished: Path) -> None:
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", report)
     assert re.search(r"https?:|//[a-z]", without_pictures) is None, "the report must open without a network"
 
-    assert load_student(finished / "data/06_models/stage1").config.vision.dim == 32
+    student = load_student(finished / "data/06_models/stage1")
+    assert student.config.vision.dim == 32
+    card = (finished / "data/06_models/stage1/README.md").read_text(encoding="utf-8")
+    assert "| Optimiser steps | 6 |" in card
+    assert "| Teacher | train_small@" in card
+    export_checkpoint(finished / "data/06_models/stage1", finished / "stage1.pth")
+    again = untrained_student(student.config, seed=1)
+    load_published_student(again, finished / "stage1.pth")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in student.state_dict().items())
     model, tokenizer = load_video_text(finished / "data/06_models/stage2")
     assert len(tokenizer) <= model.config.text.vocab_size
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tests.golden_files import golden_meta, golden_tensors
 from umt_pipeline.losses import alignment_loss
-from umt_pipeline.models.checkpoints import student_from_published
+from umt_pipeline.models.checkpoints import classifier_from_published, student_from_published
+from umt_pipeline.models.classifier import Classifier, ClassifierConfig
 from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
@@ -18,7 +19,10 @@ from umt_pipeline.video.pixels import patchify
 
 META = golden_meta("stage1")["config"]
 IO = golden_tensors("stage1", "io/")
-GRID = META["img"] // 16
+STUDENT = golden_tensors("stage1", "student/")
+CLASSIFIER = golden_tensors("stage1", "classifier/")
+PATCH = STUDENT["encoder.patch_embed.proj.weight"].shape[-1]
+GRID = META["img"] // PATCH
 
 
 def close(found: Tensor, name: str, tolerance: float = 1e-5) -> None:
@@ -29,14 +33,14 @@ def close(found: Tensor, name: str, tolerance: float = 1e-5) -> None:
 def student() -> Student:
     vision = ViTConfig(
         image_size=META["img"],
-        patch_size=16,
+        patch_size=PATCH,
         frames=META["frames"],
         dim=META["dim"],
         depth=META["depth"],
         heads=META["heads"],
     )
     student = Student(StudentConfig(vision=vision, align_layers=META["K"], target_dim=META["out"]))
-    load_weights(student, student_from_published(golden_tensors("stage1", "student/")), source="golden")
+    load_weights(student, student_from_published(STUDENT), source="golden")
     return student
 
 
@@ -44,7 +48,7 @@ def student() -> Student:
 def teacher() -> Teacher:
     vision = {
         "image_size": META["img"],
-        "patch_size": 16,
+        "patch_size": PATCH,
         "width": META["tw"],
         "layers": META["tl"],
         "head_width": META["tw"] // META["th"],
@@ -80,7 +84,7 @@ def test_gathering_before_projecting_gives_the_visible_targets(teacher: Teacher)
 
 
 def test_student_tokens_loss_and_gradients(student: Student) -> None:
-    patches = patchify(IO["video"].permute(0, 2, 3, 4, 1), 16)
+    patches = patchify(IO["video"].permute(0, 2, 3, 4, 1), PATCH)
     index = visible()
     tokens = student(patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[-1])), index)
     close(tokens, "student_tokens")
@@ -97,3 +101,21 @@ def test_student_tokens_loss_and_gradients(student: Student) -> None:
 def test_interpolated_position_tables(name: str, clip_frames: int, grid: int) -> None:
     table = position_table(META["dim"], 8, 14, clip_frames, grid)
     close(table[IO[f"{name}_index"]], name)
+
+
+def test_classifier_logits() -> None:
+    video = IO["classifier_video"].repeat_interleave(8, dim=3).repeat_interleave(8, dim=4)
+    patch_size = CLASSIFIER["patch_embed.proj.weight"].shape[-1]
+    vision = ViTConfig(
+        image_size=video.shape[-1],
+        patch_size=patch_size,
+        frames=video.shape[2],
+        dim=META["dim"],
+        depth=META["depth"],
+        heads=META["heads"],
+    )
+    model = Classifier(ClassifierConfig(vision=vision, classes=META["classes"]))
+    load_weights(model, classifier_from_published(CLASSIFIER), source="golden")
+    model.eval()
+    with torch.no_grad():
+        close(model(patchify(video.permute(0, 2, 3, 4, 1), patch_size)), "classifier_logits", 2e-5)

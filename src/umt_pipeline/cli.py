@@ -1,4 +1,4 @@
-"""Commands: `umt summary`, `umt init`, `umt doctor`; and a `kedro run` whose errors are short.
+"""The commands of `umt`, and a `kedro run` whose errors are short.
 
 Kedro imports this module for every `kedro` command, so torch and mlflow are imported by the commands that need them.
 """
@@ -124,6 +124,61 @@ def doctor() -> None:
     console.print(f"CUDA devices: {', '.join(devices) or 'none'}")
     console.print(f"project: {project_folder()}")
     console.print(f"MLflow: {os.environ.get('MLFLOW_TRACKING_URI') or 'sqlite:///mlflow.db (in the project folder)'}")
+
+
+@app.command()
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="Published weights: a .pth, .pt or .safetensors file.")],
+    kind: Annotated[str, typer.Option(help="student, encoder, classifier or video-text.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of a clip. Default: those of the file's position table, or 8.", min=1)
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Side of a frame in pixels.", min=1)] = 224,
+    heads: Annotated[int | None, typer.Option(help="Attention heads. Default: width / 64.", min=1)] = None,
+    text_heads: Annotated[int | None, typer.Option(help="The same of the text encoder.", min=1)] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name of a video-text model's tokenizer.")] = None,
+    allow_missing: Annotated[
+        list[str] | None, typer.Option(help="Pattern of keys that may stay at initial values. Repeatable.")
+    ] = None,
+    allow_unexpected: Annotated[
+        list[str] | None, typer.Option(help="Pattern of keys that may be left out, as 'clip_teacher.*'. Repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there.")] = False,
+) -> None:
+    """Turn a published checkpoint into a model folder: config.json, model.safetensors, README.md."""
+    from umt_pipeline.models.exchange import import_checkpoint as import_file
+    from umt_pipeline.models.sizes import Asked
+
+    report = import_file(
+        file,
+        kind,
+        out,
+        Asked(image_size, frames, heads, text_heads),
+        tokenizer=tokenizer,
+        allow_missing=allow_missing or (),
+        allow_unexpected=allow_unexpected or (),
+        force=force,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    for line in (*report.lines(), f"wrote {out}"):
+        console.print(line, markup=False)
+
+
+@app.command()
+def export_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Model folder, such as data/06_models/stage1.")],
+    out: Annotated[Path, typer.Option(help="File to write, .pth, .pt or .safetensors.")],
+    fused_biases: Annotated[
+        bool, typer.Option("--fused-biases", help="Write timm's qkv.bias in place of q_bias and v_bias.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a model folder's weights under the published names."""
+    from umt_pipeline.models.exchange import export_checkpoint as export_folder
+
+    tensors = export_folder(folder, out, fused_biases=fused_biases, force=force)
+    Console(soft_wrap=True, highlight=False).print(f"wrote {tensors} tensors to {out}", markup=False)
 
 
 def main() -> None:

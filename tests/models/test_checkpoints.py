@@ -13,23 +13,32 @@ from torch import Tensor, nn
 
 from umt_pipeline.errors import CheckpointError
 from umt_pipeline.models.checkpoints import (
-    load_published_encoder,
-    load_published_student,
-    load_published_video_text,
+    classifier_to_published,
+    encoder_to_published,
+    fuse_biases,
     read_checkpoint,
     strip_prefix,
     student_to_published,
     video_text_to_published,
 )
+from umt_pipeline.models.classifier import Classifier, ClassifierConfig
+from umt_pipeline.models.published import (
+    load_published_classifier,
+    load_published_encoder,
+    load_published_student,
+    load_published_video_text,
+    load_renamed,
+)
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import VideoViT, ViTConfig, position_table
 
 PATCH = 8
 VISION = ViTConfig(image_size=16, patch_size=PATCH, frames=2, dim=12, depth=2, heads=2)
 TEXT = TextConfig(vocab_size=20, dim=8, layers=2, fusion_layer=1, heads=2, mlp_dim=16, max_positions=6, vision_dim=12)
 STUDENT = StudentConfig(vision=VISION, align_layers=2, target_dim=6)
+CLASSIFIER = ClassifierConfig(vision=VISION, classes=5)
 VIDEO_TEXT = VideoTextConfig(vision=VISION, text=TEXT, embed_dim=4, align_layers=2, target_dim=6)
 
 # Names written out here, not derived from the code under test.
@@ -40,6 +49,13 @@ STAGE1_KEYS = {
     "encoder.norm.bias": (12,),
     "clip_decoder.1.head.weight": (6, 12),
     "clip_decoder.0.norm.bias": (6,),
+}
+CLASSIFIER_KEYS = {
+    "patch_embed.proj.weight": (12, 3, 1, PATCH, PATCH),
+    "blocks.1.mlp.fc1.weight": (48, 12),
+    "fc_norm.weight": (12,),
+    "head.weight": (5, 12),
+    "head.bias": (5,),
 }
 STAGE2_KEYS = {
     "temp": (),
@@ -65,6 +81,10 @@ def stage2_state() -> dict[str, Tensor]:
     return state | {"text_encoder.bert.embeddings.position_ids": torch.arange(6).unsqueeze(0)}
 
 
+def classifier_state(model: Classifier | None = None) -> dict[str, Tensor]:
+    return classifier_to_published((model or Classifier(CLASSIFIER)).state_dict(), PATCH)
+
+
 def save(folder: Path, content: Any) -> Path:
     torch.save(content, folder / "published.pth")
     return folder / "published.pth"
@@ -77,7 +97,8 @@ def assert_same(model: nn.Module, other: nn.Module) -> None:
 
 
 def test_names_and_shapes_are_the_published_ones() -> None:
-    for state, expected in ((stage1_state(), STAGE1_KEYS), (stage2_state(), STAGE2_KEYS)):
+    states = (stage1_state(), STAGE1_KEYS), (classifier_state(), CLASSIFIER_KEYS), (stage2_state(), STAGE2_KEYS)
+    for state, expected in states:
         assert {key: tuple(state[key].shape) for key in expected} == expected
 
 
@@ -96,6 +117,86 @@ def test_stage1_files_load_in_any_container(tmp_path: Path, kind: str) -> None:
     path = save(tmp_path, wrapped(student_to_published(source.state_dict(), PATCH), kind))
     load_published_student(target, path)
     assert_same(target, source)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "backbone.", "module.backbone."])
+def test_classifier_files_load_behind_any_prefix(tmp_path: Path, prefix: str) -> None:
+    source, target = Classifier(CLASSIFIER), Classifier(CLASSIFIER)
+    state = {prefix + key: tensor for key, tensor in classifier_state(source).items()}
+    report = load_published_classifier(target, save(tmp_path, {"model": state}))
+    assert_same(target, source)
+    assert not report.missing
+    assert not report.unexpected
+
+
+def test_a_patch_convolution_may_have_four_axes(tmp_path: Path) -> None:
+    source, target = Student(STUDENT), Student(STUDENT)
+    state = student_to_published(source.state_dict(), PATCH)
+    state["encoder.patch_embed.proj.weight"] = state["encoder.patch_embed.proj.weight"].squeeze(2)
+    assert state["encoder.patch_embed.proj.weight"].shape == (12, 3, PATCH, PATCH)
+    load_published_student(target, save(tmp_path, state))
+    assert_same(target, source)
+
+
+@pytest.mark.parametrize("part", ["student", "classifier", "encoder"])
+def test_fused_biases_are_split_and_joined_again(tmp_path: Path, part: str) -> None:
+    models: dict[str, Any] = {
+        "student": (Student, STUDENT, student_to_published, load_published_student),
+        "classifier": (Classifier, CLASSIFIER, classifier_to_published, load_published_classifier),
+        "encoder": (VideoViT, VISION, encoder_to_published, load_published_encoder),
+    }
+    build, config, publish, load = models[part]
+    source, target = build(config), build(config)
+    for name, parameter in source.named_parameters():
+        if name.endswith(("q_bias", "v_bias")):
+            torch.nn.init.normal_(parameter)
+    fused = fuse_biases(publish(source.state_dict(), PATCH))
+    biases = {key: tensor for key, tensor in fused.items() if key.endswith("blocks.1.attn.qkv.bias")}
+    assert [tuple(bias.shape) for bias in biases.values()] == [(36,)]
+    assert not any(key.endswith(("q_bias", "v_bias")) for key in fused)
+    load(target, save(tmp_path, fused))
+    assert_same(target, source)
+
+
+def test_a_bias_of_the_keys_is_refused_with_its_largest_value(tmp_path: Path) -> None:
+    state = fuse_biases(stage1_state())
+    state["encoder.blocks.1.attn.qkv.bias"][12:24] = torch.linspace(-0.25, 0.125, 12)
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.qkv\.bias: .*must be zero.*largest value there is 0\.25"):
+        load_published_student(Student(STUDENT), save(tmp_path, state))
+    state = fuse_biases(stage1_state()) | {"encoder.blocks.0.attn.v_bias": torch.zeros(12)}
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.attn\.qkv\.bias and blocks\.0\.attn\.v_bias are both there"):
+        load_published_student(Student(STUDENT), save(tmp_path, state))
+
+
+@pytest.mark.parametrize(("frames", "image_size"), [(4, 16), (2, 32), (4, 32), (2, 16)])
+def test_a_position_table_that_can_be_computed_is_left_out(tmp_path: Path, frames: int, image_size: int) -> None:
+    """Files fine-tuned at another clip size hold the interpolated table, which is a constant."""
+    vision = VISION.model_copy(
+        update={"frames": frames, "image_size": image_size, "position_frames": 2, "position_image_size": 16}
+    )
+    source, target = (Classifier(ClassifierConfig(vision=vision, classes=5)) for _ in range(2))
+    table = position_table(12, 2, 2, frames, image_size // PATCH).unsqueeze(0)
+    for stored in (table, table.half(), table.bfloat16()):
+        path = save(tmp_path, classifier_state(source) | {"pos_embed": stored})
+        assert load_published_classifier(target, path).unexpected == ("encoder.pos_embed",)
+        assert_same(target, source)
+
+
+def test_another_position_table_is_refused(tmp_path: Path) -> None:
+    table = position_table(12, 2, 2, 2, 2).unsqueeze(0)
+    learned = table.clone()
+    learned[0, 3, 5] += 0.01
+    with pytest.raises(CheckpointError, match=r"pos_embed differs from .* by up to 0\.01: it was learned"):
+        load_published_classifier(Classifier(CLASSIFIER), save(tmp_path, classifier_state() | {"pos_embed": learned}))
+    learned[0, 3, 5] = torch.nan
+    with pytest.raises(CheckpointError, match="by up to nan"):
+        load_published_classifier(Classifier(CLASSIFIER), save(tmp_path, classifier_state() | {"pos_embed": learned}))
+    long = position_table(12, 2, 2, 4, 2).unsqueeze(0)
+    with pytest.raises(CheckpointError, match=r"is \(1, 16, 12\), expected \(1, 8, 12\) for 2 frames of 2 x 2"):
+        load_published_classifier(Classifier(CLASSIFIER), save(tmp_path, classifier_state() | {"pos_embed": long}))
+    state = stage1_state() | {"encoder.pos_embed": torch.zeros(1, 8, 12)}
+    with pytest.raises(CheckpointError, match="it was learned"):
+        load_published_student(Student(STUDENT), save(tmp_path, state))
 
 
 @pytest.mark.parametrize("prefix", ["encoder.", "backbone.", "module.encoder.", "vision_encoder.encoder.", ""])
@@ -155,7 +256,10 @@ def test_an_untied_output_matrix_is_refused(tmp_path: Path) -> None:
 def test_a_temporal_patch_kernel_is_refused(tmp_path: Path) -> None:
     state = stage1_state()
     state["encoder.patch_embed.proj.weight"] = torch.zeros(12, 3, 2, PATCH, PATCH)
-    with pytest.raises(CheckpointError, match="tubelets of one frame"):
+    with pytest.raises(CheckpointError, match=r"is \(12, 3, 2, 8, 8\): tubelets of one frame are needed, found 2"):
+        load_published_student(Student(STUDENT), save(tmp_path, state))
+    state["encoder.patch_embed.proj.weight"] = torch.zeros(12, 1, PATCH, PATCH)
+    with pytest.raises(CheckpointError, match=r"is \(12, 1, 8, 8\): expected \[D, 3, 1, ps, ps\]"):
         load_published_student(Student(STUDENT), save(tmp_path, state))
 
 
@@ -163,6 +267,32 @@ def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
     state = stage1_state() | {"encoder.norm.bias": torch.zeros(13)}
     with pytest.raises(CheckpointError, match=r"encoder\.norm\.bias is \(13,\), expected \(12,\)"):
         load_published_student(Student(STUDENT), save(tmp_path, state))
+
+
+def test_all_that_does_not_fit_is_listed_at_once(tmp_path: Path) -> None:
+    state = classifier_state() | {"norm.weight": torch.ones(12), "head.weight": torch.zeros(5, 13)}
+    del state["fc_norm.bias"]
+    with pytest.raises(CheckpointError) as error:
+        load_published_classifier(Classifier(CLASSIFIER), save(tmp_path, state))
+    for part in ("1 missing (fc_norm.bias)", "1 unexpected (norm.weight)", "head.weight is (5, 13), expected (5, 12)"):
+        assert part in str(error.value)
+    narrow = Classifier(ClassifierConfig(vision=VISION.model_copy(update={"dim": 8}), classes=5))
+    with pytest.raises(CheckpointError, match=r"1 keys matched; 0 missing; 0 unexpected; 31 mis-shaped"):
+        load_published_classifier(narrow, save(tmp_path, classifier_state()))
+
+
+def test_what_is_allowed_is_reported() -> None:
+    state = {"fc_norm.weight": torch.ones(12), "extra.x": torch.ones(1)}
+    report = load_renamed(
+        Classifier(CLASSIFIER), state, source="x", allow_missing=("encoder.*", "head.*", "fc_norm.bias"),
+        allow_unexpected=("extra.*",),
+    )  # fmt: skip
+    assert report.matched == ("fc_norm.weight",)
+    lines = report.lines()
+    assert lines[0] == "1 keys matched, 31 missing, 1 unexpected, 0 mis-shaped"
+    assert lines[2] == "allowed: 1 unexpected (extra.x)"
+    with pytest.raises(TypeError, match="no published file holds a Linear"):
+        load_renamed(nn.Linear(1, 1), state, source="x")
 
 
 class Opaque:

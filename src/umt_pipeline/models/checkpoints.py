@@ -1,10 +1,13 @@
 """Published checkpoint files: reading their containers and renaming their keys to and from ours.
 
 Renaming never drops a weight silently. A key without a counterpart keeps its name, so that the strict load that
-follows reports it; a tensor that we do not store because it is a copy is dropped only after comparing it with its
-original.
+follows reports it; a tensor that we do not store because it is a copy, or because it can be computed, is left out only
+after comparing it with its original.
 
-Key names of the published files: the reference's ``single_modality`` (stage 1) and ``multi_modality`` (stage 2) parts.
+Key names of the published files: the reference's ``single_modality`` (stage 1, classifiers) and ``multi_modality``
+(stage 2) parts. Blocks may also hold one fused ``attn.qkv.bias``, as timm's do, in place of ``q_bias`` and ``v_bias``.
+
+Shapes: D width, ps side of a patch in pixels.
 """
 
 from __future__ import annotations
@@ -19,11 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from umt_pipeline.errors import CheckpointError
-from umt_pipeline.models.folders import LoadReport, load_weights
-from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import from_bert_names
-from umt_pipeline.models.video_text import VideoTextModel
-from umt_pipeline.models.vit import VideoViT
 
 State = dict[str, Tensor]
 
@@ -37,6 +36,9 @@ _STAGE2_NAMES = (
 )
 _TEACHER = "clip_teacher."
 _PATCH_WEIGHT = "patch_embed.weight"
+_FUSED_BIAS = ".attn.qkv.bias"
+_ENCODER_PARTS = ("patch_embed.", "blocks.", "pos_embed")
+POSITION_TABLE = "pos_embed"
 
 
 def read_checkpoint(path: Path) -> State:
@@ -100,17 +102,22 @@ def strip_prefix(state: Mapping[str, Tensor], prefixes: Sequence[str] = ("module
 def encoder_from_published(state: Mapping[str, Tensor]) -> State:
     """Rename a bare vision encoder (``patch_embed.proj.*``, ``blocks.*``, ``norm.*``) to :class:`VideoViT`'s names.
 
-    The patch convolution's weight [D, 3, 1, ps, ps] becomes a matrix [D, 3 * ps * ps], input order (c, h, w).
+    The patch convolution's weight [D, 3, 1, ps, ps] or [D, 3, ps, ps] becomes a matrix [D, 3 * ps * ps], input order
+    (c, h, w). A fused ``attn.qkv.bias`` becomes ``q_bias`` and ``v_bias``.
 
     Raises:
-        CheckpointError: the patch convolution has a temporal kernel other than 1.
+        CheckpointError: the patch convolution has a temporal kernel other than 1 or is no convolution on RGB, or a fused
+            bias has a part for keys, which this model does not have, other than zero.
     """
-    renamed = {_swap(key, "patch_embed.proj.", "patch_embed."): tensor for key, tensor in state.items()}
-    kernel = renamed.get(_PATCH_WEIGHT)
-    if kernel is not None:
-        if kernel.ndim == 5 and kernel.shape[2] != 1:
-            raise CheckpointError(f"patch_embed.proj.weight is {tuple(kernel.shape)}: tubelets of one frame are needed")
-        renamed[_PATCH_WEIGHT] = kernel.flatten(1)
+    renamed: State = {}
+    for key, tensor in state.items():
+        name = _swap(key, "patch_embed.proj.", "patch_embed.")
+        if name == _PATCH_WEIGHT:
+            renamed[name] = _flat_kernel(tensor)
+        elif name.endswith(_FUSED_BIAS):
+            renamed |= _split_fused_bias(key, tensor, state)
+        else:
+            renamed[name] = tensor
     return renamed
 
 
@@ -122,9 +129,32 @@ def encoder_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
     return renamed
 
 
+def fuse_biases(state: Mapping[str, Tensor]) -> State:
+    """Join ``q_bias`` and ``v_bias`` of published names to timm's ``qkv.bias``, with zeros for the keys between them."""
+    fused = dict(state)
+    for key in [key for key in state if key.endswith(".attn.q_bias")]:
+        block = key.removesuffix(".attn.q_bias")
+        q, v = fused.pop(key), fused.pop(f"{block}.attn.v_bias")
+        fused[f"{block}{_FUSED_BIAS}"] = torch.cat((q, torch.zeros_like(q), v))
+    return fused
+
+
+def any_encoder_from_published(state: Mapping[str, Tensor]) -> State:
+    """Take the vision encoder out of a stage-1 file, a stage-2 file or a bare encoder, under :class:`VideoViT`'s names.
+
+    Whatever else a stage-1 or stage-2 file holds keeps its name behind ``other:``.
+    """
+    state = strip_prefix(state, ("module.", "backbone."))
+    for prefix in ("vision_encoder.encoder.", "encoder."):
+        if any(key.startswith(prefix) for key in state):
+            state = {_swap(k, prefix, "") if k.startswith(prefix) else f"other:{k}": t for k, t in state.items()}
+            break
+    return encoder_from_published(state)
+
+
 def student_from_published(state: Mapping[str, Tensor]) -> State:
     """Rename a stage-1 file (``encoder.*``, ``clip_decoder.{k}.{head,norm}.*``) to :class:`Student`'s names."""
-    state = strip_prefix(state, ("module.",))
+    state = strip_prefix(state, ("module.", "backbone."))
     encoder = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
     renamed = {f"encoder.{key}": tensor for key, tensor in encoder_from_published(encoder).items()}
     for key, tensor in state.items():
@@ -141,6 +171,21 @@ def student_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
         if not key.startswith("encoder."):
             renamed[_swap_head(key, published=True)] = tensor
     return renamed
+
+
+def classifier_from_published(state: Mapping[str, Tensor]) -> State:
+    """Rename a fine-tuned file (``patch_embed.*``, ``blocks.*``, ``fc_norm.*``, ``head.*``) to :class:`Classifier`'s."""
+    state = strip_prefix(state)
+    encoder = {key: tensor for key, tensor in state.items() if key.startswith(_ENCODER_PARTS)}
+    renamed = {f"encoder.{key}": tensor for key, tensor in encoder_from_published(encoder).items()}
+    return renamed | {key: tensor for key, tensor in state.items() if key not in encoder}
+
+
+def classifier_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
+    """Rename :class:`Classifier`'s weights to the published names; the inverse of :func:`classifier_from_published`."""
+    encoder = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    others = {key: tensor for key, tensor in state.items() if not key.startswith("encoder.")}
+    return encoder_to_published(encoder, patch_size) | others
 
 
 def video_text_from_published(state: Mapping[str, Tensor], *, drop_teacher: bool = False) -> State:
@@ -197,50 +242,36 @@ def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> Sta
         else:
             renamed[_swap_first(key, ours_to_theirs)] = tensor
     cls = "text_encoder.cls.predictions."
-    renamed[f"{cls}decoder.weight"] = renamed["text_encoder.bert.embeddings.word_embeddings.weight"]
-    renamed[f"{cls}decoder.bias"] = renamed[f"{cls}bias"]
+    # Clones, because safetensors refuses to write one tensor under two names.
+    renamed[f"{cls}decoder.weight"] = renamed["text_encoder.bert.embeddings.word_embeddings.weight"].clone()
+    renamed[f"{cls}decoder.bias"] = renamed[f"{cls}bias"].clone()
     encoder = encoder_to_published(vision, patch_size)
     return renamed | {f"vision_encoder.encoder.{key}": tensor for key, tensor in encoder.items()}
 
 
-def load_published_encoder(model: VideoViT, path: Path) -> LoadReport:
-    """Load the vision encoder of a published stage-1 file, of a stage-2 file or of a bare encoder.
-
-    What is not the encoder (alignment heads, text, teacher) is listed in the report's ``unexpected``.
-
-    Raises:
-        CheckpointError: any weight of the encoder is missing, left over or mis-shaped.
-    """
-    state = strip_prefix(read_checkpoint(path), ("module.", "backbone."))
-    for prefix in ("vision_encoder.encoder.", "encoder."):
-        if any(key.startswith(prefix) for key in state):
-            state = {_swap(k, prefix, "") if k.startswith(prefix) else f"other:{k}": t for k, t in state.items()}
-            break
-    return load_weights(model, encoder_from_published(state), source=str(path), allow_unexpected=("other:*",))
+def _flat_kernel(kernel: Tensor) -> Tensor:
+    shape = tuple(kernel.shape)
+    if kernel.ndim == 5 and shape[2] != 1:
+        raise CheckpointError(f"patch_embed.proj.weight is {shape}: tubelets of one frame are needed, found {shape[2]}")
+    if kernel.ndim not in (4, 5) or shape[1] != 3 or shape[-1] != shape[-2]:
+        raise CheckpointError(f"patch_embed.proj.weight is {shape}: expected [D, 3, 1, ps, ps] or [D, 3, ps, ps]")
+    return kernel.flatten(1)
 
 
-def load_published_student(model: Student, path: Path) -> LoadReport:
-    """Load a published stage-1 file, encoder and alignment heads.
-
-    Raises:
-        CheckpointError: any key is missing, left over or mis-shaped.
-    """
-    return load_weights(model, student_from_published(read_checkpoint(path)), source=str(path))
-
-
-def load_published_video_text(model: VideoTextModel, path: Path, *, drop_teacher: bool = False) -> LoadReport:
-    """Load a published stage-2 file.
-
-    A fine-tuned file holds no masked-language head and no alignment heads: these may be missing, and the report's
-    ``missing`` then lists them, only if the file holds none of them.
-
-    Raises:
-        CheckpointError: any other key is missing, left over or mis-shaped.
-    """
-    state = video_text_from_published(read_checkpoint(path), drop_teacher=drop_teacher)
-    optional = ("text.mlm_", "heads.")
-    absent = tuple(f"{part}*" for part in optional if not any(key.startswith(part) for key in state))
-    return load_weights(model, state, source=str(path), allow_missing=absent)
+def _split_fused_bias(key: str, bias: Tensor, state: Mapping[str, Tensor]) -> State:
+    block = key.removesuffix(_FUSED_BIAS)
+    names = [f"{block}.attn.{part}_bias" for part in "qv"]
+    if doubled := [name for name in names if name in state]:
+        raise CheckpointError(f"{key} and {', '.join(doubled)} are both there: expected one or the other")
+    if bias.ndim != 1 or bias.shape[0] % 3:
+        raise CheckpointError(f"{key} is {tuple(bias.shape)}: expected three equal parts for queries, keys and values")
+    q, k, v = bias.chunk(3)
+    if k.any():
+        raise CheckpointError(
+            f"{key}: its part for keys must be zero, since this model's keys have no bias, but the largest value there is "
+            f"{float(k.abs().max()):.6g}"
+        )
+    return dict(zip(names, (q, v), strict=True))
 
 
 def _to_bert_name(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Model folders in the Hugging Face layout (config.json, model.safetensors) and strict loading of weights."""
+"""Model folders in the Hugging Face layout (config.json, model.safetensors, README.md) and strict loading of weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import CheckpointError
-from umt_pipeline.files import read_json, sha256_file, write_json
+from umt_pipeline.files import read_json, sha256_file, staged_file, write_json
+from umt_pipeline.models.card import model_card
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 SKIPPED_FILE = "skipped.json"
 
 
@@ -30,9 +32,16 @@ class LoadReport:
     unexpected: tuple[str, ...]
     misshaped: tuple[str, ...]
 
+    def lines(self) -> list[str]:
+        """Return the counts, and the keys that were allowed to stay away or to be left out, for people."""
+        groups = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": self.misshaped}
+        counts = ", ".join(f"{len(keys)} {name}" for name, keys in groups.items())
+        named = [f"allowed: {_listed(name, list(keys))}" for name, keys in groups.items() if keys]
+        return [f"{len(self.matched)} keys matched, {counts}", *named]
+
 
 def save_model(folder: Path, model: nn.Module, config: Config, kind: str, extra: Mapping[str, Any] | None = None) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into ``folder`` (which exists).
+    """Write ``model.safetensors``, ``config.json`` and a model card into ``folder`` (which exists).
 
     Args:
         folder: where; callers write into a staged folder and move it into place.
@@ -43,7 +52,23 @@ def save_model(folder: Path, model: nn.Module, config: Config, kind: str, extra:
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    write_json(folder / CONFIG_FILE, {"kind": kind, "model": config.model_dump(mode="json"), "extra": dict(extra or {})})
+    sizes, facts = config.model_dump(mode="json"), dict(extra or {})
+    write_json(folder / CONFIG_FILE, {"kind": kind, "model": sizes, "extra": facts})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    with staged_file(folder / CARD_FILE) as staged:
+        staged.write_text(model_card(kind, sizes, parameters, facts), encoding="utf-8")
+
+
+def model_kind(folder: Path) -> str:
+    """Return the kind of model in a folder.
+
+    Raises:
+        CheckpointError: no ``config.json`` there, or one that names no kind.
+    """
+    kind = _read_config(folder).get("kind")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{folder / CONFIG_FILE} names no kind of model: found {kind!r}")
+    return kind
 
 
 def load_config(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,12 +77,11 @@ def load_config(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         CheckpointError: no ``config.json`` there, or one of another kind of model.
     """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} is missing")
-    content = read_json(path)
+    content = _read_config(folder)
     if content.get("kind") != kind:
-        raise CheckpointError(f"{path} describes a model of kind {content.get('kind')!r}, expected {kind!r}")
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} describes a model of kind {content.get('kind')!r}, expected {kind!r}"
+        )
     return content["model"], content["extra"]
 
 
@@ -119,6 +143,16 @@ def load_weights(
 def weights_sha256(folder: Path) -> str:
     """Return the SHA-256 of a model folder's weights file."""
     return sha256_file(folder / WEIGHTS_FILE)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} is missing")
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} describes no model: expected a mapping, found {type(content).__name__}")
+    return content
 
 
 def _allowed(key: str, patterns: Iterable[str]) -> bool:

@@ -28,7 +28,12 @@ SHORT = 128
 
 
 class ViTConfig(Config):
-    """Size of a video encoder. UMT-B/16 is 224, 16, 8, 768, 12, 12; UMT-L/16 is 224, 16, 8, 1024, 24, 16."""
+    """Size of a video encoder. UMT-B/16 is 224, 16, 8, 768, 12, 12; UMT-L/16 is 224, 16, 8, 1024, 24, 16.
+
+    ``position_frames`` and ``position_image_size`` are the clip size for which the position table is written down, if it
+    is not this encoder's own: the table is then interpolated, as published models fine-tuned at 16 frames or 384 pixels
+    do with that of 8 frames and 224 pixels.
+    """
 
     image_size: int
     patch_size: int
@@ -38,11 +43,15 @@ class ViTConfig(Config):
     heads: int
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
+    position_frames: int | None = None
+    position_image_size: int | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        for name in ("image_size", "position_image_size"):
+            size = getattr(self, name)
+            if size is not None and size % self.patch_size:
+                raise ValueError(f"{name} {size} is not a multiple of patch_size {self.patch_size}")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         return self
@@ -51,6 +60,11 @@ class ViTConfig(Config):
     def grid(self) -> int:
         """Patches along one side of a frame."""
         return self.image_size // self.patch_size
+
+    @property
+    def position_size(self) -> tuple[int, int]:
+        """Frames, and patches along a side, of the clip for which the position table is written down."""
+        return self.position_frames or self.frames, (self.position_image_size or self.image_size) // self.patch_size
 
     @property
     def patches_per_frame(self) -> int:
@@ -170,15 +184,21 @@ class VideoViT(nn.Module):
 
     positions_PD: Tensor
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig, *, final_norm: bool = True) -> None:
+        """Build the encoder with the published pre-training initialisation.
+
+        Args:
+            config: sizes.
+            final_norm: whether the last block's tokens are normed; a classifier norms their mean instead.
+        """
         super().__init__()
         self.config = config
         self.recompute_blocks = 0
         self.patch_embed = nn.Linear(config.patch_values, config.dim)
         rates = [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio, rate) for rate in rates)
-        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
-        table = sinusoid_table(config.frames * config.patches_per_frame, config.dim)
+        self.norm: nn.Module = nn.LayerNorm(config.dim, eps=NORM_EPS) if final_norm else nn.Identity()
+        table = position_table(config.dim, *config.position_size, config.frames, config.grid)
         self.register_buffer("positions_PD", table, persistent=False)
         self.apply(_init_weights)
         # The published patch embedding is a convolution left at PyTorch's default, which is the default of nn.Linear too.
@@ -193,7 +213,7 @@ class VideoViT(nn.Module):
         """
         table_PD = self.positions_PD
         if clip_size is not None and clip_size != (self.config.frames, self.config.grid):
-            table_PD = position_table(self.config.dim, self.config.frames, self.config.grid, *clip_size).to(table_PD)
+            table_PD = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_PD)
         return table_PD[visible_BV]
 
     def forward_layers(

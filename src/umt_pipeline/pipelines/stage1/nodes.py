@@ -42,7 +42,8 @@ def train_student(
         StoreError: the store is incomplete or not of this teacher.
         TrainingError: training failed.
     """
-    config = params.student.student_config(read_manifest(feature_store))
+    manifest = read_manifest(feature_store)
+    config = params.student.student_config(manifest)
     table, table_key = write_table(workspace, "videos", videos)
     kwargs = {
         "student": config.model_dump(mode="json"),
@@ -57,5 +58,11 @@ def train_student(
     student = Student(config)
     load_weights(student, finished.weights(), source=str(finished.folder))
     folder = fresh_folder(workspace, "stage1_model")
-    save_model(folder, student, config, KIND, {"steps": finished.steps, "store_manifest_sha256": inputs[0], "seed": seed})
+    facts = {
+        "steps": finished.steps,
+        "store_manifest_sha256": inputs[0],
+        "seed": seed,
+        "teacher": manifest.teacher.id,
+    }
+    save_model(folder, student, config, KIND, facts)
     return folder, finished.history, finished.summary()

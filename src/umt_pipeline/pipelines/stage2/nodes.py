@@ -35,6 +35,7 @@ class Stage2Data:
         arguments: of the task factory, all but the student.
         inputs: hashes of what the arguments point to.
         store_manifest_sha256: of the feature store.
+        teacher: its identity.
     """
 
     config: VideoTextConfig
@@ -42,6 +43,7 @@ class Stage2Data:
     arguments: dict[str, Any]
     inputs: list[str]
     store_manifest_sha256: str
+    teacher: str
 
 
 def make_tokenizer(params: Stage2Config, feature_store: Path, captions: pd.DataFrame, workspace: Path) -> Path:
@@ -97,7 +99,8 @@ def gather_data(
     """
     student_config, _ = load_config(stage1_model, STUDENT_KIND)
     size = StudentSize(**{key: student_config["vision"][key] for key in StudentSize.model_fields})
-    config = params.model_for(size, read_manifest(feature_store), len(load_tokenizer(tokenizer)))
+    store = read_manifest(feature_store)
+    config = params.model_for(size, store, len(load_tokenizer(tokenizer)))
     caption_table, captions_key = write_table(workspace, "captions", captions)
     video_table, videos_key = write_table(workspace, "videos", videos)
     arguments = {
@@ -115,7 +118,7 @@ def gather_data(
         "media": str(raw_media),
     }
     manifest = sha256_file(feature_store / MANIFEST_FILE)
-    return Stage2Data(config, tokenizer, arguments, [manifest, captions_key, videos_key], manifest)
+    return Stage2Data(config, tokenizer, arguments, [manifest, captions_key, videos_key], manifest, store.teacher.id)
 
 
 def pretrain_text(
@@ -205,6 +208,7 @@ def _train(
         "steps": finished.steps,
         "store_manifest_sha256": data.store_manifest_sha256,
         "seed": seed,
+        "teacher": data.teacher,
         "stage1_sha256": student_key,
         "text_tower_sha256": tower_key,
     }

@@ -1,0 +1,29 @@
+"""A bare video encoder as a model folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from umt_pipeline.config import Config
+from umt_pipeline.models.folders import load_config, load_weights, read_weights
+from umt_pipeline.models.vit import VideoViT, ViTConfig
+
+KIND = "umt_encoder"
+
+
+class EncoderConfig(Config):
+    """Size of the encoder."""
+
+    vision: ViTConfig
+
+
+def load_encoder(folder: Path) -> VideoViT:
+    """Load an encoder's model folder, in eval mode.
+
+    Raises:
+        CheckpointError: the folder is not a complete encoder.
+    """
+    config, _ = load_config(folder, KIND)
+    encoder = VideoViT(EncoderConfig.model_validate(config).vision)
+    load_weights(encoder, read_weights(folder), source=str(folder))
+    return encoder.eval()

@@ -1,0 +1,129 @@
+"""Loading of published checkpoint files, strictly, and comparison of the position tables that some of them hold.
+
+Shapes: P positions of a clip, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from umt_pipeline.errors import CheckpointError
+from umt_pipeline.models.checkpoints import (
+    POSITION_TABLE,
+    any_encoder_from_published,
+    classifier_from_published,
+    read_checkpoint,
+    student_from_published,
+    video_text_from_published,
+)
+from umt_pipeline.models.classifier import Classifier
+from umt_pipeline.models.folders import LoadReport, load_weights
+from umt_pipeline.models.student import Student
+from umt_pipeline.models.video_text import VideoTextModel
+from umt_pipeline.models.vit import VideoViT
+
+# The table is interpolated in float32, which differs between versions of torch; a learned table differs far more.
+_POSITION_TOLERANCE = 1e-4
+
+
+def load_published_encoder(model: VideoViT, path: Path) -> LoadReport:
+    """Load the vision encoder of a published stage-1 file, of a stage-2 file or of a bare encoder.
+
+    What is not the encoder (alignment heads, text, teacher) is listed in the report's ``unexpected``.
+
+    Raises:
+        CheckpointError: any weight of the encoder is missing, left over or mis-shaped.
+    """
+    return load_renamed(model, any_encoder_from_published(read_checkpoint(path)), source=str(path))
+
+
+def load_published_student(model: Student, path: Path) -> LoadReport:
+    """Load a published stage-1 file, encoder and alignment heads.
+
+    Raises:
+        CheckpointError: any key is missing, left over or mis-shaped.
+    """
+    return load_renamed(model, student_from_published(read_checkpoint(path)), source=str(path))
+
+
+def load_published_classifier(model: Classifier, path: Path) -> LoadReport:
+    """Load a published fine-tuned file.
+
+    Raises:
+        CheckpointError: any key is missing, left over or mis-shaped, or the file's position table is a learned one.
+    """
+    return load_renamed(model, classifier_from_published(read_checkpoint(path)), source=str(path))
+
+
+def load_published_video_text(model: VideoTextModel, path: Path, *, drop_teacher: bool = False) -> LoadReport:
+    """Load a published stage-2 file.
+
+    A fine-tuned file holds no masked-language head and no alignment heads: these may be missing, and the report's
+    ``missing`` then lists them, only if the file holds none of them.
+
+    Raises:
+        CheckpointError: any other key is missing, left over or mis-shaped.
+    """
+    state = video_text_from_published(read_checkpoint(path), drop_teacher=drop_teacher)
+    return load_renamed(model, state, source=str(path))
+
+
+def load_renamed(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    allow_missing: Iterable[str] = (),
+    allow_unexpected: Iterable[str] = (),
+) -> LoadReport:
+    """Load what a ``*_from_published`` function of :mod:`umt_pipeline.models.checkpoints` gave.
+
+    A position table in ``state`` is compared with the model's own and then listed in the report's ``unexpected``.
+
+    Args:
+        model: a :class:`Student`, :class:`Classifier`, :class:`VideoTextModel` or :class:`VideoViT`.
+        state: renamed weights.
+        source: the file, for messages.
+        allow_missing: glob patterns of keys, in this project's names, that may stay at their initial values.
+        allow_unexpected: glob patterns of keys that may be left out.
+
+    Raises:
+        CheckpointError: any other key is missing, left over or mis-shaped, or the position table is another one.
+    """
+    if isinstance(model, VideoTextModel):
+        encoder, prefix = model.vision, "vision."
+        optional = ("text.mlm_", "heads.")
+        absent = tuple(f"{part}*" for part in optional if not any(key.startswith(part) for key in state))
+        allow_missing = (*allow_missing, *absent)
+    elif isinstance(model, Student | Classifier):
+        encoder, prefix = model.encoder, "encoder."
+    elif isinstance(model, VideoViT):
+        encoder, prefix = model, ""
+        allow_unexpected = (*allow_unexpected, "other:*")
+    else:
+        raise TypeError(f"no published file holds a {type(model).__name__}")
+    table = f"{prefix}{POSITION_TABLE}"
+    if table in state:
+        _check_positions(state[table], encoder, f"{source}: {POSITION_TABLE}")
+        allow_unexpected = (*allow_unexpected, table)
+    return load_weights(model, state, source=source, allow_missing=allow_missing, allow_unexpected=allow_unexpected)
+
+
+def _check_positions(table_1PD: Tensor, encoder: VideoViT, name: str) -> None:
+    config, own_PD = encoder.config, encoder.positions_PD
+    if table_1PD.shape != (1, *own_PD.shape):
+        raise CheckpointError(
+            f"{name} is {tuple(table_1PD.shape)}, expected {(1, *own_PD.shape)} for {config.frames} frames of {config.grid} x "
+            f"{config.grid} patches: choose the number of frames and the image size that the file was trained with"
+        )
+    difference = float((table_1PD[0].float() - own_PD).abs().max())
+    # The table of a file stored in half precision is rounded.
+    if not difference <= max(_POSITION_TOLERANCE, torch.finfo(table_1PD.dtype).eps):
+        raise CheckpointError(
+            f"{name} differs from the fixed sinusoid table of {config.frames} frames of {config.grid} x {config.grid} patches "
+            f"by up to {difference:.2g}: it was learned, or interpolated from another clip size. This model computes its table"
+        )
