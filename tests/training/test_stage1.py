@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.features.tiny import MODEL_CONFIG
 from tests.training.conftest import StageWorld
 from umt_pipeline.errors import ConfigError, StoreError
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.provider import CachedTargets, OnlineTargets
+from umt_pipeline.models.flops import TowerSize, student_macs, teacher_macs
 from umt_pipeline.training.launch import RunSpec, run
 from umt_pipeline.training.stage1 import Stage1Task, StudentSize, make_task
 from umt_pipeline.training.state import final_weights
@@ -42,6 +44,15 @@ def test_cached_and_online_tasks_have_the_same_loss(stage_world: StageWorld) -> 
         one, other = loss(cached, [3, 0, 1], epoch), loss(online, [3, 0, 1], epoch)
         assert one.total.requires_grad
         torch.testing.assert_close(one.total, other.total, rtol=1e-3, atol=0.0)
+
+
+def test_a_step_costs_the_student_and_online_the_teacher_too(stage_world: StageWorld) -> None:
+    config = stage_world.student.model_dump(mode="json")
+    cached, online = make_task(config, **stage_world.provider), make_task(config, **stage_world.online())
+    assert cached.flops_per_clip() == 6 * student_macs(stage_world.student, 8), "2 frames of 4 visible patches"
+    header = cached.provider.header
+    teacher = teacher_macs(TowerSize.of_config(MODEL_CONFIG), 2, 4, header.layers, header.visible_per_frame)
+    assert online.flops_per_clip() == cached.flops_per_clip() + 2 * teacher.total
 
 
 def test_the_teacher_is_not_trained(stage_world: StageWorld) -> None:

@@ -22,6 +22,7 @@ from umt_pipeline.features.extract import select_clips
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise
+from umt_pipeline.models.flops import TowerSize, teacher_macs
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.training.task import Batch, Sample, SampleDataset
 from umt_pipeline.video.views import load_view, make_view
@@ -49,6 +50,9 @@ class TargetProvider(Protocol):
 
     def targets(self, batch: Batch) -> TargetBatch:
         """Turn a batch of ``dataset`` that is on the device into what the student reads and is compared with."""
+
+    def teacher_macs(self) -> int:
+        """Return the multiply-accumulates of the teacher that the targets of one clip cost in a step."""
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """Return the whole frames of a batch, uint8 [B,T,S,S,3], for training without a mask.
@@ -88,6 +92,10 @@ class CachedTargets:
         if self.header.pixels == "frames":
             patches_BVP = gather_patches(patches_BVP, visible_BV, self.header.patch_size)
         return TargetBatch(patches_BVP, visible_BV, self._codec.decode(batch).transpose(0, 1))
+
+    def teacher_macs(self) -> int:
+        """See :class:`TargetProvider`; the teacher was asked before."""
+        return 0
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """See :class:`TargetProvider`."""
@@ -161,6 +169,11 @@ class OnlineTargets:
         """See :class:`TargetProvider`; runs the teacher."""
         header = self.header
         return draw_targets(self._teacher, header.mask, header.patch_size, batch["frames"], batch["noise"])
+
+    def teacher_macs(self) -> int:
+        """See :class:`TargetProvider`."""
+        header, tower = self.header, TowerSize.of_module(self._teacher.visual)
+        return teacher_macs(tower, header.frames, header.grid, header.layers, header.visible_per_frame).total
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """See :class:`TargetProvider`."""

@@ -16,6 +16,7 @@ from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.provider import CachedTargets, ClipDataset, OnlineTargets, TargetProvider
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.losses import alignment_loss
+from umt_pipeline.models.flops import student_macs, training_flops
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import VideoViT, ViTConfig
@@ -63,6 +64,7 @@ class Stage1Task(Task):
         self.model: nn.Module = student
         self.provider = provider
         self._encoder = student.encoder
+        self._student_macs = student_macs(student.config, provider.header.frames * provider.header.visible_per_frame)
 
     def dataset(self) -> ClipDataset:
         """See :class:`Task`."""
@@ -86,6 +88,10 @@ class Stage1Task(Task):
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """See :class:`Task`."""
         return batch["clip"]
+
+    def flops_per_clip(self) -> float:
+        """See :class:`Task`: the student's way forward and back, and the teacher's forward where targets are online."""
+        return float(training_flops(self._student_macs, self.provider.teacher_macs()))
 
 
 def open_provider(
