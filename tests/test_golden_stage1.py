@@ -72,7 +72,7 @@ def test_teacher_tokens_and_attention(teacher: Teacher) -> None:
     clips = IO["video"].shape[0]
     tokens = teacher.project(output.layers_KFNW)
     close(tokens.unflatten(1, (clips, -1)).flatten(2, 3), "teacher_tokens")
-    close(output.attention_FN, "teacher_attention")
+    close(output.importance_FN, "teacher_attention")
 
 
 def test_gathering_before_projecting_gives_the_visible_targets(teacher: Teacher) -> None:

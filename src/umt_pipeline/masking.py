@@ -18,6 +18,9 @@ from torch import Tensor
 from umt_pipeline.config import Config
 
 MaskKind = Literal["attention", "random", "tube", "none"]
+# What a teacher's weights of the patches are: the last block's class-token attention, the attention of the pool that makes
+# its image embedding, or, where it has neither, the norms of its last tokens.
+Importance = Literal["class_attention", "pool_attention", "token_norm"]
 
 
 class MaskConfig(Config):
@@ -41,7 +44,8 @@ def draw_visible(config: MaskConfig, noise_BTN: Tensor, attention_BTN: Tensor | 
         config: kind of mask and hidden share. ``random`` draws per frame, like ``attention`` with equal weights.
         noise_BTN: independent uniform noise in [0, 1), [B, T, N]; it decides everything that is random here, so equal
             noise gives equal masks on every device.
-        attention_BTN: weights of the patches, [B, T, N], not negative, need not sum to one. Only for ``attention``.
+        attention_BTN: weights of the patches, [B, T, N], not negative, need not sum to one. Only for ``attention``. They
+            are of the kind (see :data:`Importance`) that the teacher has.
 
     Returns:
         Sorted positions [B, V] (int64), the same number in each frame.

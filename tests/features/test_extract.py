@@ -39,7 +39,7 @@ def test_each_record_is_what_its_recorded_view_gives(world: World, make_store: M
         output = world.teacher(normalise_frames(frames))
         everything = world.teacher.project(output.layers_KFNW).flatten(1, 2)
         assert torch.allclose(everything[:, visible], read["targets"][:, 0], atol=0.02)
-        torch.testing.assert_close(read["attention"][0].float(), output.attention_FN, rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(read["attention"][0].float(), output.importance_FN, rtol=1e-2, atol=1e-4)
         # The mask can be drawn again from what is stored.
         noise = torch.from_numpy(mask_noise("tiny", record["video_id"], int(record["view_number"]), 2, 16))
         assert (draw_visible(store.manifest.mask, noise[None], read["attention"])[0] == visible).all()

@@ -56,25 +56,25 @@ class ClipEncoder(Protocol):
 class TeacherEncoder:
     """Frame features of the frozen teacher, averaged over the frames of a clip.
 
-    ``teacher_cls`` is the mean of CLIP's unit-length image embeddings; ``teacher_patch`` the mean of the last aligned
-    layer's targets, the very tokens that the student learns.
+    ``teacher_cls`` is the mean of the tower's own unit-length image embeddings (of its class token, for a CLIP);
+    ``teacher_patch`` the mean of the last aligned layer's targets, the very tokens that the student learns.
     """
 
     teacher: Teacher
     view: ViewConfig
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
-        """Return ``teacher_cls`` and ``teacher_patch``, both [B, C]."""
+        """Return ``teacher_cls`` [B, E] and ``teacher_patch`` [B, C]."""
         B, T = frames_BTHWC.shape[:2]
         output = self.teacher(normalise_frames(frames_BTHWC.flatten(0, 1)))
         patch_FNC = self.teacher.project(output.layers_KFNW[-1:])[0]
         return {
-            "teacher_cls": output.cls_FC.unflatten(0, (B, T)).mean(dim=1),
+            "teacher_cls": self.teacher.embed_image(output).unflatten(0, (B, T)).mean(dim=1),
             "teacher_patch": patch_FNC.unflatten(0, (B, T)).mean(dim=(1, 2)),
         }
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors [U, C]."""
+        """Return unit vectors [U, E]."""
         return self.teacher.encode_text(list(texts)).cpu().numpy()
 
 

@@ -90,7 +90,7 @@ def load_models(folders: ModelFolders, seed: int) -> Models:
     identity = FeatureStore(folders.feature_store).manifest.teacher
     # Only the last aligned layer is read here, whatever number stage 1 aligned.
     settings = {"source": identity.source, "layers": 1, "normalisation": identity.normalisation}
-    teacher = load_teacher(folders.teacher, TeacherConfig.model_validate(settings), vision.grid).to(device)
+    teacher = load_teacher(folders.teacher, TeacherConfig.model_validate(settings), vision.grid, text=True).to(device)
     skipped = _skip_reason(folders.control)
     weights = {
         "teacher": teacher.weights_sha256,

@@ -209,7 +209,10 @@ def _search(
     except NoDataError as error:
         return [Record(task=f"retrieval/{name}", note=str(error))], []
     views = {"teacher": models.teacher.view, **{model.name: model.view for model in models.video_text}}
-    records = []
+    records: list[Record] = []
+    if not models.teacher.teacher.has_text:
+        note = f"the teacher {models.teacher.teacher.config.source!r} has no text tower: its frames cannot be searched by text"
+        records.append(Record(task=f"retrieval/{name}/teacher/dual", note=note))
     for system in systems:
         protocol = _protocol(
             seed,
@@ -235,7 +238,7 @@ def _search(
 
 
 def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test: Features) -> list[SystemScores]:
-    """Score all systems on one set: the teacher, then every stage-2 model as dual encoder and re-ranked.
+    """Score all systems on one set: the teacher if it knows text, then every stage-2 model as dual encoder and re-ranked.
 
     Raises:
         NoDataError: no clip of the set has features.
@@ -245,9 +248,11 @@ def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test:
     clips = len(data.video_ids)
     if len(rows) == 0:
         raise NoDataError(f"retrieval set {data.name!r}: none of its {clips} clips could be read")
-    frames_SE = test.arrays["teacher_cls"][rows].numpy()
-    frames_SE = frames_SE / np.maximum(np.linalg.norm(frames_SE, axis=1, keepdims=True), 1e-12)
-    systems = [dual_scores("teacher", "teacher", models.teacher.encode_text(data.texts), frames_SE, places, clips)]
+    systems: list[SystemScores] = []
+    if models.teacher.teacher.has_text:
+        frames_SE = test.arrays["teacher_cls"][rows].numpy()
+        frames_SE = frames_SE / np.maximum(np.linalg.norm(frames_SE, axis=1, keepdims=True), 1e-12)
+        systems.append(dual_scores("teacher", "teacher", models.teacher.encode_text(data.texts), frames_SE, places, clips))
     row_C = np.full(clips, -1)
     row_C[places] = rows
     for model in models.video_text:

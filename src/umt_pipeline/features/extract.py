@@ -226,6 +226,7 @@ def _make_header(config: FeatureConfig, teacher: Teacher) -> StoreHeader:
             id=f"{source}@{teacher.weights_sha256[:12]}",
             weights_sha256=teacher.weights_sha256,
             normalisation=config.teacher.normalisation,
+            importance=teacher.importance,
         ),
         versions={"umt_pipeline": __version__, **{name: version(name) for name in ("torch", "decord2", "pillow")}},
     )

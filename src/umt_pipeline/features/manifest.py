@@ -19,7 +19,7 @@ from umt_pipeline.config import Config
 from umt_pipeline.errors import StoreError
 from umt_pipeline.features.codecs import ArraySpec, CodecName, get_codec
 from umt_pipeline.files import read_json, staged_file
-from umt_pipeline.masking import MaskConfig
+from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.video.views import ViewConfig
 
 SCHEMA_VERSION = 1
@@ -42,12 +42,16 @@ INDEX_SCHEMA = pa.schema(
 
 
 class TeacherIdentity(Config):
-    """Which teacher made the targets, down to the bytes of its weights."""
+    """Which teacher made the targets, down to the bytes of its weights, and what its importance of patches is.
+
+    Stores written before other kinds existed do not name the importance: theirs is the class token's attention.
+    """
 
     source: str
     id: str
     weights_sha256: str
     normalisation: str
+    importance: Importance = "class_attention"
 
 
 class StoreHeader(Config):

@@ -149,10 +149,12 @@ class OnlineTargets:
     def __init__(
         self, teacher: Teacher, header: StoreHeader, videos: pd.DataFrame, media_root: Path, split: str = "train"
     ) -> None:
-        expected = (header.teacher.weights_sha256, header.teacher.normalisation, header.layers, header.grid)
-        found = (teacher.weights_sha256, teacher.config.normalisation, teacher.config.layers, teacher.grid)
+        made = header.teacher
+        expected = (made.weights_sha256, made.normalisation, made.importance, header.layers, header.grid)
+        found = (teacher.weights_sha256, teacher.config.normalisation, teacher.importance, teacher.config.layers, teacher.grid)
         if found != expected:
-            raise StoreError(f"teacher (weights, normalisation, layers, grid): the store has {expected}, found {found}")
+            names = "weights, normalisation, importance, layers, grid"
+            raise StoreError(f"teacher ({names}): the store has {expected}, found {found}")
         self.header = header
         self._teacher = teacher
         self._dataset = OnlineDataset(header, select_clips(videos, (split,)), media_root)

@@ -28,7 +28,8 @@ class TargetBatch:
         patches_BVP: uint8 pixels of the visible patches.
         visible_BV: their sorted positions in [0, T * N), int64.
         targets_KBVC: the teacher's unit vectors at these positions.
-        attention_BTN: the attention that drew the mask, float16; None where it was not read.
+        attention_BTN: the importance of each patch that drew the mask (the attention of a class token or pool, or token
+            norms), float16; None where it was not read.
     """
 
     patches_BVP: Tensor
@@ -47,7 +48,7 @@ def draw_targets(
 ) -> TargetBatch:
     """Run the teacher on a batch of views, draw their masks and gather patches and targets at the visible places.
 
-    The mask is drawn from the attention rounded to float16, as it is stored: it can be drawn again from the store.
+    The mask is drawn from the importance rounded to float16, as it is stored: it can be drawn again from the store.
 
     Args:
         teacher: on the device of the frames.
@@ -59,7 +60,7 @@ def draw_targets(
     B, T = frames_BTSSC.shape[:2]
     N = noise_BTN.shape[-1]
     output = teacher(normalise_frames(frames_BTSSC.flatten(0, 1)))
-    attention_BTN = output.attention_FN.reshape(B, T, N).half()
+    attention_BTN = output.importance_FN.reshape(B, T, N).half()
     visible_BV = draw_visible(mask, noise_BTN, attention_BTN)
     # The same number is visible in each frame, and positions are sorted by frame.
     visible_Fn = visible_BV.reshape(B * T, -1) % N

@@ -1,30 +1,33 @@
-"""The frozen CLIP image model that teaches: tokens of its last blocks and the attention that draws the masks.
+"""The frozen image model that teaches: tokens of its last blocks and the importance of patches that draws the masks.
 
-Shapes: F frames, H W pixels, N patches per frame, n visible patches per frame, W teacher width, K returned layers,
-C output width, B texts.
+Shapes: F frames, H W pixels, P prefix tokens, N patches per frame, n visible patches per frame, W teacher width, K returned
+layers, C output width, E width of the image embedding, B texts.
 
 Source: UMT section 3.2 and the published code: block outputs without the class token go through the tower's final norm
 and projection and are L2-normalised; the mask is drawn from the last block's class-token attention averaged over heads;
-the input keeps the student's (ImageNet) normalisation.
+the input keeps the student's (ImageNet) normalisation. Towers of other kinds: see :mod:`umt_pipeline.models.towers`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import open_clip
+import timm
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import CheckpointError, ConfigError
-from umt_pipeline.files import read_json, sha256_file, write_json
+from umt_pipeline.files import sha256_file, write_json
+from umt_pipeline.masking import Importance
+from umt_pipeline.models.towers import TowerOutput, make_tower
 from umt_pipeline.models.vit import last_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -35,64 +38,59 @@ torch.backends.mha.set_fastpath_enabled(False)
 
 CLIP_CONFIG_FILE = "open_clip_config.json"
 CLIP_WEIGHTS_FILE = "open_clip_model.safetensors"
+TIMM_CONFIG_FILE = "config.json"
+TIMM_WEIGHTS_FILE = "model.safetensors"
 TRAIN_SMALL = "train_small"
-OPEN_CLIP_PREFIX = "open_clip:"
 
 
 class TeacherConfig(Config):
     """Which teacher, and what is taken from it.
 
-    ``source`` is ``train_small`` (train a small CLIP on this corpus' frames) or
-    ``open_clip:<model>/<pretrained tag or weights file>``. ``normalisation`` is ``student`` (ImageNet statistics, as
+    ``source`` is ``train_small`` (train a small CLIP on this corpus' frames) or one of
+    :data:`umt_pipeline.models.teacher_sources.SOURCES`. ``normalisation`` is ``student`` (ImageNet statistics, as
     published) or ``teacher`` (the statistics the teacher was trained with).
     """
 
     source: str = TRAIN_SMALL
-    layers: int = 6
+    layers: int = Field(6, ge=1)
     normalisation: Literal["student", "teacher"] = "student"
 
 
-@dataclass(frozen=True)
-class TeacherOutput:
-    """What one forward pass gives.
-
-    Attributes:
-        layers_KFNW: raw outputs of the last K blocks without the class token.
-        attention_FN: the last block's class-token attention to the patches, averaged over heads, float32.
-        cls_FC: the projected class token, unit length: CLIP's image embedding.
-    """
-
-    layers_KFNW: Tensor
-    attention_FN: Tensor
-    cls_FC: Tensor
-
-
 class Teacher(nn.Module):
-    """A frozen open_clip ViT tower (with its text tower) that answers without gradients and stays in eval mode."""
+    """A frozen image tower (and its text tower, if wanted) that answers without gradients and stays in eval mode.
+
+    Args:
+        model: an open_clip model or a timm ViT.
+        tokenizer: the text tower's tokenizer; None leaves the text tower out.
+        config: how many layers, which normalisation.
+        grid: patches along a side of the student's frame; the tower's positions are fitted to it.
+        weights_sha256: identity of the weights.
+
+    Raises:
+        ConfigError: the tower is no plain ViT, or has fewer blocks than ``config.layers``.
+    """
 
     scale_C11: Tensor
     shift_C11: Tensor
 
-    def __init__(self, clip: nn.Module, tokenizer: object, config: TeacherConfig, grid: int, weights_sha256: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, config: TeacherConfig, grid: int, weights_sha256: str) -> None:
         super().__init__()
-        visual = clip.visual
-        if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
+        self.tower = make_tower(model, config.source, grid)
+        if config.layers > self.tower.depth:
             raise ConfigError(
-                f"teacher.source {config.source!r}: need an open_clip ViT whose class token is its image embedding, "
-                f"found {type(visual).__name__} with pooling {getattr(visual, 'pool_type', '?')!r}"
+                f"teacher.layers: expected at most {self.tower.depth}, the number of blocks of {config.source!r}, "
+                f"found {config.layers}"
             )
-        self.clip = clip
-        self.visual = visual
+        self.clip = None if tokenizer is None else model
         self.tokenizer = tokenizer
         self.config = config
         self.grid = grid
         self.weights_sha256 = weights_sha256
-        self.layer_indices = last_layers(len(visual.transformer.resblocks), config.layers)
-        visual.positional_embedding = nn.Parameter(_resize_positions(visual.positional_embedding, visual.grid_size, grid))
-        mean, std = getattr(visual, "image_mean", None) or IMAGENET_MEAN, getattr(visual, "image_std", None) or IMAGENET_STD
+        self.layer_indices = last_layers(self.tower.depth, config.layers)
+        mean, std = (torch.tensor(values) for values in self.tower.statistics)
         # x_student = (x - m) / s  ->  x_teacher = (x - M) / S = x_student * s / S + (m - M) / S
-        scale = torch.tensor(IMAGENET_STD) / torch.tensor(std)
-        shift = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
+        scale = torch.tensor(IMAGENET_STD) / std
+        shift = (torch.tensor(IMAGENET_MEAN) - mean) / std
         self.register_buffer("scale_C11", scale[:, None, None], persistent=False)
         self.register_buffer("shift_C11", shift[:, None, None], persistent=False)
         self.requires_grad_(False)
@@ -101,12 +99,30 @@ class Teacher(nn.Module):
     @property
     def target_dim(self) -> int:
         """C, the width of the projected tokens."""
-        return int(self.visual.output_dim)
+        return self.tower.output_dim
+
+    @property
+    def importance(self) -> Importance:
+        """What the importance of a patch is read from."""
+        return self.tower.importance
 
     @property
     def input_size(self) -> int:
         """The side in pixels at which the tower's own patches give the student's grid (196 for a /14 tower and 14x14)."""
-        return int(self.grid * self.visual.patch_size[0])
+        return self.grid * self.tower.patch_size
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower: timm's models have none."""
+        return self.clip is not None
+
+    def describe(self) -> str:
+        """Return one line that says what this teacher is and how it is used."""
+        return (
+            f"{self.config.source}: last {self.config.layers} of {self.tower.depth} blocks, targets of width "
+            f"{self.target_dim}, importance from {self.importance}, input {self.input_size} pixels with the statistics of "
+            f"the {self.config.normalisation}"
+        )
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode whatever the parent module does."""
@@ -114,7 +130,7 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, frames_FCHW: Tensor) -> TeacherOutput:
+    def forward(self, frames_FCHW: Tensor) -> TowerOutput:
         """Run the tower on every patch of every frame.
 
         Args:
@@ -125,21 +141,10 @@ class Teacher(nn.Module):
             frames_FCHW = frames_FCHW * self.scale_C11 + self.shift_C11
         if frames_FCHW.shape[-1] != self.input_size:
             frames_FCHW = F.interpolate(frames_FCHW, size=self.input_size, mode="bicubic", align_corners=False)
-        x_FSW = self.visual._embeds(frames_FCHW)
-        chosen = []
-        blocks = self.visual.transformer.resblocks
-        attention_FN = x_FSW.new_empty(0)
-        for index, block in enumerate(blocks):
-            if index == len(blocks) - 1:
-                attention_FN = _class_attention(block, x_FSW)
-            x_FSW = block(x_FSW)
-            if index in self.layer_indices:
-                chosen.append(x_FSW[:, 1:])
-        cls_FC = F.normalize((self.visual.ln_post(x_FSW[:, 0]) @ self.visual.proj).float(), dim=-1)
-        return TeacherOutput(torch.stack(chosen), attention_FN, cls_FC)
+        return self.tower(frames_FCHW, self.layer_indices)
 
     @torch.no_grad()
-    def project(self, layers_KFNW: Tensor, visible_Fn: Tensor | None = None) -> Tensor:
+    def project(self, layers_KFNW: Sequence[Tensor], visible_Fn: Tensor | None = None) -> Tensor:
         """Turn block outputs into targets, gathering the visible patches first so that hidden ones cost nothing.
 
         Args:
@@ -149,70 +154,60 @@ class Teacher(nn.Module):
         Returns:
             Unit vectors [K, F, n, C], float32.
         """
+        chosen = list(layers_KFNW)
         if visible_Fn is not None:
-            index = visible_Fn[None, :, :, None].expand(layers_KFNW.shape[0], -1, -1, layers_KFNW.shape[-1])
-            layers_KFNW = layers_KFNW.gather(2, index)
-        return F.normalize((self.visual.ln_post(layers_KFNW) @ self.visual.proj).float(), dim=-1)
+            index_FnW = visible_Fn.unsqueeze(-1).expand(-1, -1, chosen[0].shape[-1])
+            chosen = [tokens_FNW.gather(1, index_FnW) for tokens_FNW in chosen]
+        return F.normalize(self.tower.project(torch.stack(chosen)).float(), dim=-1)
+
+    @torch.no_grad()
+    def embed_image(self, output: TowerOutput) -> Tensor:
+        """Return the tower's own image embedding (CLIP's, for a CLIP) of what :meth:`forward` gave: unit length [F, E]."""
+        return F.normalize(self.tower.embed(output.prefix_FPW, output.layers_KFNW[-1]).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Return CLIP's unit-length text embeddings [B, C]."""
-        ids_BL = self.tokenizer(texts).to(self.visual.proj.device)  # type: ignore[operator]
+        """Return CLIP's unit-length text embeddings [B, E].
+
+        Raises:
+            ConfigError: there is no text tower.
+        """
+        if self.clip is None:
+            raise ConfigError(f"teacher {self.config.source!r} has no text tower, or was loaded without it")
+        ids_BL = self.tokenizer(texts).to(self.scale_C11.device)
         return self.clip.encode_text(ids_BL, normalize=True).float()  # type: ignore[operator]
 
 
-def load_teacher(folder: Path, config: TeacherConfig, grid: int) -> Teacher:
-    """Load the teacher folder (open_clip's local layout).
+def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool = False) -> Teacher:
+    """Load a teacher folder.
 
     Args:
-        folder: holds ``open_clip_config.json``, ``open_clip_model.safetensors`` and, for a word-piece text tower, its
-            tokenizer files.
+        folder: open_clip's local layout (``open_clip_config.json``, ``open_clip_model.safetensors`` and, for a word-piece
+            text tower, its tokenizer files) or timm's (``config.json``, ``model.safetensors``).
         config: how many layers, which normalisation.
         grid: patches along a side of the student's frame; the tower's position table is resized to it.
+        text: keep the text tower too, if there is one; distillation does not need it.
 
     Raises:
         CheckpointError: the folder is not complete or its files cannot be read.
+        ConfigError: the tower is no plain ViT, or has fewer blocks than ``config.layers``.
     """
-    for name in (CLIP_CONFIG_FILE, CLIP_WEIGHTS_FILE):
+    is_timm = (folder / TIMM_WEIGHTS_FILE).is_file() and not (folder / CLIP_CONFIG_FILE).is_file()
+    needed = (TIMM_CONFIG_FILE, TIMM_WEIGHTS_FILE) if is_timm else (CLIP_CONFIG_FILE, CLIP_WEIGHTS_FILE)
+    for name in needed:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} is no teacher folder: {name} is missing. Run the teacher_features pipeline.")
+    tokenizer = None
     try:
-        clip = open_clip.create_model(f"local-dir:{folder}")
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        if is_timm:
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        else:
+            model = open_clip.create_model(f"local-dir:{folder}")
+            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}") if text else None
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"teacher folder {folder} cannot be loaded by open_clip: {error}") from error
-    return Teacher(clip, tokenizer, config, grid, sha256_file(folder / CLIP_WEIGHTS_FILE))
-
-
-def fetch_teacher(source: str, folder: Path) -> None:
-    """Write an open_clip model into ``folder`` in the local layout that :func:`load_teacher` reads.
-
-    Args:
-        source: ``open_clip:<model>/<pretrained tag or weights file>``.
-        folder: an existing, empty folder.
-
-    Raises:
-        ConfigError: the source names no known model, tag or file.
-        CheckpointError: the weights cannot be fetched or do not fit the model.
-    """
-    model_name, _, pretrained = source.removeprefix(OPEN_CLIP_PREFIX).partition("/")
-    model_config = open_clip.get_model_config(model_name)
-    if model_config is None:
-        known = ", ".join(open_clip.list_models()[:8])
-        raise ConfigError(f"teacher.source {source!r}: open_clip knows no model {model_name!r} (it knows {known}, …)")
-    tags = open_clip.list_pretrained_tags_by_model(model_name)
-    if pretrained not in tags and not Path(pretrained).is_file():
-        raise ConfigError(
-            f"teacher.source {source!r}: {pretrained!r} is neither a file nor a pretrained tag of {model_name} "
-            f"(expected one of {', '.join(tags) or 'no tags'}, or the path of a weights file)"
-        )
-    try:
-        clip = open_clip.create_model(model_name, pretrained=pretrained)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointError(f"teacher.source {source!r} cannot be loaded: {error}") from error
-    if pretrained == "openai":
-        model_config = {**model_config, "quick_gelu": True}
-    save_clip(clip, model_config, open_clip.get_tokenizer(model_name), folder)
+        library = "timm" if is_timm else "open_clip"
+        raise CheckpointError(f"teacher folder {folder} cannot be loaded by {library}: {error}") from error
+    return Teacher(model, tokenizer, config, grid, sha256_file(folder / needed[1]))
 
 
 def save_clip(clip: nn.Module, model_config: dict, tokenizer: object, folder: Path) -> None:
@@ -223,32 +218,3 @@ def save_clip(clip: nn.Module, model_config: dict, tokenizer: object, folder: Pa
     save_file(state, folder / CLIP_WEIGHTS_FILE, metadata={"format": "pt"})
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(str(folder))
-
-
-def read_clip_config(folder: Path) -> dict:
-    """Return the ``model_cfg`` of a teacher folder."""
-    return read_json(folder / CLIP_CONFIG_FILE)["model_cfg"]
-
-
-def _class_attention(block: ResidualAttentionBlock, x_FSW: Tensor) -> Tensor:
-    # Only the class token's row of the attention matrix is needed, so only that query is computed; the keys are the
-    # block's own. The full matrix would forbid the fused kernel for the whole block.
-    attn = block.attn
-    normed_FSW = block.ln_1(x_FSW)
-    F_, S, W = normed_FSW.shape
-    heads, head_dim = attn.num_heads, W // attn.num_heads
-    weight_q, weight_k = attn.in_proj_weight[:W], attn.in_proj_weight[W : 2 * W]
-    bias_q, bias_k = attn.in_proj_bias[:W], attn.in_proj_bias[W : 2 * W]
-    q = F.linear(normed_FSW[:, 0], weight_q, bias_q).reshape(F_, heads, 1, head_dim)
-    k = F.linear(normed_FSW, weight_k, bias_k).reshape(F_, S, heads, head_dim).permute(0, 2, 3, 1)
-    weights = ((q @ k).float() * head_dim**-0.5).softmax(dim=-1)
-    return weights[:, :, 0, 1:].mean(dim=1)
-
-
-def _resize_positions(table: Tensor, own_grid: tuple[int, int], grid: int) -> Tensor:
-    # The class token's entry is kept, the patches' part is interpolated bicubically in float32, as published.
-    if own_grid == (grid, grid):
-        return table.detach().clone()
-    patches = table[1:].detach().float().reshape(1, *own_grid, -1).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)
-    return torch.cat((table[:1].detach().float(), patches.permute(0, 2, 3, 1).reshape(grid * grid, -1))).to(table.dtype)

@@ -40,6 +40,7 @@ def extract_features(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower = load_teacher(teacher, params.teacher, params.grid).to(device)
+    logger.info("teacher: %s", tower.describe())
     plan = plan_extraction(params, tower, videos)
     folder = workspace / "features" / plan.fingerprint
     # disable=None: a bar with the time left where a terminal is attached, nothing otherwise.

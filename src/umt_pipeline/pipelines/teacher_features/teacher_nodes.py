@@ -1,4 +1,4 @@
-"""Node that gets the frozen teacher: a published open_clip model, or a small CLIP trained on this corpus' frames."""
+"""Node that gets the frozen teacher: a published open_clip or timm model, or a small CLIP trained on this corpus' frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.files import fingerprint
-from umt_pipeline.models.teacher import OPEN_CLIP_PREFIX, TRAIN_SMALL, fetch_teacher, save_clip
+from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher, save_clip
+from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX, SOURCES, TIMM_PREFIX, fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.runs import fresh_folder, train
@@ -48,22 +49,26 @@ def get_teacher(
         workspace: folder for unfinished work.
 
     Returns:
-        The teacher's folder (open_clip's local layout), its training history (empty for a published teacher), and its
-        metrics.
+        The teacher's folder (open_clip's or timm's local layout), its training history (empty for a published teacher),
+        and its metrics.
 
     Raises:
-        ConfigError: the source, or the small CLIP's templates, cannot work with these tables.
+        ConfigError: the source is not known, its tower cannot teach the student (no plain ViT, too few blocks), or the small
+            CLIP's templates cannot work with these tables.
         CheckpointError: a published teacher cannot be fetched or read.
     """
     source = params.teacher.source
     folder = fresh_folder(workspace, "teacher")
-    if source.startswith(OPEN_CLIP_PREFIX):
+    if source.startswith((OPEN_CLIP_PREFIX, TIMM_PREFIX)):
         fetch_teacher(source, folder)
-        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {"source": source}
+        # Loaded once here, so that a tower that cannot teach is refused before anything depends on it.
+        teacher = load_teacher(folder, params.teacher, params.grid)
+        logger.info("teacher: %s", teacher.describe())
+        metrics = {"source": source, "importance": teacher.importance, "target_dim": teacher.target_dim}
+        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), metrics
     if source != TRAIN_SMALL:
         raise ConfigError(
-            f"teacher_features.teacher.source: expected {TRAIN_SMALL!r} or "
-            f"'{OPEN_CLIP_PREFIX}<model>/<pretrained tag or weights file>', found {source!r}"
+            f"teacher_features.teacher.source: expected {TRAIN_SMALL!r} or one of {', '.join(SOURCES)}, found {source!r}"
         )
     if params.train_small is None:
         raise ConfigError(

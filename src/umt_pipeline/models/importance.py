@@ -1,0 +1,101 @@
+"""How much each patch matters to an image tower: one row of attention, computed without the rest of the matrix.
+
+Shapes: F frames, S tokens (P prefix tokens, the class token first, then N patches), W tower width, H heads, D channels per
+head, Q latent queries of an attention pool.
+
+Source: UMT section 3.2 draws the mask from the last block's class-token attention, averaged over heads. Towers without a
+class token give the weights of their attention pool, towers without either the norms of their last tokens.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from typing import Any
+
+from open_clip.transformer import Attention as OpenClipAttention
+from timm.layers import Attention, AttentionPoolLatent, AttentionRope, apply_rot_embed_cat
+from timm.models.eva import EvaAttention
+from torch import Tensor, cat, nn
+
+# Kinds of attention whose weights `class_attention` knows how to read; a subclass may compute something else.
+_KNOWN = (nn.MultiheadAttention, OpenClipAttention, Attention, EvaAttention, AttentionRope)
+
+
+def can_read(attn: nn.Module) -> bool:
+    """Return whether :func:`class_attention` computes what this attention module computes."""
+    return type(attn) in _KNOWN and getattr(attn, "logit_scale", None) is None
+
+
+def class_attention(attn: Any, tokens_FSW: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+    """Return the class token's attention to the patches, averaged over heads: float32 [F, N], summing to at most 1.
+
+    Only this one query is computed. The whole matrix would cost as much as the block's own attention, and asking the
+    block for it would forbid the fused kernel.
+
+    Args:
+        attn: an attention module that :func:`can_read` accepts.
+        tokens_FSW: its input.
+        rope: rotary position embedding of the patches, where the tower has one.
+        prefix: P.
+    """
+    frames, heads = len(tokens_FSW), attn.num_heads
+    weight_q, bias_q, weight_k, bias_k = _query_and_key(attn)
+    # The class token comes first and is not rotated: rotary positions are those of patches.
+    q_FH1D = F.linear(tokens_FSW[:, 0], weight_q, bias_q).reshape(frames, heads, 1, -1)
+    head_dim = q_FH1D.shape[-1]
+    k_FHSD = F.linear(tokens_FSW, weight_k, bias_k).unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    norm_q, norm_k = _head_norms(attn)
+    q_FH1D, k_FHSD = norm_q(q_FH1D), norm_k(k_FHSD)
+    if rope is not None:
+        rotated = apply_rot_embed_cat(k_FHSD[:, :, prefix:], rope, half=attn.rotate_half)
+        k_FHSD = cat((k_FHSD[:, :, :prefix], rotated), dim=2)
+    if k_FHSD.shape[1] != heads:
+        k_FHSD = k_FHSD.repeat_interleave(heads // k_FHSD.shape[1], dim=1)
+    weights_FH1S = ((q_FH1D @ k_FHSD.transpose(-2, -1)).float() * head_dim**-0.5).softmax(dim=-1)
+    return weights_FH1S[:, :, 0, prefix:].mean(dim=1)
+
+
+def pool_attention(pool: AttentionPoolLatent, tokens_FSW: Tensor, prefix: int) -> Tensor:
+    """Return the attention of a pool's learnt queries to the patches, averaged over heads and queries: float32 [F, N].
+
+    Args:
+        pool: the attention pool.
+        tokens_FSW: its input, after the tower's final norm.
+        prefix: P, among the tokens that the pool reads.
+    """
+    width = pool.num_heads * pool.head_dim
+    bias_k = None if pool.kv.bias is None else pool.kv.bias[:width]
+    q_HQD = pool.q(pool.latent[0]).unflatten(-1, (pool.num_heads, pool.head_dim)).transpose(0, 1)
+    k_FHSD = F.linear(tokens_FSW, pool.kv.weight[:width], bias_k).unflatten(-1, (-1, pool.head_dim)).transpose(1, 2)
+    q_HQD, k_FHSD = pool.q_norm(q_HQD), pool.k_norm(k_FHSD)
+    weights_FHQS = ((q_HQD @ k_FHSD.transpose(-2, -1)).float() * pool.head_dim**-0.5).softmax(dim=-1)
+    return weights_FHQS[..., prefix:].mean(dim=(1, 2))
+
+
+def token_norm(tokens_FNW: Tensor) -> Tensor:
+    """Return each patch's share of the sum of all patches' norms: float32 [F, N].
+
+    Args:
+        tokens_FNW: raw outputs of the last block, before the final norm would make their norms alike.
+    """
+    return F.normalize(tokens_FNW.float().norm(dim=-1), p=1.0, dim=-1)
+
+
+def _query_and_key(attn: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Return weights and biases of the query and the key projection."""
+    fused = isinstance(attn, nn.MultiheadAttention | OpenClipAttention)
+    if not fused and attn.qkv is None:
+        return attn.q_proj.weight, attn.q_proj.bias, attn.k_proj.weight, attn.k_proj.bias
+    weight, bias = (attn.in_proj_weight, attn.in_proj_bias) if fused else (attn.qkv.weight, attn.qkv.bias)
+    size = len(weight) // 3
+    bias_q, bias_k = (None, None) if bias is None else (bias[:size], bias[size : 2 * size])
+    if isinstance(attn, EvaAttention):
+        bias_q, bias_k = attn.q_bias, attn.k_bias
+    return weight[:size], bias_q, weight[size : 2 * size], bias_k
+
+
+def _head_norms(attn: Any) -> tuple[nn.Module, nn.Module]:
+    """Return the norms of queries and keys, which most towers do not have."""
+    if isinstance(attn, nn.MultiheadAttention):
+        return nn.Identity(), nn.Identity()
+    return (attn.ln_q, attn.ln_k) if isinstance(attn, OpenClipAttention) else (attn.q_norm, attn.k_norm)
