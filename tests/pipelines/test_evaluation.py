@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import timm
 import yaml
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
@@ -138,6 +140,23 @@ def test_without_control_labels_and_validation(tables: Tables, tmp_path: Path) -
     records = {record["task"]: record for record in labelled["records"]}
     assert "no validation clip" in records["probe/linear/shape/stage1"]["note"]
     assert records["probe/linear/shape/stage1"]["values"]
+
+
+def test_a_teacher_without_text_is_probed_but_not_searched(tables: Tables, tmp_path: Path) -> None:
+    folders = make_folders(tmp_path, tables)
+    shutil.rmtree(folders.teacher)
+    timm.models.save_for_hf(timm.create_model("test_vit2", num_classes=0), str(folders.teacher), safe_serialization=True)
+    found = run(tables, folders, tmp_path, report=True)
+    assert {key for key in found["metrics"] if "teacher" in key} == {
+        f"probe/{kind}/{task}/{feature}"
+        for kind in ("knn", "linear") for task in ("shape", "motion") for feature in ("teacher_cls", "teacher_patch")
+    }  # fmt: skip
+    assert "retrieval/test/stage2/dual/t2v_r1" in found["metrics"]
+    notes = {record["task"]: record["note"] for record in found["records"] if record["note"]}
+    assert set(notes) == {"probe/colour", "retrieval/nowhere", "retrieval/test/teacher/dual",
+                          "retrieval/test_motion/teacher/dual"}  # fmt: skip
+    assert "has no text tower" in notes["retrieval/test/teacher/dual"]
+    assert "has no text tower" in found["report"]
 
 
 def test_probes_on_fewer_training_clips(tables: Tables, folders: ModelFolders) -> None:

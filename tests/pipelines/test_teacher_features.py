@@ -1,18 +1,24 @@
-"""The extraction node."""
+"""The nodes that get a published teacher and extract its features."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import timm
+import torch
 from pydantic import ValidationError
 
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
-from umt_pipeline.errors import CheckpointError
+from umt_pipeline.errors import CheckpointError, ConfigError, StoreError
+from umt_pipeline.features.provider import OnlineTargets
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.files import move_folder
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
+from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
 
 
 def test_extract_features_resumes_and_hands_over_a_whole_store(tmp_path: Path) -> None:
@@ -35,3 +41,38 @@ def test_bad_parameters_and_a_missing_teacher_are_refused(tmp_path: Path) -> Non
     params = TeacherFeaturesParams(**settings)
     with pytest.raises(CheckpointError, match="is no teacher folder"):
         extract_features(params, tmp_path, tmp_path, make_corpus(tmp_path / "media", ["train"]), tmp_path)
+
+
+def test_a_published_teacher_is_fetched_and_its_importance_is_part_of_the_stores_identity(tmp_path: Path) -> None:
+    videos = make_corpus(tmp_path / "media", ["train", "train"])
+    torch.save(timm.create_model("test_vit3").state_dict(), tmp_path / "weights.pth")
+    source = TeacherConfig(source=f"timm:test_vit3/{tmp_path / 'weights.pth'}", layers=2)
+    params = TeacherFeaturesParams(**dict(make_config(teacher=source)))
+    empty = pd.DataFrame()
+    folder, history, metrics = get_teacher(params, 0, tmp_path / "media", videos, empty, empty, tmp_path / "workspace")
+    assert len(history) == 0
+    assert metrics == {"source": source.source, "importance": "pool_attention", "target_dim": 96}
+    store, _ = extract_features(params, folder, tmp_path / "media", videos, tmp_path / "workspace")
+    manifest = FeatureStore(store).manifest
+    assert (manifest.teacher.importance, manifest.target_dim) == ("pool_attention", 96)
+    teacher = load_teacher(folder, source, grid=4)
+    OnlineTargets(teacher, manifest, videos, tmp_path / "media")
+    other = manifest.teacher.model_copy(update={"importance": "token_norm"})
+    with pytest.raises(StoreError, match=r"the store has .*'token_norm'.*, found .*'pool_attention'"):
+        OnlineTargets(teacher, manifest.model_copy(update={"teacher": other}), videos, tmp_path / "media")
+
+
+def test_a_teacher_that_cannot_teach_is_refused_when_it_is_fetched(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.pth")
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    cases = (
+        (f"timm:test_resnet/{tmp_path / 'resnet.pth'}", 1, "expected a ViT .* found timm.models.resnet.ResNet"),
+        (f"timm:test_vit/{tmp_path / 'vit.pth'}", 7, "teacher.layers: expected at most 6, .* found 7"),
+        ("CLIP", 1, "expected 'train_small' or one of open_clip:.* found 'CLIP'"),
+    )
+    empty = pd.DataFrame()
+    for source, layers, message in cases:
+        teacher = TeacherConfig(source=source, layers=layers)
+        params = TeacherFeaturesParams(**dict(make_config(teacher=teacher)))
+        with pytest.raises(ConfigError, match=message):
+            get_teacher(params, 0, tmp_path, empty, empty, empty, tmp_path / "workspace")

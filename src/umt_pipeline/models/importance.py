@@ -9,9 +9,9 @@ class token give the weights of their attention pool, towers without either the 
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from typing import Any
 
+import torch.nn.functional as F
 from open_clip.transformer import Attention as OpenClipAttention
 from timm.layers import Attention, AttentionPoolLatent, AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention

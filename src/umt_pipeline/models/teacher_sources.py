@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -31,7 +32,7 @@ SOURCES = (
 )
 
 # What the two libraries, the hub's client and the file readers raise for a wrong file, name or network.
-_LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, AttributeError, SafetensorError)
+_LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, AttributeError, EOFError, UnpicklingError, SafetensorError)
 
 
 def fetch_teacher(source: str, folder: Path) -> None:
@@ -86,9 +87,16 @@ def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
             f"(expected one of {', '.join(tags) or 'no tags'}, or the path of a weights file)"
         )
     tag_configs = [open_clip.get_pretrained_cfg(model_name, tag) for tag in (tags if from_file else [pretrained])]
+    if not from_file:
+        # Weights trained with OpenAI's quick GELU are also listed under the plain model's name, which has the exact GELU.
+        model_config["quick_gelu"] = bool(tag_configs[0].get("quick_gelu", False))
     try:
         clip = open_clip.create_model(
-            model_name, pretrained=pretrained, force_preprocess_cfg=_statistics_of(tag_configs), require_pretrained=True
+            model_name,
+            pretrained=pretrained,
+            force_quick_gelu=model_config.get("quick_gelu", False),
+            force_preprocess_cfg=_statistics_of(tag_configs),
+            require_pretrained=True,
         )
         tokenizer = open_clip.get_tokenizer(model_name)
         table = getattr(clip.visual, "positional_embedding", None)
@@ -97,9 +105,6 @@ def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
             _check_positions(source, "visual.positional_embedding", found, table, 0)
     except _LOADING_ERRORS as error:
         raise _cannot_load(source, error) from error
-    if not from_file:
-        # Weights trained with OpenAI's quick GELU are also listed under the plain model's name, which has the exact GELU.
-        model_config = {**model_config, "quick_gelu": bool(tag_configs[0].get("quick_gelu", False))}
     save_clip(clip, model_config, tokenizer, folder)
 
 
@@ -122,9 +127,9 @@ def _fetch_timm(source: str, folder: Path) -> None:
         raise ConfigError(f"teacher.source {source!r}: expected a weights file, found none at {file!r}")
     try:
         state = load_timm_state(file) if file else {}
-        table = state.get("pos_embed")  # the loader below rewrites the state
-        overlay = {"state_dict": state, "custom_load": False} if file else None
-        model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        table, changes = state.get("pos_embed"), _classes_of(state)  # the loader below rewrites the state
+        overlay = {"state_dict": state, "custom_load": False, **changes} if file else None
+        model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **changes)
         # Some files hold positions of prefix tokens that timm's model does without.
         prefix = getattr(model, "num_prefix_tokens", 0)
         _check_positions(source, "pos_embed", table, getattr(model, "pos_embed", None), prefix)
@@ -139,6 +144,14 @@ def _statistics_of(tag_configs: list[dict[str, Any]]) -> dict[str, Any]:
     found = {(tuple(config["mean"]), tuple(config["std"])) for config in tag_configs if config}
     mean, std = found.pop() if len(found) == 1 else (None, None)
     return {} if mean is None else {"mean": mean, "std": std}
+
+
+def _classes_of(state: dict[str, Any]) -> dict[str, Any]:
+    # The classifier is left out afterwards, but timm checks that nothing else is missing only if it fits. Files of other
+    # layouts, without this key, are rewritten by timm and bring what the model's published weights bring.
+    if "patch_embed.proj.weight" not in state:
+        return {}
+    return {"num_classes": len(state["head.weight"]) if "head.weight" in state else 0}
 
 
 def _check_positions(

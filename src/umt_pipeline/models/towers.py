@@ -173,6 +173,7 @@ class TimmTower(Tower):
         self.patch_size = _square(source, embed.patch_size)
         self.prefix = int(trunk.num_prefix_tokens)
         if trunk.cls_token is not None:
+            # Also where timm pools the mean by default: DINO's class tokens are trained all the same.
             self.importance = "class_attention"
             self._watch(getattr(trunk.blocks[-1], "attn", trunk.blocks[-1]), source)
         else:
