@@ -22,6 +22,8 @@ UPSTAIRS = {
     "own_data",
     "pipeline_registry",
     "pipelines",
+    "plan_tables",
+    "project_config",
     "runs",
     "settings",
     "summary",

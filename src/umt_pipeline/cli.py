@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import os
 import platform
 import sys
@@ -109,6 +110,60 @@ def init(
     console = Console(soft_wrap=True, highlight=False)
     for line in init_environment(project_folder(), name, videos, captions, labels, splits):
         console.print(line, markup=False)
+
+
+@app.command()
+def plan(
+    env: Environment = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="Number of training clips. Without it, the clean video table is counted.")
+    ] = None,
+    params: Annotated[
+        str, typer.Option(help="Other parameters, as in `kedro run --params`.")
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="a100, h100, h200, or the dense bf16 peak of another device in TFLOP/s.")
+    ] = "h100",
+    mfu: Annotated[float, typer.Option(help="Share of the peak that training reaches, 0 to 1.")] = 0.4,
+    cores: Annotated[int, typer.Option(help="CPU cores beside each device, all of them decoding.")] = 16,
+    decode_rate: Annotated[
+        float,
+        typer.Option(
+            "--decode-rate",
+            "--decode-clips-per-s-per-core",
+            help="Clip views that a core decodes per second; benchmarks/decode_rate.py FOLDER measures it on your videos.",
+        ),
+    ] = 16.0,
+    store_rate: Annotated[float, typer.Option(help="GB/s that the disks read or write, per device.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every number, unrounded.")] = False,
+) -> None:
+    """Say what stage 1 would cost before anything is spent, with online and with cached targets.
+
+    Prints FLOPs per clip of teacher and student, the size of the feature store,
+    hours of computing, decoding and disks, which of the two modes is cheaper, and
+    from how many epochs per recorded view on. With --clips, neither data nor
+    weights are needed:
+
+    umt plan --env umt_b16 --clips 658340 --device h100
+
+    As many devices train as stage1.train.nproc says; extraction uses one. A phase
+    takes the longest of computing, decoding and moving the store's bytes. FLOPs
+    and bytes are exact. Hours rest on --mfu, --decode-rate and --store-rate:
+    assumptions, until you have measured them. A parameter of the recipe is tried
+    out as in `kedro run`: --params teacher_features.views=4
+    """
+    from umt_pipeline.plan_tables import plan_project, print_plan
+    from umt_pipeline.planning import Hardware, find_device
+    from umt_pipeline.project_config import validated
+
+    name, peak = find_device(device)
+    values = {"name": name, "peak_tflops": peak, "mfu": mfu, "cores": cores, "decode_rate": decode_rate}
+    hardware = validated(Hardware, {**values, "store_rate": store_rate}, "umt plan")
+    result = plan_project(project_folder(), env, params, clips, hardware)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+        return
+    print_plan(Console() if sys.stdout.isatty() else Console(width=120), result)
 
 
 @app.command()

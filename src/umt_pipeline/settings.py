@@ -1,9 +1,9 @@
 """Kedro's project settings. Imported by every `kedro` command, so nothing heavy may be imported here."""
 
 from kedro.config import OmegaConfigLoader
-from omegaconf.resolvers import oc
 
 from umt_pipeline.hooks import TrackingHook
+from umt_pipeline.project_config import LOADER_ARGS
 
 HOOKS = (TrackingHook(),)
 
@@ -11,11 +11,4 @@ HOOKS = (TrackingHook(),)
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
 
 CONFIG_LOADER_CLASS = OmegaConfigLoader
-CONFIG_LOADER_ARGS = {
-    "base_env": "base",
-    "default_run_env": "local",
-    # An overlay (`--env NAME`) names only the keys that it changes.
-    "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
-    # Kedro offers oc.env for credentials only; mlflow.yml needs it for MLFLOW_TRACKING_URI.
-    "custom_resolvers": {"oc.env": oc.env},
-}
+CONFIG_LOADER_ARGS = LOADER_ARGS

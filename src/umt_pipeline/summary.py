@@ -7,24 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
 from rich.console import Console
 from rich.table import Table
 
 from umt_pipeline.errors import UmtError
 from umt_pipeline.files import read_json
-
-
-def catalog_path(project: Path, env: str | None, dataset: str) -> Path:
-    """Return where the catalog, as seen with the overlay ``env``, keeps a dataset."""
-    loader = OmegaConfigLoader(
-        conf_source=str(project / "conf"),
-        env=env,
-        base_env="base",
-        default_run_env="local",
-        merge_strategy={"globals": "soft"},
-    )
-    return project / loader["catalog"][dataset]["filepath"]
+from umt_pipeline.project_config import catalog_path, config_loader
 
 
 def grouped(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
@@ -60,14 +48,15 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
     Raises:
         UmtError: there is no metrics file.
     """
-    path = catalog_path(project, env, "metrics")
+    loader = config_loader(project, env)
+    path = catalog_path(project, loader, "metrics")
     if not path.is_file():
         raise UmtError(
             f"{path}: expected the metrics of an evaluation, found nothing. Run `make demo` (or `dvc repro`) first."
         )
     for title, rows in grouped(read_json(path)).items():
         console.print(metrics_table(title, rows))
-    report = catalog_path(project, env, "report")
+    report = catalog_path(project, loader, "report")
     console.print(f"\nReport   {report}", soft_wrap=True, highlight=False)
     console.print(f"Metrics  {path}", soft_wrap=True, highlight=False)
     console.print("Runs     `make mlflow`, then open http://127.0.0.1:5000", soft_wrap=True, highlight=False)

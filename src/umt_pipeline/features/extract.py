@@ -120,7 +120,7 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
             f"view.size {config.view.size} with patch_size {config.patch_size} gives a grid of {config.grid} patches, "
             f"the teacher was loaded for a grid of {teacher.grid}"
         )
-    header = _make_header(config, teacher)
+    header = make_header(config, teacher.target_dim, teacher.weights_sha256)
     clips = select_clips(videos, config.splits)
     records: list[dict[str, Any]] = []
     for clip in clips.to_dict("records"):
@@ -203,7 +203,14 @@ def extract(
     return _report(plan, resumed, time.perf_counter() - start, errors)
 
 
-def _make_header(config: FeatureConfig, teacher: Teacher) -> StoreHeader:
+def make_header(config: FeatureConfig, target_dim: int, weights_sha256: str) -> StoreHeader:
+    """Return what all records will have in common.
+
+    Args:
+        config: what is extracted.
+        target_dim: width of the teacher's output.
+        weights_sha256: of the teacher's weights; what is only planned, without weights, leaves it empty.
+    """
     patches = config.grid**2
     source = config.teacher.source
     return StoreHeader(
@@ -217,14 +224,14 @@ def _make_header(config: FeatureConfig, teacher: Teacher) -> StoreHeader:
         frames=config.view.frames,
         visible_per_frame=patches if config.mask.kind == "none" else visible_count(patches, config.mask.ratio),
         layers=config.teacher.layers,
-        target_dim=teacher.target_dim,
+        target_dim=target_dim,
         codec=config.codec,
         pixels=config.pixels,
         shard_rows=config.shard_rows,
         teacher=TeacherIdentity(
             source=source,
-            id=f"{source}@{teacher.weights_sha256[:12]}",
-            weights_sha256=teacher.weights_sha256,
+            id=f"{source}@{weights_sha256[:12]}",
+            weights_sha256=weights_sha256,
             normalisation=config.teacher.normalisation,
             importance=teacher.importance,
         ),

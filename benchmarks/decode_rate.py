@@ -1,0 +1,66 @@
+"""Measure how many clip views a core decodes per second: the number that `umt plan --decode-rate` wants.
+
+    .venv/bin/python benchmarks/decode_rate.py                     # drawn files of Kinetics' usual shape
+    .venv/bin/python benchmarks/decode_rate.py FOLDER [FRAMES SIZE] # the video files of a folder, searched to any depth
+
+A view is what one training step of the online mode reads: FRAMES frames spread over the whole file, cropped and resized
+to SIZE x SIZE (8 and 224, as published). Counted is the time of the processor, so that other programs on the machine do
+not matter; the disk does not count either.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+
+from umt_pipeline.own_data import scan_videos
+from umt_pipeline.video.reader import VideoRules, probe
+from umt_pipeline.video.views import ViewConfig, load_view, make_view
+
+VIEWS = 64
+
+
+def draw_file(path: Path, seed: int, seconds: int = 10, fps: int = 30, height: int = 256, width: int = 340) -> None:
+    """Write H.264 with x264's own settings: a picture with detail that pans, turns brighter and has some noise."""
+    rng = np.random.default_rng(seed)
+    canvas = rng.integers(0, 256, (height // 4 + 80, width // 4 + 80, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(seconds * fps):
+            picture = canvas[number : number + height, 2 * number : 2 * number + width].astype(np.int16)
+            picture += rng.integers(-8, 9, (height, width, 1), dtype=np.int16)
+            frame = av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def main() -> None:
+    """Print views per second and core."""
+    frames, size = (int(number) for number in sys.argv[2:4]) if len(sys.argv) > 3 else (8, 224)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
+        for seed in range(8 if len(sys.argv) == 1 else 0):
+            draw_file(folder / f"{seed}.mp4", seed)
+        paths = [folder / name for name in scan_videos(folder)[0]][:VIEWS]
+        start = time.process_time()
+        infos = [probe(path, VideoRules(min_frames=1, min_side=1)) for path in paths]
+        whole = (time.process_time() - start) / len(paths)
+        config = ViewConfig(frames=frames, size=size)
+        start = time.process_time()
+        for number in range(VIEWS):
+            info, path = infos[number % len(paths)], paths[number % len(paths)]
+            load_view(path, make_view(config, "rate", path.name, number, info.num_frames, info.height, info.width))
+        seconds = (time.process_time() - start) / VIEWS
+    shape = f"{infos[0].width} x {infos[0].height}, {infos[0].codec}, {infos[0].num_frames} frames"
+    print(f"{len(paths)} files, the first of {shape}, {np.mean([info.size_bytes for info in infos]) / 1e6:.2f} MB each")
+    print(f"{1 / seconds:.1f} views of {frames} frames per second and core; {1 / whole:.1f} files decoded to their end")
+
+
+if __name__ == "__main__":
+    main()
