@@ -85,7 +85,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     student = load_student(finished / "data/06_models/stage1")
     assert student.config.vision.dim == 32
     card = (finished / "data/06_models/stage1/README.md").read_text(encoding="utf-8")
-    assert "| Optimiser steps | 6 |" in card
+    assert "| Optimiser steps | 3 |" in card
     assert "| Teacher | train_small@" in card
     export_checkpoint(finished / "data/06_models/stage1", finished / "stage1.pth")
     again = untrained_student(student.config, seed=1)
