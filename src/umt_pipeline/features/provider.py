@@ -24,6 +24,7 @@ from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise
 from umt_pipeline.models.flops import TowerSize, teacher_macs
 from umt_pipeline.models.teacher import Teacher
+from umt_pipeline.models.towers import OpenClipTower
 from umt_pipeline.training.task import Batch, Sample, SampleDataset
 from umt_pipeline.video.views import load_view, make_view
 
@@ -51,8 +52,8 @@ class TargetProvider(Protocol):
     def targets(self, batch: Batch) -> TargetBatch:
         """Turn a batch of ``dataset`` that is on the device into what the student reads and is compared with."""
 
-    def teacher_macs(self) -> int:
-        """Return the multiply-accumulates of the teacher that the targets of one clip cost in a step."""
+    def teacher_macs(self) -> int | None:
+        """Return the teacher's multiply-accumulates for the targets of one clip in a step; None where they are not known."""
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """Return the whole frames of a batch, uint8 [B,T,S,S,3], for training without a mask.
@@ -172,10 +173,13 @@ class OnlineTargets:
         header = self.header
         return draw_targets(self._teacher, header.mask, header.patch_size, batch["frames"], batch["noise"])
 
-    def teacher_macs(self) -> int:
-        """See :class:`TargetProvider`."""
-        header, tower = self.header, TowerSize.of_module(self._teacher.visual)
-        return teacher_macs(tower, header.frames, header.grid, header.layers, header.visible_per_frame).total
+    def teacher_macs(self) -> int | None:
+        """See :class:`TargetProvider`; known of open_clip's own ViT."""
+        header, tower = self.header, self._teacher.tower
+        if not isinstance(tower, OpenClipTower):
+            return None
+        size = TowerSize.of_module(tower.visual)
+        return teacher_macs(size, header.frames, header.grid, header.layers, header.visible_per_frame).total
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """See :class:`TargetProvider`."""

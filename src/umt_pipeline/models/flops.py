@@ -101,7 +101,7 @@ class TeacherMacs:
         patch_embedding: of all T * N patches.
         blocks: on N + 1 tokens, frame by frame.
         attention_row: the class token's attention in the last block, which draws the mask: one query, all keys.
-        projection: of the class token, and of n tokens per frame in each of K layers, to the targets' width.
+        projection: of n tokens per frame in each of K layers, to the targets' width.
     """
 
     patch_embedding: int
@@ -130,7 +130,7 @@ def teacher_macs(tower: TowerSize, frames: int, grid: int, layers: int, visible_
         patch_embedding=frames * patches * 3 * tower.patch_size**2 * width,
         blocks=frames * transformer_macs(patches + 1, width, tower.hidden, tower.layers),
         attention_row=frames * (width**2 + (patches + 1) * width**2 + (patches + 1) * width),
-        projection=frames * (layers * visible_per_frame + 1) * width * tower.output_dim,
+        projection=frames * layers * visible_per_frame * width * tower.output_dim,
     )
 
 

@@ -89,9 +89,10 @@ class Stage1Task(Task):
         """See :class:`Task`."""
         return batch["clip"]
 
-    def flops_per_clip(self) -> float:
+    def flops_per_clip(self) -> float | None:
         """See :class:`Task`: the student's way forward and back, and the teacher's forward where targets are online."""
-        return float(training_flops(self._student_macs, self.provider.teacher_macs()))
+        teacher = self.provider.teacher_macs()
+        return None if teacher is None else float(training_flops(self._student_macs, teacher))
 
 
 def open_provider(
