@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_pipeline.masking import MaskConfig, MaskKind, draw_visible, visible_count
+from umt_pipeline.masking import MaskConfig, MaskKind, draw_visible, is_drawn, visible_count
 
 
 @pytest.mark.parametrize(("patches", "ratio", "expected"), [(196, 0.8, 40), (196, 0.5, 98), (16, 0.8, 4), (36, 0.0, 36)])
@@ -38,7 +38,23 @@ def test_every_frame_shows_the_same_number_of_sorted_places(
     per_frame = patches if kind == "none" else visible_count(patches, ratio)
     assert visible.shape == (clips, frames * per_frame)
     assert (visible.diff(dim=1) > 0).all()
+    assert is_drawn(MaskConfig(kind=kind, ratio=ratio), visible, noise, attention).all()
     assert torch.equal(visible // patches, torch.arange(frames).repeat_interleave(per_frame).expand(clips, -1))
+
+
+@pytest.mark.parametrize("kind", ["attention", "random", "tube"])
+def test_another_mask_is_told_apart(kind: MaskKind) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise, attention = torch.rand((3, 2, 16), generator=generator), torch.rand((3, 2, 16), generator=generator)
+    config = MaskConfig(kind=kind)
+    visible = draw_visible(config, noise, attention)
+    # The second clip: one place moved to a hidden patch of its frame; the third: of the other frame.
+    moved = visible.clone()
+    moved[1, 0] = min(set(range(16)) - set(visible[1].tolist()))
+    moved[2, 0] = 16 + min(set(range(16)) - {place - 16 for place in visible[2].tolist()})
+    assert is_drawn(config, moved.sort(dim=1).values, noise, attention).tolist() == [True, False, False]
+    # Rounding of the other device does not matter.
+    assert is_drawn(config, visible, noise * (1 + 1e-7), attention).all()
 
 
 def test_tube_masks_repeat_in_every_frame_and_others_do_not() -> None:

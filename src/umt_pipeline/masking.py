@@ -17,6 +17,9 @@ from torch import Tensor
 
 from umt_pipeline.config import Config
 
+# Scores are below 100 in size, so float32 rounds them by at most 8e-6.
+_SCORE_ROUNDING = 1e-5
+
 MaskKind = Literal["attention", "random", "tube", "none"]
 # What a teacher's weights of the patches are: the last block's class-token attention, the attention of the pool that makes
 # its image embedding, or, where it has neither, the norms of its last tokens.
@@ -59,6 +62,36 @@ def draw_visible(config: MaskConfig, noise_BTN: Tensor, attention_BTN: Tensor | 
     if config.kind == "none":
         return torch.arange(T * N, device=device).expand(B, T * N)
     keep = visible_count(N, config.ratio)
+    kept_BTn = _scores(config, noise_BTN, attention_BTN).topk(keep, dim=-1).indices.sort(dim=-1).values
+    return (kept_BTn + offsets_T1).reshape(B, T * keep)
+
+
+def is_drawn(config: MaskConfig, visible_BV: Tensor, noise_BTN: Tensor, attention_BTN: Tensor | None = None) -> Tensor:
+    """Tell which of these masks :func:`draw_visible` may have drawn, bool [B].
+
+    Logarithms differ in the last bit between devices, so two patches whose scores are equal but for rounding may change
+    places: this is no other mask.
+
+    Args:
+        config: kind of mask and hidden share.
+        visible_BV: the masks, as :func:`draw_visible` returns them.
+        noise_BTN: as there.
+        attention_BTN: as there.
+    """
+    B, T, N = noise_BTN.shape
+    if config.kind == "none":
+        return (visible_BV == draw_visible(config, noise_BTN)).all(dim=-1)
+    scores_BTN = _scores(config, noise_BTN, attention_BTN)
+    shown_BTN = torch.zeros(B, T * N, dtype=torch.bool, device=noise_BTN.device).scatter_(1, visible_BV, True).reshape(B, T, N)
+    infinity = torch.inf
+    worst_shown_BT = scores_BTN.masked_fill(~shown_BTN, infinity).amin(dim=-1)
+    best_hidden_BT = scores_BTN.masked_fill(shown_BTN, -infinity).amax(dim=-1)
+    counted_BT = shown_BTN.sum(dim=-1) == visible_count(N, config.ratio)
+    return (counted_BT & (worst_shown_BT >= best_hidden_BT - _SCORE_ROUNDING)).all(dim=-1)
+
+
+def _scores(config: MaskConfig, noise_BTN: Tensor, attention_BTN: Tensor | None) -> Tensor:
+    """Return scores [B, T, N], of which the largest are drawn."""
     # Uniform -> Gumbel. The clamps keep noise 0 and 1 finite.
     tiny = torch.finfo(torch.float32).tiny
     exponential_BTN = -torch.log(noise_BTN.float().clamp(min=tiny, max=1.0 - 2.0**-24))
@@ -69,6 +102,5 @@ def draw_visible(config: MaskConfig, noise_BTN: Tensor, attention_BTN: Tensor | 
         # A weight of zero is drawn last, not never: there may be fewer positive weights than visible places.
         scores_BTN = scores_BTN + torch.log(attention_BTN.float().clamp(min=tiny))
     elif config.kind == "tube":
-        scores_BTN = scores_BTN[:, :1].expand(B, T, N)
-    kept_BTn = scores_BTN.topk(keep, dim=-1).indices.sort(dim=-1).values
-    return (kept_BTn + offsets_T1).reshape(B, T * keep)
+        scores_BTN = scores_BTN[:, :1].expand_as(scores_BTN)
+    return scores_BTN

@@ -21,7 +21,8 @@ from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.extract import FeatureConfig, make_header
 from umt_pipeline.models.flops import TowerSize, student_macs, teacher_macs, training_flops
-from umt_pipeline.models.teacher import OPEN_CLIP_PREFIX, TRAIN_SMALL
+from umt_pipeline.models.teacher import TRAIN_SMALL
+from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX
 from umt_pipeline.training.clip import SmallClipConfig
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule

@@ -1,6 +1,8 @@
-"""Codecs: small error of direction, unit length, fixed sizes, row by row."""
+"""Codecs: small error of direction, unit length, fixed sizes, row by row; code books of the same bytes."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umt_pipeline.features.codecs import CodecName, cosine_error, get_codec
+from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.features.codebooks import BOOKS_FILE, read_books, train_books, write_books
+from umt_pipeline.features.codecs import Codec, CodecName, PqCodec, PqConfig, cosine_error, make_codec
 
 LARGEST_ERROR = {"fp16": 1e-6, "int8": 2e-4}
 
@@ -20,7 +24,17 @@ def unit_vectors(shape: tuple[int, ...], seed: int, peak: float = 0.0) -> torch.
 
 
 def decode(name: CodecName, encoded: dict[str, np.ndarray]) -> torch.Tensor:
-    return get_codec(name).decode({key: torch.from_numpy(array) for key, array in encoded.items()})
+    return decode_with(make_codec(name), encoded)
+
+
+def decode_with(codec: Codec, encoded: dict[str, np.ndarray]) -> torch.Tensor:
+    return codec.decode({key: torch.from_numpy(array) for key, array in encoded.items()})
+
+
+@pytest.fixture(scope="module")
+def books() -> torch.Tensor:
+    """Code books of two layers of 16 values, 2 bytes per token."""
+    return train_books(unit_vectors((2, 4096, 16), seed=7), 2)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8"])
@@ -30,8 +44,8 @@ def test_direction_errs_little_and_length_stays_one(
     name: CodecName, rows: int, layers: int, visible: int, width: int, seed: int
 ) -> None:
     targets = unit_vectors((rows, layers, visible, width), seed)
-    encoded = get_codec(name).encode(targets)
-    specs = get_codec(name).arrays(layers, visible, width)
+    encoded = make_codec(name).encode(targets)
+    specs = make_codec(name).arrays(layers, visible, width)
     assert {key: (array.dtype, array.shape[1:]) for key, array in encoded.items()} == specs
     decoded = decode(name, encoded)
     assert decoded.shape == targets.shape
@@ -39,15 +53,106 @@ def test_direction_errs_little_and_length_stays_one(
     torch.testing.assert_close(decoded.float().norm(dim=-1), torch.ones(rows, layers, visible), rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8"])
-def test_a_row_is_encoded_without_regard_to_the_others(name: CodecName) -> None:
-    targets = unit_vectors((4, 2, 3, 16), 0)
-    together = get_codec(name).encode(targets)
-    alone = get_codec(name).encode(targets[2:3])
-    assert all((together[key][2:3] == alone[key]).all() for key in together)
+@pytest.mark.parametrize("name", ["fp16", "int8", "pq"])
+@given(st.integers(1, 6), st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_a_row_is_encoded_without_regard_to_the_others(
+    books: torch.Tensor, name: CodecName, rows: int, seed: int
+) -> None:
+    codec = make_codec(name, PqConfig(bytes_per_token=2), books)
+    targets = unit_vectors((rows, 2, 30, 16), seed)
+    together = codec.encode(targets)
+    for row in range(rows):
+        alone = codec.encode(targets[row : row + 1])
+        assert all((together[key][row : row + 1] == alone[key]).all() for key in together)
 
 
 def test_int8_bears_one_dominant_value_and_zero_vectors() -> None:
     peaked = unit_vectors((1, 1, 50, 512), 1, peak=100.0)
-    assert cosine_error(peaked, decode("int8", get_codec("int8").encode(peaked))).max() < 2e-2
-    assert (decode("int8", get_codec("int8").encode(torch.zeros(1, 1, 1, 8))) == 0).all()
+    assert cosine_error(peaked, decode("int8", make_codec("int8").encode(peaked))).max() < 2e-2
+    assert (decode("int8", make_codec("int8").encode(torch.zeros(1, 1, 1, 8))) == 0).all()
+
+
+# --- product quantisation ---------------------------------------------------------------------------------------------
+
+
+def test_pq_takes_the_nearest_word_of_its_layer_and_gives_unit_vectors(books: torch.Tensor) -> None:
+    codec = PqCodec(2, books)
+    targets = unit_vectors((3, 2, 5, 16), seed=1)
+    encoded = codec.encode(targets)
+    assert codec.arrays(2, 5, 16) == {"targets": (np.dtype("u1"), (2, 5, 2))}
+    assert (encoded["targets"].dtype, encoded["targets"].shape) == (np.dtype("u1"), (3, 2, 5, 2))
+    parts = targets.unflatten(-1, (2, 8))
+    distance = (parts.unsqueeze(-2) - books[None, :, None]).square().sum(-1)
+    assert (torch.from_numpy(encoded["targets"]).long() == distance.argmin(-1)).all()
+    decoded = decode_with(codec, encoded)
+    first, second = encoded["targets"][2, 1, 4]
+    by_hand = torch.cat((books[1, 0, int(first)], books[1, 1, int(second)]))
+    torch.testing.assert_close(decoded[2, 1, 4], torch.nn.functional.normalize(by_hand, dim=0))
+    torch.testing.assert_close(decoded.norm(dim=-1), torch.ones(3, 2, 5))
+
+
+def test_pq_codes_are_those_of_faiss(books: torch.Tensor) -> None:
+    import faiss
+
+    targets = unit_vectors((1, 2, 500, 16), seed=3)
+    codes = PqCodec(2, books).encode(targets)["targets"]
+    for layer in range(2):
+        quantiser = faiss.ProductQuantizer(16, 2, 8)
+        faiss.copy_array_to_vector(books[layer].numpy().ravel(), quantiser.centroids)
+        assert (codes[0, layer] == quantiser.compute_codes(targets[0, layer].numpy())).all()
+
+
+def test_pq_learns_what_it_is_trained_on() -> None:
+    """256 distinct tokens have 256 words: nothing is lost. Layers have books of their own."""
+    tokens = unit_vectors((2, 256, 16), seed=4)
+    codec = PqCodec(1, train_books(tokens, 1))
+    targets = tokens.unsqueeze(0)
+    assert cosine_error(targets, decode_with(codec, codec.encode(targets))).max() < 1e-6
+    swapped = targets.flip(1)
+    assert cosine_error(swapped, decode_with(codec, codec.encode(swapped))).mean() > 0.1
+
+
+def test_more_bytes_err_less() -> None:
+    tokens = unit_vectors((1, 4096, 16), seed=5)
+    held_out = unit_vectors((1, 1, 500, 16), seed=6)
+    errors = []
+    for size in (1, 2, 4):
+        codec = PqCodec(size, train_books(tokens, size))
+        errors.append(float(cosine_error(held_out, decode_with(codec, codec.encode(held_out))).mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.05
+
+
+def test_books_have_the_same_bytes_for_any_number_of_threads(books: torch.Tensor) -> None:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    try:
+        for threads in (1, 4):
+            faiss.omp_set_num_threads(threads)
+            assert torch.equal(train_books(unit_vectors((2, 4096, 16), seed=7), 2), books)
+            assert faiss.omp_get_max_threads() == threads, "the caller's setting is left alone"
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+@pytest.mark.parametrize(("width", "size"), [(512, 64), (768, 64), (1024, 64), (128, 16), (64, 8), (16, 2), (7, 1)])
+def test_default_bytes_per_token(width: int, size: int) -> None:
+    assert PqConfig().resolved(width).bytes_per_token == size
+
+
+def test_what_pq_cannot_do_is_refused(books: torch.Tensor, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a divisor of the target width 16, found 5"):
+        PqConfig(bytes_per_token=5).resolved(16)
+    with pytest.raises(ConfigError, match=r"expected at least 256 sampled tokens per layer .* found 255"):
+        train_books(unit_vectors((1, 255, 16), seed=0), 2)
+    with pytest.raises(ValueError, match="expected code books"):
+        PqCodec(2).encode(torch.zeros(1, 1, 1, 16))
+    write_books(tmp_path, books)
+    assert torch.equal(read_books(tmp_path, 2, 2, 16), books)
+    with pytest.raises(StoreError, match=r"expected 'books' of shape \(3, 2, 256, 8\), found .*\(2, 2, 256, 8\)"):
+        read_books(tmp_path, 3, 2, 16)
+    (tmp_path / BOOKS_FILE).write_bytes(b"x" * 100)
+    with pytest.raises(StoreError, match=r"codebooks\.safetensors: cannot be read"):
+        read_books(tmp_path, 2, 2, 16)

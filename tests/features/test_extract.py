@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,17 +47,19 @@ def test_each_record_is_what_its_recorded_view_gives(world: World, make_store: M
         assert (draw_visible(store.manifest.mask, noise[None], read["attention"])[0] == visible).all()
 
 
+@pytest.mark.parametrize("codec", ["fp16", "pq"])
 def test_bytes_do_not_depend_on_workers_or_interruptions(
-    world: World, make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, make_store: MakeStore, tmp_path: Path, codec: str
 ) -> None:
-    expected = bytes_of(make_store("serial")[0])
-    assert bytes_of(make_store("parallel", workers=2)[0]) == expected
+    changes: dict[str, Any] = {"codec": codec, **({"mask": {"kind": "none"}} if codec == "pq" else {})}
+    expected = bytes_of(make_store("serial", **changes)[0])
+    assert bytes_of(make_store("parallel", workers=2, **changes)[0]) == expected
 
     class KilledError(Exception):
         pass
 
     def die_at(limit: int) -> None:
-        config = make_config()
+        config = make_config(**changes)
         plan = plan_extraction(config, world.teacher, world.videos)
 
         def on_progress(done: int, total: int) -> None:
@@ -68,10 +72,47 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(
     for limit in (3, 6, 12):
         with pytest.raises(KilledError):
             die_at(limit)
-    folder, report = make_store("killed")
+    folder, report = make_store("killed", **changes)
     assert report["rows_resumed"] == 12
     assert "codec_cosine_error" not in report
     assert bytes_of(folder) == expected
+
+
+def test_code_books_come_from_the_whole_corpus_and_serve_it_well(make_store: MakeStore) -> None:
+    # 12 rows of 32 tokens: all of them are the sample.
+    folder, report = make_store(codec="pq", mask={"kind": "none"}, pq={"bytes_per_token": 4})
+    store = FeatureStore(folder)
+    assert report["bytes_per_clip_view"]["targets"] == 2 * 32 * 4
+    assert report["codec_cosine_error"]["mean"] < 0.02
+    exact = FeatureStore(make_store("exact", mask={"kind": "none"})[0])
+    rows = np.arange(12)
+    cosine = (store.read(rows)["targets"] * exact.read(rows)["targets"].float()).sum(-1)
+    assert cosine.mean() > 0.98
+    with pytest.raises(ConfigError, match=r"expected at least 256 sampled tokens per layer .* found 96"):
+        make_store("few", codec="pq")
+    assert len(FeatureStore(make_store("online", codec="pq", views=0)[0])) == 0
+
+
+def test_a_full_disk_stops_extraction_and_the_next_run_goes_on(
+    world: World, make_store: MakeStore, tmp_path: Path
+) -> None:
+    config = make_config()
+    plan = plan_extraction(config, world.teacher, world.videos)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(done: int, total: int) -> None:
+        if done >= 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+
+    try:
+        with pytest.raises(StoreError, match=r"cannot write at row \d of 12.*Finished shards are kept; make room \(\d+ bytes"):
+            extract(config, world.teacher, plan, world.media, tmp_path / "store", fill_the_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / "store/shards").iterdir()] == ["00000"]
+    folder, report = make_store("store")
+    assert report["rows_resumed"] == 5
+    assert bytes_of(folder) == bytes_of(make_store("whole")[0])
 
 
 def test_whole_frames_hold_the_visible_patches(make_store: MakeStore) -> None:
@@ -105,6 +146,9 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path) -
         key(),
         key(views=2),
         key(codec="int8"),
+        key(codec="pq"),
+        key(codec="pq", pq={"bytes_per_token": 4}),
+        key(codec="pq", pq={"sample_rows": 5}),
         key(dataset_id="other"),
         key(mask={"ratio": 0.5}),
         key(shard_rows=6),
@@ -122,6 +166,10 @@ def test_what_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
         plan_extraction(make_config(splits=("train", "test")), world.teacher, world.videos)
     with pytest.raises(ConfigError, match=r"grid of 2 patches.*grid of 4"):
         plan_extraction(make_config(patch_size=16), world.teacher, world.videos)
+    with pytest.raises(ValueError, match="pq is for codec 'pq' alone, and codec is 'fp16'"):
+        make_config(pq={"bytes_per_token": 4})
+    with pytest.raises(ConfigError, match=r"pq\.bytes_per_token: expected a divisor of the target width 16, found 3"):
+        plan_extraction(make_config(codec="pq", pq={"bytes_per_token": 3}), world.teacher, world.videos)
     with pytest.raises(ValueError, match="must be a multiple of patch_size"):
         make_config(patch_size=7)
     with pytest.raises(ValueError, match=r"mask\.ratio must be"):

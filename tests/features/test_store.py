@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umt_pipeline.errors import StoreError
+from umt_pipeline.features.codebooks import write_books
+from umt_pipeline.features.codecs import make_codec
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
 from umt_pipeline.files import read_json, write_json
@@ -178,6 +180,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StoreError, match=r"at row \d of 8.*No space left.*bytes per row"):
         writer.append(make_arrays(header, 3, 3))
     monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["00000"], "the room of unfinished rows is given back"
     assert FeatureStoreWriter(tmp_path, header, make_index()).next_row == 3
 
 
@@ -217,8 +220,40 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
     index = folder / "index.parquet"
     index.write_bytes(b"x" * index.stat().st_size)
-    with pytest.raises(StoreError, match=r"index.parquet: cannot be read"):
+    with pytest.raises(StoreError, match=r"index.parquet: expected SHA-256 \w+, found"):
         FeatureStore(folder)
+
+
+def test_code_books_are_kept_once_and_checked_at_each_opening(tmp_path: Path) -> None:
+    header = make_header(codec="pq", target_dim=4, pq={"bytes_per_token": 2})
+    books = torch.rand(2, 2, 256, 2)
+    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    writer.codec(lambda: books)
+    writer.append(make_arrays(header, 0, 3))
+    # Whoever goes on uses the code books that are there.
+    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    codec = writer.codec(lambda: pytest.fail("trained again"))
+    targets = torch.nn.functional.normalize(torch.rand(1, 2, 4, 4), dim=-1)
+    assert (codec.encode(targets)["targets"] == make_codec("pq", header.pq, books).encode(targets)["targets"]).all()
+    kept = (tmp_path / "codebooks.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"3 rows are encoded, but codebooks.safetensors is missing"):
+        FeatureStoreWriter(tmp_path, header, make_index()).codec(lambda: books)
+    kept.rename(tmp_path / "codebooks.safetensors")
+    for first, count in ((3, 3), (6, 2)):
+        writer.append(make_arrays(header, first, count))
+    writer.close()
+    store = FeatureStore(tmp_path)
+    codes = store.read_raw(np.arange(ROWS), ["targets"])
+    expected = make_codec("pq", header.pq, books).decode(codes).transpose(0, 1)
+    assert torch.equal(store.read(np.arange(ROWS))["targets"], expected)
+    store.verify()
+    # Those of another store, of the same size: every code would mean something else.
+    write_books(tmp_path, books.flip(2))
+    with pytest.raises(StoreError, match=r"codebooks.safetensors: expected SHA-256 \w+, found \w+"):
+        FeatureStore(tmp_path)
+    (tmp_path / "codebooks.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"codebooks.safetensors: expected \d+ bytes, found no file"):
+        FeatureStore(tmp_path)
 
 
 def test_other_manifests_are_refused(tmp_path: Path) -> None:
@@ -228,6 +263,8 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
         ({"schema_version": 99}, "expected schema_version 1, found 99"),
         ({"codec": "zip"}, "not a feature store's manifest"),
         ({"rows": 20}, "expected 20 rows in shards of 3"),
+        ({"codec": "pq"}, "expected bytes_per_token with codec 'pq' alone"),
+        ({"codebooks": {"bytes": 1, "sha256": "0"}}, "codebooks: expected with codec 'pq' alone, found codec 'fp16'"),
         ({"surprise": 1}, "surprise"),
     ]:
         write_json(folder / "manifest.json", {**manifest, **change})

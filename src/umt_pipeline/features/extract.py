@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,15 +25,16 @@ from pydantic import Field, model_validator
 from umt_pipeline import __version__
 from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError, StoreError, VideoError
-from umt_pipeline.features.codecs import Codec, CodecName, cosine_error, get_codec
+from umt_pipeline.features.codebooks import SAMPLED_TOKENS, train_books
+from umt_pipeline.features.codecs import Codec, CodecName, PqConfig, cosine_error
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStoreWriter
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
 from umt_pipeline.files import fingerprint
-from umt_pipeline.masking import MaskConfig, visible_count
+from umt_pipeline.masking import Importance, MaskConfig, visible_count
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.decode import decode_batches
-from umt_pipeline.video.views import View, ViewConfig, make_view
+from umt_pipeline.video.views import View, ViewConfig, counter_generator, make_view
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class FeatureConfig(Config):
         views: recorded views per clip; 0 writes a store without rows: the configuration for online training.
         mask: kind and hidden share.
         codec: how targets are stored.
+        pq: for the codec ``pq`` alone: its bytes per token and the sample that its code books are trained on.
         pixels: store the visible patches only, or whole frames.
         splits: splits to extract.
         shard_rows: rows per shard; an interrupted extraction loses at most one shard.
@@ -65,6 +67,7 @@ class FeatureConfig(Config):
     views: int = Field(ge=0)
     mask: MaskConfig = MaskConfig()
     codec: CodecName = "fp16"
+    pq: PqConfig | None = None
     pixels: Literal["visible", "frames"] = "visible"
     splits: tuple[str, ...] = Field(("train",), min_length=1)
     shard_rows: int = Field(1024, ge=1)
@@ -75,6 +78,8 @@ class FeatureConfig(Config):
     def _check(self) -> FeatureConfig:
         if self.view.size % self.patch_size:
             raise ValueError(f"view.size ({self.view.size}) must be a multiple of patch_size ({self.patch_size})")
+        if self.pq is not None and self.codec != "pq":
+            raise ValueError(f"pq is for codec 'pq' alone, and codec is {self.codec!r}: leave it out, or change codec")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError(f"splits: expected each split once, found {list(self.splits)}")
         if not 0 <= self.mask.ratio < 1:
@@ -85,6 +90,14 @@ class FeatureConfig(Config):
     def grid(self) -> int:
         """Patches along one side of a view."""
         return self.view.size // self.patch_size
+
+    def pq_for(self, target_dim: int) -> PqConfig | None:
+        """Return the configuration of the codec ``pq`` for a target width; None for another codec.
+
+        Raises:
+            ConfigError: the bytes per token do not divide the width.
+        """
+        return (self.pq or PqConfig()).resolved(target_dim) if self.codec == "pq" else None
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,11 @@ class ExtractionPlan:
     paths: tuple[str, ...]
     fingerprint: str
 
+    def take(self, rows: np.ndarray) -> ExtractionPlan:
+        """Return a plan of these rows alone, of the same fingerprint."""
+        index = self.index.iloc[rows].reset_index(drop=True)
+        return replace(self, index=index, paths=tuple(self.paths[row] for row in rows))
+
 
 def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame) -> ExtractionPlan:
     """Draw every view of every clip of the wanted splits.
@@ -120,7 +138,7 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
             f"view.size {config.view.size} with patch_size {config.patch_size} gives a grid of {config.grid} patches, "
             f"the teacher was loaded for a grid of {teacher.grid}"
         )
-    header = make_header(config, teacher.target_dim, teacher.weights_sha256)
+    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance)
     clips = select_clips(videos, config.splits)
     records: list[dict[str, Any]] = []
     for clip in clips.to_dict("records"):
@@ -132,7 +150,7 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
     columns = ["video_id", "split", "view_number", "frame_indices", "crop", "flip", "size", "video_sha256", "path"]
     index = pd.DataFrame(records, columns=columns)
     paths = tuple(index.pop("path"))
-    key = fingerprint(header.model_dump(mode="json"), config.batch_size, paths, index.to_dict("split"))
+    key = fingerprint(header.as_json(), config.batch_size, paths, index.to_dict("split"))
     return ExtractionPlan(header, index, paths, key)
 
 
@@ -177,10 +195,11 @@ def extract(
     """
     start = time.perf_counter()
     writer = FeatureStoreWriter(folder, plan.header, plan.index)
-    codec = get_codec(config.codec)
     resumed = writer.next_row
     if resumed:
         logger.info("feature store: %d of %d rows are there already", resumed, writer.rows)
+    codec = writer.codec(lambda: _train_books(config, teacher, plan, media_root))
+    codec.to(next(teacher.parameters()).device)
     errors: list[torch.Tensor] = []
     batches = _batches(resumed, writer.rows, config.shard_rows, config.batch_size)
     for rows, frames_BTSSC in _decoded(plan, media_root, batches, config.workers):
@@ -203,16 +222,20 @@ def extract(
     return _report(plan, resumed, time.perf_counter() - start, errors)
 
 
-def make_header(config: FeatureConfig, target_dim: int, weights_sha256: str) -> StoreHeader:
+def make_header(
+    config: FeatureConfig, target_dim: int, weights_sha256: str, importance: Importance = "class_attention"
+) -> StoreHeader:
     """Return what all records will have in common.
 
     Args:
         config: what is extracted.
         target_dim: width of the teacher's output.
         weights_sha256: of the teacher's weights; what is only planned, without weights, leaves it empty.
+        importance: what the teacher's importance of patches is read from.
     """
     patches = config.grid**2
     source = config.teacher.source
+    packages = ("torch", "decord2", "pillow", *(("faiss-cpu",) if config.codec == "pq" else ()))
     return StoreHeader(
         dataset_id=config.dataset_id,
         splits=config.splits,
@@ -226,6 +249,7 @@ def make_header(config: FeatureConfig, target_dim: int, weights_sha256: str) -> 
         layers=config.teacher.layers,
         target_dim=target_dim,
         codec=config.codec,
+        pq=config.pq_for(target_dim),
         pixels=config.pixels,
         shard_rows=config.shard_rows,
         teacher=TeacherIdentity(
@@ -233,9 +257,9 @@ def make_header(config: FeatureConfig, target_dim: int, weights_sha256: str) -> 
             id=f"{source}@{weights_sha256[:12]}",
             weights_sha256=weights_sha256,
             normalisation=config.teacher.normalisation,
-            importance=teacher.importance,
+            importance=importance,
         ),
-        versions={"umt_pipeline": __version__, **{name: version(name) for name in ("torch", "decord2", "pillow")}},
+        versions={"umt_pipeline": __version__, **{name: version(name) for name in packages}},
     )
 
 
@@ -259,9 +283,33 @@ def _ask_teacher(
     return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
 
 
+def _train_books(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_root: Path) -> torch.Tensor:
+    """Ask the teacher about a sample of the rows and train the code books of codec ``pq`` on its answers."""
+    pq = plan.header.pq
+    assert pq is not None
+    assert pq.bytes_per_token is not None
+    start = time.perf_counter()
+    # From the whole store, not from its beginning: corpora often come sorted by class.
+    drawn = counter_generator("pq", config.dataset_id).permutation(len(plan.index))[: pq.sample_rows]
+    sample = plan.take(np.sort(drawn))
+    rows = len(sample.index)
+    # Of each row as many tokens as are needed, evenly spread over its frames.
+    per_row = min(plan.header.frames * plan.header.visible_per_frame, -(-SAMPLED_TOKENS // rows))
+    tokens: list[torch.Tensor] = []
+    for chosen, frames_BTSSC in _decoded(sample, media_root, _batches(0, rows, rows, config.batch_size), config.workers):
+        targets_KBVC = _ask_teacher(config, teacher, sample, chosen, frames_BTSSC).targets_KBVC
+        places_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
+        tokens.append(targets_KBVC[:, :, places_v].flatten(1, 2).cpu())
+    books_KMWD = train_books(torch.cat(tokens, dim=1), pq.bytes_per_token)
+    seconds = time.perf_counter() - start
+    logger.info("feature store: code books trained on %d rows x %d tokens in %.1f s", rows, per_row, seconds)
+    return books_KMWD
+
+
 def _codec_error(codec: Codec, batch: TargetBatch, encoded: dict[str, np.ndarray]) -> torch.Tensor:
-    decoded = codec.decode({name: torch.from_numpy(array) for name, array in encoded.items()})
-    return cosine_error(batch.targets_KBVC.transpose(0, 1).cpu(), decoded).flatten()
+    device = batch.targets_KBVC.device
+    decoded = codec.decode({name: torch.from_numpy(array).to(device) for name, array in encoded.items()})
+    return cosine_error(batch.targets_KBVC.transpose(0, 1), decoded).flatten().cpu()
 
 
 def _report(plan: ExtractionPlan, resumed: int, seconds: float, errors: list[torch.Tensor]) -> dict[str, Any]:

@@ -7,18 +7,19 @@ K aligned layers, C target width.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.parquet as parquet
 from pydantic import ValidationError, model_validator
+from torch import Tensor
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import StoreError
-from umt_pipeline.features.codecs import ArraySpec, CodecName, get_codec
-from umt_pipeline.files import read_json, staged_file
+from umt_pipeline.features.codecs import ArraySpec, Codec, CodecName, PqConfig, make_codec
+from umt_pipeline.files import read_json, sha256_file, staged_file
 from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.video.views import ViewConfig
 
@@ -55,7 +56,10 @@ class TeacherIdentity(Config):
 
 
 class StoreHeader(Config):
-    """What every record of a store has in common; all that is needed to compute the same targets again."""
+    """What every record of a store has in common; all that is needed to compute the same targets again.
+
+    ``pq`` is there if the codec is ``pq``, and says the bytes per token.
+    """
 
     schema_version: int = SCHEMA_VERSION
     dataset_id: str
@@ -70,10 +74,25 @@ class StoreHeader(Config):
     layers: int
     target_dim: int
     codec: CodecName
+    pq: PqConfig | None = None
     pixels: Literal["visible", "frames"]
     shard_rows: int
     teacher: TeacherIdentity
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _pq_is_there_for_pq(self) -> Self:
+        if (self.codec == "pq") != (self.pq is not None and self.pq.bytes_per_token is not None):
+            raise ValueError(f"pq: expected bytes_per_token with codec 'pq' alone, found codec {self.codec!r}, pq {self.pq}")
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form, without what the codec does not need."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def make_codec(self, books_KMWD: Tensor | None = None) -> Codec:
+        """Return the codec of the targets; code books are for encoding and decoding with ``pq``."""
+        return make_codec(self.codec, self.pq, books_KMWD)
 
     def arrays(self) -> dict[str, ArraySpec]:
         """Return the arrays of a record, by name: element type and shape without the row axis."""
@@ -86,7 +105,7 @@ class StoreHeader(Config):
             "pixels": pixels,
             "attention": ArraySpec(np.dtype("<f2"), (self.frames, self.grid**2)),
             "visible": ArraySpec(np.dtype("<i4"), (visible,)),
-            **get_codec(self.codec).arrays(self.layers, visible, self.target_dim),
+            **self.make_codec().arrays(self.layers, visible, self.target_dim),
         }
 
     def row_bytes(self) -> dict[str, int]:
@@ -100,6 +119,11 @@ class FileEntry(Config):
     bytes: int
     sha256: str
 
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """Measure a file."""
+        return cls(bytes=path.stat().st_size, sha256=sha256_file(path))
+
 
 class ShardEntry(Config):
     """One shard: its folder's name, its rows and its files by array name."""
@@ -110,10 +134,11 @@ class ShardEntry(Config):
 
 
 class StoreManifest(StoreHeader):
-    """A finished store."""
+    """A finished store. ``codebooks`` are there if the codec is ``pq`` and the store has rows."""
 
     rows: int
     index: FileEntry
+    codebooks: FileEntry | None = None
     shards: tuple[ShardEntry, ...]
 
     @model_validator(mode="after")
@@ -122,6 +147,8 @@ class StoreManifest(StoreHeader):
         expected = [min(self.shard_rows, self.rows - start) for start in starts]
         if [shard.rows for shard in self.shards] != expected:
             raise ValueError(f"shards: expected {self.rows} rows in shards of {self.shard_rows}")
+        if (self.codebooks is not None) != (self.codec == "pq" and self.rows > 0):
+            raise ValueError(f"codebooks: expected with codec 'pq' alone, found codec {self.codec!r}, {self.codebooks}")
         if any(set(shard.files) != set(self.arrays()) for shard in self.shards):
             raise ValueError(f"shards: expected the files {sorted(self.arrays())} in each")
         return self
@@ -133,7 +160,7 @@ def write_index(path: Path, index: pd.DataFrame, shard_rows: int) -> None:
     placed = index.assign(row=rows, shard=rows // shard_rows, shard_row=rows % shard_rows)
     table = pa.Table.from_pydict({name: placed[name].tolist() for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
     with staged_file(path) as staged:
-        pq.write_table(table, staged)
+        parquet.write_table(table, staged)
 
 
 def read_manifest(folder: Path) -> StoreManifest:
@@ -163,7 +190,7 @@ def read_index(folder: Path, manifest: StoreManifest) -> pd.DataFrame:
     """
     path = folder / INDEX_FILE
     try:
-        table = pq.read_table(path)
+        table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {error}. Make the feature store again") from error
     if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != manifest.rows:

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 
 from umt_pipeline.errors import StoreError
-from umt_pipeline.features.codecs import get_codec
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.store import FeatureStore
@@ -77,14 +76,15 @@ class CachedTargets:
     def __init__(self, store: FeatureStore, split: str = "train") -> None:
         self.header: StoreHeader = store.manifest
         self._dataset = CachedDataset(store, split)
-        self._codec = get_codec(self.header.codec)
+        self._codec = store.codec()
 
     def dataset(self) -> CachedDataset:
         """See :class:`TargetProvider`."""
         return self._dataset
 
     def setup(self, device: torch.device) -> None:
-        """See :class:`TargetProvider`; nothing to move."""
+        """See :class:`TargetProvider`; moves the codec's code books, if it has some."""
+        self._codec.to(device)
 
     def targets(self, batch: Batch) -> TargetBatch:
         """See :class:`TargetProvider`; decodes the targets on the device."""

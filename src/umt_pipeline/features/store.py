@@ -4,6 +4,7 @@
     index.parquet                one line per row (a view of a clip): video, split, view number, frames, crop, flip
     shards/00000/<array>.npy     pixels, attention, visible, targets[, scales]; the first axis is the row in the shard
     shards/00000/files.json      size and hash of each array file, written with them
+    codebooks.safetensors        for the codec pq, written before the first shard
 
 A shard is written under a temporary name and renamed, so a shard that is there is whole, and an interrupted writer goes
 on at the first one that is not.
@@ -17,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ import torch
 from torch import Tensor
 
 from umt_pipeline.errors import StoreError
-from umt_pipeline.features.codecs import ArraySpec, get_codec
+from umt_pipeline.features.codebooks import BOOKS_FILE, read_books, write_books
+from umt_pipeline.features.codecs import ArraySpec, Codec
 from umt_pipeline.features.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -72,6 +75,30 @@ class FeatureStoreWriter:
                 write_index(folder / INDEX_FILE, index, header.shard_rows)
         self.next_row = self._first_missing_row()
 
+    def codec(self, train_books: Callable[[], Tensor]) -> Codec:
+        """Return the codec to encode with. Code books are made once, and kept for whoever goes on with this store.
+
+        Args:
+            train_books: makes the code books, float32 [K,M,W,D]; called for codec ``pq`` if none are there yet.
+
+        Raises:
+            StoreError: shards are there and their code books are not, or these cannot be read or written.
+        """
+        header = self.header
+        if header.pq is None or self.rows == 0:
+            return header.make_codec()
+        assert header.pq.bytes_per_token is not None
+        if not (self.folder / BOOKS_FILE).is_file():
+            if self.next_row:
+                raise StoreError(
+                    f"{self.folder}: {self.next_row} rows are encoded, but {BOOKS_FILE} is missing. Delete the folder to "
+                    "start afresh"
+                )
+            books_KMWD = train_books()
+            with self._disk_errors(0):
+                write_books(self.folder, books_KMWD)
+        return header.make_codec(read_books(self.folder, header.layers, header.pq.bytes_per_token, header.target_dim))
+
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the next rows: every array of ``header.arrays()`` with first axis R, not beyond the end of a shard.
 
@@ -83,6 +110,7 @@ class FeatureStoreWriter:
                 rows = min(self.header.shard_rows, self.rows - self.next_row)
                 folder = self.folder / "shards" / _shard_name(self.next_row // self.header.shard_rows)
                 self._shard = _ShardWriter(folder, rows, self.header.arrays())
+                self._shard.open()
             self._shard.append(arrays)
             self.next_row += len(arrays["visible"])
             if self._shard.done:
@@ -101,9 +129,10 @@ class FeatureStoreWriter:
             raise StoreError(f"feature store {self.folder}: expected {self.rows} rows, found {self.next_row}")
         with self._disk_errors(self.rows):
             shards = tuple(self._entry(shard) for shard in range(-(-self.rows // self.header.shard_rows)))
-            index = _file_entry(self.folder / INDEX_FILE)
-            manifest = StoreManifest(**dict(self.header), rows=self.rows, index=index, shards=shards)
-            write_json(self.folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
+            index = FileEntry.of(self.folder / INDEX_FILE)
+            books = FileEntry.of(self.folder / BOOKS_FILE) if self.header.codec == "pq" and self.rows else None
+            manifest = StoreManifest(**dict(self.header), rows=self.rows, index=index, codebooks=books, shards=shards)
+            write_json(self.folder / MANIFEST_FILE, manifest.as_json())
             (self.folder / _PLAN_FILE).unlink()
         self._finished = True
 
@@ -112,6 +141,9 @@ class FeatureStoreWriter:
         try:
             yield
         except OSError as error:
+            if self._shard is not None:
+                self._shard.abandon()
+                self._shard = None
             raise StoreError(
                 f"feature store {self.folder}: cannot write at row {row} of {self.rows}: {error}. Finished shards are "
                 f"kept; make room ({sum(self.header.row_bytes().values())} bytes per row) and run again"
@@ -119,7 +151,7 @@ class FeatureStoreWriter:
 
     def _claim(self, header: StoreHeader, index: pd.DataFrame) -> None:
         plan_path = self.folder / _PLAN_FILE
-        plan = {**header.model_dump(mode="json"), "rows": len(index)}
+        plan = {**header.as_json(), "rows": len(index)}
         if not self._finished:
             plan["index_fingerprint"] = fingerprint(index.to_dict("split"))
         found_path = self.folder / MANIFEST_FILE if self._finished else plan_path
@@ -156,13 +188,16 @@ class FeatureStore:
         folder: a store.
 
     Raises:
-        StoreError: no store there, one of another schema version, or a file that is missing or of the wrong size.
+        StoreError: no store there, one of another schema version, a file that is missing or of the wrong size, or an index
+            or code books that are not those that were written. Shards are too large to be hashed at each opening: see
+            :meth:`verify` and :func:`umt_pipeline.features.verify.verify_store`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self._check_sizes()
+        self._check_hashes(self._small_files())
         self.index = read_index(self.folder, self.manifest)
         self._maps: dict[tuple[int, str], np.ndarray] = {}
 
@@ -183,6 +218,21 @@ class FeatureStore:
             found = ", ".join(map(str, self.index["split"].unique())) or "no rows (views: 0 is for online training)"
             raise StoreError(f"feature store {self.folder}: expected rows of split {split!r}, found {found}")
         return rows
+
+    def codec(self) -> Codec:
+        """Return the codec of the targets, with its code books.
+
+        Raises:
+            StoreError: the code books cannot be read.
+        """
+        manifest = self.manifest
+        if manifest.codebooks is None:
+            return manifest.make_codec()
+        assert manifest.pq is not None
+        assert manifest.pq.bytes_per_token is not None
+        return manifest.make_codec(
+            read_books(self.folder, manifest.layers, manifest.pq.bytes_per_token, manifest.target_dim)
+        )
 
     def view(self, row: int) -> View:
         """Return the recorded view of a row."""
@@ -226,7 +276,7 @@ class FeatureStore:
         raw = self.read_raw(rows)
         return {
             "visible": raw["visible"].long(),
-            "targets": get_codec(self.manifest.codec).decode(raw).transpose(0, 1),
+            "targets": self.codec().decode(raw).transpose(0, 1),
             "attention": raw["attention"],
             "patches" if self.manifest.pixels == "visible" else "frames": raw["pixels"],
         }
@@ -251,13 +301,21 @@ class FeatureStore:
             StoreError: a file is not the one that was written; the message names it.
         """
         self._check_sizes()
-        for path, entry in self._files():
+        self._check_hashes(self._files())
+
+    def _check_hashes(self, files: Iterable[tuple[Path, FileEntry]]) -> None:
+        for path, entry in files:
             found = sha256_file(path)
             if found != entry.sha256:
-                raise StoreError(f"{path}: expected SHA-256 {entry.sha256}, found {found}. Make the store again")
+                raise StoreError(f"{path}: expected SHA-256 {entry.sha256}, found {found}. Make the feature store again")
+
+    def _small_files(self) -> Iterable[tuple[Path, FileEntry]]:
+        yield self.folder / INDEX_FILE, self.manifest.index
+        if self.manifest.codebooks is not None:
+            yield self.folder / BOOKS_FILE, self.manifest.codebooks
 
     def _files(self) -> Iterable[tuple[Path, FileEntry]]:
-        yield self.folder / INDEX_FILE, self.manifest.index
+        yield from self._small_files()
         for shard in self.manifest.shards:
             for name, entry in shard.files.items():
                 yield self.folder / "shards" / shard.name / f"{name}.npy", entry
@@ -296,14 +354,16 @@ class _ShardWriter:
         self.specs = specs
         self.written = 0
         self.staged = folder.with_name(f".{folder.name}.part")
+        self.handles: dict[str, BufferedRandom] = {}
+        self.hashes = {name: hashlib.sha256() for name in specs}
+
+    def open(self) -> None:
         shutil.rmtree(self.staged, ignore_errors=True)
         self.staged.mkdir()
-        self.handles = {name: (self.staged / f"{name}.npy").open("w+b") for name in specs}
-        for name, spec in specs.items():
-            header = {"descr": spec.dtype.str, "fortran_order": False, "shape": (rows, *spec.shape)}
-            np.lib.format.write_array_header_1_0(self.handles[name], header)
-        self.hashes = {name: hashlib.sha256() for name in specs}
-        for name, handle in self.handles.items():
+        for name, spec in self.specs.items():
+            handle = self.handles[name] = (self.staged / f"{name}.npy").open("w+b")
+            header = {"descr": spec.dtype.str, "fortran_order": False, "shape": (self.rows, *spec.shape)}
+            np.lib.format.write_array_header_1_0(handle, header)
             handle.seek(0)
             self.hashes[name].update(handle.read())
 
@@ -334,10 +394,14 @@ class _ShardWriter:
         write_json(self.staged / _FILES_FILE, entries)
         self.staged.rename(self.folder)
 
+    def abandon(self) -> None:
+        """Give the room of an unfinished shard back."""
+        for handle in self.handles.values():
+            # Closing writes what is buffered, which can fail again.
+            with suppress(OSError):
+                handle.close()
+        shutil.rmtree(self.staged, ignore_errors=True)
+
 
 def _shard_name(shard: int) -> str:
     return f"{shard:05d}"
-
-
-def _file_entry(path: Path) -> FileEntry:
-    return FileEntry(bytes=path.stat().st_size, sha256=sha256_file(path))

@@ -57,15 +57,38 @@ def draw_targets(
         frames_BTSSC: uint8 RGB frames.
         noise_BTN: from :func:`mask_noise`, one per view.
     """
+    answer = ask_teacher(teacher, frames_BTSSC)
+    visible_BV = draw_visible(mask, noise_BTN, answer.attention_BTN)
+    patches_BVP = gather_patches(frames_BTSSC, visible_BV, patch_size)
+    return TargetBatch(patches_BVP, visible_BV, answer.targets(visible_BV), answer.attention_BTN)
+
+
+@dataclass(frozen=True)
+class TeacherAnswer:
+    """What the teacher says about every patch of a batch of views.
+
+    Args:
+        teacher: who said it.
+        layers_KFNW: raw outputs of its aligned blocks, F = B * T.
+        attention_BTN: float16, as it is stored.
+    """
+
+    teacher: Teacher
+    layers_KFNW: tuple[Tensor, ...]
+    attention_BTN: Tensor
+
+    def targets(self, visible_BV: Tensor) -> Tensor:
+        """Return the unit vectors [K,B,V,C] at sorted positions, the same number in each frame."""
+        B, T, N = self.attention_BTN.shape
+        visible_Fn = visible_BV.reshape(B * T, -1) % N
+        return self.teacher.project(self.layers_KFNW, visible_Fn).unflatten(1, (B, T)).flatten(2, 3)
+
+
+def ask_teacher(teacher: Teacher, frames_BTSSC: Tensor) -> TeacherAnswer:
+    """Run the teacher on a batch of views, each frame on its own."""
     B, T = frames_BTSSC.shape[:2]
-    N = noise_BTN.shape[-1]
     output = teacher(normalise_frames(frames_BTSSC.flatten(0, 1)))
-    attention_BTN = output.importance_FN.reshape(B, T, N).half()
-    visible_BV = draw_visible(mask, noise_BTN, attention_BTN)
-    # The same number is visible in each frame, and positions are sorted by frame.
-    visible_Fn = visible_BV.reshape(B * T, -1) % N
-    targets_KBVC = teacher.project(output.layers_KFNW, visible_Fn).unflatten(1, (B, T)).flatten(2, 3)
-    return TargetBatch(gather_patches(frames_BTSSC, visible_BV, patch_size), visible_BV, targets_KBVC, attention_BTN)
+    return TeacherAnswer(teacher, output.layers_KFNW, output.importance_FN.reshape(B, T, -1).half())
 
 
 def gather_patches(frames_BTSSC: Tensor, visible_BV: Tensor, patch_size: int) -> Tensor:
