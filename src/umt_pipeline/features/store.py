@@ -281,19 +281,6 @@ class FeatureStore:
             "patches" if self.manifest.pixels == "visible" else "frames": raw["pixels"],
         }
 
-    def require_teacher(self, weights_sha256: str) -> None:
-        """Refuse a teacher other than the one that made the targets.
-
-        Raises:
-            StoreError: the weights differ.
-        """
-        expected = self.manifest.teacher.weights_sha256
-        if weights_sha256 != expected:
-            raise StoreError(
-                f"feature store {self.folder} was made by the teacher {self.manifest.teacher.source!r} with weights "
-                f"{expected[:12]}…, found weights {weights_sha256[:12]}…. Run the teacher_features pipeline again"
-            )
-
     def verify(self) -> None:
         """Hash every file again.
 

@@ -49,11 +49,13 @@ class Stage1Config(Config):
     Attributes:
         student: size of the student.
         targets: ``cached`` reads the feature store; ``online`` decodes videos and runs the teacher at every step.
+        verify: share of the store's rows that are computed again and compared before cached training; 0: none.
         train: the loop.
     """
 
     student: StudentSize
     targets: Targets = "cached"
+    verify: float = Field(0.01, ge=0.0, le=1.0)
     train: TrainConfig
 
 

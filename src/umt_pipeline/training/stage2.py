@@ -94,6 +94,7 @@ class Stage2Config(Config):
         fuse_positions: see :class:`VideoTextConfig`; false in the paper.
         weights: weight of each objective.
         targets: ``cached`` or ``online``, as in stage 1.
+        verify: as in stage 1.
         train: the loop.
         control: also train the same model from scratch at the same budget: what shows what stage 1 is worth.
         unmasked_epochs: the last so many epochs see every patch, as evaluation does, and are not aligned with the teacher;
@@ -108,6 +109,7 @@ class Stage2Config(Config):
     fuse_positions: bool = False
     weights: ObjectiveWeights = ObjectiveWeights()
     targets: Targets = "cached"
+    verify: float = Field(0.01, ge=0.0, le=1.0)
     train: TrainConfig
     control: bool = True
     unmasked_epochs: int = Field(0, ge=0)

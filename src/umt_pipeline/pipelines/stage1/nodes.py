@@ -8,15 +8,18 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
+from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.files import sha256_file
 from umt_pipeline.models.folders import load_weights, save_model
 from umt_pipeline.models.student import KIND, Student
+from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.runs import fresh_folder, train, write_table
 from umt_pipeline.training.stage1 import Stage1Config
 
 
 def train_student(
     params: Stage1Config,
+    features: TeacherFeaturesParams,
     seed: int,
     feature_store: Path,
     teacher: Path,
@@ -28,20 +31,24 @@ def train_student(
 
     Args:
         params: student, target provider and loop.
+        features: what the feature store is expected to be.
         seed: of weights and order.
         feature_store: recorded views and targets.
-        teacher: the teacher's folder, read online only.
-        videos: the clean video table, read online only.
-        raw_media: folder of the video files, read online only.
+        teacher: the teacher's folder, read online and to verify the store.
+        videos: the clean video table, likewise.
+        raw_media: folder of the video files, likewise.
         workspace: folder for unfinished work, in which a killed run is found again.
 
     Returns:
         The student's model folder, the history of the run, and its summary.
 
     Raises:
-        StoreError: the store is incomplete or not of this teacher.
+        StoreError: the store is incomplete, not what the parameters ask for, or not what teacher and videos give now.
         TrainingError: training failed.
     """
+    require_settings(feature_store, features, teacher)
+    if params.targets == "cached":
+        verify_store(feature_store, params.verify, teacher, videos, raw_media)
     manifest = read_manifest(feature_store)
     config = params.student.student_config(manifest)
     table, table_key = write_table(workspace, "videos", videos)

@@ -13,7 +13,16 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 train_student,
-                inputs=["params:stage1", "params:seed", "feature_store", "teacher", "videos", "raw_media", "workspace"],
+                inputs=[
+                    "params:stage1",
+                    "params:teacher_features",
+                    "params:seed",
+                    "feature_store",
+                    "teacher",
+                    "videos",
+                    "raw_media",
+                    "workspace",
+                ],
                 outputs=["stage1_model", "stage1_history", "stage1_metrics"],
             ),
         ]

@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
 from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.files import fingerprint, sha256_file, write_json
 from umt_pipeline.models.folders import SKIPPED_FILE, WEIGHTS_FILE, load_config, load_weights, weights_sha256
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
+from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.runs import fresh_folder, train, write_table
 from umt_pipeline.training.stage1 import StudentSize
 from umt_pipeline.training.stage2 import Stage2Config
@@ -72,6 +74,7 @@ def make_tokenizer(params: Stage2Config, feature_store: Path, captions: pd.DataF
 
 def gather_data(
     params: Stage2Config,
+    features: TeacherFeaturesParams,
     tokenizer: Path,
     stage1_model: Path,
     feature_store: Path,
@@ -81,22 +84,27 @@ def gather_data(
     raw_media: Path,
     workspace: Path,
 ) -> Stage2Data:
-    """Settle the model's sizes and put the tables where training processes can read them.
+    """Check the feature store, settle the model's sizes and put the tables where training processes can read them.
 
     Args:
         params: text encoder, objectives, target provider and loop.
+        features: what the feature store is expected to be.
         tokenizer: from :func:`make_tokenizer`.
         stage1_model: the student's model folder; read for its size.
         feature_store: recorded views and targets.
-        teacher: the teacher's folder, read online only.
+        teacher: the teacher's folder, read online and to verify the store.
         captions: the clean caption table.
-        videos: the clean video table, read online only.
-        raw_media: folder of the video files, read online only.
+        videos: the clean video table, as the teacher.
+        raw_media: folder of the video files, as the teacher.
         workspace: folder for unfinished work.
 
     Raises:
         ConfigError: the parameters do not fit the feature store.
+        StoreError: the store is not what the parameters ask for, or not what teacher and videos give now.
     """
+    require_settings(feature_store, features, teacher)
+    if params.targets == "cached":
+        verify_store(feature_store, params.verify, teacher, videos, raw_media)
     student_config, _ = load_config(stage1_model, STUDENT_KIND)
     size = StudentSize(**{key: student_config["vision"][key] for key in StudentSize.model_fields})
     store = read_manifest(feature_store)

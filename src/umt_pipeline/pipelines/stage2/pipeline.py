@@ -24,6 +24,7 @@ def create_pipeline() -> Pipeline:
                 gather_data,
                 inputs=[
                     "params:stage2",
+                    "params:teacher_features",
                     "tokenizer",
                     "stage1_model",
                     "feature_store",

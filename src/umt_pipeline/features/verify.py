@@ -1,0 +1,288 @@
+"""Does a feature store hold what the videos and the teacher give now? Asked before training reads it.
+
+Two questions. :func:`require_settings` compares what the store says about itself with the parameters and the teacher's
+weights. :func:`verify_store` draws a sample of its rows, at least one of every shard, computes them again from the video
+files, and compares: so a shard that was swapped, a video that was replaced, and a decoder that decodes differently since an
+upgrade are found before training, not after.
+
+Legend: B rows of a batch, T frames, S side of the view in pixels, N patches per frame, V visible patches per view, P values
+per patch, K aligned layers, C target width.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from umt_pipeline.errors import CheckpointError, StoreError, VideoError
+from umt_pipeline.features.codecs import Codec, cosine_error
+from umt_pipeline.features.extract import FeatureConfig
+from umt_pipeline.features.manifest import StoreHeader, read_manifest
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.targets import ask_teacher, gather_patches, mask_noise
+from umt_pipeline.files import sha256_file
+from umt_pipeline.masking import is_drawn
+from umt_pipeline.models.teacher import CLIP_WEIGHTS_FILE, Teacher, TeacherConfig, load_teacher
+from umt_pipeline.video.decode import decode_batches
+from umt_pipeline.video.views import View, counter_generator, make_view
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 32
+# Up to so many rows are decoded in this process: starting others would take longer.
+_ROWS_DECODED_HERE = 256
+# The teacher's numbers differ a little between devices, libraries and batch sizes: on top of the codec's own error.
+_ROUNDING = 1e-4
+# Attention is stored in half precision.
+_ATTENTION_TOLERANCE = 1e-2
+_HOW_TO_GO_ON = (
+    "Bring the videos or the teacher back that the store was made from, or run teacher_features again; verify: 0 trains on the "
+    "store as it is"
+)
+
+
+def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) -> None:
+    """Refuse a store that was made with other settings than the parameters ask for.
+
+    How a store is cut into shards is no such setting: it changes nothing for whoever reads it.
+
+    Args:
+        folder: the store.
+        config: the parameters ``teacher_features``.
+        teacher: the teacher's folder; None: its weights are not compared.
+
+    Raises:
+        StoreError: something differs; the message names all of it, with both sides.
+    """
+    manifest = read_manifest(folder)
+    asked, found = _asked(config, manifest.target_dim), _made_with(manifest)
+    differing = [f"{key}: the parameters say {_text(asked[key])}, the store has {_text(found[key])}" for key in asked]
+    differing = [line for key, line in zip(asked, differing, strict=True) if _text(asked[key]) != _text(found[key])]
+    if differing:
+        raise StoreError(
+            f"feature store {folder} was made with other settings than the parameters teacher_features ask for: "
+            + "; ".join(differing)
+            + ". Run teacher_features again, or set the parameters back"
+        )
+    if teacher is not None and (weights := teacher / CLIP_WEIGHTS_FILE).is_file():
+        require_teacher(folder, manifest, sha256_file(weights))
+
+
+def require_teacher(folder: Path, header: StoreHeader, weights_sha256: str) -> None:
+    """Refuse a teacher other than the one that made a store's targets.
+
+    Raises:
+        StoreError: the weights differ.
+    """
+    expected = header.teacher.weights_sha256
+    if weights_sha256 != expected:
+        raise StoreError(
+            f"feature store {folder} was made by the teacher {header.teacher.source!r} with weights {expected[:12]}…, found "
+            f"weights {weights_sha256[:12]}…. Run teacher_features again"
+        )
+
+
+def verify_store(folder: Path, share: float, teacher: Path, videos: pd.DataFrame, media_root: Path) -> int:
+    """Compute a sample of a store's rows again and compare: views, pixels to the byte, masks, attention, targets.
+
+    It takes about ``share`` of the extraction's time. It is done by the process that starts training, once and not on every
+    rank, and again when a killed run goes on: by then it may be another machine.
+
+    Args:
+        folder: the store.
+        share: of the rows of each shard, drawn by hash, at least one of each; 0: nothing is verified.
+        teacher: the teacher's folder.
+        videos: the clean video table.
+        media_root: folder that the table's paths are relative to.
+
+    Returns:
+        How many rows were compared.
+
+    Raises:
+        StoreError: a row differs: the message names it, its clip, what differs and by how much. Or videos or teacher are
+            not there to compare with.
+    """
+    if share == 0:
+        logger.warning("feature store: not verified, because verify is 0")
+        return 0
+    start = time.perf_counter()
+    store = FeatureStore(folder)
+    rows = sample_rows(store, share)
+    if len(rows) == 0:
+        return 0
+    tower = _load_teacher(store, teacher)
+    codec = store.codec()
+    codec.to(next(tower.parameters()).device)
+    for batch, frames_BTSSC in _decode_again(store, rows, videos, media_root):
+        _compare(store, codec, tower, batch, frames_BTSSC)
+    seconds = time.perf_counter() - start
+    logger.info("feature store: %d of %d rows verified in %.1f s: all as recorded", len(rows), len(store), seconds)
+    return len(rows)
+
+
+def sample_rows(store: FeatureStore, share: float) -> np.ndarray:
+    """Return the rows that :func:`verify_store` compares, int64, sorted; always the same of a store."""
+    rows: list[np.ndarray] = []
+    for number, shard in enumerate(store.manifest.shards):
+        rng = counter_generator("verify", store.manifest.dataset_id, number)
+        drawn = rng.permutation(shard.rows)[: max(1, round(share * shard.rows))]
+        rows.append(number * store.manifest.shard_rows + np.sort(drawn))
+    return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+
+
+def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:
+    """Return what parameters ask for, by the name of the parameter."""
+    return {
+        "dataset_id": config.dataset_id,
+        "splits": config.splits,
+        "teacher.source": config.teacher.source,
+        "teacher.layers": config.teacher.layers,
+        "teacher.normalisation": config.teacher.normalisation,
+        **{f"view.{key}": value for key, value in config.view.model_dump().items()},
+        "patch_size": config.patch_size,
+        "views": config.views,
+        **{f"mask.{key}": value for key, value in config.mask.model_dump().items()},
+        "codec": config.codec,
+        "pq": config.pq_for(target_dim),
+        "pixels": config.pixels,
+    }
+
+
+def _made_with(header: StoreHeader) -> dict[str, object]:
+    """Return the same of a store."""
+    return {
+        "dataset_id": header.dataset_id,
+        "splits": header.splits,
+        "teacher.source": header.teacher.source,
+        "teacher.layers": header.layers,
+        "teacher.normalisation": header.teacher.normalisation,
+        **{f"view.{key}": value for key, value in header.view.model_dump().items()},
+        "patch_size": header.patch_size,
+        "views": header.views,
+        **{f"mask.{key}": value for key, value in header.mask.model_dump().items()},
+        "codec": header.codec,
+        "pq": header.pq,
+        "pixels": header.pixels,
+    }
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, default=lambda model: model.model_dump())
+
+
+def _load_teacher(store: FeatureStore, folder: Path) -> Teacher:
+    header = store.manifest
+    settings = {"layers": header.layers, **header.teacher.model_dump(include={"source", "normalisation"})}
+    try:
+        tower = load_teacher(folder, TeacherConfig.model_validate(settings), header.grid)
+    except CheckpointError as error:
+        raise StoreError(
+            f"feature store {store.folder}: cannot be verified, the teacher that made it is not here: {error} To train without "
+            "it, set verify to 0"
+        ) from error
+    require_teacher(store.folder, header, tower.weights_sha256)
+    return tower.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _decode_again(
+    store: FeatureStore, rows: np.ndarray, videos: pd.DataFrame, media_root: Path
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draw the rows' views again from the video table and decode them; yields (rows, frames uint8 [B,T,S,S,3])."""
+    header = store.manifest
+    wanted = store.index.iloc[rows]["video_id"]
+    known = videos[videos["video_id"].isin(wanted)].set_index("video_id").to_dict("index")
+    paths: list[Path] = []
+    views: list[View] = []
+    for row in rows.tolist():
+        record = store.index.iloc[row]
+        clip = str(record["video_id"])
+        if clip not in known:
+            raise _mismatch(store, row, "the clip is not in the table videos")
+        video = known[clip]
+        if video["sha256"] != record["video_sha256"]:
+            raise _mismatch(
+                store, row, f"the video file's SHA-256 was {record['video_sha256']}, the table videos has {video['sha256']}"
+            )
+        size = (int(video["num_frames"]), int(video["height"]), int(video["width"]))
+        view = make_view(header.view, header.dataset_id, clip, int(record["view_number"]), *size)
+        if view != store.view(row):
+            raise _mismatch(store, row, f"the view recorded is {store.view(row)}, drawn now it is {view}")
+        paths.append(media_root / video["path"])
+        views.append(view)
+    batches = [range(start, min(start + _BATCH, len(rows))) for start in range(0, len(rows), _BATCH)]
+    try:
+        for batch, frames_BTSSC in decode_batches(paths, views, batches, 0 if len(rows) <= _ROWS_DECODED_HERE else None):
+            yield rows[batch.start : batch.stop], frames_BTSSC
+    except VideoError as error:
+        raise StoreError(
+            f"feature store {store.folder}: cannot be verified, a video of it cannot be read: {error}. Bring it "
+            "back; to train without the videos, set verify to 0"
+        ) from error
+
+
+def _compare(store: FeatureStore, codec: Codec, teacher: Teacher, rows: np.ndarray, frames_BTSSC: np.ndarray) -> None:
+    """Compare rows with what their frames give now.
+
+    Raises:
+        StoreError: the first row that differs.
+    """
+    header = store.manifest
+    device = next(teacher.parameters()).device
+    stored = {name: tensor.to(device) for name, tensor in store.read_raw(rows).items()}
+    visible_BV = stored["visible"].long()
+    frames = torch.from_numpy(frames_BTSSC).to(device)
+    places = header.frames * header.grid**2
+    # First what the video has no part in: pixels and targets lie at the mask's places.
+    _require(store, rows, "mask", "positions outside the view", (visible_BV < 0) | (visible_BV >= places))
+    keys = store.index.iloc[rows][["video_id", "view_number"]].itertuples(index=False)
+    size = (header.frames, header.grid**2)
+    noise_BTN = np.stack([mask_noise(header.dataset_id, str(clip), int(number), *size) for clip, number in keys])
+    drawn_B = is_drawn(header.mask, visible_BV, torch.from_numpy(noise_BTN).to(device), stored["attention"])
+    _require(store, rows, "mask", "masks that the stored attention does not give", ~drawn_B)
+
+    pixels = frames if header.pixels == "frames" else gather_patches(frames, visible_BV, header.patch_size)
+    off_Bp = (pixels.flatten(1).short() - stored["pixels"].flatten(1).short()).abs()
+    _require(store, rows, "pixels", "bytes", off_Bp > 0, off_Bp)
+
+    answer = ask_teacher(teacher, frames)
+    # Relative to the largest of a frame: attention to most patches is close to zero.
+    largest_BT1 = answer.attention_BTN.float().amax(dim=-1, keepdim=True)
+    off_BTN = (answer.attention_BTN.float() - stored["attention"].float()).abs() / largest_BT1
+    _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE), off_BTN)
+
+    targets_BKVC = answer.targets(visible_BV).transpose(0, 1)
+    error_BKV = cosine_error(targets_BKVC, codec.decode(stored))
+    fresh = {name: torch.from_numpy(array).to(device) for name, array in codec.encode(targets_BKVC).items()}
+    allowed_BKV = cosine_error(targets_BKVC, codec.decode(fresh)) + _ROUNDING
+    excess = f"tokens (1 - cosine; the codec {header.codec} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
+    _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
+
+
+def _require(
+    store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None
+) -> None:
+    """Refuse the first row with something wrong; ``wrong`` is bool [B,...], ``by`` says how far off each is."""
+    wrong_Bn = wrong.reshape(len(rows), -1)
+    counts = wrong_Bn.sum(dim=1).tolist()
+    for place, count in enumerate(counts):
+        if count:
+            distance = "" if by is None else f", by up to {float(by[place].max()):.3g}"
+            found = f"{what} differ in {count} of {wrong_Bn.shape[1]} {unit}{distance}"
+            raise _mismatch(store, int(rows[place]), found, sum(map(bool, counts)))
+
+
+def _mismatch(store: FeatureStore, row: int, what: str, rows: int = 1) -> StoreError:
+    record = store.index.iloc[row]
+    others = f" ({rows - 1} more rows of the same batch differ too)" if rows > 1 else ""
+    return StoreError(
+        f"feature store {store.folder}: row {row} (shard {record['shard']}, clip {record['video_id']!r}, view "
+        f"{record['view_number']}) is not what the video and the teacher give now: {what}{others}. {_HOW_TO_GO_ON}"
+    )
