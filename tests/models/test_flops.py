@@ -65,13 +65,13 @@ def test_teacher_is_what_torch_counts(teacher: Teacher, kind: str) -> None:
     mask = MaskConfig.model_validate({"kind": kind, "ratio": 0.75})
     visible = 36 if kind == "none" else visible_count(36, 0.75)
     frames, noise = torch.zeros(3, 2, 48, 48, 3, dtype=torch.uint8), torch.rand(3, 2, 36)
-    size = TowerSize.of_module(teacher.visual)
+    size = TowerSize.of_module(teacher.tower.visual)
     expected = teacher_macs(size, frames=2, grid=6, layers=2, visible_per_frame=visible)
     assert counted(lambda: draw_targets(teacher, mask, 8, frames, noise)) == 3 * 2 * expected.total
 
 
 def test_sizes_are_the_same_read_from_a_config_and_from_its_model(teacher: Teacher) -> None:
-    assert TowerSize.of_config(MODEL_CONFIG) == TowerSize.of_module(teacher.visual)
+    assert TowerSize.of_config(MODEL_CONFIG) == TowerSize.of_module(teacher.tower.visual)
 
 
 def test_other_towers_are_refused() -> None:
