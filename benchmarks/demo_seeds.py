@@ -32,6 +32,7 @@ ROWS = (
     ("`test`, text→video R@1: stage 2", "retrieval/test/stage2/dual/t2v_r1"),
     ("`test`, text→video R@1: stage 2 from scratch", "retrieval/test/control/dual/t2v_r1"),
     ("`test`, text→video R@1: stage 2, re-ranked", "retrieval/test/stage2/reranked/t2v_r1"),
+    ("`test`, text→video R@1: stage 2 from scratch, re-ranked", "retrieval/test/control/reranked/t2v_r1"),
     ("`test`, shape of the top clip right: teacher", "agreement/test/teacher_dual/shape"),
     ("`test`, shape of the top clip right: stage 2", "agreement/test/stage2_dual/shape"),
     ("`test`, shape of the top clip right: stage 2 from scratch", "agreement/test/control_dual/shape"),
@@ -42,6 +43,7 @@ ROWS = (
     ("`test_motion`, text→video R@1: stage 2", "retrieval/test_motion/stage2/dual/t2v_r1"),
     ("`test_motion`, text→video R@1: stage 2 from scratch", "retrieval/test_motion/control/dual/t2v_r1"),
     ("`test_motion`, text→video R@1: stage 2, re-ranked", "retrieval/test_motion/stage2/reranked/t2v_r1"),
+    ("`test_motion`, text→video R@1: stage 2 from scratch, re-ranked", "retrieval/test_motion/control/reranked/t2v_r1"),
 )
 
 
@@ -90,9 +92,10 @@ def main() -> None:
         "# The demo's numbers over seeds\n\n"
         f"Written by `.venv/bin/python benchmarks/demo_seeds.py {' '.join(map(str, seeds))}` on {os.cpu_count()} CPU cores, "
         f"no GPU; the runs took {', '.join(times)}. Each seed draws its own corpus and trains its own teacher, student and "
-        "video-text models. The split is the test split; every choice was made on train and validation. Chance of R@1 is "
-        "0.7 (one of 144 clips); on `test_motion`, whose 144 clips are 16 appearances in 9 motions each, a system that "
-        "knows the appearance perfectly and nothing of motion scores 11.1.\n\n"
+        "video-text models. The split is the test split. Probes choose their strength on validation; the demo's own settings "
+        "(world, sizes, epochs) were tuned by hand on seed 0 with its test numbers in sight, so seeds 1 and 2 are the "
+        "cleaner ones. Chance of R@1 is 0.7 (one of 144 clips); on `test_motion`, whose 144 clips are 16 appearances in 9 "
+        "motions each, a system that knows the appearance perfectly and nothing of motion scores 11.1.\n\n"
     )
     (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs" / "demo_results.md").write_text(text + table(results) + "\n", encoding="utf-8")
