@@ -17,14 +17,13 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from umt_pipeline.config import Config
 
 NORM_EPS = 1e-6
-# Up to here the CPU's plain attention is faster than its flash kernel in bf16; see `attend`.
-SHORT = 128
+# Up to so many tokens plain attention is faster than flash in bf16 on a CPU; see `attend`.
+SHORT = 640
 
 
 class ViTConfig(Config):
@@ -111,15 +110,15 @@ def position_table(dim: int, trained_frames: int, trained_grid: int, frames: int
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention [..., V, d] with the kernel that trains fastest on the device.
 
-    That is torch's own choice but for short sequences in bf16 on a CPU, where the flash kernel's backward pass is slow.
-    Forward and backward pass, plain against flash, one core with AVX512-BF16, torch 2.14.1: 16 tokens 0.12 to 0.23 of the
-    time, 64 tokens 0.41 to 0.59, 128 tokens 0.72 to 0.75, 196 tokens 1.00 to 1.13, 320 tokens 1.22 to 1.26 (head widths 32
-    and 64). A whole step of 64 clips of 16 tokens at width 128, 4 blocks: 30 ms against 72 ms. In fp32 flash is the faster one
-    or as fast.
+    That is torch's own choice but for sequences up to ``SHORT`` in bf16 on a CPU, where the flash kernel's backward pass is
+    slow and torch's plain kernel computes in fp32: there it is two matrix products and a softmax, all in bf16. Forward and
+    backward pass against flash, one core with AVX512-BF16, torch 2.14.1, head width 64: 64 tokens 0.20 of the time, 128
+    tokens 0.24, 196 tokens 0.47, 320 tokens 0.51, 640 tokens 0.76; from 1568 tokens on flash is faster. In fp32 flash is the
+    faster one or as fast.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= SHORT:
-        with sdpa_kernel(SDPBackend.MATH):
-            return F.scaled_dot_product_attention(query, key, value)
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return scores.softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
 
 
