@@ -90,7 +90,9 @@ def require_teacher(folder: Path, header: StoreHeader, weights_sha256: str) -> N
         )
 
 
-def verify_store(folder: Path, share: float, teacher: Path, videos: pd.DataFrame, media_root: Path) -> int:
+def verify_store(
+    folder: Path, share: float, teacher: Path, videos: pd.DataFrame, media_root: Path, workers: int | None = None
+) -> int:
     """Compute a sample of a store's rows again and compare: views, pixels to the byte, masks, attention, targets.
 
     It takes about ``share`` of the extraction's time. It is done by the process that starts training, once and not on every
@@ -102,6 +104,7 @@ def verify_store(folder: Path, share: float, teacher: Path, videos: pd.DataFrame
         teacher: the teacher's folder.
         videos: the clean video table.
         media_root: folder that the table's paths are relative to.
+        workers: decoding processes for a large sample, as for extraction; a small one is decoded in this process.
 
     Returns:
         How many rows were compared.
@@ -121,7 +124,7 @@ def verify_store(folder: Path, share: float, teacher: Path, videos: pd.DataFrame
     tower = _load_teacher(store, teacher)
     codec = store.codec()
     codec.to(next(tower.parameters()).device)
-    for batch, frames_BTSSC in _decode_again(store, rows, videos, media_root):
+    for batch, frames_BTSSC in _decode_again(store, rows, videos, media_root, workers):
         _compare(store, codec, tower, batch, frames_BTSSC)
     seconds = time.perf_counter() - start
     logger.info("feature store: %d of %d rows verified in %.1f s: all as recorded", len(rows), len(store), seconds)
@@ -193,7 +196,7 @@ def _load_teacher(store: FeatureStore, folder: Path) -> Teacher:
 
 
 def _decode_again(
-    store: FeatureStore, rows: np.ndarray, videos: pd.DataFrame, media_root: Path
+    store: FeatureStore, rows: np.ndarray, videos: pd.DataFrame, media_root: Path, workers: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw the rows' views again from the video table and decode them; yields (rows, frames uint8 [B,T,S,S,3])."""
     header = store.manifest
@@ -218,8 +221,9 @@ def _decode_again(
         paths.append(media_root / video["path"])
         views.append(view)
     batches = [range(start, min(start + _BATCH, len(rows))) for start in range(0, len(rows), _BATCH)]
+    workers = 0 if len(rows) <= _ROWS_DECODED_HERE else workers
     try:
-        for batch, frames_BTSSC in decode_batches(paths, views, batches, 0 if len(rows) <= _ROWS_DECODED_HERE else None):
+        for batch, frames_BTSSC in decode_batches(paths, views, batches, workers):
             yield rows[batch.start : batch.stop], frames_BTSSC
     except VideoError as error:
         raise StoreError(

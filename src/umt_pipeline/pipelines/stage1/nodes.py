@@ -48,7 +48,7 @@ def train_student(
     """
     require_settings(feature_store, features, teacher)
     if params.targets == "cached":
-        verify_store(feature_store, params.verify, teacher, videos, raw_media)
+        verify_store(feature_store, params.verify, teacher, videos, raw_media, features.workers)
     manifest = read_manifest(feature_store)
     config = params.student.student_config(manifest)
     table, table_key = write_table(workspace, "videos", videos)

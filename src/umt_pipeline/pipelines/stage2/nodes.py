@@ -104,7 +104,7 @@ def gather_data(
     """
     require_settings(feature_store, features, teacher)
     if params.targets == "cached":
-        verify_store(feature_store, params.verify, teacher, videos, raw_media)
+        verify_store(feature_store, params.verify, teacher, videos, raw_media, features.workers)
     student_config, _ = load_config(stage1_model, STUDENT_KIND)
     size = StudentSize(**{key: student_config["vision"][key] for key in StudentSize.model_fields})
     store = read_manifest(feature_store)
