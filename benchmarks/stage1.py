@@ -145,10 +145,10 @@ def main() -> None:
         if arguments.videos is None:
             in_new_process(draw_files, media)
         corpus = in_new_process(make_corpus, place, settings)
-        in_new_process(make_store, place, settings)
+        store_bytes = in_new_process(make_store, place, settings)
         speeds = {targets: in_new_process(measure_training, place, settings, targets) for targets in ("cached", "online")}
         reading = {source: in_new_process(measure_input, place, settings, source) for source in ("files", "store")}
-    page = "\n".join(report(settings, corpus, arguments, speeds, reading, load))
+    page = "\n".join(report(settings, corpus, arguments, store_bytes, speeds, reading, load))
     print(page)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -281,8 +281,8 @@ def make_corpus(place: Place, settings: Settings) -> Corpus:
     )
 
 
-def make_store(place: Place, settings: Settings) -> None:
-    """Extract one view of each clip: visible patches, targets in int8."""
+def make_store(place: Place, settings: Settings) -> int:
+    """Extract one view of each clip, visible patches and targets in int8, and return the store's bytes."""
     config = FeatureConfig(
         dataset_id="benchmark",
         teacher=TeacherConfig(source=f"open_clip:{TEACHER}/random", layers=6),
@@ -293,7 +293,7 @@ def make_store(place: Place, settings: Settings) -> None:
     )
     teacher = load_teacher(place.teacher, config.teacher, config.grid).to(resolve_device(settings.device))
     plan = plan_extraction(config, teacher, pd.read_parquet(place.videos))
-    logger.info("%s", extract(config, teacher, plan, place.media, place.store))
+    return int(extract(config, teacher, plan, place.media, place.store)["store_bytes"])
 
 
 def measure_training(place: Place, settings: Settings, targets: Targets) -> Speed:
@@ -379,6 +379,7 @@ def report(
     settings: Settings,
     corpus: Corpus,
     arguments: argparse.Namespace,
+    store_bytes: int,
     speeds: dict[str, Speed],
     reading: dict[str, float],
     load: float,
@@ -419,7 +420,8 @@ def report(
         f"training decodes in {decoding}, cached training reads in one background thread. Memory is {memory}."
     )
     yield ""
-    yield "The input side alone, one process, per second of CPU time (the store's files are in the page cache):"
+    yield "The input side alone, one process, per second of CPU time; the store's"
+    yield f"{store_bytes / 2**20:.0f} MiB are in the page cache:"
     yield ""
     yield "| from | clips/s per core | ms of CPU per clip |"
     yield "| --- | ---: | ---: |"
