@@ -205,7 +205,6 @@ def alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 def draw_files(media: Path) -> None:
     """Write H.264 files of the size of prepared Kinetics clips: textures that pan, with other textures moving over them."""
-    # Where torch is loaded before it, as here.
     import av
 
     media.mkdir(parents=True)

@@ -22,8 +22,9 @@ from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
 from umt_pipeline.models.folders import load_weights, save_model
 from umt_pipeline.models.sizes import Asked
 from umt_pipeline.models.student import KIND, Student, StudentConfig, load_student, untrained_student
+from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
-from umt_pipeline.models.video_text import load_video_text
+from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load_video_text, save_video_text
 from umt_pipeline.models.vit import ViTConfig, position_table
 
 STUDENT = golden_tensors("stage1", "student/")
@@ -233,6 +234,19 @@ def test_nothing_is_replaced_by_accident(tmp_path: Path) -> None:
 def test_a_folder_of_another_kind_is_not_exported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"kind": "other", "model": {}, "extra": {}}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="kind 'other'; published names are known for umt_student"):
+        export_checkpoint(tmp_path, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("change", [{"pool": "attention"}, {"fuse_positions": True}])
+def test_a_model_that_the_published_layout_cannot_hold_is_not_exported(tmp_path: Path, change: dict[str, Any]) -> None:
+    words = train_wordpiece(["a red circle"], vocab_size=40)
+    vision = ViTConfig(image_size=16, patch_size=8, frames=2, dim=8, depth=1, heads=2)
+    text = TextConfig(
+        vocab_size=len(words), dim=8, layers=2, fusion_layer=1, heads=2, mlp_dim=8, max_positions=8, vision_dim=8, dropout=0.0
+    )
+    config = VideoTextConfig.model_validate({"vision": vision, "text": text, "embed_dim": 4, **change})
+    save_video_text(tmp_path, VideoTextModel(config), words)
+    with pytest.raises(CheckpointError, match="only a model with pool: mean and fuse_positions: false can be exported"):
         export_checkpoint(tmp_path, tmp_path / "x.pth")
 
 

@@ -21,7 +21,7 @@ from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.text import TextConfig
-from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
+from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig
 from umt_pipeline.pipelines.stage2.nodes import make_tokenizer
 from umt_pipeline.training.optim import param_groups
@@ -138,8 +138,18 @@ def test_no_usable_caption_at_all_is_an_error(stage_world: StageWorld, tmp_path:
     rows = [(0, "clip0", "?!"), (1, "clip2", "not for training")]
     with pytest.raises(ConfigError, match="none of the training clips has a caption; check table captions"):
         build(stage_world, tmp_path, rows)
+    videos = pd.read_parquet(stage_world.provider["videos"])
     with pytest.raises(ConfigError, match="table captions has no caption with words in it for any training clip"):
-        make_tokenizer(Stage2Config.model_validate(SETTINGS), Path(stage_world.provider["store"]), table(rows), tmp_path)
+        make_tokenizer(Stage2Config.model_validate(SETTINGS), videos, table(rows), tmp_path)
+
+
+def test_the_vocabulary_is_made_of_training_captions_only(tmp_path: Path) -> None:
+    videos = pd.DataFrame({"video_id": ["a", "b"], "split": ["train", "test"]})
+    rows = [(0, "a", "circle circle circle"), (1, "b", "zebra zebra zebra")]
+    folder = make_tokenizer(Stage2Config.model_validate(SETTINGS), videos, table(rows), tmp_path)
+    words = load_tokenizer(folder).get_vocab()
+    assert "circle" in words
+    assert not any("z" in word for word in words)
 
 
 def test_cached_and_online_tasks_have_the_same_loss(stage_world: StageWorld, tmp_path: Path) -> None:

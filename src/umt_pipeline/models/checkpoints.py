@@ -221,14 +221,10 @@ def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> Sta
 
     The tied copies that such a file holds (masked-language output matrix and bias) are written too.
 
-    Raises:
-        CheckpointError: the model pools by attention, for which the published model has no place.
+    Args:
+        state: of a model with ``pool: mean`` and without ``fuse_positions``, which the published model does not know.
+        patch_size: side of a patch in pixels.
     """
-    if pool := sorted(key for key in state if key.startswith("attention_pool.")):
-        raise CheckpointError(
-            f"{', '.join(pool)}: the published model has no such weights; only a model trained with stage2.pool: mean "
-            "can be exported"
-        )
     vision: State = {}
     renamed: State = {}
     ours_to_theirs = tuple((ours, theirs) for theirs, ours in _STAGE2_NAMES)

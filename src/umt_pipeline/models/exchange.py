@@ -183,6 +183,8 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
         known = ", ".join(layout.folder_kind for layout in _FORMATS.values())
         raise CheckpointError(f"{folder} is a model of kind {kind!r}; published names are known for {known}")
     model = layout.load(folder)
+    if isinstance(model, video_text.VideoTextModel):
+        _require_published_form(model, folder)
     vision = layout.vision(model)
     state = layout.publish(model.state_dict(), vision.config.patch_size)
     if vision.config.position_size != (vision.config.frames, vision.config.grid):
@@ -191,6 +193,16 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
         state = checkpoints.fuse_biases(state)
     _write(state, out)
     return len(state)
+
+
+def _require_published_form(model: video_text.VideoTextModel, folder: Path) -> None:
+    # Written under the published names, such a model would be another one: nothing in the file says how it pools and fuses.
+    if model.config.pool != "mean" or model.config.fuse_positions:
+        raise CheckpointError(
+            f"{folder} was trained with stage2.pool: {model.config.pool} and stage2.fuse_positions: "
+            f"{str(model.config.fuse_positions).lower()}, which the published model does not know: only a model with pool: mean "
+            "and fuse_positions: false can be exported"
+        )
 
 
 def _write(state: Mapping[str, torch.Tensor], out: Path) -> None:

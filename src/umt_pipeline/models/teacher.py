@@ -31,9 +31,8 @@ from umt_pipeline.models.towers import TowerOutput, make_tower
 from umt_pipeline.models.vit import last_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-# A segmentation fault was seen inside torch's native inference kernel of nn.MultiheadAttention. It was later traced to av
-# having been used before torch was loaded (see tests/conftest.py), which crashes the plain path too, so this is probably not
-# needed; it stays until the results are made anew, since the two paths round differently.
+# Not torch's native inference kernel of nn.MultiheadAttention: it rounds differently from the path that open_clip trains
+# with, and the demo's pinned results are of this one.
 torch.backends.mha.set_fastpath_enabled(False)
 
 CLIP_CONFIG_FILE = "open_clip_config.json"

@@ -10,6 +10,7 @@ Shapes: B clips, M captions, L text length, E embedding width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_toke
 from umt_pipeline.models.video_text import TextTower
 from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task, TrainConfig
 from umt_pipeline.video.views import counter_generator, counter_hash
+
+logger = logging.getLogger(__name__)
 
 
 class TextPretrainingConfig(Config):
@@ -62,7 +65,11 @@ class Captions:
         if kept.empty:
             raise ConfigError("stage2: none of the training clips has a caption; check table captions")
         ids_ML, mask_ML = encode_batch(load_tokenizer(tokenizer), kept["caption"].tolist(), max_length)
-        longest = int(mask_ML.sum(dim=1).max())
+        lengths_M = mask_ML.sum(dim=1)
+        longest = int(lengths_M.max())
+        if full := int((lengths_M == max_length).sum()):
+            message = "stage2: %d of %d captions fill text.max_length (%d tokens): what is longer is cut; raise it, or vocab_size"
+            logger.warning(message, full, len(kept), max_length)
         self.ids_ML, self.mask_ML = ids_ML[:, :longest], mask_ML[:, :longest]
         self.rows = {str(clip): np.asarray(rows) for clip, rows in kept.groupby("video_id").indices.items()}
         self.clip_ids = tuple(clip for clip in clip_ids if clip in self.rows)

@@ -10,8 +10,8 @@ import pandas as pd
 from safetensors.torch import save_file
 
 from umt_pipeline.errors import ConfigError
+from umt_pipeline.features.extract import select_clips
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
-from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.files import fingerprint, sha256_file, write_json
 from umt_pipeline.models.folders import SKIPPED_FILE, WEIGHTS_FILE, load_config, load_weights, weights_sha256
@@ -48,7 +48,7 @@ class Stage2Data:
     teacher: str
 
 
-def make_tokenizer(params: Stage2Config, feature_store: Path, captions: pd.DataFrame, workspace: Path) -> Path:
+def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.DataFrame, workspace: Path) -> Path:
     """Get the tokenizer: that of ``text.pretrained``, or a WordPiece vocabulary trained on the training captions.
 
     Returns:
@@ -61,8 +61,7 @@ def make_tokenizer(params: Stage2Config, feature_store: Path, captions: pd.DataF
         tokenizer = load_tokenizer(params.text.pretrained)
         key = fingerprint(params.text.pretrained)
     else:
-        clips = FeatureStore(feature_store).index["video_id"].unique().tolist()
-        texts = usable_captions(captions, clips)["caption"].tolist()
+        texts = usable_captions(captions, _training_clips(videos))["caption"].tolist()
         if not texts:
             raise ConfigError("stage2: table captions has no caption with words in it for any training clip")
         tokenizer = train_wordpiece(texts, params.text.vocab_size, params.text.max_length)
@@ -130,7 +129,7 @@ def gather_data(
 
 
 def pretrain_text(
-    params: Stage2Config, seed: int, data: Stage2Data, feature_store: Path, workspace: Path
+    params: Stage2Config, seed: int, data: Stage2Data, videos: pd.DataFrame, workspace: Path
 ) -> tuple[Path, dict[str, Any]]:
     """Train the text tower on the training captions alone, if ``text_pretraining`` says so.
 
@@ -144,7 +143,7 @@ def pretrain_text(
         "text": data.config.text.model_dump(mode="json"),
         "embed_dim": params.embed_dim,
         "objectives": params.text_pretraining.model_dump(mode="json"),
-        "clips": FeatureStore(feature_store).index["video_id"].unique().tolist(),
+        "clips": _training_clips(videos),
         **{name: data.arguments[name] for name in ("tokenizer", "captions", "max_length")},
     }
     factory = "umt_pipeline.training.text:make_task"
@@ -194,6 +193,11 @@ def summarise(
 ) -> dict[str, Any]:
     """Put the runs' summaries into one metrics file."""
     return {"text": text_summary, "stage2": stage2_summary, "control": stage2_control_summary}
+
+
+def _training_clips(videos: pd.DataFrame) -> list[str]:
+    # From the table, not from the feature store, which may hold other splits too: their captions are for testing.
+    return select_clips(videos, ("train",))["video_id"].tolist()
 
 
 def _train(

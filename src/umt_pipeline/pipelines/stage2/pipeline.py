@@ -19,7 +19,7 @@ def create_pipeline() -> Pipeline:
     run = ["params:stage2", "params:seed", "stage2_data"]
     return Pipeline(
         [
-            Node(make_tokenizer, inputs=["params:stage2", "feature_store", "captions", "workspace"], outputs="tokenizer"),
+            Node(make_tokenizer, inputs=["params:stage2", "videos", "captions", "workspace"], outputs="tokenizer"),
             Node(
                 gather_data,
                 inputs=[
@@ -38,7 +38,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 pretrain_text,
-                inputs=[*run, "feature_store", "workspace"],
+                inputs=[*run, "videos", "workspace"],
                 outputs=["text_tower", "text_summary"],
             ),
             Node(
