@@ -146,10 +146,10 @@ def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str]], ta
     # The demo's sentences for its small teacher name label tasks that other corpora do not have: captions take their place.
     # Real captions are longer than the demo's and of more words: its sizes would cut most of them.
     small = {"templates": [], "synonyms": {}, "vocab_size": 8192, "context_length": 32}
-    text = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
+    bert = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
     parameters = {
         "parameters_teacher_features.yml": {"teacher_features": {"dataset_id": name, "train_small": small}},
-        "parameters_stage2.yml": {"stage2": {"text": text}},
+        "parameters_stage2.yml": {"stage2": {"text": bert}},
         "parameters_ingestion.yml": {"ingestion": {"dataset_id": name}},
         "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
     }

@@ -200,8 +200,8 @@ def _require_published_form(model: video_text.VideoTextModel, folder: Path) -> N
     if model.config.pool != "mean" or model.config.fuse_positions:
         raise CheckpointError(
             f"{folder} was trained with stage2.pool: {model.config.pool} and stage2.fuse_positions: "
-            f"{str(model.config.fuse_positions).lower()}, which the published model does not know: only a model with pool: mean "
-            "and fuse_positions: false can be exported"
+            f"{str(model.config.fuse_positions).lower()}, which the published model does not know: "
+            "only a model with pool: mean and fuse_positions: false can be exported"
         )
 
 

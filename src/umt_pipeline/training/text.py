@@ -68,7 +68,7 @@ class Captions:
         lengths_M = mask_ML.sum(dim=1)
         longest = int(lengths_M.max())
         if full := int((lengths_M == max_length).sum()):
-            message = "stage2: %d of %d captions fill text.max_length (%d tokens): what is longer is cut; raise it, or vocab_size"
+            message = "stage2: %d of %d captions fill text.max_length (%d tokens), longer ones are cut: raise it or vocab_size"
             logger.warning(message, full, len(kept), max_length)
         self.ids_ML, self.mask_ML = ids_ML[:, :longest], mask_ML[:, :longest]
         self.rows = {str(clip): np.asarray(rows) for clip, rows in kept.groupby("video_id").indices.items()}
