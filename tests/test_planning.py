@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -79,6 +80,24 @@ def test_the_demos_small_teacher_is_known() -> None:
     assert (result.teacher, result.views, result.targets, result.epochs) == ("train_small", 4, "cached", 25.0)
 
 
+def test_a_folder_tells_the_sizes_of_its_tower(tmp_path: Path) -> None:
+    source = f"teacher_features.teacher.source=open_clip:local-dir:{tmp_path}"
+    file = tmp_path / "open_clip_config.json"
+    with pytest.raises(ConfigError, match=r"expected a folder with open_clip_config\.json.* FileNotFoundError"):
+        plan(source)
+    for text, message in [
+        ("{", "cannot be read: JSONDecodeError"),
+        ("{}", "cannot be read: KeyError.*model_cfg"),
+        ('{"model_cfg": {"embed_dim": 512}}', "no description of a model of open_clip: KeyError.*vision_cfg"),
+        ('{"model_cfg": 5}', "no description of a model of open_clip: TypeError"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=f"local-dir:.*{message}"):
+            plan(source)
+    file.write_text(json.dumps({"model_cfg": open_clip.get_model_config("ViT-L-14")}))
+    assert plan(source).teacher_flops == plan("teacher_features.teacher.source=open_clip:ViT-L-14/openai").teacher_flops
+
+
 def test_devices() -> None:
     assert find_device("H100") == ("h100", 989.0)
     assert find_device("67") == ("67 TFLOP/s", 67.0)
@@ -105,6 +124,8 @@ def test_clips_are_counted_in_the_clean_table(project: Path) -> None:
         (["--params", "views"], "--params: expected name=value"),
         (["--params", "stage1.train.epoch=3"], r"stage1\.train\.epoch: Extra inputs are not permitted, found 3"),
         (["--params", "teacher_features.teacher.source=open_clip:RN50/openai"], "RN50.*convolutional network"),
+        (["--params", "teacher_features.teacher.source=open_clip:hf-hub:org/name"], "hf-hub:org/name.* before it is fetched"),
+        (["--params", "teacher_features.teacher.source=timm:vit_base_patch16_224"], "expected 'train_small'.*found 'timm:"),
         (["--params", "teacher_features.teacher.source=elsewhere"], "expected 'train_small'.*found 'elsewhere'"),
         (["--mfu", "2"], r"umt plan\.mfu: .* less than or equal to 1, found 2\.0"),
     ],

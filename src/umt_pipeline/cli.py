@@ -142,7 +142,8 @@ def plan(
     Prints FLOPs per clip of teacher and student, the size of the feature store,
     hours of computing, decoding and disks, which of the two modes is cheaper, and
     from how many epochs per recorded view on. With --clips, neither data nor
-    weights are needed:
+    weights are needed. Only teachers with open_clip's own ViT towers can be
+    planned: neither timm's models nor those that still lie on a hub.
 
     umt plan --env umt_b16 --clips 658340 --device h100
 

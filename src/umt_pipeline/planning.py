@@ -11,7 +11,10 @@ three times. Ingestion, evaluation and the training of a small teacher are not c
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
@@ -21,8 +24,8 @@ from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.extract import FeatureConfig, make_header
 from umt_pipeline.models.flops import TowerSize, student_macs, teacher_macs, training_flops
-from umt_pipeline.models.teacher import TRAIN_SMALL
-from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX
+from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, TRAIN_SMALL
+from umt_pipeline.models.teacher_sources import FOLDER_PREFIX, HUB_PREFIX, OPEN_CLIP_PREFIX
 from umt_pipeline.training.clip import SmallClipConfig
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
@@ -32,6 +35,7 @@ from umt_pipeline.training.stage1 import Stage1Config
 PEAK_TFLOPS = {"a100": 312.0, "h100": 989.0, "h200": 989.0}
 # Views recorded per clip in the cached mode where the parameters record none.
 ASSUMED_VIEWS = 10
+_SOURCE = "teacher_features.teacher.source"
 
 
 class Hardware(Config):
@@ -198,17 +202,41 @@ def find_tower(features: FeatureConfig, small: SmallClipConfig | None) -> TowerS
     source = features.teacher.source
     if source == TRAIN_SMALL and small is not None:
         return TowerSize.of_config(small.model_config_for(features.view.size, features.patch_size, small.vocab_size))
-    name = source.removeprefix(OPEN_CLIP_PREFIX).partition("/")[0]
-    model_config = open_clip.get_model_config(name) if source.startswith(OPEN_CLIP_PREFIX) else None
+    model_config = _model_config(source) if source.startswith(OPEN_CLIP_PREFIX) else None
     if model_config is None:
         raise ConfigError(
-            f"teacher_features.teacher.source: expected {TRAIN_SMALL!r} (with teacher_features.train_small) or "
+            f"{_SOURCE}: expected {TRAIN_SMALL!r} (with teacher_features.train_small) or "
             f"'{OPEN_CLIP_PREFIX}<model>/<tag or file>' with a model that open_clip knows, found {source!r}"
         )
     try:
         return TowerSize.of_config(model_config)
     except ConfigError as error:
-        raise ConfigError(f"teacher_features.teacher.source {source!r}: {error}") from error
+        raise ConfigError(f"{_SOURCE} {source!r}: {error}") from error
+    except (TypeError, KeyError) as error:  # a folder's file may hold anything
+        raise ConfigError(f"{_SOURCE} {source!r}: no description of a model of open_clip: {error!r}") from error
+
+
+def _model_config(source: str) -> Mapping[str, Any] | None:
+    """Return open_clip's description of a model of open_clip; None: it knows none of this name."""
+    name = source.removeprefix(OPEN_CLIP_PREFIX)
+    if name.startswith(HUB_PREFIX):
+        raise ConfigError(
+            f"{_SOURCE} {source!r}: the sizes of a hub model are not known before it is fetched. Plan with "
+            f"'{OPEN_CLIP_PREFIX}<model>/<tag>' of the same sizes, or fetch the model and name its folder, "
+            f"'{OPEN_CLIP_PREFIX}{FOLDER_PREFIX}<folder>'"
+        )
+    if not name.startswith(FOLDER_PREFIX):
+        known: dict[str, Any] | None = open_clip.get_model_config(name.partition("/")[0])
+        return known
+    file = Path(name.removeprefix(FOLDER_PREFIX)) / CLIP_CONFIG_FILE
+    try:
+        described: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{_SOURCE} {source!r}: expected a folder with {CLIP_CONFIG_FILE}, JSON with the key 'model_cfg'; {file} cannot be "
+            f"read: {error!r}"
+        ) from error
+    return described
 
 
 def make_plan(
