@@ -11,10 +11,11 @@ import pytest
 
 from tests.features.conftest import MakeStore, World
 from tests.features.tiny import make_config, make_teacher_folder, write_clip
-from umt_pipeline.errors import StoreError
+from umt_pipeline.errors import CheckpointError, StoreError
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, sample_rows, verify_store
 from umt_pipeline.files import read_json, sha256_file, write_json
+from umt_pipeline.models.teacher import teacher_weights_file
 
 PQ = {"codec": "pq", "mask": {"kind": "none"}, "pq": {"bytes_per_token": 4}}
 
@@ -182,3 +183,16 @@ def test_a_store_of_another_version_or_of_other_weights_is_refused(
     write_json(folder / "manifest.json", {**manifest, "schema_version": 0})
     with pytest.raises(StoreError, match=r"expected schema_version 1, found 0\. Make the store again"):
         require_settings(folder, make_config(), teacher)
+
+
+def test_the_weights_of_a_timm_teacher_are_compared_too(make_store: MakeStore, tmp_path: Path) -> None:
+    folder = make_store()[0]
+    require_settings(folder, make_config(), None)
+    with pytest.raises(CheckpointError, match=r"is no teacher folder: open_clip_config\.json is missing"):
+        teacher_weights_file(tmp_path)
+    require_settings(folder, make_config(), tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"others")
+    with pytest.raises(StoreError, match=f"found weights {sha256_file(weights)[:12]}"):
+        require_settings(folder, make_config(), tmp_path)

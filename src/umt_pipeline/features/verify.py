@@ -30,7 +30,7 @@ from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import ask_teacher, gather_patches, mask_noise
 from umt_pipeline.files import sha256_file
 from umt_pipeline.masking import is_drawn
-from umt_pipeline.models.teacher import CLIP_WEIGHTS_FILE, Teacher, TeacherConfig, load_teacher
+from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, teacher_weights_file
 from umt_pipeline.video.decode import decode_batches
 from umt_pipeline.video.views import View, counter_generator, make_view
 
@@ -57,7 +57,7 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
     Args:
         folder: the store.
         config: the parameters ``teacher_features``.
-        teacher: the teacher's folder; None: its weights are not compared.
+        teacher: the teacher's folder; None, or no teacher in it: its weights are not compared.
 
     Raises:
         StoreError: something differs; the message names all of it, with both sides.
@@ -72,8 +72,13 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
             + "; ".join(differing)
             + ". Run teacher_features again, or set the parameters back"
         )
-    if teacher is not None and (weights := teacher / CLIP_WEIGHTS_FILE).is_file():
-        require_teacher(folder, manifest, sha256_file(weights))
+    if teacher is None:
+        return
+    try:
+        weights = teacher_weights_file(teacher)
+    except CheckpointError:  # verify_store refuses this too; with verify: 0 a store can be trained on without its teacher
+        return
+    require_teacher(folder, manifest, sha256_file(weights))
 
 
 def require_teacher(folder: Path, header: StoreHeader, weights_sha256: str) -> None:

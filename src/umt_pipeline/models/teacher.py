@@ -177,6 +177,20 @@ class Teacher(nn.Module):
         return self.clip.encode_text(ids_BL, normalize=True).float()  # type: ignore[operator]
 
 
+def teacher_weights_file(folder: Path) -> Path:
+    """Return the weights of a teacher folder, whose SHA-256 is the teacher's identity.
+
+    Raises:
+        CheckpointError: a file of the layout, open_clip's or timm's, is missing.
+    """
+    is_timm = (folder / TIMM_WEIGHTS_FILE).is_file() and not (folder / CLIP_CONFIG_FILE).is_file()
+    needed = (TIMM_CONFIG_FILE, TIMM_WEIGHTS_FILE) if is_timm else (CLIP_CONFIG_FILE, CLIP_WEIGHTS_FILE)
+    for name in needed:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is no teacher folder: {name} is missing. Run the teacher_features pipeline.")
+    return folder / needed[1]
+
+
 def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool = False) -> Teacher:
     """Load a teacher folder.
 
@@ -191,11 +205,8 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool =
         CheckpointError: the folder is not complete or its files cannot be read.
         ConfigError: the tower is no plain ViT, or has fewer blocks than ``config.layers``.
     """
-    is_timm = (folder / TIMM_WEIGHTS_FILE).is_file() and not (folder / CLIP_CONFIG_FILE).is_file()
-    needed = (TIMM_CONFIG_FILE, TIMM_WEIGHTS_FILE) if is_timm else (CLIP_CONFIG_FILE, CLIP_WEIGHTS_FILE)
-    for name in needed:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is no teacher folder: {name} is missing. Run the teacher_features pipeline.")
+    weights = teacher_weights_file(folder)
+    is_timm = weights.name == TIMM_WEIGHTS_FILE
     tokenizer = None
     try:
         if is_timm:
@@ -206,7 +217,7 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool =
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         library = "timm" if is_timm else "open_clip"
         raise CheckpointError(f"teacher folder {folder} cannot be loaded by {library}: {error}") from error
-    return Teacher(model, tokenizer, config, grid, sha256_file(folder / needed[1]))
+    return Teacher(model, tokenizer, config, grid, sha256_file(weights))
 
 
 def save_clip(clip: nn.Module, model_config: dict, tokenizer: object, folder: Path) -> None:
