@@ -18,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from umt_pipeline.errors import VideoError
 from umt_pipeline.own_data import scan_videos
 from umt_pipeline.video.reader import VideoRules, probe
 from umt_pipeline.video.views import ViewConfig, load_view, make_view
@@ -47,10 +48,20 @@ def main() -> None:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
         for seed in range(8 if len(sys.argv) == 1 else 0):
             draw_file(folder / f"{seed}.mp4", seed)
-        paths = [folder / name for name in scan_videos(folder)[0]][:VIEWS]
+        found = [folder / name for name in scan_videos(folder)[0]][:VIEWS]
+        paths, infos, refused = [], [], 0
         start = time.process_time()
-        infos = [probe(path, VideoRules(min_frames=1, min_side=1)) for path in paths]
-        whole = (time.process_time() - start) / len(paths)
+        for path in found:
+            try:
+                infos.append(probe(path, VideoRules(min_frames=1, min_side=1)))
+            except VideoError as error:
+                print(f"left out: {path}: {error}", file=sys.stderr)
+                refused += 1
+            else:
+                paths.append(path)
+        if not paths:
+            raise SystemExit(f"{folder} holds no video that can be read: {refused} files were left out")
+        whole = (time.process_time() - start) / len(found)
         config = ViewConfig(frames=frames, size=size)
         start = time.process_time()
         for number in range(VIEWS):
@@ -58,7 +69,8 @@ def main() -> None:
             load_view(path, make_view(config, "rate", path.name, number, info.num_frames, info.height, info.width))
         seconds = (time.process_time() - start) / VIEWS
     shape = f"{infos[0].width} x {infos[0].height}, {infos[0].codec}, {infos[0].num_frames} frames"
-    print(f"{len(paths)} files, the first of {shape}, {np.mean([info.size_bytes for info in infos]) / 1e6:.2f} MB each")
+    print(f"{len(paths)} files, {refused} left out as unreadable")
+    print(f"the first of {shape}; on average {np.mean([info.size_bytes for info in infos]) / 1e6:.2f} MB")
     print(f"{1 / seconds:.1f} views of {frames} frames per second and core; {1 / whole:.1f} files decoded to their end")
 
 
