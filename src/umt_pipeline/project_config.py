@@ -31,7 +31,7 @@ def config_loader(project: Path, env: str | None, overrides: str = "") -> OmegaC
 
     Args:
         project: the project's folder.
-        env: overlay, a folder of ``conf``; None: ``conf/base`` alone.
+        env: overlay over ``conf/base``, a folder of ``conf``; None: ``local``, which git ignores and is empty at first.
         overrides: ``name.name=value`` pairs with commas between them.
 
     Raises:
@@ -39,7 +39,7 @@ def config_loader(project: Path, env: str | None, overrides: str = "") -> OmegaC
     """
     conf = project / "conf"
     if env is not None and not (conf / env).is_dir():
-        known = sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name != "local")
+        known = sorted(folder.name for folder in conf.iterdir() if folder.is_dir())
         raise ConfigError(f"--env: expected a folder of {conf}, one of {', '.join(known)}; found '{env}'.")
     pairs = overrides.split(",") if overrides else []
     for pair in pairs:
