@@ -3,7 +3,7 @@ per clip, and online, where every epoch sees a new view.
 
     .venv/bin/python benchmarks/codec_study.py
     .venv/bin/python benchmarks/codec_study.py --seeds 0 1 2
-    .venv/bin/python benchmarks/codec_study.py --epochs 1 --clips 128 --output /tmp/codec_study.md    # does it work at all?
+    .venv/bin/python benchmarks/codec_study.py --epochs 1 --clips 128 --output codec_study_small.md    # does it work at all?
 
 Reads what `make demo` left: tables, videos, the teacher; and the parameters in `conf/base`, all of which stay as they are but
 codec and views. Stores and students go to a temporary folder. Writes `docs/codec_study.md`.

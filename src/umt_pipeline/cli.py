@@ -129,8 +129,6 @@ def plan(
     decode_rate: Annotated[
         float,
         typer.Option(
-            "--decode-rate",
-            "--decode-clips-per-s-per-core",
             help="Clip views that a core decodes per second; benchmarks/decode_rate.py FOLDER measures it on your videos.",
         ),
     ] = 16.0,

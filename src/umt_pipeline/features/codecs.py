@@ -68,11 +68,11 @@ class ArraySpec(NamedTuple):
 class Codec(ABC):
     """Encodes unit-norm targets row by row; what it writes for a row does not depend on the other rows."""
 
+    name: CodecName
+
     def to(self, device: torch.device) -> None:
         """Move what decoding needs to the device, once; nothing for most codecs."""
         return
-
-    name: CodecName
 
     @abstractmethod
     def arrays(self, layers: int, visible: int, target_dim: int) -> dict[str, ArraySpec]:
