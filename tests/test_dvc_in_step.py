@@ -116,6 +116,13 @@ def test_code_dependencies_are_the_imports(stage: str) -> None:
     assert not idle, f"stage {stage} depends on, but does not import: {[str(path.relative_to(ROOT)) for path in idle]}"
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_dependencies_follow_the_data_in_alphabetical_order(stage: str) -> None:
+    deps = entries(stage, "deps")
+    data = [path for path in deps if not path.startswith(CODE)]
+    assert deps == data + sorted(path for path in deps if path.startswith(CODE))
+
+
 def test_every_catalog_entry_is_used(kedro_pipelines: dict[str, Pipeline], paths: dict[str, str]) -> None:
     used = {name for pipeline in kedro_pipelines.values() for name in pipeline.datasets()}
     assert set(paths) <= used
