@@ -186,3 +186,7 @@ def test_the_header_says_what_the_plan_says(size: Published) -> None:
     assert f"cached  {plan.cached.device_hours:.1f} device-hours, {plan.cached.hours:.1f} hours" in text
     assert f"{plan.views} views a clip and a store of {plan.store_bytes / 1e12:.3g} TB" in text
     assert f"the cheaper from {plan.break_even:.2f} epochs per view on" in text
+    overrides = "teacher_features.codec=pq,teacher_features.views=10"
+    pq = plan_project(ROOT, size.env, overrides, K710_CLIPS, HARDWARE)
+    assert f"umt plan --env {size.env} --clips {K710_CLIPS} --params {overrides}\n" in text
+    assert f"With codec=pq, the store has {pq.store_bytes / 1e12:.3g} TB by" in text
