@@ -14,9 +14,9 @@ import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from umt_pipeline.models.exchange import export_checkpoint
-from umt_pipeline.models.published import load_published_student
-from umt_pipeline.models.student import load_student, untrained_student
+from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
+from umt_pipeline.models.sizes import Asked
+from umt_pipeline.models.student import load_student
 from umt_pipeline.models.video_text import load_video_text
 
 PIPELINES = ("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "evaluation")
@@ -88,8 +88,10 @@ def test_the_whole_job_runs(finished: Path) -> None:
     assert "| Optimiser steps | 3 |" in card
     assert "| Teacher | train_small@" in card
     export_checkpoint(finished / "data/06_models/stage1", finished / "stage1.pth")
-    again = untrained_student(student.config, seed=1)
-    load_published_student(again, finished / "stage1.pth")
+    vision = student.config.vision
+    asked = Asked(image_size=vision.image_size, frames=vision.frames, heads=vision.heads)
+    import_checkpoint(finished / "stage1.pth", "student", finished / "imported", asked)
+    again = load_student(finished / "imported")
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in student.state_dict().items())
     model, tokenizer = load_video_text(finished / "data/06_models/stage2")
     assert len(tokenizer) <= model.config.text.vocab_size

@@ -34,7 +34,6 @@ _STAGE2_NAMES = (
     ("itm_head.", "match_head."),
     ("temp", "temp"),
 )
-_TEACHER = "clip_teacher."
 _PATCH_WEIGHT = "patch_embed.weight"
 _FUSED_BIAS = ".attn.qkv.bias"
 _ENCODER_PARTS = ("patch_embed.", "blocks.", "pos_embed")
@@ -188,21 +187,17 @@ def classifier_to_published(state: Mapping[str, Tensor], patch_size: int) -> Sta
     return encoder_to_published(encoder, patch_size) | others
 
 
-def video_text_from_published(state: Mapping[str, Tensor], *, drop_teacher: bool = False) -> State:
+def video_text_from_published(state: Mapping[str, Tensor]) -> State:
     """Rename a stage-2 file to :class:`VideoTextModel`'s names.
 
     Args:
         state: a pre-trained (``text_encoder.bert.*``) or fine-tuned (``text_encoder.*``) file's weights.
-        drop_teacher: leave out the frozen teacher (``clip_teacher.*``) that pre-trained files also hold. Otherwise its
-            keys stay and the load reports them.
     """
     state = strip_prefix(state, ("module.",))
     vision: State = {}
     text: State = {}
     renamed: State = {}
     for key, tensor in state.items():
-        if drop_teacher and key.startswith(_TEACHER):
-            continue
         if key.startswith("vision_encoder.encoder."):
             vision[key.removeprefix("vision_encoder.encoder.")] = tensor
         elif key.startswith("vision_encoder.clip_decoder."):

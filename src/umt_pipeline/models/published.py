@@ -6,20 +6,12 @@ Shapes: P positions of a clip, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from umt_pipeline.errors import CheckpointError
-from umt_pipeline.models.checkpoints import (
-    POSITION_TABLE,
-    any_encoder_from_published,
-    classifier_from_published,
-    read_checkpoint,
-    student_from_published,
-    video_text_from_published,
-)
+from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.classifier import Classifier
 from umt_pipeline.models.folders import LoadReport, load_weights
 from umt_pipeline.models.student import Student
@@ -28,48 +20,6 @@ from umt_pipeline.models.vit import VideoViT
 
 # The table is interpolated in float32, which differs between versions of torch; a learned table differs far more.
 _POSITION_TOLERANCE = 1e-4
-
-
-def load_published_encoder(model: VideoViT, path: Path) -> LoadReport:
-    """Load the vision encoder of a published stage-1 file, of a stage-2 file or of a bare encoder.
-
-    What is not the encoder (alignment heads, text, teacher) is listed in the report's ``unexpected``.
-
-    Raises:
-        CheckpointError: any weight of the encoder is missing, left over or mis-shaped.
-    """
-    return load_renamed(model, any_encoder_from_published(read_checkpoint(path)), source=str(path))
-
-
-def load_published_student(model: Student, path: Path) -> LoadReport:
-    """Load a published stage-1 file, encoder and alignment heads.
-
-    Raises:
-        CheckpointError: any key is missing, left over or mis-shaped.
-    """
-    return load_renamed(model, student_from_published(read_checkpoint(path)), source=str(path))
-
-
-def load_published_classifier(model: Classifier, path: Path) -> LoadReport:
-    """Load a published fine-tuned file.
-
-    Raises:
-        CheckpointError: any key is missing, left over or mis-shaped, or the file's position table is a learned one.
-    """
-    return load_renamed(model, classifier_from_published(read_checkpoint(path)), source=str(path))
-
-
-def load_published_video_text(model: VideoTextModel, path: Path, *, drop_teacher: bool = False) -> LoadReport:
-    """Load a published stage-2 file.
-
-    A fine-tuned file holds no masked-language head and no alignment heads: these may be missing, and the report's
-    ``missing`` then lists them, only if the file holds none of them.
-
-    Raises:
-        CheckpointError: any other key is missing, left over or mis-shaped.
-    """
-    state = video_text_from_published(read_checkpoint(path), drop_teacher=drop_teacher)
-    return load_renamed(model, state, source=str(path))
 
 
 def load_renamed(
@@ -82,7 +32,9 @@ def load_renamed(
 ) -> LoadReport:
     """Load what a ``*_from_published`` function of :mod:`umt_pipeline.models.checkpoints` gave.
 
-    A position table in ``state`` is compared with the model's own and then listed in the report's ``unexpected``.
+    A position table in ``state`` is compared with the model's own and then listed in the report's ``unexpected``. For an
+    encoder, so is what of the file is no encoder (alignment heads, text, teacher). A fine-tuned video-text file holds no
+    masked-language head and no alignment heads: the report's ``missing`` lists them, if the file holds none of them.
 
     Args:
         model: a :class:`Student`, :class:`Classifier`, :class:`VideoTextModel` or :class:`VideoViT`.
