@@ -111,10 +111,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention [..., V, d] with the kernel that trains fastest on the device.
 
     That is torch's own choice but for sequences up to ``SHORT`` in bf16 on a CPU, where the flash kernel's backward pass is
-    slow and torch's plain kernel computes in fp32: there it is two matrix products and a softmax, all in bf16. Forward and
-    backward pass against flash, one core with AVX512-BF16, torch 2.14.1, head width 64: 64 tokens 0.20 of the time, 128
-    tokens 0.24, 196 tokens 0.47, 320 tokens 0.51, 640 tokens 0.76; from 1568 tokens on flash is faster. In fp32 flash is the
-    faster one or as fast.
+    slow and torch's plain kernel computes in fp32: there it is two matrix products and a softmax, all in bf16. CPU time of
+    forward and backward pass against flash, one core with AVX512-BF16, torch 2.14.1, head width 64, median of nine
+    alternations: 64 tokens 0.18, 128 tokens 0.24, 196 tokens 0.34, 320 tokens 0.41, 640 tokens 0.64; head width 32, 16 tokens
+    0.13. Longer sequences would also need memory for their whole matrix. In fp32 flash is the faster one or as fast.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= SHORT:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
