@@ -17,8 +17,10 @@ from timm.layers import Attention, AttentionPoolLatent, AttentionRope, apply_rot
 from timm.models.eva import EvaAttention
 from torch import Tensor, cat, nn
 
+from umt_pipeline.models.packed_attention import PackedAttention
+
 # Kinds of attention whose weights `class_attention` knows how to read; a subclass may compute something else.
-_KNOWN = (nn.MultiheadAttention, OpenClipAttention, Attention, EvaAttention, AttentionRope)
+_KNOWN = (nn.MultiheadAttention, PackedAttention, OpenClipAttention, Attention, EvaAttention, AttentionRope)
 
 
 def can_read(attn: nn.Module) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.masking import Importance
 from umt_pipeline.models.importance import can_read, class_attention, pool_attention, token_norm
+from umt_pipeline.models.packed_attention import PackedAttention
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -116,6 +117,8 @@ class OpenClipTower(Tower):
         self.statistics = _statistics(visual)
         # Where the embedding is the patches' mean, the class token is read by nobody and its attention means nothing.
         self.importance = "class_attention" if visual.pool_type == "tok" else "token_norm"
+        for block in visual.transformer.resblocks:
+            PackedAttention.take_over(block.attn)
         if self.importance == "class_attention":
             self._watch(visual.transformer.resblocks[-1].attn, source)
         table = _resize_positions(visual.positional_embedding, visual.grid_size, grid)

@@ -1,0 +1,45 @@
+"""The attention of frozen towers: torch's to the bit outside autocast, and as good as torch's under it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from umt_pipeline.models.packed_attention import PackedAttention
+
+
+def make_pair() -> tuple[nn.MultiheadAttention, nn.MultiheadAttention]:
+    torch.manual_seed(0)
+    torchs, ours = (nn.MultiheadAttention(32, 4, batch_first=True).eval() for _ in range(2))
+    ours.load_state_dict(torchs.state_dict())
+    PackedAttention.take_over(ours)
+    assert isinstance(ours, PackedAttention)
+    return torchs, ours
+
+
+@torch.no_grad()
+def test_outside_autocast_it_is_torchs_to_the_bit() -> None:
+    torchs, ours = make_pair()
+    x = torch.randn(3, 7, 32)
+    assert torch.equal(ours(x, x, x, need_weights=False)[0], torchs(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("asked", [{}, {"need_weights": True}, {"need_weights": False, "attn_mask": torch.zeros(7, 7)}])
+@torch.no_grad()
+def test_under_autocast_it_is_as_close_to_fp32_as_torchs(asked: dict[str, object]) -> None:
+    torchs, ours = make_pair()
+    x = torch.randn(3, 7, 32)
+    exact = torchs(x, x, x, need_weights=False)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found, weights = ours(x, x, x, **{"need_weights": False, **asked})
+        torchs_error = (torchs(x, x, x, need_weights=False)[0] - exact).abs().max()
+    assert (found - exact).abs().max() <= 1.5 * torchs_error + 1e-3
+    assert (weights is None) == (not asked.get("need_weights"))
+
+
+def test_other_modules_stay_what_they_are() -> None:
+    for module in (nn.Linear(2, 2), nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=4, batch_first=True)):
+        before = type(module)
+        PackedAttention.take_over(module)
+        assert type(module) is before
