@@ -36,10 +36,9 @@ def plan_project(project: Path, env: str | None, overrides: str, clips: int | No
     loader = config_loader(project, env, overrides)
     features = typed_parameters(loader, "teacher_features", TeacherFeaturesParams)
     stage1 = typed_parameters(loader, "stage1", Stage1Config)
-    recorded = clips
-    if clips is None or recorded is None:
-        clips, recorded = count_clips(catalog_path(project, loader, "videos"), env, features.splits)
-    return make_plan(features, stage1, find_tower(features, features.train_small), clips, recorded, hardware)
+    videos = catalog_path(project, loader, "videos")
+    counts = (clips, clips) if clips is not None else count_clips(videos, env, features.splits)
+    return make_plan(features, stage1, find_tower(features, features.train_small), *counts, hardware)
 
 
 def count_clips(table: Path, env: str | None, splits: tuple[str, ...]) -> tuple[int, int]:
