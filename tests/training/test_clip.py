@@ -60,12 +60,12 @@ def test_batches_pair_frames_and_sentences_of_the_same_clip(tmp_path: Path) -> N
     dataset = task.dataset()
     assert len(dataset) == 3
     for epoch in range(4):
-        batch = dataset.batch(np.array([2, 0, 1]), epoch)
+        batch = dataset.batch(np.array([2, 0, 1]), np.full(3, epoch))
         assert task.sample_ids(batch) == ["c", "a", "b"]
         assert batch["frames"][:, 0, 0, 0].tolist() == [20, 0, 10]
         assert batch["ids"][:, 0].tolist() == [2, 0, 1]
         # A sample does not depend on its place in the batch.
-        assert (dataset.batch(np.array([1]), epoch)["ids"] == batch["ids"][2]).all()
+        assert (dataset.batch(np.array([1]), np.array([epoch]))["ids"] == batch["ids"][2]).all()
     loss = task.loss(task.model, batch, torch.Generator()).total
     loss.backward()
     assert loss.item() > 0.0

@@ -1,5 +1,7 @@
 """Order of samples and their delivery."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from toy_tasks import ToyTask, make_toy
 
 from umt_pipeline.errors import ConfigError, TrainingError
 from umt_pipeline.training.sampler import BatchReader, Loader, MicroBatch, Sampler
+from umt_pipeline.training.task import Corpus
 
 SIZES = st.integers(8, 60)
 BATCHES = st.integers(8, 20)
@@ -17,10 +20,9 @@ SEEDS = st.integers(0, 2**63)
 @given(SIZES, BATCHES, SEEDS, st.integers(0, 5))
 def test_each_sample_at_most_once_per_epoch(size: int, batch: int, seed: int, epoch: int) -> None:
     sampler = Sampler(size, batch, seed)
-    assert sorted(sampler.order(epoch)) == list(range(size))
-    first = epoch * sampler.steps_per_epoch
-    used = np.concatenate([sampler.global_batch(first + i) for i in range(sampler.steps_per_epoch)])
-    assert len(set(used.tolist())) == len(used) == sampler.steps_per_epoch * min(batch, size)
+    used = sampler.order(epoch).flatten().tolist()
+    assert len(set(used)) == len(used) == sampler.steps_per_epoch * min(batch, size)
+    assert set(used) <= set(range(size))
 
 
 @given(SIZES, BATCHES, SEEDS, st.integers(1, 4), st.integers(1, 2), st.integers(0, 30))
@@ -30,19 +32,86 @@ def test_ranks_and_micro_batches_make_up_the_global_batch(
     shares = [Sampler(size, batch, seed, rank, world, accumulate).micro_batches(step) for rank in range(world)]
     assert all(len(share) == accumulate for share in shares)
     joined = np.concatenate([micro.indices_B for share in shares for micro in share])
-    np.testing.assert_array_equal(joined, Sampler(size, batch, seed).global_batch(step))
-
-
-@given(SIZES, SEEDS, st.integers(0, 20), st.integers(0, 20))
-def test_resuming_continues_the_same_walk(size: int, seed: int, start: int, more: int) -> None:
-    whole = [micro.indices_B.tolist() for micro in Sampler(size, 8, seed).walk(0, start + more)]
-    rest = [micro.indices_B.tolist() for micro in Sampler(size, 8, seed).walk(start, start + more)]
-    assert whole[start:] == rest
+    indices, passes, _ = Sampler(size, batch, seed).global_batch(step)
+    np.testing.assert_array_equal(joined, indices)
+    assert set(passes.tolist()) == {step // Sampler(size, batch, seed).steps_per_epoch}, "one corpus: a pass is an epoch"
 
 
 def test_epochs_and_seeds_give_other_orders() -> None:
-    orders = {tuple(Sampler(50, 8, seed).order(epoch)) for seed in range(3) for epoch in range(3)}
+    orders = {tuple(Sampler(50, 8, seed).order(epoch).flatten()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
+
+
+# --- several corpora ---
+
+CORPORA = st.lists(
+    st.builds(
+        Corpus,
+        name=st.just("some"),
+        size=st.integers(6, 40),
+        weight=st.sampled_from([0.4, 1.0, 2.5]),
+        group=st.sampled_from(["image", "video"]),
+    ),
+    min_size=1,
+    max_size=4,
+).filter(lambda corpora: min(round(corpus.size * corpus.weight) for corpus in corpora) >= 4)
+
+
+def addresses(sampler: Sampler, start: int, stop: int) -> list[tuple[int, str, list[int], list[int]]]:
+    return [(m.epoch, m.group, m.indices_B.tolist(), m.passes_B.tolist()) for m in sampler.walk(start, stop)]
+
+
+@given(CORPORA, SEEDS, st.integers(0, 20), st.integers(0, 20))
+def test_resuming_continues_the_same_walk(corpora: list[Corpus], seed: int, start: int, more: int) -> None:
+    whole = addresses(Sampler(corpora, 4, seed), 0, start + more)
+    assert whole[start:] == addresses(Sampler(corpora, 4, seed), start, start + more)
+
+
+@given(CORPORA, SEEDS)
+def test_a_step_is_of_one_group_and_all_ranks_agree_on_it(corpora: list[Corpus], seed: int) -> None:
+    starts = np.cumsum([0, *(corpus.size for corpus in corpora)])
+    ranks = [Sampler(corpora, 4, seed, rank, world=2) for rank in range(2)]
+    for step in range(2 * ranks[0].steps_per_epoch):
+        one, other = (sampler.micro_batches(step)[0] for sampler in ranks)
+        assert one.group == other.group
+        for index in (*one.indices_B, *other.indices_B):
+            assert corpora[int(np.searchsorted(starts, index, side="right")) - 1].group == one.group
+
+
+@given(CORPORA, SEEDS)
+def test_weights_say_how_often_a_sample_is_drawn_and_each_time_is_another_pass(corpora: list[Corpus], seed: int) -> None:
+    sampler = Sampler(corpora, 2, seed)
+    seen: dict[int, list[int]] = {}
+    for step in range(6 * sampler.steps_per_epoch):
+        indices, passes, _ = sampler.global_batch(step)
+        for index, number in zip(indices.tolist(), passes.tolist(), strict=True):
+            seen.setdefault(index, []).append(number)
+    assert all(len(set(numbers)) == len(numbers) for numbers in seen.values()), "the same view twice"
+    start = 0
+    for corpus in corpora:
+        drawn = sum(len(seen.get(index, [])) for index in range(start, start + corpus.size))
+        start += corpus.size
+        # An epoch drops at most one sample of each group, the rest of its last batch.
+        assert 0 <= 6 * max(1, round(corpus.weight * corpus.size)) - drawn <= 6
+
+
+def test_the_mix_is_spread_over_the_epoch() -> None:
+    sampler = Sampler([Corpus("stills", 400, group="image"), Corpus("clips", 400, group="video")], 8, seed=0)
+    groups = [sampler.global_batch(step)[2] for step in range(100)]
+    assert groups.count("image") == groups.count("video") == 50
+    assert sampler.share("image") == 0.5
+    changes = sum(one != other for one, other in pairwise(groups))
+    assert 30 < changes < 70
+    later = [sampler.global_batch(step)[2] for step in range(100, 200)]
+    assert groups != later
+
+
+def test_a_group_too_small_for_a_batch_is_refused() -> None:
+    corpora = [Corpus("stills", 7, group="image"), Corpus("clips", 40, group="video")]
+    with pytest.raises(ConfigError, match="draws 7 samples of group 'image', not enough for one batch of 8"):
+        Sampler(corpora, 8, seed=0)
+    with pytest.raises(TrainingError, match=r"empty \(clips\)"):
+        Sampler([corpora[0], Corpus("clips", 0, group="video")], 4, seed=0)
 
 
 def test_batch_larger_than_the_data_set_warns(caplog: pytest.LogCaptureFixture) -> None:
@@ -59,13 +128,13 @@ def test_impossible_splits_are_refused() -> None:
 
 
 def _delivered(task: ToyTask, workers: int) -> list[list[str]]:
-    addresses = Sampler(40, 8, seed=3).walk(2, 9)
-    return [batch["id"] for batch in Loader(BatchReader(task.data, task.collate), addresses, workers, pin=False)]
+    walk = Sampler(40, 8, seed=3).walk(2, 9)
+    return [batch["id"] for batch in Loader(BatchReader(task.data, task.collate), walk, workers, pin=False)]
 
 
 @pytest.mark.parametrize(("fast", "workers"), [(True, 0), (False, 2)])
 def test_delivery_does_not_depend_on_workers_or_reading_path(fast: bool, workers: int) -> None:
-    expected = [[f"clip{i}" for i in Sampler(40, 8, seed=3).global_batch(step)] for step in range(2, 9)]
+    expected = [[f"clip{i}" for i in Sampler(40, 8, seed=3).global_batch(step)[0]] for step in range(2, 9)]
     assert _delivered(make_toy(fast=False), 0) == expected
     assert _delivered(make_toy(fast=fast), workers) == expected
 

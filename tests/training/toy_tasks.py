@@ -22,17 +22,17 @@ class ToyData(SampleDataset):
         return self.size
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        index, epoch = key
-        x_D = np.random.Generator(np.random.Philox(key=[index, epoch])).normal(size=6).astype(np.float32)
+        index, number = key
+        x_D = np.random.Generator(np.random.Philox(key=[index, number])).normal(size=6).astype(np.float32)
         if index == self.bad:
             x_D[0] = np.nan
         return {"id": f"clip{index}", "index": index, "x": x_D}
 
-    def batch(self, indices: np.ndarray, epoch: int) -> Batch | None:
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch | None:
         if not self.fast:
             return None
-        rows = [self[int(index), epoch] for index in indices]
-        return {"id": [r["id"] for r in rows], "index": indices.copy(), "x": np.stack([r["x"] for r in rows])}
+        rows = [self[key] for key in zip(indices_B.tolist(), passes_B.tolist(), strict=True)]
+        return {"id": [r["id"] for r in rows], "index": indices_B.copy(), "x": np.stack([r["x"] for r in rows])}
 
 
 class ToyTask(Task):

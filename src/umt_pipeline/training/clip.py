@@ -130,7 +130,7 @@ def _fill(config: SmallClipConfig, clip: str, values: dict[str, str]) -> list[st
 
 
 class FrameTextDataset(SampleDataset):
-    """One frame and one sentence per clip and epoch, drawn by a counter hash of (clip, epoch)."""
+    """One frame and one sentence per clip and pass, drawn by a counter hash of (clip, pass)."""
 
     def __init__(self, frames: Path, clip_ids: Sequence[str], ids_ML: np.ndarray, starts: np.ndarray) -> None:
         self._path = frames
@@ -143,17 +143,18 @@ class FrameTextDataset(SampleDataset):
     def __len__(self) -> int:
         return len(self._clip_ids)
 
-    def batch(self, indices: np.ndarray, epoch: int) -> Batch:
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """See :class:`SampleDataset`: frames uint8 [F,S,S,3], ids int64 [F,L], clip."""
         if self._frames_BTSSC is None:
             self._frames_BTSSC = np.load(self._path, mmap_mode="r")
-        clips = [self._clip_ids[index] for index in indices]
-        draws = np.stack([counter_generator("frame-text", clip, epoch).random(2) for clip in clips])
-        first, count = self._starts[indices], np.diff(self._starts)[indices]
+        clips = [self._clip_ids[index] for index in indices_B]
+        keys = zip(clips, passes_B.tolist(), strict=True)
+        draws = np.stack([counter_generator("frame-text", clip, number).random(2) for clip, number in keys])
+        first, count = self._starts[indices_B], np.diff(self._starts)[indices_B]
         frame = (draws[:, 0] * self._frames_BTSSC.shape[1]).astype(np.int64)
         sentence = first + (draws[:, 1] * count).astype(np.int64)
         return {
-            "frames": torch.from_numpy(self._frames_BTSSC[indices, frame]),
+            "frames": torch.from_numpy(self._frames_BTSSC[indices_B, frame]),
             "ids": torch.from_numpy(self._ids_ML[sentence]).long(),
             "clip": clips,
         }

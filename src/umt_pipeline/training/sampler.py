@@ -1,8 +1,8 @@
 """Which samples make which step, and their delivery ahead of time.
 
-The order is a function of (seed, epoch) alone. Every epoch is a permutation cut into global batches; a rank takes its
-share of each global batch. So neither world size, worker count nor the step at which a run is resumed changes what a
-step trains on.
+The order is a function of (seed, epoch) alone, so neither world size, worker count nor the step at which a run is resumed
+changes what a step trains on. An epoch draws from each corpus by its weight, shuffles what it drew per group (videos,
+images), cuts it into global batches of one group each, and shuffles these; a rank takes its share of each global batch.
 
 Shapes: N samples in the data set, B samples of one micro-batch on one rank.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate as running_sums
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from umt_pipeline.errors import ConfigError, TrainingError
-from umt_pipeline.training.task import Batch, Sample, SampleDataset
+from umt_pipeline.training.task import Batch, Corpus, Sample, SampleDataset
 
 logger = logging.getLogger(__name__)
+
+# Independent streams of permutations below one seed: that of corpus c is c, that of group g is _GROUPS + g.
+_GROUPS, _STEPS = 1 << 20, 1 << 21
 
 
 @dataclass(frozen=True)
@@ -33,85 +37,169 @@ class MicroBatch:
     Args:
         step: 0-based optimiser step.
         epoch: 0-based.
+        group: of all its samples.
         indices_B: int64 samples.
+        passes_B: int64, how often each was drawn before.
     """
 
     step: int
     epoch: int
+    group: str
     indices_B: np.ndarray
+    passes_B: np.ndarray
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Epoch:
+    """What an epoch draws: per group the samples and passes [2, n] in order, and the group of each step [steps]."""
+
+    number: int
+    drawn: tuple[np.ndarray, ...]
+    groups: np.ndarray
+    # Which batch of its group a step is.
+    places: np.ndarray
+
+
 class Sampler:
     """Order of samples for one rank.
 
     Args:
-        num_samples: N.
-        batch_size: samples per step over all ranks; a larger one than N becomes N, with a warning.
-        seed: with the epoch, the key of the permutation (Philox, so epochs are independent streams).
+        samples: the corpora, or how many samples there are if they are one corpus of weight 1.
+        batch_size: samples per step over all ranks; a larger one than a single group's epoch becomes as large as that, with
+            a warning.
+        seed: with the epoch, the key of the permutations (Philox, so epochs are independent streams).
         rank: of this process.
         world: number of processes.
         accumulate: micro-batches per step.
 
     Raises:
         TrainingError: no samples.
-        ConfigError: a micro-batch would be empty.
+        ConfigError: a micro-batch would be empty, or one of several groups has not one batch per epoch.
     """
 
-    num_samples: int
-    batch_size: int
-    seed: int
-    rank: int = 0
-    world: int = 1
-    accumulate: int = 1
-    _order: tuple[int, np.ndarray] = field(default=(-1, np.empty(0, np.int64)), repr=False)
-
-    def __post_init__(self) -> None:
-        if self.num_samples < 1:
+    def __init__(
+        self,
+        samples: int | Sequence[Corpus],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        corpora = (Corpus("all samples", samples),) if isinstance(samples, int) else tuple(samples)
+        if not corpora or min(corpus.size for corpus in corpora) < 1:
+            empty = ", ".join(corpus.name for corpus in corpora if corpus.size < 1) or "no corpus"
             raise TrainingError(
-                "the training data set is empty: expected at least one sample; check its split and filters"
+                f"the training data set is empty ({empty}): expected at least one sample; check its split and filters"
             )
-        if self.batch_size > self.num_samples:
-            logger.warning(
-                "batch_size %d is larger than the data set (%d samples): every step uses all of them",
-                self.batch_size,
-                self.num_samples,
-            )
-            self.batch_size = self.num_samples
-        if self.batch_size < self.world * self.accumulate:
+        self.corpora, self.seed, self.rank, self.world, self.accumulate = corpora, seed, rank, world, accumulate
+        self.groups = tuple(dict.fromkeys(corpus.group for corpus in corpora))
+        self.num_samples = sum(corpus.size for corpus in corpora)
+        # Samples of each corpus per epoch: the same number in every epoch, so that all epochs are equally long.
+        self._quotas = [max(1, round(corpus.weight * corpus.size)) for corpus in corpora]
+        self._starts = [0, *running_sums(corpus.size for corpus in corpora)]
+        per_group = [self._total(group) for group in self.groups]
+        self.batch_size = self._fitting(batch_size, per_group)
+        self._batches = [total // self.batch_size for total in per_group]
+        self._latest: _Epoch | None = None
+        if self.batch_size < world * accumulate:
             raise ConfigError(
-                f"a batch of {self.batch_size} samples cannot be split over {self.world} processes x "
-                f"{self.accumulate} micro-batches; raise `batch_size` or lower `nproc` or `accumulate`"
+                f"a batch of {self.batch_size} samples cannot be split over {world} processes x {accumulate} "
+                "micro-batches; raise `batch_size` or lower `nproc` or `accumulate`"
             )
+
+    def _total(self, group: str) -> int:
+        return sum(quota for quota, corpus in zip(self._quotas, self.corpora, strict=True) if corpus.group == group)
+
+    def _fitting(self, batch_size: int, per_group: list[int]) -> int:
+        if batch_size <= min(per_group):
+            return batch_size
+        if len(per_group) == 1:
+            logger.warning(
+                "batch_size %d is larger than the data set (%d samples): every step uses all of them", batch_size, per_group[0]
+            )
+            return per_group[0]
+        small = self.groups[int(np.argmin(per_group))]
+        raise ConfigError(
+            f"an epoch draws {min(per_group)} samples of group {small!r}, not enough for one batch of {batch_size}, so none of "
+            "them would ever be trained on; lower `batch_size`, raise the weight of these corpora, or leave them out"
+        )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole global batches in an epoch; the rest of a permutation is dropped."""
-        return self.num_samples // self.batch_size
+        """Whole global batches in an epoch; the rest of what each group drew is dropped."""
+        return sum(self._batches)
+
+    def share(self, group: str) -> float:
+        """Return the share of the steps that belong to a group."""
+        return self._batches[self.groups.index(group)] / self.steps_per_epoch
 
     def order(self, epoch: int) -> np.ndarray:
-        """The permutation of an epoch, int64 [N]."""
-        cached = self._order  # read once: the loader's thread may be an epoch ahead and replace it
-        if cached[0] != epoch:
-            generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, epoch], np.uint64)))
-            cached = self._order = (epoch, generator.permutation(self.num_samples))
-        return cached[1]
+        """The samples of an epoch's steps, int64 [steps, batch_size]."""
+        steps = range(epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch)
+        return np.stack([self.global_batch(step)[0] for step in steps])
 
-    def global_batch(self, step: int) -> np.ndarray:
-        """The samples of a step over all ranks, int64 [batch_size]."""
+    def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """The samples and passes of a step over all ranks, int64 [batch_size] each, and their group."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        return self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        drawn = self._epoch(epoch)
+        group, place = int(drawn.groups[position]), int(drawn.places[position])
+        columns = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        indices, passes = drawn.drawn[group][:, columns]
+        return indices, passes, self.groups[group]
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """This rank's share of a step: a contiguous slice of the global batch, cut into ``accumulate`` pieces."""
-        share = np.array_split(self.global_batch(step), self.world)[self.rank]
+        indices, passes, group = self.global_batch(step)
         epoch = step // self.steps_per_epoch
-        return [MicroBatch(step, epoch, indices) for indices in np.array_split(share, self.accumulate)]
+        pieces = zip(self._cut(indices), self._cut(passes), strict=True)
+        return [MicroBatch(step, epoch, group, *piece) for piece in pieces]
+
+    def _cut(self, values: np.ndarray) -> list[np.ndarray]:
+        return np.array_split(np.array_split(values, self.world)[self.rank], self.accumulate)
 
     def walk(self, start: int, stop: int) -> Iterator[MicroBatch]:
         """All micro-batches of the steps ``start`` to ``stop - 1``."""
         for step in range(start, stop):
             yield from self.micro_batches(step)
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        latest = self._latest  # read once: the loader's thread may be an epoch ahead and replace it
+        if latest is None or latest.number != epoch:
+            drawn = tuple(self._draw_group(number, epoch) for number in range(len(self.groups)))
+            groups = np.repeat(np.arange(len(self.groups)), self._batches)
+            if len(self.groups) > 1:
+                groups = groups[self._permutation(len(groups), _STEPS, epoch)]
+            places = np.empty_like(groups)
+            for number, batches in enumerate(self._batches):
+                places[groups == number] = np.arange(batches)
+            latest = self._latest = _Epoch(epoch, drawn, groups, places)
+        return latest
+
+    def _draw_group(self, number: int, epoch: int) -> np.ndarray:
+        """Samples and passes [2, n] of one group, shuffled over its corpora."""
+        parts = [
+            self._draw_corpus(index, epoch)
+            for index, corpus in enumerate(self.corpora)
+            if corpus.group == self.groups[number]
+        ]
+        drawn = np.concatenate(parts, axis=1)
+        # One corpus is in random order as it is.
+        return drawn if len(parts) == 1 else drawn[:, self._permutation(drawn.shape[1], _GROUPS + number, epoch)]
+
+    def _draw_corpus(self, index: int, epoch: int) -> np.ndarray:
+        """Samples and passes [2, quota]: the next so many of an endless row of permutations, one per pass."""
+        size, quota = self.corpora[index].size, self._quotas[index]
+        start, stop = epoch * quota, (epoch + 1) * quota
+        parts = []
+        for number in range(start // size, -(-stop // size)):
+            chosen = self._permutation(size, index, number)[max(start - number * size, 0) : stop - number * size]
+            parts.append(np.stack((chosen + self._starts[index], np.full(len(chosen), number))))
+        return np.concatenate(parts, axis=1)
+
+    def _permutation(self, size: int, stream: int, number: int) -> np.ndarray:
+        key = np.array([self.seed, (stream << 40) | number], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).permutation(size)
 
 
 class BatchReader(Dataset[Batch]):
@@ -123,12 +211,12 @@ class BatchReader(Dataset[Batch]):
 
     def __getitem__(self, address: MicroBatch) -> Batch:
         """The batch at ``address``, arrays turned into tensors."""
-        batch = self.dataset.batch(address.indices_B, address.epoch)
+        batch = self.dataset.batch(address.indices_B, address.passes_B)
         if batch is None:
-            batch = self.collate([self.dataset[int(index), address.epoch] for index in address.indices_B])
-        return {
-            key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()
-        }
+            keys = zip(address.indices_B.tolist(), address.passes_B.tolist(), strict=True)
+            batch = self.collate([self.dataset[key] for key in keys])
+        tensors = {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
+        return {**tensors, "epoch": address.epoch, "group": address.group}
 
 
 class Loader:

@@ -5,7 +5,7 @@ precision, checkpoints, metrics. A minimal task:
 
     class Rows(SampleDataset):
         def __len__(self): return 100
-        def __getitem__(self, key): index, epoch = key; return {"id": f"row{index}", "x": read_row(index)}
+        def __getitem__(self, key): index, number = key; return {"id": f"row{index}", "x": read_row(index)}
 
     class Regression(Task):
         def __init__(self): self.model = nn.Linear(4, 1)
@@ -52,36 +52,58 @@ class LossParts:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-class SampleDataset(ABC):
-    """Samples as a pure function of ``(index, epoch)``.
+@dataclass(frozen=True)
+class Corpus:
+    """A run of consecutive samples that are drawn with one weight.
 
-    No random state: whatever varies between epochs is derived from the key (``video.views.counter_generator``), so any
+    Args:
+        name: for messages.
+        size: number of samples.
+        weight: how often an epoch draws each sample, on average: 1 once, 0.5 half of them, 2 each twice.
+        group: samples of different groups never share a batch, and so no step: videos and images have other shapes.
+    """
+
+    name: str
+    size: int
+    weight: float = 1.0
+    group: str = ""
+
+
+class SampleDataset(ABC):
+    """Samples as a pure function of ``(index, pass)``; the pass counts from 0 how often the sample was drawn before.
+
+    No random state: whatever varies between passes is derived from the key (``video.views.counter_generator``), so any
     worker on any rank gives the same sample. Picklable; files are opened on first use, not in ``__init__``. May be read
     from a background thread or worker process, never from two threads at once.
     """
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples in an epoch."""
+        """Number of samples."""
+
+    def corpora(self) -> tuple[Corpus, ...]:
+        """What the samples are made of, in order; by default one corpus, so that an epoch is one pass over all."""
+        return (Corpus("all samples", len(self)),)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample ``key = (index, epoch)``: a dict of tensors, arrays, numbers and strings.
+        """The sample ``key = (index, pass)``: a dict of tensors, arrays, numbers and strings.
 
         Not needed where ``batch`` is overridden.
         """
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__ or batch")
 
-    def batch(self, indices: np.ndarray, epoch: int) -> Batch | None:
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch | None:
         """A whole batch read at once, for stores that do that faster (memory-mapped rows).
 
         The loop asks here first; None (the default) means: read one by one and ``Task.collate``.
 
         Args:
-            indices: int64 [B].
-            epoch: 0-based.
+            indices_B: int64.
+            passes_B: int64.
 
         Returns:
-            dict of tensors or arrays with first axis B, lists for what is no number.
+            dict of tensors or arrays with first axis B, lists for what is no number. The reader adds ``epoch`` and
+            ``group``, which are the same for all of it.
         """
         return None
 
