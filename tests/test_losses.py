@@ -176,44 +176,56 @@ def test_masked_language_loss_without_a_chosen_token_is_zero_with_zero_gradient(
 
 # --- several processes ---
 
-WORLD, PER_RANK, INPUT, EMBED = 2, 3, 6, 4
-IDS = torch.tensor([0, 1, 2, 1, 3, 0])  # Positives cross the border between the processes.
+ROWS, INPUT, EMBED = 12, 6, 4
+IDS = torch.tensor([0, 1, 2, 1, 3, 0, 4, 4, 2, 5, 6, 1])  # Positives cross the borders between the processes.
 
 
-def contrastive_step(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+def contrastive_step(rows: slice, parity: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of some rows of the batch, and the gradients of two projections and the temperature."""
-    data = torch.randn(2, WORLD * PER_RANK, INPUT, generator=generator(5))
+    data = torch.randn(2, ROWS, INPUT, generator=generator(5))
     weights = torch.randn(2, INPUT, EMBED, generator=generator(6)).requires_grad_()
     temperature = torch.tensor(0.2, requires_grad=True)
     video, text = (F.normalize(x[rows] @ w, dim=-1) for x, w in zip(data, weights, strict=True))
-    loss = video_text_contrastive(video, text, temperature, IDS[rows])
+    loss = video_text_contrastive(video, text, temperature, IDS[rows], parity=parity)
     loss.backward()
     assert weights.grad is not None
     assert temperature.grad is not None
     return loss.detach(), {"weights": weights.grad, "temperature": temperature.grad}
 
 
-def run_rank(rank: int, folder: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what every process holds after DDP's averaging."""
+def run_rank(rank: int, world: int, folder: str) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Return what every process holds after DDP's averaging, exact and with parity."""
     place = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=WORLD, timeout=timedelta(seconds=120))
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=world, timeout=timedelta(seconds=120))
+    share = ROWS // world
+    results = []
     try:
-        loss, grads = contrastive_step(slice(rank * PER_RANK, (rank + 1) * PER_RANK))
-        for tensor in (loss, *grads.values()):
-            dist.all_reduce(tensor)
-            tensor /= WORLD
+        for parity in (False, True):
+            loss, grads = contrastive_step(slice(rank * share, (rank + 1) * share), parity)
+            for tensor in (loss, *grads.values()):
+                dist.all_reduce(tensor)
+                tensor /= world
+            results.append((loss, grads))
     finally:
         dist.destroy_process_group()
-    return loss, grads
+    return results
 
 
-def test_contrastive_gradient_over_two_processes_is_that_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [2, 4])
+def test_contrastive_gradient_over_processes_is_that_of_one_and_its_share_under_parity(tmp_path: Path, world: int) -> None:
     loss, grads = contrastive_step(slice(None))
-    other = mp.get_context("spawn").Process(target=run_rank, args=(1, str(tmp_path)))
-    other.start()
+    others = [mp.get_context("spawn").Process(target=run_rank, args=(rank, world, str(tmp_path))) for rank in range(1, world)]
+    for other in others:
+        other.start()
     try:
-        shared = run_rank(0, str(tmp_path))
+        exact, parity = run_rank(0, world, str(tmp_path))
     finally:
-        other.join(60)
-        other.kill()
-    torch.testing.assert_close(shared, (loss, grads), atol=1e-6, rtol=1e-5)
+        for other in others:
+            other.join(60)
+            other.kill()
+    torch.testing.assert_close(exact, (loss, grads), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(parity, (loss, {**grads, "weights": grads["weights"] / world}), atol=1e-6, rtol=1e-5)
+
+
+def test_parity_changes_nothing_in_one_process() -> None:
+    torch.testing.assert_close(contrastive_step(slice(None), parity=True), contrastive_step(slice(None)))

@@ -58,6 +58,19 @@ class _AllGather(torch.autograd.Function):
         return total[start : start + ctx.rows]
 
 
+class _ScaleGradient(torch.autograd.Function):
+    """The identity; the backward pass multiplies the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * ctx.factor, None
+
+
 def all_gather(local: Tensor) -> Tensor:
     """Concatenate ``local`` of all processes along axis 0, differentiable; the identity outside a process group.
 
@@ -81,6 +94,8 @@ def video_text_contrastive(
     temperature: Tensor | float,
     media_ids_B: Tensor,
     gather: Callable[[Tensor], Tensor] | None = None,
+    *,
+    parity: bool = False,
 ) -> Tensor:
     """Return the symmetric video-text contrastive loss.
 
@@ -94,10 +109,16 @@ def video_text_contrastive(
         temperature: divisor of the cosines; its gradient is exact too.
         media_ids_B: int64; rows with equal ids show the same medium and are positives of each other.
         gather: how to concatenate over processes, :func:`all_gather` by default. Processes must hold equal B.
+        parity: divide the gradient of both embeddings, not that of the temperature, by the number of processes, as the
+            published code does without saying so: on its 16 (UMT-B) and 32 (UMT-L) GPUs this loss had a weight of 1/16 and
+            1/32 beside the others. A weight of that size gives the same on any number of processes.
     """
     gather = gather or all_gather
     with torch.autocast(video_BE.device.type, enabled=False):
         video_BE, text_BE = video_BE.float(), text_BE.float()
+        if parity and dist.is_available() and dist.is_initialized():
+            share = 1.0 / dist.get_world_size()
+            video_BE, text_BE = _ScaleGradient.apply(video_BE, share), _ScaleGradient.apply(text_BE, share)
         videos_GE, texts_GE = gather(video_BE), gather(text_BE)
         targets_BG = same_media_targets(media_ids_B, gather(media_ids_B))
         video_loss = F.cross_entropy(video_BE @ texts_GE.T / temperature, targets_BG)
