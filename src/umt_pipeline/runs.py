@@ -12,9 +12,10 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor
 
-from umt_pipeline.files import fingerprint, staged_file
+from umt_pipeline.files import fingerprint, sha256_file
 from umt_pipeline.tracking import flush, metric_logger
 from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.state import final_weights
 from umt_pipeline.training.task import TrainConfig
 
@@ -71,16 +72,17 @@ def train(
 
 
 def write_table(workspace: Path, name: str, table: pd.DataFrame) -> tuple[Path, str]:
-    """Keep a table where a training process can read it.
+    """Keep a table where training processes can map it (:class:`MappedTable`).
 
     Returns:
-        The Parquet file, named after its content, and the fingerprint of the content.
+        The file, named after its content, and the hash of the content.
     """
-    key = fingerprint(table.to_dict("split"))
-    path = workspace / "tables" / f"{name}-{key}.parquet"
-    if not path.is_file():
-        with staged_file(path) as staged:
-            table.to_parquet(staged)
+    folder = workspace / "tables"
+    unnamed = folder / f"{name}.arrow"
+    write_mapped(unnamed, table)
+    key = sha256_file(unnamed)[:16]
+    path = folder / f"{name}-{key}.arrow"
+    unnamed.replace(path)
     return path, key
 
 

@@ -49,6 +49,8 @@ def make_corpus(folder: Path, splits: Sequence[str]) -> pd.DataFrame:
                 "video_id": f"clip{number}",
                 "path": path,
                 "split": split,
+                "media": "video",
+                "corpus": "tiny",
                 "num_frames": frames,
                 "height": height,
                 "width": width,

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,6 +14,9 @@ from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.training.mapped import write_mapped
+from umt_pipeline.training.sampler import BatchReader, MicroBatch
+from umt_pipeline.training.task import Batch, Task
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -21,11 +26,21 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def read_batch(task: Task, indices: list[int], number: int = 0) -> Batch:
+    """Read samples as the loop does: in their pass ``number``, which is the epoch too."""
+    dataset = task.dataset()
+    bounds = np.cumsum([corpus.size for corpus in dataset.corpora()])
+    group = dataset.corpora()[int(np.searchsorted(bounds, indices[0], side="right"))].group
+    address = MicroBatch(0, number, group, np.array(indices), np.full(len(indices), number))
+    return BatchReader(dataset, task.collate)[address]
+
+
 class StageWorld(NamedTuple):
     """Four training clips, their recorded views (whole frames), a random teacher, and a student of fitting size."""
 
     provider: dict[str, Any]
     student: StudentConfig
+    videos: pd.DataFrame
     folder: Path
 
     def online(self) -> dict[str, Any]:
@@ -36,7 +51,7 @@ class StageWorld(NamedTuple):
 def stage_world(tmp_path_factory: pytest.TempPathFactory) -> StageWorld:
     folder = tmp_path_factory.mktemp("stages")
     videos = make_corpus(folder / "media", ["train", "train", "validation", "train", "train"])
-    videos.to_parquet(folder / "videos.parquet")
+    write_mapped(folder / "videos.arrow", videos)
     teacher = load_teacher(make_teacher_folder(folder / "teacher"), TeacherConfig(layers=2), 4)
     config = make_config(pixels="frames")
     extract(config, teacher, plan_extraction(config, teacher, videos), folder / "media", folder / "store")
@@ -44,8 +59,8 @@ def stage_world(tmp_path_factory: pytest.TempPathFactory) -> StageWorld:
         "store": str(folder / "store"),
         "targets": "cached",
         "teacher": str(folder / "teacher"),
-        "videos": str(folder / "videos.parquet"),
-        "media": str(folder / "media"),
+        "clips": str(folder / "videos.arrow"),
+        "media_root": str(folder / "media"),
     }
     vision = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=3, heads=2)
-    return StageWorld(provider, StudentConfig(vision=vision, align_layers=2, target_dim=16), folder)
+    return StageWorld(provider, StudentConfig(vision=vision, align_layers=2, target_dim=16), videos, folder)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.features.tiny import MODEL_CONFIG
-from tests.training.conftest import StageWorld
+from tests.training.conftest import StageWorld, read_batch
 from umt_pipeline.errors import ConfigError, StoreError
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.provider import CachedTargets, OnlineTargets
@@ -23,10 +23,8 @@ SIZE = StudentSize(dim=24, depth=3, heads=2)
 
 
 def loss(task: Stage1Task, indices: list[int], epoch: int) -> LossParts:
-    dataset = task.dataset()
-    batch = dataset.batch(np.array(indices), epoch)
-    batch = task.collate([dataset[index, epoch] for index in indices]) if batch is None else batch
-    assert task.sample_ids(batch) == [dataset.clip_ids[index] for index in indices]
+    batch = read_batch(task, indices, epoch)
+    assert task.sample_ids(batch) == task.dataset().clip_ids.take(pa.array(indices)).to_pylist()
     task.setup(torch.device("cpu"))
     return task.loss(task.model, batch, torch.Generator())
 

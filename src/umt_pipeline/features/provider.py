@@ -1,7 +1,8 @@
 """Where teacher targets come from during training: read from a store (cached) or computed now (online).
 
 Both give, for the same recorded view of the same clip, the same pixels, the same mask and the same targets up to the
-store's codec. In epoch e a clip is seen through view e (online) or view e modulo V (cached, V recorded views).
+store's codec. In its pass number p a clip is seen through view p (online) or view p modulo V (cached, V recorded views). An
+image is a clip of one frame.
 
 Legend: B clips, T frames, S side of the view in pixels, N patches per frame, V visible patches per view, P values per
 patch, K aligned layers, C target width.
@@ -13,28 +14,42 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
-from umt_pipeline.errors import StoreError
-from umt_pipeline.features.extract import select_clips
+from umt_pipeline.errors import ConfigError, StoreError
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise
+from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise, no_targets
 from umt_pipeline.models.flops import TowerSize, teacher_macs
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.towers import OpenClipTower
+from umt_pipeline.training.mapped import MappedTable
+from umt_pipeline.training.replacement import read_or_replace
 from umt_pipeline.training.task import Batch, Sample, SampleDataset
 from umt_pipeline.video.views import load_view, make_view
 
 
 class ClipDataset(SampleDataset):
-    """Samples keyed by (place in ``clip_ids``, epoch); a batch names its clips in ``clip``."""
+    """Samples keyed by (place in ``clip_ids``, pass); a batch names its clips in ``clip``."""
 
-    clip_ids: tuple[str, ...]
+    @property
+    def clip_ids(self) -> pa.Array:
+        """The clips' names: Arrow's strings, of which loader workers need no copies."""
+        raise NotImplementedError
 
-    def __len__(self) -> int:
-        return len(self.clip_ids)
+    def places(self, clip_ids: pa.Array) -> np.ndarray:
+        """Return the place of each of these clips, int64, -1 for a clip that is not there."""
+        return np.asarray(pc.fill_null(pc.index_in(clip_ids.cast(self.clip_ids.type), self.clip_ids), -1)).astype(np.int64)
+
+    def read(self, place: int, number: int) -> Sample:
+        """Return one sample by itself; not needed where ``batch`` reads them.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read or batch")
 
 
 class TargetProvider(Protocol):
@@ -68,15 +83,16 @@ class CachedTargets:
     Args:
         store: an open store.
         split: whose clips.
+        aligned: whether targets are wanted, or only views and masks.
 
     Raises:
         StoreError: the store has no clip of that split.
     """
 
-    def __init__(self, store: FeatureStore, split: str = "train") -> None:
+    def __init__(self, store: FeatureStore, split: str = "train", aligned: bool = True) -> None:
         self.header: StoreHeader = store.manifest
-        self._dataset = CachedDataset(store, split)
-        self._codec = store.codec()
+        self._dataset = CachedDataset(store, split, aligned)
+        self._codec = store.codec() if aligned else None
 
     def dataset(self) -> CachedDataset:
         """See :class:`TargetProvider`."""
@@ -84,7 +100,8 @@ class CachedTargets:
 
     def setup(self, device: torch.device) -> None:
         """See :class:`TargetProvider`; moves the codec's code books, if it has some."""
-        self._codec.to(device)
+        if self._codec is not None:
+            self._codec.to(device)
 
     def targets(self, batch: Batch) -> TargetBatch:
         """See :class:`TargetProvider`; decodes the targets on the device."""
@@ -92,7 +109,8 @@ class CachedTargets:
         patches_BVP = batch["pixels"]
         if self.header.pixels == "frames":
             patches_BVP = gather_patches(patches_BVP, visible_BV, self.header.patch_size)
-        return TargetBatch(patches_BVP, visible_BV, self._codec.decode(batch).transpose(0, 1))
+        targets_KBVC = no_targets(visible_BV) if self._codec is None else self._codec.decode(batch).transpose(0, 1)
+        return TargetBatch(patches_BVP, visible_BV, targets_KBVC)
 
     def teacher_macs(self) -> int:
         """See :class:`TargetProvider`; the teacher was asked before."""
@@ -111,24 +129,32 @@ class CachedTargets:
 class CachedDataset(ClipDataset):
     """Records of a store as they lie there; whole batches are read at once."""
 
-    def __init__(self, store: FeatureStore, split: str) -> None:
+    def __init__(self, store: FeatureStore, split: str, aligned: bool = True) -> None:
         rows = store.rows_for(split)
-        index = store.index.iloc[rows]
-        self.clip_ids = tuple(index["video_id"].drop_duplicates())
+        # A clip's views lie side by side, in order.
+        self._rows_IV = rows.reshape(-1, store.manifest.views)
+        self._clip_ids = pa.array(store.index["video_id"].to_numpy()[self._rows_IV[:, 0]], type=pa.large_string())
         self.split = split
         self._store = store
-        # A clip's views lie side by side, in order.
-        self._rows_IV = rows.reshape(len(self.clip_ids), store.manifest.views)
-        self._names = [name for name in store.manifest.arrays() if name != "attention"]
+        unread = {"attention"} if aligned else {"attention", *store.manifest.make_codec().arrays(1, 1, 1)}
+        self._names = [name for name in store.manifest.arrays() if name not in unread]
 
-    def rows(self, indices: np.ndarray, epoch: int) -> np.ndarray:
-        """Return the store's rows for clips in an epoch."""
-        return self._rows_IV[indices, epoch % self._rows_IV.shape[1]]
+    def __len__(self) -> int:
+        return len(self._rows_IV)
 
-    def batch(self, indices: np.ndarray, epoch: int) -> Batch:
+    @property
+    def clip_ids(self) -> pa.Array:
+        """See :class:`ClipDataset`."""
+        return self._clip_ids
+
+    def rows(self, places_B: np.ndarray, passes_B: np.ndarray) -> np.ndarray:
+        """Return the store's rows for clips in a pass."""
+        return self._rows_IV[places_B, passes_B % self._rows_IV.shape[1]]
+
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """See :class:`SampleDataset`: pixels, visible, targets[, scales] as stored, clip."""
-        batch: Batch = dict(self._store.read_raw(self.rows(indices, epoch), self._names))
-        batch["clip"] = [self.clip_ids[index] for index in indices]
+        batch: Batch = dict(self._store.read_raw(self.rows(indices_B, passes_B), self._names))
+        batch["clip"] = [self._clip_ids[index].as_py() for index in indices_B.tolist()]
         return batch
 
 
@@ -136,29 +162,37 @@ class OnlineTargets:
     """Targets computed now by the frozen teacher, from the same views and masks that a store with this header records.
 
     Args:
-        teacher: loaded for the header's grid, layers and normalisation.
+        teacher: loaded for the header's grid, layers and normalisation; None where neither mask nor alignment asks for one.
         header: a store's manifest, also of a store made with ``views: 0``.
-        videos: the clean video table.
+        clips: columns video_id, path, num_frames, height, width, split, media.
         media_root: folder that the table's paths are relative to.
         split: whose clips.
+        media: ``video`` or ``image``.
+        aligned: whether targets are wanted, or only views and masks.
 
     Raises:
         StoreError: the teacher is not the header's.
-        ConfigError: no clip of that split.
+        ConfigError: no clip of that split; or no teacher, but targets or masks that need one.
     """
 
     def __init__(
-        self, teacher: Teacher, header: StoreHeader, videos: pd.DataFrame, media_root: Path, split: str = "train"
+        self,
+        teacher: Teacher | None,
+        header: StoreHeader,
+        clips: MappedTable,
+        media_root: Path,
+        split: str = "train",
+        media: str = "video",
+        aligned: bool = True,
     ) -> None:
-        made = header.teacher
-        expected = (made.weights_sha256, made.normalisation, made.importance, header.layers, header.grid)
-        found = (teacher.weights_sha256, teacher.config.normalisation, teacher.importance, teacher.config.layers, teacher.grid)
-        if found != expected:
-            names = "weights, normalisation, importance, layers, grid"
-            raise StoreError(f"teacher ({names}): the store has {expected}, found {found}")
+        if teacher is not None:
+            _require_same(teacher, header)
+        elif needs_teacher(header, aligned):
+            raise ConfigError(f"mask.kind {header.mask.kind!r} and alignment {aligned} need the teacher, none was given")
         self.header = header
         self._teacher = teacher
-        self._dataset = OnlineDataset(header, select_clips(videos, (split,)), media_root)
+        self._aligned = aligned
+        self._dataset = OnlineDataset(header, clips, split, media_root, media)
 
     def dataset(self) -> OnlineDataset:
         """See :class:`TargetProvider`."""
@@ -166,19 +200,24 @@ class OnlineTargets:
 
     def setup(self, device: torch.device) -> None:
         """See :class:`TargetProvider`; moves the teacher."""
-        self._teacher.to(device)
+        if self._teacher is not None:
+            self._teacher.to(device)
 
     def targets(self, batch: Batch) -> TargetBatch:
         """See :class:`TargetProvider`; runs the teacher."""
         header = self.header
-        return draw_targets(self._teacher, header.mask, header.patch_size, batch["frames"], batch["noise"])
+        return draw_targets(
+            self._teacher, header.mask, header.patch_size, batch["frames"], batch["noise"], aligned=self._aligned
+        )
 
     def teacher_macs(self) -> int | None:
         """See :class:`TargetProvider`; known of open_clip's own ViT."""
-        header, tower = self.header, self._teacher.tower
-        if not isinstance(tower, OpenClipTower):
+        header = self.header
+        if self._teacher is None:
+            return 0
+        if not isinstance(self._teacher.tower, OpenClipTower):
             return None
-        size = TowerSize.of_module(tower.visual)
+        size = TowerSize.of_module(self._teacher.tower.visual)
         return teacher_macs(size, header.frames, header.grid, header.layers, header.visible_per_frame).total
 
     def frames(self, batch: Batch) -> torch.Tensor:
@@ -186,21 +225,47 @@ class OnlineTargets:
         return batch["frames"]
 
 
+def needs_teacher(header: StoreHeader, aligned: bool) -> bool:
+    """Tell whether the teacher must run online: for its targets, or for the attention that draws the masks."""
+    return aligned or header.mask.kind == "attention"
+
+
+def _require_same(teacher: Teacher, header: StoreHeader) -> None:
+    made = header.teacher
+    expected = (made.weights_sha256, made.normalisation, made.importance, header.layers, header.grid)
+    found = (teacher.weights_sha256, teacher.config.normalisation, teacher.importance, teacher.config.layers, teacher.grid)
+    if found != expected:
+        names = "weights, normalisation, importance, layers, grid"
+        raise StoreError(f"teacher ({names}): the store has {expected}, found {found}")
+
+
 class OnlineDataset(ClipDataset):
     """Decoded views and the noise of their masks."""
 
-    def __init__(self, header: StoreHeader, clips: pd.DataFrame, media_root: Path) -> None:
-        self.clip_ids = tuple(clips["video_id"])
-        self._header = header
-        self._paths = tuple(clips["path"])
-        self._sizes = clips[["num_frames", "height", "width"]].to_numpy(np.int64)
-        self._media_root = media_root
+    def __init__(self, header: StoreHeader, clips: MappedTable, split: str, media_root: Path, media: str = "video") -> None:
+        self._rows = clips.where(split=split, media=media)
+        if len(self._rows) == 0:
+            raise ConfigError(f"{clips.path}: expected media of kind {media!r} in split {split!r}, found none")
+        self._header, self._clips, self._media_root = header, clips, media_root
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def clip_ids(self) -> pa.Array:
+        """See :class:`ClipDataset`."""
+        return self._clips.table.column("video_id").combine_chunks().take(pa.array(self._rows))
+
+    def read(self, place: int, number: int) -> Sample:
+        """See :class:`ClipDataset`: frames uint8 [T,S,S,3], noise float32 [T,N], clip."""
+        header, found = self._header, self._clips.row(int(self._rows[place]))
+        clip, path = found["video_id"], found["path"]
+        view = make_view(
+            header.view, header.dataset_id, clip, number, found["num_frames"], found["height"], found["width"]
+        )
+        noise_TN = mask_noise(header.dataset_id, clip, number, header.frames, header.grid**2)
+        return {"frames": load_view(self._media_root / path, view), "noise": noise_TN, "clip": clip}
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """See :class:`SampleDataset`: frames uint8 [T,S,S,3], noise float32 [T,N], clip."""
-        index, epoch = key
-        clip, header = self.clip_ids[index], self._header
-        num_frames, height, width = (int(number) for number in self._sizes[index])
-        view = make_view(header.view, header.dataset_id, clip, epoch, num_frames, height, width)
-        noise_TN = mask_noise(header.dataset_id, clip, epoch, header.frames, header.grid**2)
-        return {"frames": load_view(self._media_root / self._paths[index], view), "noise": noise_TN, "clip": clip}
+        """See :class:`SampleDataset`: as :meth:`read`; another clip takes the place of one that cannot be read."""
+        return read_or_replace(self.read, *key, range(len(self)), self._header.dataset_id)[0]

@@ -27,7 +27,7 @@ class TargetBatch:
     Args:
         patches_BVP: uint8 pixels of the visible patches.
         visible_BV: their sorted positions in [0, T * N), int64.
-        targets_KBVC: the teacher's unit vectors at these positions.
+        targets_KBVC: the teacher's unit vectors at these positions; no layer (K = 0) where they were not asked for.
         attention_BTN: the importance of each patch that drew the mask (the attention of a class token or pool, or token
             norms), float16; None where it was not read.
     """
@@ -44,23 +44,36 @@ def mask_noise(dataset_id: str, clip_id: str, view_number: int, frames: int, pat
 
 
 def draw_targets(
-    teacher: Teacher, mask: MaskConfig, patch_size: int, frames_BTSSC: Tensor, noise_BTN: Tensor
+    teacher: Teacher | None,
+    mask: MaskConfig,
+    patch_size: int,
+    frames_BTSSC: Tensor,
+    noise_BTN: Tensor,
+    aligned: bool = True,
 ) -> TargetBatch:
     """Run the teacher on a batch of views, draw their masks and gather patches and targets at the visible places.
 
     The mask is drawn from the importance rounded to float16, as it is stored: it can be drawn again from the store.
 
     Args:
-        teacher: on the device of the frames.
+        teacher: on the device of the frames; None where neither mask nor alignment asks for one.
         mask: kind and hidden share.
         patch_size: side of the student's patches in pixels.
         frames_BTSSC: uint8 RGB frames.
         noise_BTN: from :func:`mask_noise`, one per view.
+        aligned: whether targets are wanted.
     """
-    answer = ask_teacher(teacher, frames_BTSSC)
-    visible_BV = draw_visible(mask, noise_BTN, answer.attention_BTN)
+    answer = None if teacher is None else ask_teacher(teacher, frames_BTSSC)
+    attention_BTN = None if answer is None else answer.attention_BTN
+    visible_BV = draw_visible(mask, noise_BTN, attention_BTN)
     patches_BVP = gather_patches(frames_BTSSC, visible_BV, patch_size)
-    return TargetBatch(patches_BVP, visible_BV, answer.targets(visible_BV), answer.attention_BTN)
+    targets_KBVC = answer.targets(visible_BV) if answer is not None and aligned else no_targets(visible_BV)
+    return TargetBatch(patches_BVP, visible_BV, targets_KBVC, attention_BTN)
+
+
+def no_targets(visible_BV: Tensor) -> Tensor:
+    """Return the targets of no layer, [0,B,V,0]."""
+    return torch.zeros((0, *visible_BV.shape, 0), device=visible_BV.device)
 
 
 @dataclass(frozen=True)

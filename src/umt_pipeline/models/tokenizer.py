@@ -39,8 +39,10 @@ def clean_caption(caption: str) -> str:
     return _RUNS.sub(" ", caption).rstrip("\n").strip(" ")
 
 
-def train_wordpiece(captions: Iterable[str], vocab_size: int, max_length: int = 512) -> PreTrainedTokenizerFast:
-    """Train a BERT-style tokenizer on captions, which are cleaned first.
+def train_wordpiece(
+    captions: Iterable[str], vocab_size: int, max_length: int = 512, *, clean: bool = True
+) -> PreTrainedTokenizerFast:
+    """Train a BERT-style tokenizer on captions.
 
     The same captions in any order give the same vocabulary and ids. (The ``tokenizers`` library's own trainer does not:
     its result depends on the order of a randomly seeded hash map.)
@@ -49,12 +51,14 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int, max_length: int = 
         captions: training texts.
         vocab_size: most tokens in the vocabulary, special tokens included; fewer if every word is a token before that.
         max_length: longest text that the model takes, kept as the tokenizer's ``model_max_length``.
+        clean: whether captions are cleaned by :func:`clean_caption` first.
 
     Raises:
         ConfigError: ``vocab_size`` does not hold the special tokens and the captions' characters.
     """
     splitter = pre_tokenizers.BertPreTokenizer()
-    words = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(clean_caption(text)))
+    texts = map(clean_caption, captions) if clean else captions
+    words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower()))
     vocab = {token: index for index, token in enumerate(_learn_vocabulary(words, vocab_size))}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -150,19 +154,27 @@ def load_tokenizer(source: Path | str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode_batch(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-    """Clean captions and turn them into token ids of equal length.
+def encode_batch(
+    tokenizer: PreTrainedTokenizerFast, captions: Sequence[str], length: int, *, clean: bool = True, pad_to: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Turn captions into token ids of equal length.
 
     Args:
         tokenizer: from :func:`train_wordpiece` or :func:`load_tokenizer`.
         captions: raw texts.
-        length: L; shorter texts are padded, longer ones cut (the last token stays [SEP]).
+        length: longest text; longer ones are cut (the last token stays [SEP]).
+        clean: whether they are cleaned by :func:`clean_caption` first.
+        pad_to: pad to the longest text rounded up to a multiple of this, instead of to ``length``.
 
     Returns:
         Ids [B, L] int64 and mask [B, L] bool, True at tokens.
     """
-    cleaned = [clean_caption(caption) for caption in captions]
-    if not cleaned:
+    texts = [clean_caption(caption) for caption in captions] if clean else list(captions)
+    if not texts:
         return torch.zeros((0, length), dtype=torch.int64), torch.zeros((0, length), dtype=torch.bool)
-    encoded = tokenizer(cleaned, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    return encoded["input_ids"], encoded["attention_mask"].bool()
+    encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    ids_BL, mask_BL = encoded["input_ids"], encoded["attention_mask"].bool()
+    if pad_to is not None:
+        longest = int(mask_BL.sum(dim=1).max())
+        ids_BL, mask_BL = (x[:, : -(-longest // pad_to) * pad_to] for x in (ids_BL, mask_BL))
+    return ids_BL, mask_BL

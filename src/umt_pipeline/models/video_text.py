@@ -46,6 +46,7 @@ class VideoTextConfig(Config):
         target_dim: C, width of the teacher's output; 0 without alignment heads.
         pool: how a clip's tokens become one vector: their ``mean``, as published, or ``attention``
             (:class:`umt_pipeline.models.pooling.AttentionPool`), which also reads where and when a token was seen.
+        clean_captions: whether texts are cleaned by the published rules before they are tokenised.
         fuse_positions: add the position vectors once more to the tokens that the fusion layers read. Off in the published
             model, which does so for its alignment heads only.
     """
@@ -58,6 +59,7 @@ class VideoTextConfig(Config):
     target_dim: int = Field(default=0, ge=0)
     pool: Literal["mean", "attention"] = "mean"
     fuse_positions: bool = False
+    clean_captions: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -159,18 +161,27 @@ class VideoTextModel(nn.Module):
         pooled = self.pool_tokens(tokens_BVD, visible_BV, frames if pool == "frame" else None, clip_size)
         return tokens_BVD, self.project_video(pooled)
 
-    def encode_video_aligned(self, patches_BVP: Tensor, visible_BV: Tensor, aligned: bool = True) -> VideoFeatures:
-        """Encode clips for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's.
+    def encode_video_aligned(
+        self,
+        patches_BVP: Tensor,
+        visible_BV: Tensor,
+        aligned: bool = True,
+        clip_size: tuple[int, int] | None = None,
+    ) -> VideoFeatures:
+        """Encode clips or images for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's.
 
         Args:
             patches_BVP: normalised visible patches.
             visible_BV: their sorted positions.
             aligned: whether those vectors are wanted; they are None otherwise, and for a model without alignment heads.
+            clip_size: see :meth:`VideoViT.positions`; (1, patches along a side) for images.
         """
         heads = self.heads if aligned else None
-        tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, self.layers if heads else ())
-        aligned_KBVC = None if heads is None else heads(layers_KBVD, self.vision.positions(visible_BV))
-        return VideoFeatures(tokens_BVD, self.project_video(self.pool_tokens(tokens_BVD, visible_BV)), aligned_KBVC)
+        layers = self.layers if heads else ()
+        tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, layers, clip_size)
+        aligned_KBVC = None if heads is None else heads(layers_KBVD, self.vision.positions(visible_BV, clip_size))
+        pooled_BD = self.pool_tokens(tokens_BVD, visible_BV, clip_size=clip_size)
+        return VideoFeatures(tokens_BVD, self.project_video(pooled_BD), aligned_KBVC)
 
     def pool_tokens(
         self,
@@ -202,9 +213,11 @@ class VideoTextModel(nn.Module):
         normed = self.pool_norm(pooled)
         return normed if frames is None else normed.unflatten(0, (B, frames))
 
-    def fusion_tokens(self, tokens_BVD: Tensor, visible_BV: Tensor) -> Tensor:
+    def fusion_tokens(
+        self, tokens_BVD: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None
+    ) -> Tensor:
         """Return what the fusion layers read of a clip [B, V, D]: tokens from :meth:`encode_video` at ``visible_BV``."""
-        return tokens_BVD + self.vision.positions(visible_BV) if self.config.fuse_positions else tokens_BVD
+        return tokens_BVD + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVD
 
     def project_video(self, pooled_BD: Tensor) -> Tensor:
         """Return unit vectors [..., E], float32, of pooled video features [..., D]."""
@@ -231,33 +244,43 @@ class VideoTextModel(nn.Module):
         return self.match_head(self.text.fuse(text_BLD, mask_BL, video_RVD, clips_B)[:, 0])
 
     def match_and_mlm(
-        self, text_BLD: Tensor, mask_BL: Tensor, video_BVD: Tensor, negatives: HardNegatives, masked_BLD: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self,
+        text_BLD: Tensor,
+        mask_BL: Tensor,
+        video_BVD: Tensor,
+        negatives: HardNegatives | None,
+        masked_BLD: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Run all pairs of a training step through the fusion encoder in one batch; each clip is projected once.
 
         Args:
             text_BLD: tokens from :meth:`encode_text`; text i describes clip i.
             mask_BL: True at tokens.
             video_BVD: from :meth:`fusion_tokens`.
-            negatives: from :func:`umt_pipeline.losses.hard_negatives`.
+            negatives: from :func:`umt_pipeline.losses.hard_negatives`, or None without the matching loss.
             masked_BLD: text tokens of the corrupted ids (``model.text.encode``), or None without that loss.
 
         Returns:
             Match logits [3B, 2] in the order that :func:`umt_pipeline.losses.matching_loss` expects, and vocabulary
-            logits [B, L, S] or None.
+            logits [B, L, S]; None for what was not asked for.
         """
         rows_B = torch.arange(len(text_BLD), device=text_BLD.device)
-        texts = [text_BLD, text_BLD, text_BLD.index_select(0, negatives.text_B)]
-        masks = [mask_BL, mask_BL, mask_BL.index_select(0, negatives.text_B)]
-        clips = [rows_B, negatives.video_B, rows_B]
+        texts: list[Tensor] = []
+        masks: list[Tensor] = []
+        clips: list[Tensor] = []
+        if negatives is not None:
+            texts += [text_BLD, text_BLD, text_BLD.index_select(0, negatives.text_B)]
+            masks += [mask_BL, mask_BL, mask_BL.index_select(0, negatives.text_B)]
+            clips += [rows_B, negatives.video_B, rows_B]
         if masked_BLD is not None:
             texts.append(masked_BLD)
             masks.append(mask_BL)
             clips.append(rows_B)
         fused = self.text.fuse(torch.cat(texts), torch.cat(masks), video_BVD, torch.cat(clips))
-        pairs = 3 * len(text_BLD)
+        pairs = 0 if negatives is None else 3 * len(text_BLD)
+        match_M2 = self.match_head(fused[:pairs, 0]) if pairs else None
         mlm_logits = None if masked_BLD is None else self.text.mlm_logits(fused[pairs:])
-        return self.match_head(fused[:pairs, 0]), mlm_logits
+        return match_M2, mlm_logits
 
 
 class TextTower(nn.Module):

@@ -193,6 +193,8 @@ class VideoViT(nn.Module):
         super().__init__()
         self.config = config
         self.recompute_blocks = 0
+        # Position tables of clips of other sizes, made once: computing one per step would wait for the device.
+        self._tables: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
         self.patch_embed = nn.Linear(config.patch_values, config.dim)
         rates = [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio, rate) for rate in rates)
@@ -212,7 +214,10 @@ class VideoViT(nn.Module):
         """
         table_PD = self.positions_PD
         if clip_size is not None and clip_size != (self.config.frames, self.config.grid):
-            table_PD = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_PD)
+            key = (*clip_size, table_PD.device, table_PD.dtype)
+            if key not in self._tables:
+                self._tables[key] = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_PD)
+            table_PD = self._tables[key]
         return table_PD[visible_BV]
 
     def forward_layers(

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from umt_pipeline.config import Config
 from umt_pipeline.features.manifest import StoreHeader
-from umt_pipeline.features.provider import CachedTargets, ClipDataset, OnlineTargets, TargetProvider
+from umt_pipeline.features.provider import CachedTargets, ClipDataset, OnlineTargets, TargetProvider, needs_teacher
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.flops import student_macs, training_flops
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.training.mapped import MappedTable
 from umt_pipeline.training.task import Batch, LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import normalise_patches
 
@@ -85,7 +85,7 @@ class Stage1Task(Task):
         del generator
         target = self.provider.targets(batch)
         student_KBVC = model(normalise_patches(target.patches_BVP), target.visible_BV)
-        return LossParts(alignment_loss(student_KBVC, target.targets_KBVC))
+        return LossParts(alignment_loss(student_KBVC, target.targets_KBVC), unreadable_share(batch))
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """See :class:`Task`."""
@@ -97,28 +97,44 @@ class Stage1Task(Task):
         return None if teacher is None else float(training_flops(self._student_macs, teacher))
 
 
+def unreadable_share(batch: Batch) -> dict[str, Tensor]:
+    """Return what is logged of the media of an online batch: how many could not be read and were replaced, per sample."""
+    return {"unreadable": batch["unreadable"].float().mean()} if "unreadable" in batch else {}
+
+
 def open_provider(
-    store: str, targets: Targets, teacher: str, videos: str, media: str, split: str = "train"
+    store: str,
+    targets: Targets,
+    teacher: str,
+    clips: str,
+    media_root: str,
+    split: str = "train",
+    media: str = "video",
+    aligned: bool = True,
 ) -> TargetProvider:
     """Open the target provider from JSON-able arguments.
 
     Args:
         store: feature store folder; online, only its manifest is read.
         targets: ``cached`` or ``online``.
-        teacher: teacher folder, read online only.
-        videos: Parquet file of the clean video table, read online only.
-        media: folder of the video files, read online only.
+        teacher: teacher folder, read online only, and only if targets or masks need it.
+        clips: mapped table of the clips (:class:`OnlineTargets` says which columns), read online only.
+        media_root: folder of the media, read online only.
         split: whose clips.
+        media: ``video`` or ``image``; online only, for a store holds one kind.
+        aligned: whether targets are wanted, or only views and masks.
     """
     opened = FeatureStore(Path(store))
     if targets == "cached":
-        return CachedTargets(opened, split)
+        return CachedTargets(opened, split, aligned)
     header = opened.manifest
-    config = TeacherConfig(
-        source=header.teacher.source, layers=header.layers, normalisation=header.teacher.normalisation  # type: ignore[arg-type]
-    )
-    tower = load_teacher(Path(teacher), config, header.grid)
-    return OnlineTargets(tower, header, pd.read_parquet(videos), Path(media), split)
+    tower = None
+    if needs_teacher(header, aligned):
+        config = TeacherConfig(
+            source=header.teacher.source, layers=header.layers, normalisation=header.teacher.normalisation  # type: ignore[arg-type]
+        )
+        tower = load_teacher(Path(teacher), config, header.grid)
+    return OnlineTargets(tower, header, MappedTable(Path(clips)), Path(media_root), split, media, aligned)
 
 
 def make_task(student: dict[str, Any], **provider: Any) -> Stage1Task:

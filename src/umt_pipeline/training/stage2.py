@@ -1,16 +1,16 @@
-"""Stage 2: video and text learn from each other, while the student stays aligned with the teacher (UMT section 3.3).
+"""Stage 2: videos, images and text learn from each other, while the student stays aligned with the teacher (UMT section 3.3).
 
-Shapes: B clips, V visible tokens, P values per patch, L text length, M captions, K aligned layers, C teacher output width.
+Shapes: B clips or images, V visible tokens, P values per patch, L text length, K aligned layers, C teacher output width. An
+image is a clip of one frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -27,17 +27,18 @@ from umt_pipeline.losses import (
     matching_loss,
     video_text_contrastive,
 )
-from umt_pipeline.models.student import load_student
+from umt_pipeline.models.student import StudentConfig, load_student
 from umt_pipeline.models.text import TextConfig
-from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
-from umt_pipeline.models.vit import VideoViT
-from umt_pipeline.training.stage1 import StudentSize, Targets, open_provider
-from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task, TrainConfig
-from umt_pipeline.training.text import Captions, TextPretrainingConfig, media_id
+from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.training.captions import Captions
+from umt_pipeline.training.replacement import read_or_replace
+from umt_pipeline.training.stage1 import Targets, open_provider, unreadable_share
+from umt_pipeline.training.task import Batch, Corpus, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
+from umt_pipeline.training.text import TextPretrainingConfig
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
-MASKED, UNMASKED = "masked", "unmasked"
+Media = Literal["video", "image"]
 
 
 class TextSize(Config):
@@ -73,7 +74,11 @@ class TextSize(Config):
 
 
 class ObjectiveWeights(Config):
-    """Weight of each objective; the published recipe has 1 everywhere. 0 leaves the objective out."""
+    """Weight of each objective; the published recipe has 1 everywhere. 0 leaves the objective out, and what only it trains.
+
+    On the authors' GPUs the contrastive gradient was 16 (UMT-B) or 32 (UMT-L) times smaller than its weight says, see
+    :func:`umt_pipeline.losses.video_text_contrastive`: a weight of 1/16 or 1/32 gives the same on any number of processes.
+    """
 
     contrastive: float = Field(1.0, ge=0.0)
     matching: float = Field(1.0, ge=0.0)
@@ -93,6 +98,11 @@ class Stage2Config(Config):
         pool: ``mean`` or ``attention``; see :class:`VideoTextConfig`.
         fuse_positions: see :class:`VideoTextConfig`; false in the paper.
         weights: weight of each objective.
+        corpora: how often an epoch draws each medium of a corpus, by the corpus' name; 1 where it is not named, 0 leaves the
+            corpus out.
+        clean_captions: clean captions by the published rules: lower case, no punctuation.
+        parity: the contrastive gradient as the published code has it, smaller by the number of processes. Only with ``pool:
+            mean``, ``fuse_positions: false`` and no unmasked epochs, so that all the rest is as published too.
         targets: ``cached`` or ``online``, as in stage 1.
         verify: as in stage 1.
         train: the loop.
@@ -108,6 +118,9 @@ class Stage2Config(Config):
     pool: Literal["mean", "attention"] = "mean"
     fuse_positions: bool = False
     weights: ObjectiveWeights = ObjectiveWeights()
+    corpora: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    clean_captions: bool = True
+    parity: bool = False
     targets: Targets = "cached"
     verify: float = Field(0.01, ge=0.0, le=1.0)
     train: TrainConfig
@@ -124,6 +137,14 @@ class Stage2Config(Config):
             raise ValueError(
                 f"unmasked_epochs {self.unmasked_epochs} must not be more than train.epochs, which is {self.train.epochs}"
             )
+        if self.parity and (self.pool != "mean" or self.fuse_positions or self.unmasked_epochs):
+            raise ValueError(
+                "parity asks for what was published: set pool to mean, fuse_positions to false and unmasked_epochs to 0, or "
+                f"parity to false; found pool {self.pool}, fuse_positions {self.fuse_positions}, unmasked_epochs "
+                f"{self.unmasked_epochs}"
+            )
+        if not any(dict(self.weights).values()):
+            raise ValueError("weights: expected at least one objective with a weight above 0")
         return self
 
     @property
@@ -131,88 +152,138 @@ class Stage2Config(Config):
         """The first epoch without a mask; None if there is none."""
         return int(self.train.epochs - self.unmasked_epochs) if self.train.epochs and self.unmasked_epochs else None
 
-    def model_for(self, vision: StudentSize, header: StoreHeader, vocab_size: int) -> VideoTextConfig:
-        """Return the model's configuration for a feature store and a vocabulary.
+    def model_for(self, student: StudentConfig, header: StoreHeader, vocab_size: int) -> VideoTextConfig:
+        """Return the model's configuration for a stage-1 student, the videos' feature store and a vocabulary.
+
+        A clip may have another number of frames or another resolution than in stage 1: the positions of a longer or a finer
+        one are interpolated from those that the student knows, those of a shorter one are the first of them.
 
         Raises:
-            ConfigError: the last epochs are to be unmasked, but the store holds visible patches only.
+            ConfigError: the last epochs are to be unmasked, but the store holds visible patches only; the student's patches
+                or alignment heads do not fit the store.
         """
         if self.unmasked_epochs and self.targets == "cached" and header.pixels != "frames":
             raise ConfigError(
                 f"stage2.unmasked_epochs is {self.unmasked_epochs}, but the feature store holds {header.pixels} pixels: set "
                 "teacher_features.pixels to frames and run teacher_features again, or set stage2.unmasked_epochs to 0"
             )
-        student = vision.student_config(header)
-        aligned = self.weights.alignment > 0.0
+        trained, aligned = student.vision, self.weights.alignment > 0.0
+        if trained.patch_size != header.patch_size:
+            raise ConfigError(
+                f"the stage-1 student reads patches of {trained.patch_size} pixels, the feature store holds patches of "
+                f"{header.patch_size}: run stage1 on this store, or set teacher_features.patch_size back"
+            )
+        found, expected = (student.align_layers, student.target_dim), (header.layers, header.target_dim)
+        if aligned and found != expected:
+            raise ConfigError(
+                f"the stage-1 student is aligned with {found[0]} layers of width {found[1]}, the feature store holds "
+                f"{expected[0]} of width {expected[1]}: run stage1 on this store, or set stage2.weights.alignment to 0"
+            )
+        frames, grid = trained.position_size
+        sizes = {key: getattr(trained, key) for key in ("dim", "depth", "heads", "mlp_ratio", "drop_path", "patch_size")}
+        vision = ViTConfig(
+            **sizes,
+            image_size=header.view.size,
+            frames=header.frames,
+            position_frames=frames if header.frames > frames else None,
+            position_image_size=None if grid == header.grid else grid * trained.patch_size,
+        )
         return VideoTextConfig(
-            vision=student.vision,
-            text=self.text.text_config(vocab_size, student.vision.dim),
+            vision=vision,
+            text=self.text.text_config(vocab_size, vision.dim),
             embed_dim=self.embed_dim,
             temperature=self.temperature,
             pool=self.pool,
             fuse_positions=self.fuse_positions,
-            align_layers=student.align_layers if aligned else 0,
-            target_dim=student.target_dim if aligned else 0,
+            clean_captions=self.clean_captions,
+            align_layers=header.layers if aligned else 0,
+            target_dim=header.target_dim if aligned else 0,
         )
 
 
 class CaptionedDataset(SampleDataset):
-    """Clips of a target provider with one of their captions, drawn by a counter hash of (clip, epoch).
+    """Media of one or two kinds, each with one of its captions, drawn by a counter hash of (medium, pass).
 
     Args:
-        clips: the provider's data set; clips without a caption are left out.
-        captions: those of the clips.
-        masked_epochs: from this epoch on the batches' phase is ``unmasked``; None: never.
+        captions: samples and captions.
+        clips: where the samples' media are read, by kind.
+        weights: of corpora by name.
+
+    Raises:
+        ConfigError: a sample is not among the clips of its kind.
     """
 
-    def __init__(self, clips: ClipDataset, captions: Captions, masked_epochs: int | None = None) -> None:
-        self._clips, self._captions = clips, captions
-        self._masked_epochs = masked_epochs
-        places = [place for place, clip in enumerate(clips.clip_ids) if clip in captions.rows]
-        self._places = np.array(places, dtype=np.int64)
-        self._media_ids = np.array([media_id(clips.clip_ids[place]) for place in places], dtype=np.int64)
+    def __init__(self, captions: Captions, clips: Mapping[str, ClipDataset], weights: Mapping[str, float]) -> None:
+        self._captions, self._clips = captions, dict(clips)
+        self._corpora = captions.corpora(weights, group_by_media=True)
+        # Corpus i is samples bounds[i] to bounds[i + 1].
+        self._bounds = np.cumsum([0, *(corpus.size for corpus in self._corpora)])
+        self._places = np.full(len(self), -1, dtype=np.int64)
+        ids = captions.samples.table.column("video_id").combine_chunks()
+        for corpus, start, stop in zip(self._corpora, self._bounds[:-1], self._bounds[1:], strict=True):
+            own = ids.slice(start, stop - start)
+            self._places[start:stop] = places = self._clips[corpus.group].places(own)
+            if (missing := np.flatnonzero(places < 0)).size:
+                raise ConfigError(
+                    f"corpus {corpus.name}: {missing.size} of {corpus.size} media are not in the feature store, the first is "
+                    f"{own[int(missing[0])].as_py()!r}: run teacher_features again"
+                )
 
     def __len__(self) -> int:
-        return len(self._places)
+        return int(self._bounds[-1])
 
-    def _text(self, index: int, epoch: int) -> dict[str, Any]:
-        row = int(self._captions.draw(self._clips.clip_ids[self._places[index]], epoch, 1)[0])
-        media = self._media_ids[index]
-        return {"ids": self._captions.ids_ML[row], "mask": self._captions.mask_ML[row], "media": media}
+    def corpora(self) -> tuple[Corpus, ...]:
+        """See :class:`SampleDataset`; a group is a kind of media."""
+        return self._corpora
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """See :class:`SampleDataset`: the provider's sample, ids [L], mask [L], media, phase."""
-        index, epoch = key
-        sample = {**self._clips[int(self._places[index]), epoch], **self._text(index, epoch)}
-        return {**sample, "phase": self._phase(epoch)}
-
-    def _phase(self, epoch: int) -> str:
-        return UNMASKED if self._masked_epochs is not None and epoch >= self._masked_epochs else MASKED
-
-    def batch(self, indices: np.ndarray, epoch: int) -> Batch | None:
-        """See :class:`SampleDataset`; None if the provider reads clips one by one."""
-        batch = self._clips.batch(self._places[indices], epoch)
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
+        """See :class:`SampleDataset`: the provider's batch, ids [B, L], mask [B, L], media (ids)."""
+        clips = self._clips[self._corpus(int(indices_B[0]))[0].group]
+        batch = clips.batch(self._places[indices_B], passes_B)
         if batch is None:
-            return None
-        texts = [self._text(int(index), epoch) for index in indices]
-        return {
-            **batch,
-            "ids": torch.stack([text["ids"] for text in texts]),
-            "mask": torch.stack([text["mask"] for text in texts]),
-            "media": torch.from_numpy(self._media_ids[indices]),
-            "phase": [self._phase(epoch)] * len(indices),
-        }
+            keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
+            read = [self._read(clips, index, number) for index, number in keys]
+            batch = stack_samples([sample for sample, _ in read])
+            indices_B = np.array([index for _, index in read])
+        keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
+        rows_B = np.concatenate([self._captions.draw(index, number, 1) for index, number in keys])
+        ids_BL, mask_BL = self._captions.encode(rows_B)
+        media_B = self._captions.samples.numbers("media_id")[indices_B]
+        return {**batch, "ids": ids_BL, "mask": mask_BL, "media": media_B}
+
+    def _read(self, clips: ClipDataset, index: int, number: int) -> tuple[Sample, int]:
+        corpus, candidates = self._corpus(index)
+        return read_or_replace(
+            lambda tried, same: clips.read(int(self._places[tried]), same), index, number, candidates, corpus.name
+        )
+
+    def _corpus(self, index: int) -> tuple[Corpus, range]:
+        """The corpus of a sample, and its samples."""
+        place = int(np.searchsorted(self._bounds, index, side="right")) - 1
+        return self._corpora[place], range(int(self._bounds[place]), int(self._bounds[place + 1]))
 
 
 class Objectives(nn.Module):
-    """The model with all four objectives in one forward pass, so that DDP sees one call."""
+    """The model with all objectives in one forward pass, so that DDP sees one call.
 
-    def __init__(self, model: VideoTextModel, weights: ObjectiveWeights, mask_id: int, kept_ids: tuple[int, ...]) -> None:
+    What no objective trains is frozen: DDP waits for a gradient of every parameter that is not.
+    """
+
+    def __init__(
+        self,
+        model: VideoTextModel,
+        weights: ObjectiveWeights,
+        mask_id: int,
+        kept_ids: tuple[int, ...],
+        parity: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.weights = weights
         self.mask_id = mask_id
         self.kept_ids = kept_ids
+        self.parity = parity
+        _freeze_untrained(model, weights)
 
     def forward(
         self,
@@ -223,6 +294,7 @@ class Objectives(nn.Module):
         mask_BL: Tensor,
         media_B: Tensor,
         generator: torch.Generator,
+        clip_size: tuple[int, int] | None = None,
     ) -> LossParts:
         """Return the weighted sum of the objectives and each one by itself.
 
@@ -232,36 +304,29 @@ class Objectives(nn.Module):
             targets_KBVC: the teacher's unit vectors there; None in the unmasked phase, which is not aligned.
             ids_BL: caption tokens.
             mask_BL: True at tokens.
-            media_B: int64 ids, equal for samples of the same video.
+            media_B: int64 ids, equal for samples of the same medium.
             generator: for hard negatives and token masks.
+            clip_size: see :meth:`VideoViT.positions`.
         """
         model, weights = self.model, self.weights
-        video = model.encode_video_aligned(patches_BVP, visible_BV, aligned=targets_KBVC is not None)
+        video = model.encode_video_aligned(patches_BVP, visible_BV, targets_KBVC is not None, clip_size)
         text_BLD, text_BE = model.encode_text(ids_BL, mask_BL)
-        temperature = model.temperature
-        parts = {"temperature": temperature.detach()}
+        parts = {"temperature": model.temperature.detach()}
         total = patches_BVP.new_zeros((), dtype=torch.float32)
         if weights.contrastive:
-            parts["contrastive"] = video_text_contrastive(video.embedding_BE, text_BE, temperature, media_B)
+            parts["contrastive"] = video_text_contrastive(
+                video.embedding_BE, text_BE, model.temperature, media_B, parity=self.parity
+            )
             total = total + weights.contrastive * parts["contrastive"]
         if weights.matching or weights.masked_language:
-            similarity_BB = video.embedding_BE.detach() @ text_BE.detach().T / temperature.detach()
-            negatives = hard_negatives(similarity_BB, media_B, generator)
-            masked = mask_tokens(
-                ids_BL,
-                vocab_size=model.config.text.vocab_size,
-                mask_id=self.mask_id,
-                kept_ids=self.kept_ids,
-                generator=generator,
+            video_BVD = model.fusion_tokens(video.tokens_BVD, visible_BV, clip_size)
+            similarity_BB = video.embedding_BE.detach() @ text_BE.detach().T / parts["temperature"]
+            parts |= self._fused(video_BVD, text_BLD, similarity_BB, ids_BL, mask_BL, media_B, generator)
+            total = total + sum(
+                weight * parts[name]
+                for name, weight in (("matching", weights.matching), ("masked_language", weights.masked_language))
+                if weight
             )
-            masked_BLD = model.text.encode(masked.ids_BL, mask_BL) if weights.masked_language else None
-            fused_BVD = model.fusion_tokens(video.tokens_BVD, visible_BV)
-            match_M2, words = model.match_and_mlm(text_BLD, mask_BL, fused_BVD, negatives, masked_BLD)
-            parts["matching"], parts["matching_skipped"] = matching_loss(match_M2, negatives.valid_B)
-            total = total + weights.matching * parts["matching"]
-            if words is not None:
-                parts["masked_language"] = masked_language_loss(words, masked.labels_BL)
-                total = total + weights.masked_language * parts["masked_language"]
         if model.heads is not None:
             if video.aligned_KBVC is not None and targets_KBVC is not None:
                 parts["alignment"] = alignment_loss(video.aligned_KBVC, targets_KBVC)
@@ -271,23 +336,79 @@ class Objectives(nn.Module):
             total = total + weights.alignment * parts["alignment"]
         return LossParts(total, {name: part.detach() for name, part in parts.items()})
 
+    def _fused(
+        self,
+        video_BVD: Tensor,
+        text_BLD: Tensor,
+        similarity_BB: Tensor,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        media_B: Tensor,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """The objectives of the fusion layers, in one pass through them."""
+        model, weights = self.model, self.weights
+        negatives = hard_negatives(similarity_BB, media_B, generator) if weights.matching else None
+        masked, masked_BLD = None, None
+        if weights.masked_language:
+            masked = mask_tokens(
+                ids_BL,
+                vocab_size=model.config.text.vocab_size,
+                mask_id=self.mask_id,
+                kept_ids=self.kept_ids,
+                generator=generator,
+            )
+            masked_BLD = model.text.encode(masked.ids_BL, mask_BL)
+        match_M2, words_BLS = model.match_and_mlm(text_BLD, mask_BL, video_BVD, negatives, masked_BLD)
+        parts: dict[str, Tensor] = {}
+        if negatives is not None and match_M2 is not None:
+            parts["matching"], parts["matching_skipped"] = matching_loss(match_M2, negatives.valid_B)
+        if masked is not None and words_BLS is not None:
+            parts["masked_language"] = masked_language_loss(words_BLS, masked.labels_BL)
+        return parts
+
+
+def _freeze_untrained(model: VideoTextModel, weights: ObjectiveWeights) -> None:
+    text, fused = model.text, weights.matching or weights.masked_language
+    unused: list[nn.Module | nn.Parameter | None] = []
+    if not weights.contrastive:
+        unused += [model.vision_proj, model.text_proj, model.pool_norm, model.attention_pool, model.temp]
+    if not weights.matching:
+        unused.append(model.match_head)
+    if not weights.masked_language:
+        unused += [text.mlm_transform, text.mlm_bias]
+    if not fused:
+        unused += text.layers[model.config.text.fusion_layer :]
+    if not fused and not weights.contrastive:
+        unused.append(text)
+    for part in unused:
+        if part is not None:
+            part.requires_grad_(False)
+
 
 class Stage2Task(Task):
-    """Video-text model, captions and a target provider.
+    """Video-text model, captions and a target provider for each kind of media.
 
     Args:
         model: the model with its objectives.
-        provider: where targets come from.
-        dataset: clips with captions.
+        providers: where targets come from, by kind of media.
+        dataset: media with captions.
+        masked_epochs: the first epoch without a mask; None if there is none.
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
     """
 
     def __init__(
-        self, model: Objectives, provider: TargetProvider, dataset: CaptionedDataset, text_lr_scale: float = 1.0
+        self,
+        model: Objectives,
+        providers: Mapping[str, TargetProvider],
+        dataset: CaptionedDataset,
+        masked_epochs: int | None = None,
+        text_lr_scale: float = 1.0,
     ) -> None:
         self.model: nn.Module = model
-        self.provider = provider
+        self.providers = dict(providers)
         self._dataset = dataset
+        self._masked_epochs = masked_epochs
         self._encoder = model.model.vision
         self._text_lr_scale = text_lr_scale
         text_layers = range(model.model.config.text.fusion_layer)
@@ -308,18 +429,20 @@ class Stage2Task(Task):
 
     def setup(self, device: torch.device) -> None:
         """See :class:`Task`."""
-        self.provider.setup(device)
+        for provider in self.providers.values():
+            provider.setup(device)
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         """See :class:`Task`."""
+        provider = self.providers[batch["group"]]
+        header = provider.header
         targets_KBVC: Tensor | None
-        # A batch never spans two epochs, so its first sample speaks for all.
-        if batch["phase"][0] == UNMASKED:
-            patches_BVP = patchify(self.provider.frames(batch), self.provider.header.patch_size)
+        if self._masked_epochs is not None and batch["epoch"] >= self._masked_epochs:
+            patches_BVP = patchify(provider.frames(batch), header.patch_size)
             B, V = patches_BVP.shape[:2]
             visible_BV, targets_KBVC = torch.arange(V, device=patches_BVP.device).expand(B, V), None
         else:
-            target = self.provider.targets(batch)
+            target = provider.targets(batch)
             patches_BVP, visible_BV, targets_KBVC = target.patches_BVP, target.visible_BV, target.targets_KBVC
         parts: LossParts = model(
             normalise_patches(patches_BVP),
@@ -329,8 +452,9 @@ class Stage2Task(Task):
             batch["mask"],
             batch["media"],
             generator,
+            (header.frames, header.grid),
         )
-        return parts
+        return LossParts(parts.total, {**parts.parts, **unreadable_share(batch)})
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """See :class:`Task`."""
@@ -344,10 +468,16 @@ def make_task(
     text_tower: str | None,
     text_lr_scale: float,
     tokenizer: str,
+    samples: str,
     captions: str,
     max_length: int,
+    corpora: dict[str, float],
+    parity: bool,
     masked_epochs: int | None,
-    **provider: Any,
+    stores: dict[Media, str],
+    targets: Targets,
+    teacher: str,
+    media_root: str,
 ) -> Stage2Task:
     """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
 
@@ -358,20 +488,41 @@ def make_task(
         text_tower: folder of a text tower trained on captions alone, or None.
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
         tokenizer: folder of the tokenizer.
-        captions: Parquet file of the caption table.
+        samples: file of the samples, from :func:`umt_pipeline.training.captions.captioned_media`.
+        captions: file of their captions.
         max_length: L.
+        corpora: their weights, by name.
+        parity: see :class:`Stage2Config`.
         masked_epochs: the first epoch without a mask; None if there is none.
-        provider: arguments of :func:`umt_pipeline.training.stage1.open_provider`.
+        stores: feature store of each kind of media.
+        targets: ``cached`` or ``online``.
+        teacher: teacher folder, read online only.
+        media_root: folder of the media, read online only.
     """
+    config = VideoTextConfig.model_validate(model)
     network = VideoTextModel.create(
-        VideoTextConfig.model_validate(model),
+        config,
         student=None if student is None else load_student(Path(student)),
         text_tower=None if text_tower is None else Path(text_tower),
     )
-    words = load_tokenizer(Path(tokenizer))
-    opened = open_provider(**provider)
-    clips = opened.dataset()
-    table = Captions(pd.read_parquet(captions), clips.clip_ids, Path(tokenizer), max_length)
+    found = Captions(Path(samples), Path(captions), Path(tokenizer), max_length, config.clean_captions)
+    found.warn_of_cuts()
+    kinds = sorted({corpus.group for corpus in found.corpora({}, group_by_media=True)})
+    objective_weights = ObjectiveWeights.model_validate(weights)
+    providers = {
+        kind: open_provider(
+            store=stores[kind],  # type: ignore[index]
+            targets=targets,
+            teacher=teacher,
+            clips=samples,
+            media_root=media_root,
+            media=kind,
+            aligned=objective_weights.alignment > 0.0,
+        )
+        for kind in kinds
+    }
+    dataset = CaptionedDataset(found, {kind: provider.dataset() for kind, provider in providers.items()}, corpora)
+    words = found.tokenizer
     kept = (words.pad_token_id, words.cls_token_id)
-    objectives = Objectives(network, ObjectiveWeights.model_validate(weights), words.mask_token_id, kept)
-    return Stage2Task(objectives, opened, CaptionedDataset(clips, table, masked_epochs), text_lr_scale)
+    objectives = Objectives(network, objective_weights, words.mask_token_id, kept, parity)
+    return Stage2Task(objectives, providers, dataset, masked_epochs, text_lr_scale)

@@ -57,8 +57,8 @@ def train_student(
         "store": str(feature_store),
         "targets": params.targets,
         "teacher": str(teacher),
-        "videos": str(table),
-        "media": str(raw_media),
+        "clips": str(table),
+        "media_root": str(raw_media),
     }
     inputs = [sha256_file(feature_store / MANIFEST_FILE), table_key]
     finished = train("stage1", "umt_pipeline.training.stage1:make_task", kwargs, inputs, params.train, seed, workspace)

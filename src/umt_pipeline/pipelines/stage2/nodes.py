@@ -9,20 +9,18 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save_file
 
-from umt_pipeline.errors import ConfigError
-from umt_pipeline.features.extract import select_clips
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
 from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.files import fingerprint, sha256_file, write_json
 from umt_pipeline.models.folders import SKIPPED_FILE, WEIGHTS_FILE, load_config, load_weights, weights_sha256
 from umt_pipeline.models.student import KIND as STUDENT_KIND
+from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.runs import fresh_folder, train, write_table
-from umt_pipeline.training.stage1 import StudentSize
+from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.stage2 import Stage2Config
-from umt_pipeline.training.text import usable_captions
 
 TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
 
@@ -36,7 +34,7 @@ class Stage2Data:
         tokenizer: its folder.
         arguments: of the task factory, all but the student.
         inputs: hashes of what the arguments point to.
-        store_manifest_sha256: of the feature store.
+        store_manifest_sha256: of the videos' feature store.
         teacher: its identity.
     """
 
@@ -55,16 +53,17 @@ def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.Data
         A folder of tokenizer files, named after its content.
 
     Raises:
-        ConfigError: there is no usable training caption, or ``vocab_size`` is too small for their letters.
+        ConfigError: there is no usable training caption, ``vocab_size`` is too small for their letters, or other than that of
+            the pretrained tokenizer.
     """
     if params.text.pretrained is not None:
         tokenizer = load_tokenizer(params.text.pretrained)
         key = fingerprint(params.text.pretrained)
     else:
-        texts = usable_captions(captions, _training_clips(videos))["caption"].tolist()
-        if not texts:
-            raise ConfigError("stage2: table captions has no caption with words in it for any training clip")
-        tokenizer = train_wordpiece(texts, params.text.vocab_size, params.text.max_length)
+        _, texts = captioned_media(videos, captions, "train", params.corpora, params.clean_captions)
+        tokenizer = train_wordpiece(
+            texts["caption"].tolist(), params.text.vocab_size, params.text.max_length, clean=params.clean_captions
+        )
         key = fingerprint(tokenizer.get_vocab())
     folder = workspace / "tokenizers" / key
     save_tokenizer(tokenizer, folder)
@@ -77,59 +76,68 @@ def gather_data(
     tokenizer: Path,
     stage1_model: Path,
     feature_store: Path,
+    image_store: Path,
     teacher: Path,
     captions: pd.DataFrame,
     videos: pd.DataFrame,
     raw_media: Path,
     workspace: Path,
 ) -> Stage2Data:
-    """Check the feature store, settle the model's sizes and put the tables where training processes can read them.
+    """Check the feature stores, settle the model's sizes and put the tables where training processes can map them.
 
     Args:
         params: text encoder, objectives, target provider and loop.
-        features: what the feature store is expected to be.
+        features: what the feature stores are expected to be.
         tokenizer: from :func:`make_tokenizer`.
         stage1_model: the student's model folder; read for its size.
-        feature_store: recorded views and targets.
-        teacher: the teacher's folder, read online and to verify the store.
+        feature_store: recorded views and targets of the videos.
+        image_store: those of the images.
+        teacher: the teacher's folder, read online and to verify the stores.
         captions: the clean caption table.
-        videos: the clean video table, as the teacher.
-        raw_media: folder of the video files, as the teacher.
+        videos: the clean video table, which holds the images too.
+        raw_media: folder of the media, as the teacher.
         workspace: folder for unfinished work.
 
     Raises:
-        ConfigError: the parameters do not fit the feature store.
-        StoreError: the store is not what the parameters ask for, or not what teacher and videos give now.
+        ConfigError: the parameters do not fit the feature stores, the tables or the student.
+        StoreError: a store is not what the parameters ask for, or not what media and teacher give now.
     """
-    require_settings(feature_store, features, teacher)
-    if params.targets == "cached":
-        verify_store(feature_store, params.verify, teacher, videos, raw_media, features.workers)
-    student_config, _ = load_config(stage1_model, STUDENT_KIND)
-    size = StudentSize(**{key: student_config["vision"][key] for key in StudentSize.model_fields})
+    samples, texts = captioned_media(videos, captions, "train", params.corpora, params.clean_captions)
+    folders = {"video": (feature_store, features), "image": (image_store, features.image_config())}
+    for kind in sorted(samples["media"].unique()):
+        folder, settings = folders[kind]
+        require_settings(folder, settings, teacher)
+        if params.targets == "cached":
+            own = videos[videos["media"] == kind]
+            verify_store(folder, params.verify, teacher, own, raw_media, features.workers)
+    student, _ = load_config(stage1_model, STUDENT_KIND)
     store = read_manifest(feature_store)
-    config = params.model_for(size, store, len(load_tokenizer(tokenizer)))
-    caption_table, captions_key = write_table(workspace, "captions", captions)
-    video_table, videos_key = write_table(workspace, "videos", videos)
+    words = load_tokenizer(tokenizer)
+    config = params.model_for(StudentConfig.model_validate(student), store, len(words))
+    sample_table, samples_key = write_table(workspace, "samples", samples)
+    caption_table, captions_key = write_table(workspace, "captions", texts)
     arguments = {
         "model": config.model_dump(mode="json"),
         "weights": params.weights.model_dump(mode="json"),
         "text_lr_scale": params.text.lr_scale,
         "tokenizer": str(tokenizer),
+        "samples": str(sample_table),
         "captions": str(caption_table),
         "max_length": params.text.max_length,
+        "corpora": params.corpora,
+        "parity": params.parity,
         "masked_epochs": params.masked_epochs,
-        "store": str(feature_store),
+        "stores": {kind: str(folder) for kind, (folder, _) in folders.items()},
         "targets": params.targets,
         "teacher": str(teacher),
-        "videos": str(video_table),
-        "media": str(raw_media),
+        "media_root": str(raw_media),
     }
-    manifest = sha256_file(feature_store / MANIFEST_FILE)
-    return Stage2Data(config, tokenizer, arguments, [manifest, captions_key, videos_key], manifest, store.teacher.id)
+    manifests = [sha256_file(folder / MANIFEST_FILE) for folder, _ in folders.values()]
+    return Stage2Data(config, tokenizer, arguments, [*manifests, samples_key, captions_key], manifests[0], store.teacher.id)
 
 
 def pretrain_text(
-    params: Stage2Config, seed: int, data: Stage2Data, videos: pd.DataFrame, workspace: Path
+    params: Stage2Config, seed: int, data: Stage2Data, workspace: Path
 ) -> tuple[Path, dict[str, Any]]:
     """Train the text tower on the training captions alone, if ``text_pretraining`` says so.
 
@@ -143,8 +151,8 @@ def pretrain_text(
         "text": data.config.text.model_dump(mode="json"),
         "embed_dim": params.embed_dim,
         "objectives": params.text_pretraining.model_dump(mode="json"),
-        "clips": _training_clips(videos),
-        **{name: data.arguments[name] for name in ("tokenizer", "captions", "max_length")},
+        "clean_captions": params.clean_captions,
+        **{name: data.arguments[name] for name in ("tokenizer", "samples", "captions", "max_length")},
     }
     factory = "umt_pipeline.training.text:make_task"
     finished = train("text", factory, arguments, data.inputs, params.text_pretraining.train, seed, workspace)
@@ -193,11 +201,6 @@ def summarise(
 ) -> dict[str, Any]:
     """Put the runs' summaries into one metrics file."""
     return {"text": text_summary, "stage2": stage2_summary, "control": stage2_control_summary}
-
-
-def _training_clips(videos: pd.DataFrame) -> list[str]:
-    # From the table, not from the feature store, which may hold other splits too: their captions are for testing.
-    return select_clips(videos, ("train",))["video_id"].tolist()
 
 
 def _train(

@@ -28,6 +28,7 @@ def create_pipeline() -> Pipeline:
                     "tokenizer",
                     "stage1_model",
                     "feature_store",
+                    "image_store",
                     "teacher",
                     "captions",
                     "videos",
@@ -38,7 +39,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 pretrain_text,
-                inputs=[*run, "videos", "workspace"],
+                inputs=[*run, "workspace"],
                 outputs=["text_tower", "text_summary"],
             ),
             Node(
