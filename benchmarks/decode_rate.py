@@ -20,7 +20,8 @@ import numpy as np
 
 from umt_pipeline.errors import VideoError
 from umt_pipeline.own_data import scan_videos
-from umt_pipeline.video.reader import VideoRules, probe
+from umt_pipeline.video.media import VideoRules
+from umt_pipeline.video.reader import probe
 from umt_pipeline.video.views import ViewConfig, load_view, make_view
 
 VIEWS = 64

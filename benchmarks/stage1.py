@@ -46,7 +46,8 @@ from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage1 import StudentSize, Targets, make_task
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import SampleDataset, TrainConfig, stack_samples
-from umt_pipeline.video.reader import VideoRules, probe
+from umt_pipeline.video.media import VideoRules
+from umt_pipeline.video.reader import probe
 from umt_pipeline.video.views import ViewConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,8 @@ import pytest
 from umt_pipeline.demo_world.captions import WORDS
 from umt_pipeline.demo_world.corpus import DemoCorpusConfig, encode, plan_corpus, write_corpus
 from umt_pipeline.demo_world.scenes import COLOURS, MOTIONS, SHAPES, Appearance, Scene, render
-from umt_pipeline.video.reader import VideoRules, probe
+from umt_pipeline.video.media import VideoRules
+from umt_pipeline.video.reader import probe
 
 SMALL = DemoCorpusConfig(
     train_clips=6, validation_clips=2, test_clips=2, motion_appearances=1, side=(64, 80), frames=(8, 10), workers=1

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
+from PIL import Image
 from pydantic import ValidationError
 
 from tests.video_files import write_video
@@ -19,8 +20,8 @@ from umt_pipeline.errors import TableError
 from umt_pipeline.pipelines.ingestion import create_pipeline, nodes
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.schemas import Captions, Labels, Rejects, Videos
+from umt_pipeline.video.media import VideoInfo
 from umt_pipeline.video.probing import Refusal
-from umt_pipeline.video.reader import VideoInfo
 
 Tables = dict[str, Any]
 
@@ -88,8 +89,12 @@ def test_good_tables_pass(media: Path) -> None:
         "reasons": {},
         "ignored_columns": [],
     }
-    assert report["splits"]["train"] == {"videos": 2, "captions": 2, "hours": pytest.approx(1 / 3600, abs=1e-5)}
+    train = {"videos": 2, "images": 0, "captions": 2, "hours": pytest.approx(1 / 3600, abs=1e-5)}
+    assert report["splits"]["train"] == train
     assert report["splits"]["validation"]["videos"] == 0
+    assert set(out["videos"]["corpus"]) == {"t"}, "the data set's name, as nobody named a corpus"
+    assert report["media"] == {"video": 3, "image": 0}
+    assert list(report["corpora"]) == ["t"]
     assert report["codecs"] == {"h264": 3}
 
 
@@ -112,6 +117,64 @@ def test_broken_files_and_what_belongs_to_them_are_rejected(media: Path, tmp_pat
     ]
     assert not rejects["detail"].str.contains(str(tmp_path)).any()
     assert len(out["videos"]) == 3
+
+
+MIXED = pd.DataFrame(
+    [
+        ["a.mp4", "train", "webvid", "video"],
+        ["stills/0.JPG", "train", "cc3m", "image"],
+        ["stills/1.png", "test", "cc3m", "image"],
+        ["stills/wrong.png", "train", "cc3m", "video"],
+        ["held.mp4", "train", "webvid", "image"],
+        ["stills/empty.jpg", "train", "coco", "image"],
+        ["stills/page.jpg", "train", "coco", "image"],
+    ],
+    columns=["video", "split", "source", "kind"],
+)
+
+
+@pytest.fixture(scope="module")
+def mixed(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(media, tmp_path_factory.mktemp("mixed") / "media")
+    (folder / "stills").mkdir()
+    for shade, name in enumerate(("0.JPG", "1.png", "wrong.png")):
+        Image.new("RGB", (40, 50), (shade, 0, 0)).save(folder / "stills" / name)
+    (folder / "stills/empty.jpg").touch()
+    (folder / "stills/page.jpg").write_text("<html>Not found</html>")
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_videos_and_images_of_several_corpora_in_one_table(mixed: Path, workers: int) -> None:
+    columns = {"videos": {"corpus": "source", "media": "kind"}}
+    captions = [["stills/0.JPG", "one"], ["stills/0.JPG", "two"], ["stills/page.jpg", "lost"], ["a.mp4", "three"]]
+    out = ingest(mixed, MIXED, captions, [], params(columns=columns, workers=workers))
+    table = Videos.validate(out["videos"], lazy=True).set_index("video_id")
+    assert list(table["media"]) == ["video", "image", "image"]
+    assert list(table["corpus"]) == ["webvid", "cc3m", "cc3m"]
+    still = table.loc["stills/0"]
+    assert (still["container"], still["codec"], still["width"], still["height"]) == ("jpeg", "jpeg", 40, 50)
+    assert (still["num_frames"], still["fps"], still["duration_s"]) == (1, 0.0, 0.0)
+    rejects = out["rejects"][["row", "reason"]].to_numpy().tolist()
+    assert rejects == [
+        [3, "wrong_media"], [4, "wrong_media"], [5, "empty_file"], [6, "not_an_image"], [2, "video_rejected"]
+    ]  # fmt: skip
+    assert out["rejects"]["detail"][0] == "expected video, as the table says, found image (png)"
+    report = out["ingestion_report"]
+    assert report["media"] == {"video": 1, "image": 2}
+    counts = {name: tuple(corpus.values())[:-1] for name, corpus in report["corpora"].items()}
+    assert counts == {"cc3m": (3, 2, 1, 0, 2, 2), "coco": (2, 0, 2, 0, 0, 0), "webvid": (2, 1, 1, 1, 0, 1)}
+    assert list(report["corpora"]["coco"]) == ["rows_in", "accepted", "rejected", "videos", "images", "captions", "hours"]
+    assert (report["splits"]["train"]["videos"], report["splits"]["train"]["images"]) == (1, 1)
+    assert report["hours"] == pytest.approx(0.5 / 3600, abs=1e-6)
+
+
+def test_an_unknown_media_type_is_named(mixed: Path) -> None:
+    columns = {"videos": {"corpus": {"constant": "x"}, "media": "kind"}}
+    table = MIXED.assign(kind=["video", "picture", *MIXED["kind"][2:]])
+    message = r"raw_videos(?s:.*)row 1, column 'media' \(your 'kind'\): expected 'video' or 'image', found 'picture'"
+    with pytest.raises(TableError, match=message):
+        ingest(mixed, table, [], [], params(columns=columns))
 
 
 def test_result_does_not_depend_on_workers(media: Path) -> None:
@@ -234,7 +297,8 @@ def test_counts_reconcile_whatever_breaks(data: st.DataObject) -> None:
 
     def probe(paths: list[Path], *_: Any) -> list[VideoInfo | Refusal]:
         infos = {
-            name: VideoInfo("mp4", "h264", 64, 48, 24.0, 12, 0.5, 9, content * 64) for name, content in contents.items()
+            name: VideoInfo("video", "mp4", "h264", 64, 48, 24.0, 12, 0.5, 9, content * 64)
+            for name, content in contents.items()
         }
         return [Refusal("corrupt_frame", "") if contents[p.name] == "x" else infos[p.name] for p in paths]
 

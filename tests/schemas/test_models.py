@@ -15,6 +15,8 @@ VIDEO = {
     "video_id": "a",
     "path": "a.mp4",
     "split": "train",
+    "media": "video",
+    "corpus": "webvid",
     "container": "mp4",
     "codec": "h264",
     "width": 64,
@@ -25,8 +27,9 @@ VIDEO = {
     "size_bytes": 1000,
     "sha256": "0" * 64,
 }
+IMAGE = {"media": "image", "container": "jpeg", "codec": "jpeg", "fps": 0.0, "num_frames": 1, "duration_s": 0.0}
 ROWS: dict[str, dict[str, Any]] = {
-    "RawVideos": {"video": "a.mp4", "split": "train"},
+    "RawVideos": {"video": "a.mp4", "split": "train", "corpus": "webvid", "media": "video"},
     "RawCaptions": {"video": "a.mp4", "caption": "a red ball"},
     "RawLabels": {"video": "a.mp4", "task": "colour", "label": "red"},
     "Videos": VIDEO,
@@ -56,9 +59,28 @@ def test_columns_are_exactly_the_ones_named(name: str) -> None:
             schema.validate(wrong, lazy=True)
 
 
+def test_what_the_media_of_raw_files_should_be_need_not_be_said() -> None:
+    table = pd.DataFrame([ROWS["RawVideos"]]).drop(columns="media")
+    pd.testing.assert_frame_equal(schemas.RawVideos.validate(table), table)
+
+
+def test_an_image_has_one_frame_and_no_time() -> None:
+    table = pd.DataFrame([VIDEO, VIDEO | IMAGE | {"video_id": "b", "path": "b.jpg"}])
+    assert list(schemas.Videos.validate(table)["media"]) == ["video", "image"]
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
+        ("RawVideos", {"media": "picture"}),
+        ("RawVideos", {"corpus": ""}),
+        ("Videos", {"media": "audio"}),
+        ("Videos", {"corpus": " "}),
+        ("Videos", {"fps": 0.0}),
+        ("Videos", {"duration_s": 0.0}),
+        ("Videos", IMAGE | {"num_frames": 2}),
+        ("Videos", IMAGE | {"fps": 25.0}),
+        ("Videos", IMAGE | {"duration_s": 1.0}),
         ("Videos", {"width": 0}),
         ("Videos", {"num_frames": 0}),
         ("Videos", {"fps": -1.0}),

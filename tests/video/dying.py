@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+from umt_pipeline.video.media import VideoRules
 from umt_pipeline.video.probing import Refusal
-from umt_pipeline.video.reader import VideoRules
 
 
 def die_at_bad(path: Path, rules: VideoRules) -> Refusal:

@@ -17,8 +17,9 @@ from tests.video_files import number_shown, write_video
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.errors import VideoError
 from umt_pipeline.video import reader
+from umt_pipeline.video.media import Reason, VideoInfo, VideoRules
 from umt_pipeline.video.probing import Refusal, probe_all, try_probe
-from umt_pipeline.video.reader import Reason, VideoInfo, VideoRules, probe, read_frames
+from umt_pipeline.video.reader import probe, read_frames
 
 RULES = VideoRules()
 NAMES = ("plain.mp4", "old.avi", "tape.mpg", "web.mkv")

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from umt_pipeline.video.reader import Reason
+from umt_pipeline.video.media import Reason
 
 
 def write_broken_files(folder: Path, good_clip: Path, seed: int) -> list[tuple[str, str]]:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pandera.pandas as pa
+from pandera.typing import Series
 
 NOT_BLANK = "text that is not blank"
+MEDIA = ("video", "image")
+KNOWN_MEDIA = "'video' or 'image'"
 
 
 def _not_blank(cls: type, values: pd.Series) -> pd.Series:
@@ -17,6 +20,10 @@ def _not_blank(cls: type, values: pd.Series) -> pd.Series:
 
 def _is_sha256(cls: type, values: pd.Series) -> pd.Series:
     return values.str.fullmatch("[0-9a-f]{64}")
+
+
+def _is_media(cls: type, values: pd.Series) -> pd.Series:
+    return values.isin(MEDIA)
 
 
 class _Table(pa.DataFrameModel):
@@ -29,12 +36,19 @@ class _Table(pa.DataFrameModel):
 
 
 class RawVideos(_Table):
-    """The user's list of videos, after the mapping of columns: one row per file."""
+    """The user's list of videos and images, after the mapping of columns: one row per file.
+
+    ``media`` is there if the user's table says what each file should be; what it is is found by opening it.
+    """
 
     video: str = pa.Field(unique=True)
     split: str
+    corpus: str
+    media: Series[str] | None
 
-    _text = pa.check("video", "split", error=NOT_BLANK)(_not_blank)
+    _text = pa.check("video", "split", "corpus", error=NOT_BLANK)(_not_blank)
+
+    _media = pa.check("media", error=KNOWN_MEDIA)(_is_media)
 
 
 class RawCaptions(_Table):
@@ -62,22 +76,37 @@ class RawLabels(_Table):
 
 
 class Videos(_Table):
-    """Accepted videos. ``num_frames`` is counted by decoding; ``path`` is relative to the media folder."""
+    """Accepted videos and images.
+
+    ``num_frames`` is counted by decoding; ``path`` is relative to the media folder; ``corpus`` is the collection that a file
+    came with. An image has one frame and no time: ``fps`` and ``duration_s`` are 0.
+    """
 
     video_id: str = pa.Field(unique=True)
     path: str = pa.Field(unique=True)
     split: str
+    media: str
+    corpus: str
     container: str
     codec: str
     width: int = pa.Field(gt=0)
     height: int = pa.Field(gt=0)
-    fps: float = pa.Field(gt=0)
+    fps: float = pa.Field(ge=0)
     num_frames: int = pa.Field(gt=0)
-    duration_s: float = pa.Field(gt=0)
+    duration_s: float = pa.Field(ge=0)
     size_bytes: int = pa.Field(gt=0)
     sha256: str
 
-    _text = pa.check("video_id", "path", "split", "container", "codec", error=NOT_BLANK)(_not_blank)
+    _text = pa.check("video_id", "path", "split", "corpus", "container", "codec", error=NOT_BLANK)(_not_blank)
+
+    _media = pa.check("media", error=KNOWN_MEDIA)(_is_media)
+
+    @pa.dataframe_check(error="fps and duration_s above 0 for a video, both 0 and one frame for an image")
+    @classmethod
+    def _time(cls, table: pd.DataFrame) -> pd.Series:
+        image = (table["fps"] == 0) & (table["duration_s"] == 0) & (table["num_frames"] == 1)
+        video = (table["fps"] > 0) & (table["duration_s"] > 0)
+        return video.where(table["media"] == "video", image)
 
     _sha256 = pa.check("sha256", error="64 lower-case hexadecimal digits")(_is_sha256)
 

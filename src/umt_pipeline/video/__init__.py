@@ -1,1 +1,1 @@
-"""From bytes to frames: checking video files, reading frames, and views that can be recorded and replayed."""
+"""From bytes to frames: checking video and image files, reading frames, and views that can be recorded and replayed."""

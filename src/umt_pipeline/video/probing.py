@@ -1,4 +1,4 @@
-"""Check many video files in worker processes; a file that crashes a decoder costs that file, not the run."""
+"""Check many video and image files in worker processes; a file that crashes a decoder costs that file, not the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from umt_pipeline.errors import VideoError
-from umt_pipeline.video.reader import Reason, VideoInfo, VideoRules, probe
+from umt_pipeline.video.images import probe_image
+from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, is_image
+from umt_pipeline.video.reader import probe
 
 # Files handed to a worker at a time: few, so that the bar moves and the cores finish together.
 FILES_PER_CALL = 8
@@ -25,7 +27,7 @@ class Refusal:
     """Why a file was not accepted: the parts of a :class:`~umt_pipeline.errors.VideoError`, which is no value.
 
     Attributes:
-        reason: one of :class:`~umt_pipeline.video.reader.Reason`.
+        reason: one of :class:`~umt_pipeline.video.media.Reason`.
         detail: what was expected and what was found.
     """
 
@@ -37,9 +39,9 @@ Check = Callable[[Path], VideoInfo | Refusal]
 
 
 def try_probe(path: Path, rules: VideoRules) -> VideoInfo | Refusal:
-    """Probe one file; whatever goes wrong with it becomes a :class:`Refusal`."""
+    """Probe one file, video or image; whatever goes wrong with it becomes a :class:`Refusal`."""
     try:
-        return probe(path, rules)
+        return probe_image(path, rules) if is_image(path) else probe(path, rules)
     except VideoError as error:
         return Refusal(str(error.reason), error.detail)
     except Exception as error:
@@ -61,7 +63,7 @@ def probe_all(paths: Sequence[Path], rules: VideoRules, workers: int | None = No
     check = partial(try_probe, rules=rules)
     count = min(workers or os.cpu_count() or 1, -(-len(paths) // FILES_PER_CALL))
     results = map(check, paths) if count <= 1 else _in_processes(check, paths, count)
-    return list(tqdm(results, total=len(paths), desc="Checking videos", unit="file", disable=None))
+    return list(tqdm(results, total=len(paths), desc="Checking files", unit="file", disable=None))
 
 
 def _in_processes(check: Check, paths: Sequence[Path], count: int) -> Iterator[VideoInfo | Refusal]:

@@ -15,19 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from umt_pipeline.config import Config
 from umt_pipeline.errors import VideoError
 from umt_pipeline.files import sha256_file
 from umt_pipeline.video.load_decord import DECORDLimitReachedError, decord
+from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, check_file
 
 # FFmpeg's own lines on stderr name neither file nor frame; what matters is in the errors that are raised.
 decord.logging.set_level(decord.logging.QUIET)
@@ -41,65 +39,6 @@ NO_SUBSTITUTES = 1e-9
 CHUNK_BYTES = 32 * 2**20
 
 DECORD_ERRORS = (RuntimeError, AssertionError, IndexError, decord.DECORDError, DECORDLimitReachedError)
-
-
-class Reason(StrEnum):
-    """Why a file is refused: the ``reason`` of a :class:`VideoError` and of a row of the reject table."""
-
-    MISSING_FILE = "missing_file"
-    OUTSIDE_FOLDER = "outside_folder"
-    UNREADABLE_FILE = "unreadable_file"
-    EMPTY_FILE = "empty_file"
-    NOT_A_VIDEO = "not_a_video"
-    NO_VIDEO_STREAM = "no_video_stream"
-    UNKNOWN_CODEC = "unknown_codec"
-    TOO_SMALL = "too_small"
-    TOO_SHORT = "too_short"
-    TRUNCATED = "truncated"
-    CORRUPT_FRAME = "corrupt_frame"
-    WRONG_SHAPE = "wrong_shape"
-    FRAME_OUT_OF_RANGE = "frame_out_of_range"
-    DECODER_CRASH = "decoder_crash"
-
-
-class VideoRules(Config):
-    """What a video must have to be accepted.
-
-    Attributes:
-        min_frames: smallest number of decodable frames.
-        min_side: smallest width and height in pixels.
-    """
-
-    min_frames: int = Field(default=4, ge=1)
-    min_side: int = Field(default=32, ge=1)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What is known about a video after each of its frames was decoded.
-
-    Attributes:
-        container: FFmpeg's short name of the container format, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
-        codec: FFmpeg's name of the coding, such as ``h264``.
-        width: pixels per row.
-        height: rows of pixels.
-        fps: average frames per second that the file states.
-        num_frames: frames that decode. Each number below it can be given to :func:`read_frames`.
-        duration_s: seconds that the file states or ``num_frames / fps``, the longer one: MPEG program streams state
-            nothing, and FFmpeg's estimate leaves frames out; files with pauses hold fewer frames than their rate says.
-        size_bytes: size of the file.
-        sha256: hash of the file's bytes.
-    """
-
-    container: str
-    codec: str
-    width: int
-    height: int
-    fps: float
-    num_frames: int
-    duration_s: float
-    size_bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -124,18 +63,17 @@ def probe(path: Path | str, rules: VideoRules) -> VideoInfo:
         Its description; ``num_frames`` is counted, not copied from the header.
 
     Raises:
-        VideoError: the file cannot be used. ``reason`` is one of :class:`Reason`.
+        VideoError: the file cannot be used. ``reason`` is one of :class:`~umt_pipeline.video.media.Reason`.
     """
     path = Path(path)
-    size_bytes = _check_file(path)
+    size_bytes = check_file(path)
     header = _read_header(path, size_bytes)
-    if min(header.width, header.height) < rules.min_side:
-        found = f"{header.width} x {header.height} pixels"
-        raise VideoError(Reason.TOO_SMALL, f"expected at least {rules.min_side} pixels a side, found {found}")
+    rules.require_side(header.width, header.height)
     num_frames = _count_frames(path, header)
     if num_frames < rules.min_frames:
         raise VideoError(Reason.TOO_SHORT, f"expected at least {rules.min_frames} frames, found {num_frames}")
     return VideoInfo(
+        media="video",
         container=header.container,
         codec=header.codec,
         width=header.width,
@@ -166,22 +104,6 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> NDArray[np.uint8]:
         return _read(path, [int(index) for index in indices])
     except VideoError as error:
         raise VideoError(error.reason, f"{path}: {error.detail}") from error
-
-
-def _check_file(path: Path) -> int:
-    """Return the size in bytes of a file that exists, can be read and is not empty."""
-    try:
-        if not path.is_file():
-            raise VideoError(
-                Reason.MISSING_FILE, f"expected a file, found {'a folder' if path.is_dir() else 'nothing'}"
-            )
-        with path.open("rb"):
-            size_bytes = path.stat().st_size
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise VideoError(Reason.UNREADABLE_FILE, f"the file cannot be opened ({_cause(error)})") from error
-    if size_bytes == 0:
-        raise VideoError(Reason.EMPTY_FILE, "the file has 0 bytes")
-    return size_bytes
 
 
 def _times_every_frame(path: Path) -> bool:
@@ -338,7 +260,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 def _read(path: Path, wanted: list[int]) -> NDArray[np.uint8]:
     if not wanted or min(wanted) < 0:
         raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"expected frame numbers from 0, found {wanted}")
-    _check_file(path)
+    check_file(path)
     if _times_every_frame(path):
         try:
             frames = _open_decord(path).get_batch(wanted).asnumpy()

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import VideoError
+from umt_pipeline.video.media import is_image
 
 # Two crop sides within this many pixels of the wanted side are taken as the wanted side: no resampling for nothing.
 _SNAP_PIXELS = 3
@@ -145,20 +146,28 @@ def eval_view(config: ViewConfig, num_frames: int, height: int, width: int) -> V
 
 
 def load_view(path: Path, view: View) -> np.ndarray:
-    """Decode a view's frames from a file and apply the view: uint8 RGB [T,S,S,3].
+    """Decode a view's frames from a video or image file and apply the view: uint8 RGB [T,S,S,3].
 
     Raises:
         VideoError: the file cannot be read or is smaller than the view says.
     """
-    # Here, not at the top: a process that reads views from a store never loads a video decoder.
-    from umt_pipeline.video.reader import read_frames
-
     distinct, inverse_T = np.unique(np.asarray(view.frame_indices), return_inverse=True)
-    frames_THWC = read_frames(path, distinct.tolist())[inverse_T]
+    frames_THWC = _read(path, distinct.tolist())[inverse_T]
     try:
         return apply_view(frames_THWC, view)
     except ValueError as error:
         raise VideoError("wrong_shape", f"{path}: {error}; ingest the videos again") from error
+
+
+def _read(path: Path, indices: list[int]) -> np.ndarray:
+    # Imported here, not at the top: a process that reads views from a store never loads a video decoder.
+    if is_image(path):
+        from umt_pipeline.video.images import read_image
+
+        return read_image(path, indices)
+    from umt_pipeline.video.reader import read_frames
+
+    return read_frames(path, indices)
 
 
 def apply_view(frames_THWC: np.ndarray, view: View) -> np.ndarray:

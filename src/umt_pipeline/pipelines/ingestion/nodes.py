@@ -18,8 +18,9 @@ from umt_pipeline.errors import TableError
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.schemas import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
 from umt_pipeline.schemas.mapping import check_table, select_columns
+from umt_pipeline.schemas.models import MEDIA
+from umt_pipeline.video.media import Reason, VideoInfo
 from umt_pipeline.video.probing import Refusal, probe_all
-from umt_pipeline.video.reader import Reason, VideoInfo
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def read_raw_tables(
     """Map the users' columns to ours and check each table by itself.
 
     Args:
-        raw_videos: a row per file.
+        raw_videos: a row per file, video or image.
         raw_captions: a row per caption.
         raw_labels: a row per video and task.
         params: columns, allowed splits.
@@ -46,12 +47,13 @@ def read_raw_tables(
         each table the columns that were not used.
 
     Raises:
-        TableError: a column is missing, a cell is blank or not text, a video is listed twice, a split is not allowed.
+        TableError: a column is missing, a cell is blank or not text, a file is listed twice, a split or media type is not
+            allowed.
     """
     schemas = {"videos": RawVideos, "captions": RawCaptions, "labels": RawLabels}
     listed, ignored = {}, {}
     for name, raw in zip(schemas, (raw_videos, raw_captions, raw_labels), strict=True):
-        mapping = dict(getattr(params.columns, name))
+        mapping = params.mapping(name)
         parameter = f"ingestion.columns.{name}"
         table, ignored[name] = select_columns(raw, mapping, f"raw_{name}", parameter)
         table["video"] = table["video"].map(_normal_path).astype(str)
@@ -102,9 +104,12 @@ def accept_videos(
     for row, (listed, result) in enumerate(zip(listed_videos.itertuples(), probed_videos, strict=True)):
         if isinstance(result, Refusal):
             rejects.append(_reject("videos", row, listed.video, result.reason, result.detail))
+        elif getattr(listed, "media", result.media) != result.media:
+            detail = f"expected {listed.media}, as the table says, found {result.media} ({result.codec})"
+            rejects.append(_reject("videos", row, listed.video, Reason.WRONG_MEDIA.value, detail))
         else:
-            rows.append({"video_id": listed.video_id, "path": listed.video, "split": listed.split, **asdict(result)})
-            rows[-1]["row"] = row
+            named = {"video_id": listed.video_id, "path": listed.video, "split": listed.split, "corpus": listed.corpus}
+            rows.append({**named, **asdict(result), "row": row})
     _check_share(rejects, len(listed_videos), params)
     videos = pd.DataFrame(rows, columns=[*VIDEO_COLUMNS, "row"]).set_index("row")
     groups = [group for _, group in videos.groupby("sha256", sort=False) if len(group) > 1]
@@ -215,6 +220,8 @@ def reconcile(
         "dataset_id": params.dataset_id,
         "tables": tables,
         "splits": _count_splits(videos, captions, params.splits),
+        "media": {media: int((videos["media"] == media).sum()) for media in MEDIA},
+        "corpora": _count_corpora(videos, captions, listed_videos),
         "hours": round(float(videos["duration_s"].sum()) / 3600, 6),
         "codecs": dict(sorted(Counter(videos["codec"]).items())),
         "duplicates": {"files": sum(len(group["files"]) for group in duplicate_content), "groups": duplicate_content},
@@ -337,12 +344,25 @@ def _check_balance(name: str, listed: pd.DataFrame, accepted: pd.DataFrame, reje
 
 
 def _count_splits(videos: pd.DataFrame, captions: pd.DataFrame, splits: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {split: _count(videos[videos["split"] == split], captions) for split in splits}
+
+
+def _count_corpora(
+    videos: pd.DataFrame, captions: pd.DataFrame, listed_videos: pd.DataFrame
+) -> dict[str, dict[str, float]]:
     counts = {}
-    for split in splits:
-        part = videos[videos["split"] == split]
-        counts[split] = {
-            "videos": len(part),
-            "captions": int(captions["video_id"].isin(part["video_id"]).sum()),
-            "hours": round(float(part["duration_s"].sum()) / 3600, 6),
-        }
+    for corpus, listed in listed_videos.groupby("corpus"):
+        accepted = videos[videos["corpus"] == corpus]
+        rows = {"rows_in": len(listed), "accepted": len(accepted), "rejected": len(listed) - len(accepted)}
+        counts[str(corpus)] = {**rows, **_count(accepted, captions)}
     return counts
+
+
+def _count(part: pd.DataFrame, captions: pd.DataFrame) -> dict[str, float]:
+    """Count videos and images of a part of the table, their captions, and the hours of the videos."""
+    return {
+        "videos": int((part["media"] == "video").sum()),
+        "images": int((part["media"] == "image").sum()),
+        "captions": int(captions["video_id"].isin(part["video_id"]).sum()),
+        "hours": round(float(part["duration_s"].sum()) / 3600, 6),
+    }

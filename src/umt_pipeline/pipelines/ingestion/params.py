@@ -7,15 +7,24 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from umt_pipeline.config import Config
-from umt_pipeline.schemas import Column
-from umt_pipeline.video.reader import VideoRules
+from umt_pipeline.schemas import Column, Constant
+from umt_pipeline.video.media import VideoRules
 
 
 class VideoColumns(Config):
-    """Where the columns of the video table come from."""
+    """Where the columns of the table of videos and images come from.
+
+    Attributes:
+        video: path of the file, relative to the media folder.
+        split: one of ``splits``.
+        corpus: the collection that a file came with; None: all are of ``dataset_id``.
+        media: ``video`` or ``image``, what each file should be: another one is rejected. None: nobody says, and any is taken.
+    """
 
     video: Column = "video"
     split: Column = "split"
+    corpus: Column | None = None
+    media: Column | None = None
 
 
 class CaptionColumns(Config):
@@ -49,8 +58,8 @@ class IngestionParams(Config):
         splits: allowed splits, from the one trained on to the one held out most: of the same content in two splits, the
             copy in the later one is kept.
         columns: our columns from the user's.
-        rules: what a video must have.
-        workers: processes that check videos; None: one per core.
+        rules: what a video or image must have.
+        workers: processes that check files; None: one per core.
         max_rejected_share: a larger share of unusable videos ends the run.
         on_duplicate_content: two files of one split have the same bytes. Reported in any case; ``keep`` is the default
             because published test sets contain such pairs, and dropping one changes the benchmark.
@@ -68,6 +77,17 @@ class IngestionParams(Config):
     on_duplicate_content: Literal["keep", "reject", "error"] = "keep"
     on_content_in_two_splits: Literal["error", "reject"] = "error"
     on_orphan: Literal["reject", "error"] = "reject"
+
+    def mapping(self, table: str) -> dict[str, Column]:
+        """Return where the columns of a table come from, without those that nobody gave.
+
+        Args:
+            table: ``videos``, ``captions`` or ``labels``.
+        """
+        columns = dict(getattr(self.columns, table))
+        if table == "videos" and columns["corpus"] is None:
+            columns["corpus"] = Constant(constant=self.dataset_id)
+        return {name: column for name, column in columns.items() if column is not None}
 
     @field_validator("splits")
     @classmethod
