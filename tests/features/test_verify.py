@@ -119,7 +119,7 @@ def test_a_video_that_was_replaced_is_found(
     with pytest.raises(StoreError, match=r"row 0 \(shard 0, clip 'clip0', view 0\).*pixels differ .*more rows"):
         verify_store(folder, 1.0, teacher, world.videos, tmp_path / "media")
     changed = world.videos.assign(sha256="0" * 64)
-    with pytest.raises(StoreError, match=r"the video file's SHA-256 was \w{64}, the table videos has 0{64}"):
+    with pytest.raises(StoreError, match=r"the file's SHA-256 was \w{64}, the table videos has 0{64}"):
         verify_store(folder, 1.0, teacher, changed, world.media)
     with pytest.raises(StoreError, match=r"the view recorded is View.* drawn now it is View"):
         verify_store(folder, 1.0, teacher, world.videos.assign(height=32), world.media)
@@ -131,7 +131,7 @@ def test_without_videos_or_teacher_the_message_says_how_to_go_on(
     world: World, make_store: MakeStore, teacher: Path, tmp_path: Path
 ) -> None:
     folder = make_store()[0]
-    with pytest.raises(StoreError, match=r"cannot be verified, a video .*clip0\.mp4.*set verify to 0"):
+    with pytest.raises(StoreError, match=r"cannot be verified, a file .*clip0\.mp4.*set verify to 0"):
         verify_store(folder, 1.0, teacher, world.videos, tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"cannot be verified, the teacher .*is no teacher folder.*set verify to 0"):
         verify(world, folder, tmp_path)

@@ -10,6 +10,7 @@ import timm
 import torch
 from pydantic import ValidationError
 
+from tests.features.test_image_store import write_images
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.errors import CheckpointError, ConfigError, StoreError
 from umt_pipeline.features.provider import OnlineTargets
@@ -23,15 +24,21 @@ from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
 
 def test_extract_features_resumes_and_hands_over_a_whole_store(tmp_path: Path) -> None:
     videos = make_corpus(tmp_path / "media", ["train", "test", "train"])
+    images = write_images(tmp_path / "media", ["train", "test"])
+    videos = pd.concat([images, videos], ignore_index=True)
     teacher = make_teacher_folder(tmp_path / "teacher")
     params = TeacherFeaturesParams(**dict(make_config()))
-    folder, report = extract_features(params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
+    arguments = (params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
+    folder, image_folder, report = extract_features(*arguments)
     assert folder.parent == tmp_path / "workspace/features"
-    assert report["rows"] == 6
-    again, report = extract_features(params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
+    assert image_folder.parent == tmp_path / "workspace/image_features"
+    assert (report["rows"], report["images"]["rows"]) == (6, 3)
+    again, image_again, report = extract_features(*arguments)
     assert (again, report["rows_resumed"]) == (folder, 6)
-    move_folder(folder, tmp_path / "store")
-    FeatureStore(tmp_path / "store").verify()
+    assert (image_again, report["images"]["rows_resumed"]) == (image_folder, 3)
+    for name, source in (("store", folder), ("image_store", image_folder)):
+        move_folder(source, tmp_path / name)
+        FeatureStore(tmp_path / name).verify()
 
 
 def test_bad_parameters_and_a_missing_teacher_are_refused(tmp_path: Path) -> None:
@@ -52,9 +59,10 @@ def test_a_published_teacher_is_fetched_and_its_importance_is_part_of_the_stores
     folder, history, metrics = get_teacher(params, 0, tmp_path / "media", videos, empty, empty, tmp_path / "workspace")
     assert len(history) == 0
     assert metrics == {"source": source.source, "importance": "pool_attention", "target_dim": 96}
-    store, _ = extract_features(params, folder, tmp_path / "media", videos, tmp_path / "workspace")
+    store, image_store, _ = extract_features(params, folder, tmp_path / "media", videos, tmp_path / "workspace")
     manifest = FeatureStore(store).manifest
     assert (manifest.teacher.importance, manifest.target_dim) == ("pool_attention", 96)
+    assert FeatureStore(image_store).manifest.teacher == manifest.teacher
     teacher = load_teacher(folder, source, grid=4)
     OnlineTargets(teacher, manifest, videos, tmp_path / "media")
     other = manifest.teacher.model_copy(update={"importance": "token_norm"})

@@ -31,14 +31,39 @@ from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStoreWriter
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
 from umt_pipeline.files import fingerprint
-from umt_pipeline.masking import Importance, MaskConfig, visible_count
+from umt_pipeline.masking import Importance, MaskConfig, MaskKind, visible_count
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.decode import decode_batches
+from umt_pipeline.video.media import Media
 from umt_pipeline.video.views import View, ViewConfig, counter_generator, make_view
 
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
+
+
+class ImageMask(Config):
+    """How the visible patches of an image are chosen.
+
+    Args:
+        kind: None: as for videos.
+        ratio: hidden share. 0.5 as published: an image has no other frame that shows what is hidden.
+    """
+
+    kind: MaskKind | None = None
+    ratio: float = Field(0.5, ge=0, lt=1)
+
+
+class ImageConfig(Config):
+    """What of the extraction is different for images, which get a store of their own.
+
+    Args:
+        views: recorded views per image; None: as for videos.
+        mask: kind and hidden share.
+    """
+
+    views: int | None = Field(None, ge=0)
+    mask: ImageMask = ImageMask()
 
 
 class FeatureConfig(Config):
@@ -51,6 +76,7 @@ class FeatureConfig(Config):
         patch_size: side of the student's patches in pixels.
         views: recorded views per clip; 0 writes a store without rows: the configuration for online training.
         mask: kind and hidden share.
+        images: what is different for images; see :meth:`image_config`.
         codec: how targets are stored.
         pq: for the codec ``pq`` alone: its bytes per token and the sample that its code books are trained on.
         pixels: store the visible patches only, or whole frames.
@@ -66,6 +92,7 @@ class FeatureConfig(Config):
     patch_size: int = Field(16, ge=1)
     views: int = Field(ge=0)
     mask: MaskConfig = MaskConfig()
+    images: ImageConfig = ImageConfig()
     codec: CodecName = "fp16"
     pq: PqConfig | None = None
     pixels: Literal["visible", "frames"] = "visible"
@@ -90,6 +117,17 @@ class FeatureConfig(Config):
     def grid(self) -> int:
         """Patches along one side of a view."""
         return self.view.size // self.patch_size
+
+    def image_config(self) -> FeatureConfig:
+        """Return the configuration of the images' store: the same with one frame per view, and ``images`` applied."""
+        images = self.images
+        return self.model_copy(
+            update={
+                "view": self.view.model_copy(update={"frames": 1}),
+                "views": self.views if images.views is None else images.views,
+                "mask": MaskConfig(kind=images.mask.kind or self.mask.kind, ratio=images.mask.ratio),
+            }
+        )
 
     def pq_for(self, target_dim: int) -> PqConfig | None:
         """Return the configuration of the codec ``pq`` for a target width; None for another codec.
@@ -122,16 +160,19 @@ class ExtractionPlan:
         return replace(self, index=index, paths=tuple(self.paths[row] for row in rows))
 
 
-def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame) -> ExtractionPlan:
+def plan_extraction(
+    config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video"
+) -> ExtractionPlan:
     """Draw every view of every clip of the wanted splits.
 
     Args:
-        config: what to extract.
+        config: what to extract; for images :meth:`FeatureConfig.image_config`.
         teacher: as loaded for ``config``; only its sizes and identity are read.
-        videos: the clean video table.
+        videos: the clean table of videos and images.
+        media: which of them.
 
     Raises:
-        ConfigError: the teacher's grid is not the student's, or a split has no clip.
+        ConfigError: the teacher's grid is not the student's, or a split has no video where videos are wanted.
     """
     if teacher.grid != config.grid:
         raise ConfigError(
@@ -139,7 +180,7 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
             f"the teacher was loaded for a grid of {teacher.grid}"
         )
     header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance)
-    clips = select_clips(videos, config.splits)
+    clips = select_clips(videos, config.splits, media)
     records: list[dict[str, Any]] = []
     for clip in clips.to_dict("records"):
         size = (int(clip["num_frames"]), int(clip["height"]), int(clip["width"]))
@@ -154,16 +195,22 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
     return ExtractionPlan(header, index, paths, key)
 
 
-def select_clips(videos: pd.DataFrame, splits: tuple[str, ...]) -> pd.DataFrame:
+def select_clips(videos: pd.DataFrame, splits: tuple[str, ...], media: Media = "video") -> pd.DataFrame:
     """Return the clips of the splits: split by split as listed, in each in the order of the table.
 
+    Args:
+        videos: the clean table of videos and images.
+        splits: which splits.
+        media: videos or images. Images are an addition that a corpus may lack: there may be none of them.
+
     Raises:
-        ConfigError: a split without a clip.
+        ConfigError: videos are wanted, and a split has none.
     """
-    parts = [videos[videos["split"] == split] for split in splits]
+    known = videos[videos["media"] == media]
+    parts = [known[known["split"] == split] for split in splits]
     for split, part in zip(splits, parts, strict=True):
-        if part.empty:
-            found = ", ".join(sorted(map(str, videos["split"].unique()))) or "an empty table"
+        if part.empty and media == "video":
+            found = ", ".join(sorted(map(str, known["split"].unique()))) or f"{len(videos) or 'no'} images and no video"
             raise ConfigError(f"splits: expected videos in split {split!r}, found {found}")
     return pd.concat(parts, ignore_index=True)
 
@@ -191,7 +238,7 @@ def extract(
         error (1 - cosine), measured on the first batch of each shard that this call made.
 
     Raises:
-        StoreError: a video that ingestion accepted cannot be read now, or the disk is full. Finished shards stay.
+        StoreError: a file that ingestion accepted cannot be read now, or the disk is full. Finished shards stay.
     """
     start = time.perf_counter()
     writer = FeatureStoreWriter(folder, plan.header, plan.index)
@@ -340,6 +387,6 @@ def _decoded(
         yield from decode_batches([media_root / path for path in plan.paths], views, batches, workers)
     except VideoError as error:
         raise StoreError(
-            f"a video that ingestion accepted cannot be read now: {error}. Finished shards are kept; restore the "
+            f"a file that ingestion accepted cannot be read now: {error}. Finished shards are kept; restore the "
             "file, or run ingestion again"
         ) from error

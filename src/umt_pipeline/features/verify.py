@@ -217,7 +217,7 @@ def _decode_again(
         video = known[clip]
         if video["sha256"] != record["video_sha256"]:
             raise _mismatch(
-                store, row, f"the video file's SHA-256 was {record['video_sha256']}, the table videos has {video['sha256']}"
+                store, row, f"the file's SHA-256 was {record['video_sha256']}, the table videos has {video['sha256']}"
             )
         size = (int(video["num_frames"]), int(video["height"]), int(video["width"]))
         view = make_view(header.view, header.dataset_id, clip, int(record["view_number"]), *size)
@@ -232,7 +232,7 @@ def _decode_again(
             yield rows[batch.start : batch.stop], frames_BTSSC
     except VideoError as error:
         raise StoreError(
-            f"feature store {store.folder}: cannot be verified, a video of it cannot be read: {error}. Bring it "
+            f"feature store {store.folder}: cannot be verified, a file of it cannot be read: {error}. Bring it "
             "back; to train without the videos, set verify to 0"
         ) from error
 

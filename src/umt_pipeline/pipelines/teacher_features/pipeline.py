@@ -1,4 +1,4 @@
-"""The pipeline ``teacher_features``: videos → teacher → feature store."""
+"""The pipeline ``teacher_features``: videos and images → teacher → feature stores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 extract_features,
                 inputs=["params:teacher_features", "teacher", "raw_media", "videos", "workspace"],
-                outputs=["feature_store", "feature_report"],
+                outputs=["feature_store", "image_store", "feature_report"],
             ),
         ]
     )

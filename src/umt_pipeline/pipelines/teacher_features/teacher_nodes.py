@@ -147,7 +147,7 @@ def _zero_shot(
     """Zero-shot accuracy in percent on the middle frames of the validation split, per label task that templates name."""
     import torch
 
-    held_out = videos[videos["split"] == "validation"]
+    held_out = videos[(videos["split"] == "validation") & (videos["media"] == "video")]
     named = {
         task for template in (params.train_small.templates if params.train_small else ()) for task in _tasks(template)
     }
