@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.features.test_image_store import write_images
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.models.student import StudentConfig
@@ -36,7 +37,7 @@ def read_batch(task: Task, indices: list[int], number: int = 0) -> Batch:
 
 
 class StageWorld(NamedTuple):
-    """Four training clips, their recorded views (whole frames), a random teacher, and a student of fitting size."""
+    """Four training clips and three images, their recorded views (whole frames), a random teacher, and a fitting student."""
 
     provider: dict[str, Any]
     student: StudentConfig
@@ -51,10 +52,14 @@ class StageWorld(NamedTuple):
 def stage_world(tmp_path_factory: pytest.TempPathFactory) -> StageWorld:
     folder = tmp_path_factory.mktemp("stages")
     videos = make_corpus(folder / "media", ["train", "train", "validation", "train", "train"])
+    images = write_images(folder / "media", ["train", "train", "validation", "train"]).assign(corpus="stills")
+    videos = pd.concat([videos, images], ignore_index=True)
     write_mapped(folder / "videos.arrow", videos)
     teacher = load_teacher(make_teacher_folder(folder / "teacher"), TeacherConfig(layers=2), 4)
     config = make_config(pixels="frames")
     extract(config, teacher, plan_extraction(config, teacher, videos), folder / "media", folder / "store")
+    plan = plan_extraction(config.image_config(), teacher, videos, "image")
+    extract(config.image_config(), teacher, plan, folder / "media", folder / "image_store")
     provider = {
         "store": str(folder / "store"),
         "targets": "cached",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import BertConfig, BertForMaskedLM
 
 from tests.features.tiny import make_config
-from tests.training.conftest import StageWorld
-from umt_pipeline.errors import ConfigError, StoreError
+from tests.training.conftest import StageWorld, read_batch
+from umt_pipeline.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.models.folders import save_model
@@ -22,13 +23,16 @@ from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
-from umt_pipeline.models.video_text import VideoTextConfig
+from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
+from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.pipelines.stage2.nodes import make_tokenizer
+from umt_pipeline.training.captions import captioned_media
+from umt_pipeline.training.loop import OnRow, train
+from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.optim import param_groups
-from umt_pipeline.training.stage1 import StudentSize
-from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, Stage2Task, make_task
-from umt_pipeline.training.task import LossParts
-from umt_pipeline.training.text import usable_captions
+from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, Stage2Task, TextSize, make_task
+from umt_pipeline.training.state import Row
+from umt_pipeline.training.task import LossParts, TrainConfig
 
 CAPTIONS = [
     (0, "clip0", "a red ring"),
@@ -38,6 +42,8 @@ CAPTIONS = [
     (4, "clip3", "two green squares"),
     (5, "clip4", "a red star"),
 ]
+# The samples of images come first.
+STILLS = [(10, "stills/0", "a picture of a ring"), (11, "stills/1", "a picture of a star"), (12, "stills/3", "red squares")]
 OBJECTIVES = {"contrastive", "matching", "masked_language", "alignment"}
 SETTINGS: dict[str, Any] = {
     "text": {"dim": 16, "layers": 2, "fusion_layer": 1, "heads": 2, "mlp_dim": 32, "max_length": 8, "vocab_size": 80},
@@ -53,11 +59,14 @@ def table(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
 def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CAPTIONS, **changes: Any) -> Stage2Task:
     """Make the task without dropout; ``weights`` and any other argument of :func:`make_task` may be changed."""
     weights = ObjectiveWeights(**changes.pop("weights", {}))
-    tokenizer = train_wordpiece([text for _, _, text in CAPTIONS], 80)
+    tokenizer = train_wordpiece([text for _, _, text in CAPTIONS + STILLS], 90)
     save_tokenizer(tokenizer, folder / "tokenizer")
-    table(rows).to_parquet(folder / "captions.parquet")
+    corpora = changes.setdefault("corpora", {})
+    samples, texts = captioned_media(world.videos, table(rows), "train", corpora)
+    write_mapped(folder / "samples.arrow", samples)
+    write_mapped(folder / "captions.arrow", texts)
     text = TextConfig(
-        vocab_size=80, dim=16, layers=2, fusion_layer=1, heads=2, mlp_dim=32, max_positions=8, vision_dim=24, dropout=0.0
+        vocab_size=90, dim=16, layers=2, fusion_layer=1, heads=2, mlp_dim=32, max_positions=8, vision_dim=24, dropout=0.0
     )
     aligned = {"align_layers": 2, "target_dim": 16} if weights.alignment else {}
     config = VideoTextConfig(vision=world.student.vision, text=text, embed_dim=8, **aligned)
@@ -68,26 +77,27 @@ def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CA
         "text_tower": None,
         "text_lr_scale": 1.0,
         "tokenizer": str(folder / "tokenizer"),
-        "captions": str(folder / "captions.parquet"),
+        "samples": str(folder / "samples.arrow"),
+        "captions": str(folder / "captions.arrow"),
         "max_length": 8,
+        "parity": False,
         "masked_epochs": None,
-        **world.provider,
+        "stores": {"video": str(world.folder / "store"), "image": str(world.folder / "image_store")},
+        **{name: world.provider[name] for name in ("targets", "teacher", "media_root")},
     }
     torch.manual_seed(0)
     return make_task(**{**arguments, **changes})
 
 
 def loss(task: Stage2Task, indices: list[int], epoch: int = 0) -> LossParts:
-    batch = task.dataset().batch(np.array(indices), epoch)
-    assert batch is not None
-    return task.loss(task.model, batch, torch.Generator().manual_seed(3))
+    return task.loss(task.model, read_batch(task, indices, epoch), torch.Generator().manual_seed(3))
 
 
 def assert_all_learn(task: Stage2Task, parts: LossParts) -> None:
     parts.total.backward()
     for name, parameter in task.model.named_parameters():
-        assert parameter.grad is not None, f"{name} takes no part: DDP would wait for it"
-        assert bool(parameter.grad.isfinite().all()), name
+        assert (parameter.grad is not None) == parameter.requires_grad, f"{name} takes no part: DDP would wait for it"
+        assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(stage_world: StageWorld, tmp_path: Path) -> None:
@@ -101,11 +111,21 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(stage_world: StageWorld, tmp_
     assert_all_learn(task, result)
 
 
-@pytest.mark.parametrize("left_out", ["contrastive", "masked_language", "alignment"])
-def test_weight_zero_leaves_an_objective_out(stage_world: StageWorld, tmp_path: Path, left_out: str) -> None:
-    result = loss(build(stage_world, tmp_path, weights={left_out: 0.0}), [0, 1, 2, 3])
-    assert set(result.parts) & OBJECTIVES == OBJECTIVES - {left_out}
-    assert math.isfinite(result.total.item())
+@pytest.mark.parametrize("kept", [("contrastive",), ("matching",), ("masked_language",), ("alignment",), ()])
+def test_weight_zero_leaves_an_objective_out_and_freezes_what_it_alone_trains(
+    stage_world: StageWorld, tmp_path: Path, kept: tuple[str, ...]
+) -> None:
+    for left_out in sorted(OBJECTIVES) if kept == () else [""]:
+        on = set(kept) or OBJECTIVES - {left_out}
+        task = build(stage_world, tmp_path, weights={name: float(name in on) for name in OBJECTIVES})
+        result = loss(task, [0, 1, 2, 3])
+        assert set(result.parts) & OBJECTIVES == on
+        assert_all_learn(task, result)
+
+
+def test_a_stage_without_any_objective_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least one objective with a weight above 0"):
+        Stage2Config.model_validate({**SETTINGS, "weights": dict.fromkeys(OBJECTIVES, 0.0)})
 
 
 @pytest.mark.parametrize("indices", [[0, 0, 0], [2]])
@@ -118,35 +138,24 @@ def test_a_batch_of_one_video_skips_matching(stage_world: StageWorld, tmp_path: 
     assert_all_learn(task, result)
 
 
-def test_captions_without_words_are_left_out() -> None:
-    rows = [(7, "b", "ok"), (5, "a", "?!"), (4, "a", ""), (6, "a", " - "), (3, "b", "first"), (2, "c", "another clip")]
-    assert usable_captions(table(rows), ["a", "b"])["caption"].tolist() == ["first", "ok"]
-
-
 def test_a_clip_without_a_usable_caption_is_not_trained_on(stage_world: StageWorld, tmp_path: Path) -> None:
     rows = [*(row for row in CAPTIONS if row[1] != "clip1"), (2, "clip1", "...")]
     task = build(stage_world, tmp_path, rows)
-    dataset = task.dataset()
-    assert len(dataset) == 3
-    batch = dataset.batch(np.array([0, 1, 2]), 0)
-    assert batch is not None
+    assert len(task.dataset()) == 3
+    batch = read_batch(task, [0, 1, 2])
     assert task.sample_ids(batch) == ["clip0", "clip3", "clip4"]
     assert bool((batch["mask"].sum(dim=1) > 2).all()), "a caption has more than [CLS] and [SEP]"
 
 
 def test_no_usable_caption_at_all_is_an_error(stage_world: StageWorld, tmp_path: Path) -> None:
     rows = [(0, "clip0", "?!"), (1, "clip2", "not for training")]
-    with pytest.raises(ConfigError, match="none of the training clips has a caption; check table captions"):
-        build(stage_world, tmp_path, rows)
-    videos = pd.read_parquet(stage_world.provider["videos"])
-    with pytest.raises(ConfigError, match="table captions has no caption with words in it for any training clip"):
-        make_tokenizer(Stage2Config.model_validate(SETTINGS), videos, table(rows), tmp_path)
+    with pytest.raises(ConfigError, match=r"none of the media of split 'train' has a caption with words in it \(2 rows"):
+        make_tokenizer(Stage2Config.model_validate(SETTINGS), stage_world.videos, table(rows), tmp_path)
 
 
-def test_the_vocabulary_is_made_of_training_captions_only(tmp_path: Path) -> None:
-    videos = pd.DataFrame({"video_id": ["a", "b"], "split": ["train", "test"]})
-    rows = [(0, "a", "circle circle circle"), (1, "b", "zebra zebra zebra")]
-    folder = make_tokenizer(Stage2Config.model_validate(SETTINGS), videos, table(rows), tmp_path)
+def test_the_vocabulary_is_made_of_training_captions_only(stage_world: StageWorld, tmp_path: Path) -> None:
+    rows = [(0, "clip0", "circle circle circle"), (1, "clip2", "zebra zebra zebra")]
+    folder = make_tokenizer(Stage2Config.model_validate(SETTINGS), stage_world.videos, table(rows), tmp_path)
     words = load_tokenizer(folder).get_vocab()
     assert "circle" in words
     assert not any("z" in word for word in words)
@@ -156,20 +165,17 @@ def test_cached_and_online_tasks_have_the_same_loss(stage_world: StageWorld, tmp
     cached = build(stage_world, tmp_path, masked_epochs=1)
     online = build(stage_world, tmp_path, masked_epochs=1, targets="online")
     for epoch in range(2):
-        dataset = online.dataset()
-        batch = online.collate([dataset[index, epoch] for index in (3, 0, 1)])
         online.setup(torch.device("cpu"))
-        result = online.loss(online.model, batch, torch.Generator().manual_seed(3))
-        torch.testing.assert_close(loss(cached, [3, 0, 1], epoch).total, result.total, rtol=1e-3, atol=0.0)
+        one, other = loss(cached, [3, 0, 1], epoch), loss(online, [3, 0, 1], epoch)
+        torch.testing.assert_close(one.total, other.total, rtol=1e-3, atol=0.0)
+        assert other.parts["unreadable"] == 0.0
 
 
 def test_captions_change_with_the_epoch_and_repeat_with_it(stage_world: StageWorld, tmp_path: Path) -> None:
-    dataset = build(stage_world, tmp_path).dataset()
+    task = build(stage_world, tmp_path)
     drawn = []
     for epoch in range(8):
-        batch, again = (dataset.batch(np.array(indices), epoch) for indices in ([0, 2], [0]))
-        assert batch is not None
-        assert again is not None
+        batch, again = (read_batch(task, indices, epoch) for indices in ([0, 2], [0]))
         assert (batch["ids"][0] == again["ids"][0]).all()
         drawn.append(tuple(batch["ids"][0].tolist()))
     assert len(set(drawn)) == 2, "clip0 has two captions"
@@ -189,9 +195,9 @@ def test_the_unmasked_phase_sees_every_patch_and_is_not_aligned(stage_world: Sta
 def test_the_unmasked_phase_needs_whole_frames(stage_world: StageWorld, tmp_path: Path) -> None:
     config = make_config(pixels="visible", views=1)
     teacher = load_teacher(Path(stage_world.provider["teacher"]), TeacherConfig(layers=2), 4)
-    plan = plan_extraction(config, teacher, pd.read_parquet(stage_world.provider["videos"]))
-    extract(config, teacher, plan, Path(stage_world.provider["media"]), tmp_path / "store")
-    task = build(stage_world, tmp_path, masked_epochs=0, store=str(tmp_path / "store"))
+    plan = plan_extraction(config, teacher, stage_world.videos)
+    extract(config, teacher, plan, Path(stage_world.provider["media_root"]), tmp_path / "store")
+    task = build(stage_world, tmp_path, masked_epochs=0, stores={"video": str(tmp_path / "store")})
     with pytest.raises(StoreError, match=r"set teacher_features\.pixels to frames"):
         loss(task, [0, 1])
 
@@ -215,12 +221,141 @@ def test_more_unmasked_epochs_than_epochs_are_refused() -> None:
 
 
 def test_a_store_without_frames_is_refused_before_training(stage_world: StageWorld) -> None:
-    frames = read_manifest(Path(stage_world.provider["store"]))
-    size = StudentSize(dim=16, depth=2, heads=2)
+    frames = read_manifest(stage_world.folder / "store")
     config = Stage2Config.model_validate({**SETTINGS, "unmasked_epochs": 1})
-    config.model_for(size, frames, vocab_size=32)
+    config.model_for(stage_world.student, frames, vocab_size=32)
     with pytest.raises(ConfigError, match=r"unmasked_epochs is 1, but the feature store holds visible pixels"):
-        config.model_for(size, frames.model_copy(update={"pixels": "visible"}), vocab_size=32)
+        config.model_for(stage_world.student, frames.model_copy(update={"pixels": "visible"}), vocab_size=32)
+
+
+def test_a_student_of_any_width_is_taken_and_one_that_does_not_fit_the_store_is_refused(stage_world: StageWorld) -> None:
+    header = read_manifest(stage_world.folder / "store")
+    config, student = Stage2Config.model_validate(SETTINGS), stage_world.student
+    wide = student.model_copy(update={"vision": student.vision.model_copy(update={"dim": 48})})
+    model = config.model_for(wide, header, vocab_size=32)
+    assert (model.vision.dim, model.text.vision_dim) == (48, 48)
+    coarse = student.model_copy(update={"vision": student.vision.model_copy(update={"patch_size": 16})})
+    with pytest.raises(ConfigError, match="student reads patches of 16 pixels, the feature store holds patches of 8"):
+        config.model_for(coarse, header, vocab_size=32)
+    other = student.model_copy(update={"target_dim": 512})
+    with pytest.raises(ConfigError, match="aligned with 2 layers of width 512, the feature store holds 2 of width 16"):
+        config.model_for(other, header, vocab_size=32)
+    unaligned = Stage2Config.model_validate({**SETTINGS, "weights": {"alignment": 0.0}})
+    assert unaligned.model_for(other, header, vocab_size=32).align_layers == 0
+
+
+def test_positions_of_longer_and_finer_clips_are_interpolated(stage_world: StageWorld) -> None:
+    header, config = read_manifest(stage_world.folder / "store"), Stage2Config.model_validate(SETTINGS)
+    trained = stage_world.student.vision  # 2 frames of 32 pixels, as the store
+    for frames, size, expected in ((2, 32, (None, None)), (1, 32, (None, None)), (4, 32, (2, None)), (2, 64, (None, 32))):
+        view = header.view.model_copy(update={"frames": frames, "size": size})
+        changed = header.model_copy(update={"view": view, "frames": frames, "grid": size // 8})
+        vision = config.model_for(stage_world.student, changed, vocab_size=32).vision
+        assert (vision.position_frames, vision.position_image_size) == expected
+        assert VideoViT(vision).positions_PD.shape == (frames * (size // 8) ** 2, trained.dim)
+
+
+def test_parity_means_all_of_it() -> None:
+    assert Stage2Config.model_validate({**SETTINGS, "parity": True}).parity
+    for change in ({"pool": "attention"}, {"fuse_positions": True}, {"unmasked_epochs": 1}):
+        with pytest.raises(ValidationError, match="parity asks for what was published"):
+            Stage2Config.model_validate({**SETTINGS, **change, "parity": True})
+
+
+def test_a_pretrained_bert_of_another_vocabulary_is_refused(stage_world: StageWorld, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    bert = BertForMaskedLM(BertConfig(vocab_size=91, max_position_embeddings=8, layer_norm_eps=1e-12, **sizes))
+    bert.save_pretrained(tmp_path / "bert")
+    config = Stage2Config.model_validate(
+        {**SETTINGS, "text": {**SETTINGS["text"], "max_positions": 8, "pretrained": str(tmp_path / "bert")}}
+    )
+    model = config.model_for(stage_world.student, read_manifest(stage_world.folder / "store"), vocab_size=90)
+    with pytest.raises(CheckpointError, match=r"text\.vocab_size is 90, checkpoint has 91"):
+        VideoTextModel.create(model)
+    with pytest.raises(ValidationError, match="max_length 9 is above max_positions 8"):
+        TextSize.model_validate({**SETTINGS["text"], "max_length": 9, "max_positions": 8})
+
+
+# --- images beside videos ---
+
+
+def test_images_are_one_frame_videos_with_masks_and_alignment_of_their_own(stage_world: StageWorld, tmp_path: Path) -> None:
+    task = build(stage_world, tmp_path, CAPTIONS + STILLS)
+    assert [corpus.name for corpus in task.dataset().corpora()] == ["stills (image)", "tiny (video)"]
+    seen: list[torch.Size] = []
+    task.model.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[1].shape, inputs[7])))
+    stills, clips = loss(task, [0, 1, 2]), loss(task, [3, 4, 5])
+    assert seen == [((3, 8), (1, 4)), ((3, 8), (2, 4))], "half of one frame of 16, a fifth of two, rounded up"
+    assert set(stills.parts) == set(clips.parts), "the loop's averages need the same names at every step"
+    assert stills.parts["alignment"] > 0.0
+    assert_all_learn(task, stills)
+
+
+def test_image_positions_are_those_of_the_first_frame(stage_world: StageWorld) -> None:
+    encoder = VideoViT(stage_world.student.vision)
+    places = torch.arange(16).expand(2, 16)
+    assert torch.equal(encoder.positions(places, (1, 4)), encoder.positions(places))
+
+
+def test_without_a_teacher_masks_stay(stage_world: StageWorld, tmp_path: Path) -> None:
+    config = make_config(mask={"kind": "random"}, views=0)
+    teacher = load_teacher(Path(stage_world.provider["teacher"]), TeacherConfig(layers=2), 4)
+    plan = plan_extraction(config, teacher, stage_world.videos)
+    extract(config, teacher, plan, Path(stage_world.provider["media_root"]), tmp_path / "store")
+    changes = {"weights": {"alignment": 0.0}, "targets": "online", "stores": {"video": str(tmp_path / "store")}}
+    task = build(stage_world, tmp_path, teacher=str(tmp_path / "no teacher"), **changes)
+    seen: list[torch.Size] = []
+    task.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].shape))
+    assert "alignment" not in loss(task, [0, 1]).parts
+    assert seen == [(2, 8)]
+
+
+def test_a_medium_that_cannot_be_read_is_replaced_with_caption_and_id(stage_world: StageWorld, tmp_path: Path) -> None:
+    shutil.copytree(stage_world.provider["media_root"], tmp_path / "media")
+    (tmp_path / "media" / "stills" / "1.jpg").write_bytes(b"gone")
+    task = build(stage_world, tmp_path, CAPTIONS + STILLS, targets="online", media_root=str(tmp_path / "media"))
+    task.setup(torch.device("cpu"))
+    batch = read_batch(task, [0, 1])
+    assert batch["unreadable"].tolist() == [0, 1]
+    replaced = batch["clip"][1]
+    assert replaced in ("stills/0", "stills/3"), "from the same corpus"
+    other = ["stills/0", "stills/1", "stills/3"].index(replaced)
+    expected = read_batch(task, [other])
+    assert batch["media"][1] == expected["media"][0]
+    assert batch["ids"][1].tolist() == expected["ids"][0].tolist()
+    assert loss(task, [0, 1]).parts["unreadable"] == 0.5
+    for file in (tmp_path / "media" / "stills").iterdir():
+        file.unlink()
+    with pytest.raises(TrainingError, match=r"corpus 'stills \(image\)': 10 media in a row cannot be read"):
+        read_batch(task, [0])
+
+
+def test_media_that_the_store_lacks_are_named(stage_world: StageWorld, tmp_path: Path) -> None:
+    stores = {"video": str(stage_world.folder / "image_store"), "image": str(stage_world.folder / "image_store")}
+    with pytest.raises(ConfigError, match=r"corpus tiny \(video\): 4 of 4 media are not in the feature store, .*'clip0'"):
+        build(stage_world, tmp_path, CAPTIONS + STILLS, stores=stores)
+
+
+def test_a_run_of_images_and_videos_that_is_cut_goes_on_with_the_same_losses(
+    stage_world: StageWorld, tmp_path: Path
+) -> None:
+    loop = {"steps": 12, "batch_size": 2, "lr": 1e-3, "log_every": 1, "checkpoint_every": 5, "device": "cpu"}
+    arguments = (stage_world, tmp_path, CAPTIONS + STILLS)
+
+    def fit(folder: str, on_row: OnRow | None = None) -> list[Row]:
+        task = build(*arguments, corpora={"stills": 2.0})
+        return train(task, TrainConfig.model_validate(loop), seed=1, run_dir=tmp_path / folder, on_row=on_row).history
+
+    def stop(row: Row) -> None:
+        if row["step"] == 8:
+            raise KeyboardInterrupt
+
+    whole = fit("whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit("cut", stop)
+    again = fit("cut")
+    names = [*sorted(OBJECTIVES), "loss", "grad_norm"]
+    assert [[row[name] for name in names] for row in again] == [[row[name] for name in names] for row in whole]
 
 
 def test_text_layers_have_a_learning_rate_of_their_own(stage_world: StageWorld, tmp_path: Path) -> None:

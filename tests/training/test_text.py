@@ -5,21 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from umt_pipeline.errors import CheckpointError, ConfigError
+from tests.training.conftest import read_batch
+from umt_pipeline.errors import CheckpointError
 from umt_pipeline.models.folders import WEIGHTS_FILE
 from umt_pipeline.models.text import TextConfig, TextModel
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import TextTower, VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.loop import train
+from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.task import TrainConfig
-from umt_pipeline.training.text import Captions, TextTask, make_task
+from umt_pipeline.training.text import TextTask, make_task
 
 CAPTIONS = pd.DataFrame(
     [
@@ -45,45 +47,30 @@ def tokenizer(tmp_path: Path) -> Path:
 
 
 def build(tokenizer: Path, **changes: Any) -> TextTask:
-    CAPTIONS.to_parquet(tokenizer.parent / "captions.parquet")
+    folder = tokenizer.parent
+    videos = pd.DataFrame({"video_id": ["a", "b", "c", "d"]}).assign(
+        split="train", media="video", corpus="tiny", path="a.mp4", num_frames=8, height=32, width=32
+    )
+    samples, texts = captioned_media(videos.assign(sha256=[name * 64 for name in "abcd"]), CAPTIONS)
+    write_mapped(folder / "samples.arrow", samples)
+    write_mapped(folder / "captions.arrow", texts)
     arguments: dict[str, Any] = {
         "text": TEXT.model_dump(mode="json"),
         "embed_dim": 8,
         "objectives": {"train": {"steps": 1, "batch_size": 2, "lr": 0.1}},
         "tokenizer": str(tokenizer),
-        "captions": str(tokenizer.parent / "captions.parquet"),
-        "clips": ["a", "b", "c", "d"],
+        "samples": str(folder / "samples.arrow"),
+        "captions": str(folder / "captions.arrow"),
         "max_length": 16,
+        "clean_captions": True,
     }
     torch.manual_seed(0)
     return make_task(**{**arguments, **changes})
 
 
-def test_two_different_captions_are_drawn_where_there_are_two(tokenizer: Path) -> None:
-    captions = Captions(CAPTIONS, ["d", "b", "c", "a"], tokenizer, 16)
-    assert captions.clip_ids == ("d", "b", "a"), "clip c has no caption with words in it"
-    drawn = {clip: [captions.draw(clip, epoch, 2).tolist() for epoch in range(20)] for clip in captions.clip_ids}
-    assert all(len(set(pair)) == 2 for clip in ("a", "d") for pair in drawn[clip])
-    assert {row for pair in drawn["d"] for row in pair} == set(captions.rows["d"].tolist())
-    assert all(len(set(pair)) == 1 for pair in drawn["b"])
-    assert drawn["d"] == [captions.draw("d", epoch, 2).tolist() for epoch in range(20)]
-
-
-def test_captions_are_padded_to_the_longest_only(tokenizer: Path) -> None:
-    captions = Captions(CAPTIONS, ["a", "b", "d"], tokenizer, 16)
-    assert captions.mask_ML.any(dim=0).all()
-    cut = Captions(CAPTIONS, ["a", "b", "d"], tokenizer, 5)
-    assert cut.ids_ML.shape[1] == 5
-
-
-def test_clips_without_captions_are_refused(tokenizer: Path) -> None:
-    with pytest.raises(ConfigError, match="none of the training clips has a caption; check table captions"):
-        Captions(CAPTIONS, ["c", "x"], tokenizer, 16)
-
-
 def test_the_loss_is_the_sum_of_both_objectives_and_reaches_every_trained_weight(tokenizer: Path) -> None:
     task = build(tokenizer)
-    batch = task.dataset().batch(np.array([0, 1, 2]), 0)
+    batch = read_batch(task, [0, 1, 2])
     assert batch["ids"].shape[:2] == (3, 2)
     result = task.loss(task.model, batch, torch.Generator().manual_seed(1))
     assert result.total.item() == pytest.approx(sum(part.item() for part in result.parts.values()))

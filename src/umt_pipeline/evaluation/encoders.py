@@ -135,7 +135,7 @@ class VideoTextEncoder:
         device = next(self.model.parameters()).device
         # Positions beyond the tokenizer's own limit were never trained.
         length = min(self.tokenizer.model_max_length, self.model.config.text.max_positions)
-        ids_UL, mask_UL = encode_batch(self.tokenizer, texts, length)
+        ids_UL, mask_UL = encode_batch(self.tokenizer, texts, length, clean=self.model.config.clean_captions)
         longest = int(mask_UL.sum(dim=1).max()) if len(mask_UL) else 1
         ids_UL, mask_UL = ids_UL[:, :longest].to(device), mask_UL[:, :longest].to(device)
         parts = [

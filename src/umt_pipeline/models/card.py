@@ -183,12 +183,13 @@ def _use_classifier(config: JsonDict) -> list[str]:
 def _use_video_text(config: JsonDict) -> list[str]:
     tokens, length = _tokens(config["vision"]), config["text"]["max_positions"]
     tokenizer = "from umt_pipeline.models.tokenizer import encode_batch"
+    clean = "" if config["clean_captions"] else ", clean=False"
     return [
         *_loading("video_text", "load_video_text", tokenizer),
         'model, tokenizer = load_video_text(Path("."))',
         _patches(config["vision"]),
         f"_, video = model.encode_video(patches, torch.arange({tokens}).unsqueeze(0))",
-        f'_, text = model.encode_text(*encode_batch(tokenizer, ["a caption", "another"], {length}))',
+        f'_, text = model.encode_text(*encode_batch(tokenizer, ["a caption", "another"], {length}{clean}))',
         "similarity = video @ text.T  # cosines [1, 2]",
     ]
 

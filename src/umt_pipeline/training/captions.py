@@ -88,8 +88,8 @@ def _check(samples: pd.DataFrame, named: list[str], split: str, captions: int, u
             f"stage2.corpora names {', '.join(empty)}, none of whose media has a caption with words in it; check table "
             "captions, or set the weight to 0"
         )
-    sizes = samples.groupby(["corpus", "media"]).size()
-    listed = ", ".join(f"{' '.join(map(str, key))} {size}" for key, size in sizes.to_dict().items())
+    sizes = (samples["corpus"] + " (" + samples["media"] + ")").value_counts(sort=False)
+    listed = ", ".join(f"{corpus} {size}" for corpus, size in sizes.items())
     logger.info("stage 2: %d captions of %d media: %s", usable, len(samples), listed)
 
 

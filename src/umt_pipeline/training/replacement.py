@@ -44,7 +44,9 @@ def read_or_replace(read: Read, index: int, number: int, candidates: range, corp
         except VideoError as error:
             logger.warning("corpus %s, sample %d cannot be read, another one takes its place: %s", corpus, tried, error)
             errors.append(error)
-            tried = candidates[counter_hash("replacement", index, number, len(errors)) % len(candidates)]
+            # Any of the others, not the same one again.
+            step = 1 + counter_hash("replacement", index, number, len(errors)) % max(1, len(candidates) - 1)
+            tried = candidates[(candidates.index(tried) + step) % len(candidates)]
         else:
             return {**sample, "unreadable": len(errors)}, tried
     raise TrainingError(
