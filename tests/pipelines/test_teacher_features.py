@@ -20,6 +20,7 @@ from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
+from umt_pipeline.training.mapped import MappedTable, write_mapped
 
 
 def test_extract_features_resumes_and_hands_over_a_whole_store(tmp_path: Path) -> None:
@@ -64,10 +65,12 @@ def test_a_published_teacher_is_fetched_and_its_importance_is_part_of_the_stores
     assert (manifest.teacher.importance, manifest.target_dim) == ("pool_attention", 96)
     assert FeatureStore(image_store).manifest.teacher == manifest.teacher
     teacher = load_teacher(folder, source, grid=4)
-    OnlineTargets(teacher, manifest, videos, tmp_path / "media")
+    write_mapped(tmp_path / "clips.arrow", videos)
+    clips = MappedTable(tmp_path / "clips.arrow")
+    OnlineTargets(teacher, manifest, clips, tmp_path / "media")
     other = manifest.teacher.model_copy(update={"importance": "token_norm"})
     with pytest.raises(StoreError, match=r"the store has .*'token_norm'.*, found .*'pool_attention'"):
-        OnlineTargets(teacher, manifest.model_copy(update={"teacher": other}), videos, tmp_path / "media")
+        OnlineTargets(teacher, manifest.model_copy(update={"teacher": other}), clips, tmp_path / "media")
 
 
 def test_a_teacher_that_cannot_teach_is_refused_when_it_is_fetched(tmp_path: Path) -> None:
