@@ -19,6 +19,7 @@ from open_clip.transformer import VisionTransformer
 
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.models.student import StudentConfig
+from umt_pipeline.models.vit import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ def transformer_macs(tokens: int, width: int, hidden: int, layers: int) -> int:
     return layers * (projections + attention + 2 * tokens * width * hidden)
 
 
+def encoder_macs(vision: ViTConfig, visible: int) -> int:
+    """Return the MACs of one clip's way forward through the video encoder.
+
+    Args:
+        vision: sizes.
+        visible: V, all that the encoder computes.
+    """
+    embedding = visible * vision.patch_values * vision.dim
+    return embedding + transformer_macs(visible, vision.dim, int(vision.dim * vision.mlp_ratio), vision.depth)
+
+
 def student_macs(config: StudentConfig, visible: int) -> int:
     """Return the MACs of one clip's way forward through the student, heads included.
 
@@ -87,10 +99,8 @@ def student_macs(config: StudentConfig, visible: int) -> int:
         config: sizes.
         visible: V, all that the student computes.
     """
-    vision = config.vision
-    embedding = visible * vision.patch_values * vision.dim
-    heads = config.align_layers * visible * vision.dim * config.target_dim
-    return embedding + transformer_macs(visible, vision.dim, int(vision.dim * vision.mlp_ratio), vision.depth) + heads
+    heads = config.align_layers * visible * config.vision.dim * config.target_dim
+    return encoder_macs(config.vision, visible) + heads
 
 
 @dataclass(frozen=True)
