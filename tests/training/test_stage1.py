@@ -47,10 +47,10 @@ def test_cached_and_online_tasks_have_the_same_loss(stage_world: StageWorld) -> 
 def test_a_step_costs_the_student_and_online_the_teacher_too(stage_world: StageWorld) -> None:
     config = stage_world.student.model_dump(mode="json")
     cached, online = make_task(config, **stage_world.provider), make_task(config, **stage_world.online())
-    assert cached.flops_per_clip() == 6 * student_macs(stage_world.student, 8), "2 frames of 4 visible patches"
+    assert cached.flops_per_clip({}) == 6 * student_macs(stage_world.student, 8), "2 frames of 4 visible patches"
     header = cached.provider.header
     teacher = teacher_macs(TowerSize.of_config(MODEL_CONFIG), 2, 4, header.layers, header.visible_per_frame)
-    assert online.flops_per_clip() == cached.flops_per_clip() + 2 * teacher.total
+    assert online.flops_per_clip({}) == cached.flops_per_clip({}) + 2 * teacher.total
 
 
 def test_the_teacher_is_not_trained(stage_world: StageWorld) -> None:

@@ -18,6 +18,7 @@ from tests.training.conftest import StageWorld, read_batch
 from umt_pipeline.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
@@ -27,6 +28,7 @@ from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.pipelines.stage2.nodes import make_tokenizer
 from umt_pipeline.training.captions import captioned_media
+from umt_pipeline.training.launch import RunSpec, run
 from umt_pipeline.training.loop import OnRow, train
 from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.optim import param_groups
@@ -56,8 +58,10 @@ def table(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["caption_id", "video_id", "caption"])
 
 
-def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CAPTIONS, **changes: Any) -> Stage2Task:
-    """Make the task without dropout; ``weights`` and any other argument of :func:`make_task` may be changed."""
+def arguments(
+    world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CAPTIONS, **changes: Any
+) -> dict[str, Any]:
+    """Write the tables and return the arguments of a task without dropout; ``changes`` replaces any of them."""
     weights = ObjectiveWeights(**changes.pop("weights", {}))
     tokenizer = train_wordpiece([text for _, _, text in CAPTIONS + STILLS], 90)
     save_tokenizer(tokenizer, folder / "tokenizer")
@@ -70,7 +74,7 @@ def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CA
     )
     aligned = {"align_layers": 2, "target_dim": 16} if weights.alignment else {}
     config = VideoTextConfig(vision=world.student.vision, text=text, embed_dim=8, **aligned)
-    arguments: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "model": config.model_dump(mode="json"),
         "weights": weights.model_dump(mode="json"),
         "student": None,
@@ -85,8 +89,13 @@ def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CA
         "stores": {"video": str(world.folder / "store"), "image": str(world.folder / "image_store")},
         **{name: world.provider[name] for name in ("targets", "teacher", "media_root")},
     }
+    return {**settings, **changes}
+
+
+def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CAPTIONS, **changes: Any) -> Stage2Task:
+    """Make the task; see :func:`arguments`."""
     torch.manual_seed(0)
-    return make_task(**{**arguments, **changes})
+    return make_task(**arguments(world, folder, rows, **changes))
 
 
 def loss(task: Stage2Task, indices: list[int], epoch: int = 0) -> LossParts:
@@ -336,14 +345,42 @@ def test_media_that_the_store_lacks_are_named(stage_world: StageWorld, tmp_path:
         build(stage_world, tmp_path, CAPTIONS + STILLS, stores=stores)
 
 
+def test_arithmetic_is_counted_for_what_each_batch_is(stage_world: StageWorld, tmp_path: Path) -> None:
+    cached = build(stage_world, tmp_path, CAPTIONS + STILLS, masked_epochs=1)
+    online = build(stage_world, tmp_path, CAPTIONS + STILLS, masked_epochs=1, targets="online")
+    config, weights = cached.model.model.config, ObjectiveWeights()
+    unaligned = ObjectiveWeights(alignment=0.0)
+    for index, number, visible, on in ((0, 0, 8, weights), (3, 0, 8, weights), (3, 1, 32, unaligned), (0, 1, 16, unaligned)):
+        batch = read_batch(cached, [index], number)
+        student = 6 * video_text_macs(config, visible, batch["ids"].shape[1], on).total
+        assert cached.flops_per_clip(batch) == student
+        teacher = online.providers[batch["group"]].teacher_macs() if number == 0 else 0
+        assert online.flops_per_clip(batch) == student + 2 * teacher
+        assert (teacher > 0) == (number == 0)
+
+
+def test_two_processes_train_on_videos_and_images(stage_world: StageWorld, tmp_path: Path) -> None:
+    # Without matching and masked language much of the model is frozen, which DDP must not wait for.
+    weights = {"matching": 0.0, "masked_language": 0.0}
+    spec = RunSpec(
+        task="umt_pipeline.training.stage2:make_task",
+        kwargs=arguments(stage_world, tmp_path, CAPTIONS + STILLS, weights=weights),
+        inputs="tiny",
+        train=TrainConfig(steps=6, batch_size=2, lr=1e-3, log_every=1, device="cpu", nproc=2),
+        seed=0,
+        run_dir=tmp_path / "run",
+    )
+    rows = run(spec).history
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    assert all(math.isfinite(row["loss"]) and row["mfu"] > 0.0 for row in rows)
+
+
 def test_a_run_of_images_and_videos_that_is_cut_goes_on_with_the_same_losses(
     stage_world: StageWorld, tmp_path: Path
 ) -> None:
     loop = {"steps": 12, "batch_size": 2, "lr": 1e-3, "log_every": 1, "checkpoint_every": 5, "device": "cpu"}
-    arguments = (stage_world, tmp_path, CAPTIONS + STILLS)
-
     def fit(folder: str, on_row: OnRow | None = None) -> list[Row]:
-        task = build(*arguments, corpora={"stills": 2.0})
+        task = build(stage_world, tmp_path, CAPTIONS + STILLS, corpora={"stills": 2.0})
         return train(task, TrainConfig.model_validate(loop), seed=1, run_dir=tmp_path / folder, on_row=on_row).history
 
     def stop(row: Row) -> None:

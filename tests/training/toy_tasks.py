@@ -59,7 +59,7 @@ class ToyTask(Task):
         squared = error_BD.square().mean()
         return LossParts(squared, {"absolute": error_BD.abs().mean()})
 
-    def flops_per_clip(self) -> float | None:
+    def flops_per_clip(self, batch: Batch) -> float | None:
         return self.flops
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:

@@ -135,7 +135,7 @@ class Trainer:
             info = state.load_checkpoint(folder, task.model, self.optimizer, self.average, len(self.dataset))
             self.start, self.seconds_before = info.step, info.seconds
         self.model = self._wrapped(task.model)
-        self.meter = Meter(self.device, world, self._clips_at_peak())
+        self.meter = Meter(self.device, world)
         self._announce()
 
     def _recompute(self, blocks: int) -> None:
@@ -146,17 +146,10 @@ class Trainer:
             found = "no video encoder" if encoder is None else f"one of {encoder.config.depth} blocks"
             raise ConfigError(f"`recompute_blocks` is {blocks}, but {type(self.task).__name__} trains {found}; lower it")
 
-    def _clips_at_peak(self) -> float | None:
-        """Clips per second if all ranks did nothing but the task's arithmetic, at the speed of large matmuls."""
-        flops = self.task.flops_per_clip()
-        if flops is None:
-            return None
+    def _measure_peak(self) -> float:
         peak = matmul_peak(self.device, torch.bfloat16 if self.autocast else torch.float32)
         logger.info("%s multiplies matrices at %.2f TFLOP/s at most", self.device, peak / 1e12)
-        peaks = torch.tensor(peak, dtype=torch.float64, device=self.device)
-        if self.world > 1:
-            dist.all_reduce(peaks, dist.ReduceOp.SUM)
-        return float(peaks) / flops
+        return peak
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
         wrapped = model
@@ -229,6 +222,8 @@ class Trainer:
             with self.meter.waiting():
                 batch = next(batches)
             batch = to_device(batch, self.device)
+            if (flops := self.task.flops_per_clip(batch)) is not None:
+                self.meter.count(flops * size, self._measure_peak)
             # Gradients are averaged over ranks once per step, in the backward pass of the last micro-batch.
             synced = self.world == 1 or number == len(self.shares)
             with nullcontext() if synced else self.model.no_sync():  # type: ignore[operator]

@@ -9,7 +9,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -48,11 +48,11 @@ class Meter:
     Args:
         device: of the losses.
         world: number of processes.
-        clips_at_peak: clips per second that all devices together would train at their matmul peak; None: not known.
     """
 
-    def __init__(self, device: torch.device, world: int, clips_at_peak: float | None = None) -> None:
-        self._device, self._world, self._clips_at_peak = device, world, clips_at_peak
+    def __init__(self, device: torch.device, world: int) -> None:
+        self._device, self._world = device, world
+        self._peak: float | None = None
         self._names: list[str] = []
         self._reset()
 
@@ -62,7 +62,7 @@ class Meter:
         self._steps = self._samples = 0
         self._bad_step = torch.full((), NEVER, dtype=torch.int64, device=self._device)
         self._bad_M = self._sums_M
-        self._waited = 0.0
+        self._waited = self._flops = 0.0
         self._began = time.perf_counter()
 
     @contextmanager
@@ -92,6 +92,23 @@ class Meter:
             raise TrainingError(f"loss parts must be the same at every step: {self._names[1:]} before, now {names[1:]}")
         return torch.stack([value.detach().double() for value in (loss.total, *loss.parts.values())])
 
+    def count(self, flops: float, measure_peak: Callable[[], float]) -> None:
+        """Count the floating-point operations of a micro-batch.
+
+        Args:
+            flops: of this rank.
+            measure_peak: measures how many this rank's device does in a second; called once, which takes no part in the
+                window's time.
+        """
+        if self._peak is None:
+            began = time.perf_counter()
+            peaks = torch.tensor(measure_peak(), dtype=torch.float64, device=self._device)
+            if self._world > 1:
+                dist.all_reduce(peaks, dist.ReduceOp.SUM)
+            self._peak = float(peaks)
+            self._began += time.perf_counter() - began
+        self._flops += flops
+
     def add(self, step: int, values_M: Tensor, grad_norm: Tensor, samples: int) -> None:
         """Count a step: means over this rank's ``samples``, norm of the averaged gradient."""
         self._sums_M = self._sums_M + values_M * samples
@@ -120,18 +137,18 @@ class Meter:
     def row(self) -> Row:
         """Means of the window over all ranks, then begin a new window."""
         elapsed = time.perf_counter() - self._began
-        sums = torch.cat([self._sums_M, self._sums_M.new_tensor([self._samples])])
+        sums = torch.cat([self._sums_M, self._sums_M.new_tensor([self._samples, self._flops])])
         peaks = torch.tensor([self._waited / elapsed, _peak_memory_mib(self._device)], device=self._device)
         if self._world > 1:
             dist.all_reduce(sums, dist.ReduceOp.SUM)
             dist.all_reduce(peaks, dist.ReduceOp.MAX)
-        *totals, samples = sums.tolist()
+        *totals, samples, flops = sums.tolist()
         waited, memory = peaks.tolist()
         row: Row = {name: total / samples for name, total in zip(self._names, totals, strict=True)}
         row["grad_norm"] = float(self._norms) / self._steps
         row["clips_per_s"] = samples / elapsed
-        if self._clips_at_peak is not None:
-            row["mfu"] = row["clips_per_s"] / self._clips_at_peak
+        if self._peak is not None:
+            row["mfu"] = flops / elapsed / self._peak
         row["data_wait"] = waited
         row["peak_memory_mib"] = memory
         self._reset()

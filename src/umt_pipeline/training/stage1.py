@@ -91,8 +91,9 @@ class Stage1Task(Task):
         """See :class:`Task`."""
         return batch["clip"]
 
-    def flops_per_clip(self) -> float | None:
+    def flops_per_clip(self, batch: Batch) -> float | None:
         """See :class:`Task`: the student's way forward and back, and the teacher's forward where targets are online."""
+        del batch
         teacher = self.provider.teacher_macs()
         return None if teacher is None else float(training_flops(self._student_macs, teacher))
 

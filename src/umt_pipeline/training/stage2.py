@@ -27,6 +27,8 @@ from umt_pipeline.losses import (
     matching_loss,
     video_text_contrastive,
 )
+from umt_pipeline.models.flops import training_flops
+from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.student import StudentConfig, load_student
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
@@ -409,6 +411,7 @@ class Stage2Task(Task):
         self.providers = dict(providers)
         self._dataset = dataset
         self._masked_epochs = masked_epochs
+        self._config, self._weights = model.model.config, model.weights
         self._encoder = model.model.vision
         self._text_lr_scale = text_lr_scale
         text_layers = range(model.model.config.text.fusion_layer)
@@ -437,7 +440,7 @@ class Stage2Task(Task):
         provider = self.providers[batch["group"]]
         header = provider.header
         targets_KBVC: Tensor | None
-        if self._masked_epochs is not None and batch["epoch"] >= self._masked_epochs:
+        if self._sees_all(batch):
             patches_BVP = patchify(provider.frames(batch), header.patch_size)
             B, V = patches_BVP.shape[:2]
             visible_BV, targets_KBVC = torch.arange(V, device=patches_BVP.device).expand(B, V), None
@@ -459,6 +462,22 @@ class Stage2Task(Task):
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """See :class:`Task`."""
         return batch["clip"]
+
+    def flops_per_clip(self, batch: Batch) -> float | None:
+        """See :class:`Task`: the model's way forward and back, and the teacher's forward where it runs online."""
+        provider = self.providers[batch["group"]]
+        header, masked = provider.header, not self._sees_all(batch)
+        teacher = provider.teacher_macs() if masked else 0
+        if teacher is None:
+            return None
+        visible = header.frames * (header.visible_per_frame if masked else header.grid**2)
+        weights = self._weights if masked else self._weights.model_copy(update={"alignment": 0.0})
+        student = video_text_macs(self._config, visible, batch["ids"].shape[1], weights).total
+        return float(training_flops(student, teacher))
+
+    def _sees_all(self, batch: Batch) -> bool:
+        # A batch never spans two epochs.
+        return self._masked_epochs is not None and batch["epoch"] >= self._masked_epochs
 
 
 def make_task(

@@ -159,12 +159,12 @@ class Task(ABC):
         """The video encoder within ``model``, which ``layer_decay`` and ``recompute_blocks`` act on; None: there is none."""
         return None
 
-    def flops_per_clip(self) -> float | None:
-        """Floating-point operations of training per clip; called once, after :meth:`setup`.
+    def flops_per_clip(self, batch: Batch) -> float | None:
+        """Floating-point operations of training per clip of a batch; called for each batch, so it must be quick.
 
         Forward and backward pass, and a teacher that runs online; a multiplication and an addition count as two, and
-        recomputed blocks count once. None (the default) where nobody has counted them: then the history has no ``mfu``,
-        and no matmul peak is measured.
+        recomputed blocks count once. Read from shapes alone: no tensor's values may be waited for. None (the default) where
+        nobody has counted them: then the history has no ``mfu``, and no matmul peak is measured.
         """
         return None
 
