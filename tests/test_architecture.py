@@ -17,6 +17,7 @@ from umt_pipeline.config import Config
 UPSTAIRS = {
     "__main__",
     "cli",
+    "cli_tables",
     "datasets",
     "hooks",
     "own_data",

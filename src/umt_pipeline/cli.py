@@ -24,6 +24,7 @@ from kedro.utils import find_kedro_project
 from kedro.validation.exceptions import ParameterValidationError
 from rich.console import Console
 
+from umt_pipeline import cli_tables
 from umt_pipeline.errors import ConfigError, UmtError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_tables.app, name="tables")
 
 # Errors whose message says all that a user needs. Anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (UmtError, DatasetError, ParameterValidationError)

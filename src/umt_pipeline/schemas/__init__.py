@@ -6,14 +6,18 @@ written. Raw tables have the users' own column names; :func:`select_columns` map
 
 from umt_pipeline.schemas.mapping import Column, Constant, check_table, select_columns
 from umt_pipeline.schemas.models import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
+from umt_pipeline.schemas.tasks import NO_OPTION, RawBoxes, RawQuestions
 
 __all__ = [
+    "NO_OPTION",
     "Captions",
     "Column",
     "Constant",
     "Labels",
+    "RawBoxes",
     "RawCaptions",
     "RawLabels",
+    "RawQuestions",
     "RawVideos",
     "Rejects",
     "Videos",

@@ -1,0 +1,92 @@
+"""pandera models of the tables that question answering and detection need.
+
+The texts given to ``error=`` complete the sentence "expected ..." in messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+
+from umt_pipeline.schemas.models import NOT_BLANK, _not_blank, _Table
+
+# A multiple-choice column's value in a row that offers no choice.
+NO_OPTION = -1
+
+_TEXTS = "a list of texts, none of them blank"
+
+
+def _is_texts(value: Any) -> bool:
+    # Parquet gives lists back as arrays.
+    texts = value.tolist() if hasattr(value, "tolist") else value
+    return isinstance(texts, list) and all(isinstance(text, str) and text.strip() for text in texts)
+
+
+class RawQuestions(_Table):
+    """Questions about videos: one row per question, open or multiple-choice.
+
+    Attributes:
+        question_id: name of the question, once in the table.
+        video: path of the video, relative to the media folder.
+        question: its text as published; empty where the options alone are the question (MSRVTT-MC).
+        answers: open questions: the accepted answers as published, one per annotator who gave it, so that how often an
+            answer occurs is its weight; empty where answers are kept secret, and for multiple choice.
+        options: multiple choice: the texts to choose from, in order; empty for open questions.
+        correct: multiple choice: index into ``options``, from 0; -1 for open questions.
+    """
+
+    question_id: str = pa.Field(unique=True)
+    video: str
+    question: str
+    answers: object
+    options: object
+    correct: int = pa.Field(ge=NO_OPTION)
+
+    _text = pa.check("question_id", "video", error=NOT_BLANK)(_not_blank)
+
+    @pa.check("answers", "options", error=_TEXTS)
+    def _texts(cls, values: pd.Series) -> pd.Series:  # noqa: N805
+        return values.map(_is_texts).astype(bool)
+
+    @pa.dataframe_check(error="options, of which correct is one; or a question without options and with correct -1")
+    def _one_form(cls, table: pd.DataFrame) -> pd.Series:  # noqa: N805
+        offered = table["options"].map(lambda value: len(value) if hasattr(value, "__len__") else 0).astype(int)
+        asked = table["question"].str.strip() != ""
+        of_choice = (offered > 0) & (table["correct"] >= 0) & (table["correct"] < offered)
+        return of_choice | ((offered == 0) & (table["correct"] == NO_OPTION) & asked)
+
+
+class RawBoxes(_Table):
+    """Boxes around people in key frames: one row per box and action.
+
+    Attributes:
+        video: path of the video, relative to the media folder.
+        timestamp_s: time of the key frame in seconds from the start of the whole film.
+        x1: left edge, as a share of the frame's width.
+        y1: upper edge, as a share of the frame's height.
+        x2: right edge.
+        y2: lower edge.
+        label: the action; empty for a person without one.
+        person: links the boxes of one person in neighbouring key frames; empty where it is not known.
+        score: 1 for boxes that people drew, the detector's confidence for others.
+        source: ``annotated`` by people, or ``detected``.
+    """
+
+    video: str
+    timestamp_s: float = pa.Field(ge=0)
+    x1: float = pa.Field(ge=0, le=1)
+    y1: float = pa.Field(ge=0, le=1)
+    x2: float = pa.Field(ge=0, le=1)
+    y2: float = pa.Field(ge=0, le=1)
+    label: str
+    person: str
+    score: float = pa.Field(ge=0, le=1)
+    source: str = pa.Field(isin=["annotated", "detected"])
+
+    _text = pa.check("video", error=NOT_BLANK)(_not_blank)
+
+    @pa.dataframe_check(error="x1 < x2 and y1 < y2")
+    def _has_area(cls, table: pd.DataFrame) -> pd.Series:  # noqa: N805
+        return (table["x1"] < table["x2"]) & (table["y1"] < table["y2"])

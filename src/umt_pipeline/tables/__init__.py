@@ -1,0 +1,10 @@
+"""Readers: the annotation files of public data sets in, our tables out.
+
+Each reader knows one data set's files in the form that their authors, or UMT's, published. What it gives goes straight
+into the ingestion. ``READERS`` lists them; ``umt tables`` prints the list.
+"""
+
+from umt_pipeline.tables.annotations import Annotations, Source, write_annotations
+from umt_pipeline.tables.registry import READERS, Reader, Role, find_reader
+
+__all__ = ["READERS", "Annotations", "Reader", "Role", "Source", "find_reader", "write_annotations"]
