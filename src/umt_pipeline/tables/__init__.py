@@ -5,6 +5,7 @@ into the ingestion. ``READERS`` lists them; ``umt tables`` prints the list.
 """
 
 from umt_pipeline.tables.annotations import Annotations, Source, write_annotations
-from umt_pipeline.tables.registry import READERS, Reader, Role, find_reader
+from umt_pipeline.tables.reader import Reader, Role
+from umt_pipeline.tables.registry import READERS, find_reader
 
 __all__ = ["READERS", "Annotations", "Reader", "Role", "Source", "find_reader", "write_annotations"]
