@@ -177,7 +177,7 @@ def test_wrong_ucf101(tmp_path: Path, line: str, message: str) -> None:
         read(tmp_path, "ucf101", {"trainlist01.txt": line, **UCF101})
 
 
-def test_hmdb51_from_a_folder(tmp_path: Path) -> None:
+def test_hmdb51(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         "hmdb51",

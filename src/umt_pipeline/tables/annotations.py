@@ -21,6 +21,8 @@ FILES = {
     "boxes": "boxes.csv",
 }
 ANSWERS = "answers.json"
+# The tables that the ingestion reads.
+INGESTED = ("videos", "captions", "labels")
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ def count(tables: dict[str, pd.DataFrame]) -> dict[str, int]:
 
 
 def write_annotations(annotations: Annotations, folder: Path, *, force: bool = False) -> list[Path]:
-    """Write the tables that are not empty, the answers if there are any, and ``annotations.json``.
+    """Write the tables, the answers if there are any, and ``annotations.json``.
 
-    The folder appears when all of it is written.
+    Videos, captions and labels are always written, because the ingestion reads all three; questions and boxes if there
+    are any. The folder appears when all of it is written.
 
     Args:
         annotations: what to write.
@@ -125,7 +128,7 @@ def write_annotations(annotations: Annotations, folder: Path, *, force: bool = F
     _refuse_to_replace(folder, force)
     with staged_folder(folder) as staged:
         for name, table in annotations.tables().items():
-            if table.empty:
+            if table.empty and name not in INGESTED:
                 continue
             if FILES[name].endswith(".jsonl"):
                 _write_lines(staged / FILES[name], table)

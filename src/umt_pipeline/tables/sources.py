@@ -198,7 +198,7 @@ def value_of(record: Mapping[str, Any], key: str, kind: type[T], place: Place) -
     if key not in record:
         raise TableError(f"{place}: expected the key '{key}', found {', '.join(map(str, record)) or 'no key'}.")
     value = record[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise TableError(f"{place}, key '{key}': expected {_NAMES[kind]}, found {_shown(value)}.")
     return value
 
@@ -224,13 +224,13 @@ def texts_of(record: Mapping[str, Any], key: str, place: Place) -> list[str]:
     Raises:
         TableError: the key is missing, or its value is of another type.
     """
-    if isinstance(record.get(key), str):
-        return [record[key]]
-    values = value_of(record, key, list, place)
-    for value in values:
-        if not isinstance(value, str):
-            raise TableError(f"{place}, key '{key}': expected text or a list of texts, found {_shown(value)} in it.")
-    return values
+    value = value_of(record, key, object, place)
+    texts = []
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            raise TableError(f"{place}, key '{key}': expected text or a list of texts, found {_shown(text)}.")
+        texts.append(text)
+    return texts
 
 
 def whole_number(text: str, place: Place, what: str) -> int:
@@ -258,5 +258,5 @@ def number_of(text: str, place: Place, what: str) -> float:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=repr)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
