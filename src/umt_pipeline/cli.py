@@ -185,7 +185,7 @@ def doctor() -> None:
 @app.command()
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="Published weights: a .pth, .pt or .safetensors file.")],
-    kind: Annotated[str, typer.Option(help="student, encoder, classifier or video-text.")],
+    kind: Annotated[str, typer.Option(help="student, encoder, classifier, video-text or question-answering.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     frames: Annotated[
         int | None, typer.Option(help="Frames of a clip. Default: those of the file's position table, or 8.", min=1)
@@ -193,12 +193,18 @@ def import_checkpoint(
     image_size: Annotated[int, typer.Option(help="Side of a frame in pixels.", min=1)] = 224,
     heads: Annotated[int | None, typer.Option(help="Attention heads. Default: width / 64.", min=1)] = None,
     text_heads: Annotated[int | None, typer.Option(help="The same of the text encoder.", min=1)] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name of a video-text model's tokenizer.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the tokenizer of a video-text or question-answering model.")
+    ] = None,
     allow_missing: Annotated[
         list[str] | None, typer.Option(help="Pattern of keys that may stay at initial values. Repeatable.")
     ] = None,
     allow_unexpected: Annotated[
-        list[str] | None, typer.Option(help="Pattern of keys that may be left out, as 'clip_teacher.*'. Repeatable.")
+        list[str] | None, typer.Option(help="Pattern of keys that may be left out. Repeatable.")
+    ] = None,
+    allow_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Full name of a class of which the file holds settings; read as an empty dict. Repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there.")] = False,
 ) -> None:
@@ -214,6 +220,7 @@ def import_checkpoint(
         tokenizer=tokenizer,
         allow_missing=allow_missing or (),
         allow_unexpected=allow_unexpected or (),
+        allow_classes=allow_class or (),
         force=force,
     )
     console = Console(soft_wrap=True, highlight=False)

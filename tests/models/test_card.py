@@ -13,7 +13,7 @@ from torch import nn
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError
-from umt_pipeline.models import classifier, encoder, student, video_text
+from umt_pipeline.models import classifier, encoder, question_answering, student, video_text
 from umt_pipeline.models.card import model_card
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.text import TextConfig
@@ -37,14 +37,19 @@ MODELS: dict[str, tuple[Config, Callable[[Any], nn.Module], str, tuple[int, ...]
     video_text.KIND: (
         video_text.VideoTextConfig(vision=VISION, text=TEXT, embed_dim=8), video_text.VideoTextModel, "similarity", (1, 2),
     ),
+    question_answering.KIND: (
+        question_answering.QuestionAnsweringConfig(vision=VISION, text=TEXT), question_answering.QuestionAnsweringModel,
+        "scores", (1, 2),
+    ),
 }  # fmt: skip
 
 
 def write_folder(folder: Path, kind: str, facts: dict[str, Any] | None = None) -> str:
     config, build, _, _ = MODELS[kind]
     folder.mkdir(exist_ok=True)
-    if kind == video_text.KIND:
-        video_text.save_video_text(folder, build(config), train_wordpiece(["a disc goes left"], 40), facts)  # type: ignore[arg-type]
+    if kind in (video_text.KIND, question_answering.KIND):
+        save: Any = video_text.save_video_text if kind == video_text.KIND else question_answering.save_question_answering
+        save(folder, build(config), train_wordpiece(["a disc goes left"], 40), facts)
     else:
         save_model(folder, build(config), config, kind, facts)
     return (folder / "README.md").read_text(encoding="utf-8")

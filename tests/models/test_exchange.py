@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from umt_pipeline.models.classifier import Classifier, load_classifier
 from umt_pipeline.models.encoder import load_encoder
 from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
 from umt_pipeline.models.folders import load_weights, save_model
+from umt_pipeline.models.question_answering import load_question_answering
 from umt_pipeline.models.sizes import Asked
 from umt_pipeline.models.student import KIND, Student, StudentConfig, load_student, untrained_student
 from umt_pipeline.models.text import TextConfig
@@ -152,16 +155,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_video_text_model_comes_in_and_goes_out(tmp_path: Path, tokenizer: Path) -> None:
     file, folder = write(tmp_path, VIDEO_TEXT | {"clip_teacher.proj": torch.zeros(2, 2)}), tmp_path / "model"
-    options: list[Any] = [
+    output = umt(
         "import-checkpoint", file, "--kind", "video-text", "--out", folder, "--tokenizer", tokenizer,
         "--heads", TEXT_SIZES["heads"], "--text-heads", TEXT_SIZES["txh"],
         "--frames", TEXT_SIZES["frames"], "--image-size", TEXT_SIZES["img"],
-    ]  # fmt: skip
-    refused = CliRunner().invoke(cli.app, [str(option) for option in options])
-    assert isinstance(refused.exception, CheckpointError)
-    assert "1 unexpected (clip_teacher.proj)" in str(refused.exception)
-    assert not folder.exists()
-    umt(*options, "--allow-unexpected", "clip_teacher.*")
+    )  # fmt: skip
+    assert "allowed: 1 unexpected (clip_teacher.proj)" in output
+    assert "left out: the frozen teacher (clip_teacher.*, tensors: 1)" in output
     model, _ = load_video_text(folder)
     text = model.config.text
     assert (text.layers, text.fusion_layer, text.dim) == (TEXT_SIZES["txl"], TEXT_SIZES["fuse"], TEXT_SIZES["txt"])
@@ -169,6 +169,88 @@ def test_a_video_text_model_comes_in_and_goes_out(tmp_path: Path, tokenizer: Pat
     state = {key: tensor for key, tensor in VIDEO_TEXT.items() if not key.endswith("position_ids")}
     for name in ("out.pth", "out.safetensors"):
         assert_equal(exported(folder, tmp_path, name=name), state)
+
+
+def retrieval_state() -> dict[str, Tensor]:
+    """The same weights as a fine-tuned retrieval file holds them: no language head, no alignment heads, no ``bert.``."""
+    kept = {key: t for key, t in VIDEO_TEXT.items() if ".cls." not in key and "clip_decoder" not in key}
+    names = {key: key.replace("text_encoder.bert.", "text_encoder.") for key in kept if not key.endswith("position_ids")}
+    return {name: VIDEO_TEXT[key] for key, name in names.items()}
+
+
+def answering_state() -> dict[str, Tensor]:
+    """A question-answering file made of the same weights, by the published rules of starting one."""
+    first = TEXT_SIZES["fuse"]
+    state = {key: t for key, t in retrieval_state().items() if key.startswith(("vision_encoder.encoder.", "text_encoder."))}
+    for key, tensor in VIDEO_TEXT.items():
+        name = key.replace("text_encoder.", "text_decoder.", 1)
+        if not key.startswith("text_encoder.") or key.endswith("position_ids"):
+            continue
+        if ".layer." in key:
+            index = int(key.split(".layer.")[1].split(".")[0])
+            if index < first:
+                continue
+            name = name.replace(f".layer.{index}.", f".layer.{index - first}.")
+            if ".crossattention.self.key.weight" in key or ".crossattention.self.value.weight" in key:
+                tensor = torch.arange(float(TEXT_SIZES["txt"] ** 2)).reshape(TEXT_SIZES["txt"], -1)
+        state[name] = tensor.clone()
+    return state
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "load"),
+    [
+        ("video-text", retrieval_state, load_video_text),
+        ("question-answering", answering_state, load_question_answering),
+    ],
+)
+def test_fine_tuned_files_come_in_and_go_out_bit_by_bit(
+    tmp_path: Path, tokenizer: Path, kind: str, make: Any, load: Any
+) -> None:
+    state = make()
+    for name in ("in.pth", "in.safetensors"):
+        output = umt(
+            "import-checkpoint", write(tmp_path, state, name), "--kind", kind, "--out", tmp_path / "model",
+            "--tokenizer", tokenizer, "--heads", TEXT_SIZES["heads"], "--text-heads", TEXT_SIZES["txh"],
+            "--frames", TEXT_SIZES["frames"], "--image-size", TEXT_SIZES["img"], "--force",
+        )  # fmt: skip
+        assert f"{len(state) - (2 if kind == 'question-answering' else 0)} keys matched" in output, "all but two tied copies"
+        assert ("masked-language head has random weights" in output) == (kind == "video-text")
+        model, _ = load(tmp_path / "model")
+        assert (model.config.text.fusion_layer, model.config.text.layers) == (TEXT_SIZES["fuse"], TEXT_SIZES["txl"])
+        assert_equal(exported(tmp_path / "model", tmp_path, "--force", name=name.replace("in", "out")), state)
+
+
+def test_a_trainers_file_needs_its_configuration_class_allowed_by_name(tmp_path: Path, tokenizer: Path) -> None:
+    """The class is one that is not there any more when the file is read."""
+    module = types.ModuleType("lab.settings")
+    module.Bag = type("Bag", (dict,), {"__module__": "lab.settings"})  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "lab", types.ModuleType("lab"))
+        patch.setitem(sys.modules, "lab.settings", module)
+        torch.save({"model": answering_state(), "config": module.Bag(lr=1.0), "epoch": 3}, tmp_path / "ckpt_best.pth")
+    options = [
+        "import-checkpoint", tmp_path / "ckpt_best.pth", "--kind", "question-answering", "--out", tmp_path / "model",
+        "--tokenizer", tokenizer, "--heads", TEXT_SIZES["heads"], "--text-heads", TEXT_SIZES["txh"],
+    ]  # fmt: skip
+    refused = CliRunner().invoke(cli.app, [str(option) for option in options])
+    assert "go on with --allow-class lab.settings.Bag" in str(refused.exception)
+    umt(*options, "--allow-class", "lab.settings.Bag")
+    assert_equal(exported(tmp_path / "model", tmp_path), answering_state())
+
+
+def test_a_file_of_the_other_kind_says_what_it_is(tmp_path: Path, tokenizer: Path) -> None:
+    """A question-answering file was once published under the name of a pre-trained one."""
+    asked = Asked(heads=TEXT_SIZES["heads"], text_heads=TEXT_SIZES["txh"])
+    answering, retrieval = write(tmp_path, answering_state(), "b16.pth"), write(tmp_path, retrieval_state(), "ret.pth")
+    with pytest.raises(CheckpointError, match=r"b16\.pth holds an answer decoder .* import it as question-answering"):
+        import_checkpoint(answering, "video-text", tmp_path / "x", asked, tokenizer=str(tokenizer))
+    with pytest.raises(CheckpointError, match=r"ret\.pth holds no answer decoder .* import it as video-text"):
+        import_checkpoint(retrieval, "question-answering", tmp_path / "x", asked, tokenizer=str(tokenizer))
+    long, first = answering_state(), "text_decoder.bert.encoder.layer.0."
+    long |= {key.replace("layer.0.", "layer.9."): tensor for key, tensor in long.items() if key.startswith(first)}
+    with pytest.raises(CheckpointError, match=r"the answer decoder has \d+ layers; expected \d+, as many as"):
+        import_checkpoint(write(tmp_path, long), "question-answering", tmp_path / "x", asked, tokenizer=str(tokenizer))
 
 
 def test_a_student_of_ours_goes_out_and_comes_back(tmp_path: Path) -> None:
@@ -187,7 +269,8 @@ def test_a_student_of_ours_goes_out_and_comes_back(tmp_path: Path) -> None:
 
 def test_refusals_of_files(tmp_path: Path) -> None:
     file, out = write(tmp_path, STUDENT), tmp_path / "out"
-    with pytest.raises(ConfigError, match="kind is 'teacher', expected one of student, encoder, classifier, video-text"):
+    kinds = "student, encoder, classifier, video-text, question-answering"
+    with pytest.raises(ConfigError, match=f"kind is 'teacher', expected one of {kinds}"):
         import_checkpoint(file, "teacher", out, ASKED)
     with pytest.raises(CheckpointError, match="48 wide, which is not a multiple of 64: say how many heads"):
         import_checkpoint(file, "student", out, Asked())
@@ -197,7 +280,7 @@ def test_refusals_of_files(tmp_path: Path) -> None:
         import_checkpoint(file, "classifier", out, ASKED)
     with pytest.raises(CheckpointError, match=r"expected vision\.patch_embed\.weight with 2 axes"):
         import_checkpoint(file, "video-text", out, ASKED, tokenizer="any")
-    with pytest.raises(ConfigError, match="a video-text model needs a tokenizer"):
+    with pytest.raises(ConfigError, match="video-text and question-answering need a tokenizer"):
         import_checkpoint(file, "video-text", out, ASKED)
     with pytest.raises(CheckpointError, match=r"published\.pth holds no alignment heads"):
         import_checkpoint(write(tmp_path, CLASSIFIER), "student", out, ASKED)

@@ -121,6 +121,7 @@ def _sizes(config: JsonDict) -> Iterator[tuple[str, object]]:
             f"width {text['dim']}, {text['fusion_layer']} text and {text['layers'] - text['fusion_layer']} fusion layers, "
             f"{text['heads']} heads, {text['vocab_size']} word pieces"
         )
+    if "embed_dim" in config:
         yield "Common space", config["embed_dim"]
 
 
@@ -194,6 +195,22 @@ def _use_video_text(config: JsonDict) -> list[str]:
     ]
 
 
+def _use_question_answering(config: JsonDict) -> list[str]:
+    tokens, length = _tokens(config["vision"]), min(25, config["text"]["max_positions"])
+    words = f'*encode_batch(tokenizer, ["what is moving?"], {length})'
+    return [
+        *_loading(
+            "question_answering",
+            "encode_answers, load_question_answering",
+            "from umt_pipeline.models.tokenizer import encode_batch",
+        ),
+        'model, tokenizer = load_question_answering(Path("."))',
+        _patches(config["vision"]),
+        f"question = model.read(patches, torch.arange({tokens}).unsqueeze(0), {words})",
+        'scores = model.log_likelihoods(question, encode_answers(tokenizer, ["a dog", "a car"]))  # [1, 2]',
+    ]
+
+
 _KINDS = {
     "umt_student": _Kind(
         title="Video encoder of stage 1, with its alignment heads",
@@ -229,5 +246,14 @@ _KINDS = {
         use=_use_video_text,
         limits="It is meant to rank clips by texts and texts by clips, in the language and the domain of its captions. "
         "Its scores compare candidates but are no probabilities that a text is true, and it repeats its captions' biases.",
+    ),
+    "umt_question_answering": _Kind(
+        title="Model that answers questions about clips",
+        task="visual-question-answering",
+        what="A video transformer, a BERT that reads the question and attends to video tokens in its last layers, and a small "
+        "causal BERT that reads what the first one made of the question and gives an answer's probability.",
+        use=_use_question_answering,
+        limits="It is meant to rank the answers of a given list, for questions like those that it was fine-tuned on. "
+        "It ranks them whatever is asked, right answer among them or not, and repeats its answers' biases.",
     ),
 }

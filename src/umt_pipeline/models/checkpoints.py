@@ -1,4 +1,4 @@
-"""Published checkpoint files: reading their containers and renaming their keys to and from ours.
+"""Published checkpoint files: renaming of their keys to and from ours.
 
 Renaming never drops a weight silently. A key without a counterpart keeps its name, so that the strict load that
 follows reports it; a tensor that we do not store because it is a copy, or because it can be computed, is left out only
@@ -12,19 +12,14 @@ Shapes: D width, ps side of a patch in pixels.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from umt_pipeline.errors import CheckpointError
+from umt_pipeline.models.containers import State
 from umt_pipeline.models.text import from_bert_names
-
-State = dict[str, Tensor]
 
 # (theirs, ours) beginnings of stage-2 keys outside the vision encoder and the text encoder.
 _STAGE2_NAMES = (
@@ -38,47 +33,6 @@ _PATCH_WEIGHT = "patch_embed.weight"
 _FUSED_BIAS = ".attn.qkv.bias"
 _ENCODER_PARTS = ("patch_embed.", "blocks.", "pos_embed")
 POSITION_TABLE = "pos_embed"
-
-
-def read_checkpoint(path: Path) -> State:
-    """Read the weights of a ``.safetensors`` or torch file: bare, or inside a ``model`` or ``module`` entry.
-
-    Torch files are read with ``weights_only``, so nothing in them is executed. Besides tensors only the
-    ``argparse.Namespace`` that the reference's stage-1 trainer puts beside its weights is allowed.
-
-    Raises:
-        CheckpointError: the file is missing, cannot be read safely, or holds no state dict.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Each reader has its own error types, pickle errors included.
-        raise CheckpointError(
-            f"{path} cannot be read as plain weights: {error}. If it comes from a source you trust, save its state "
-            "dict alone as .safetensors and use that"
-        ) from error
-    return unwrap(content, str(path))
-
-
-def unwrap(content: Any, source: str) -> State:
-    """Return the state dict itself or that in its ``model`` or ``module`` entry.
-
-    Raises:
-        CheckpointError: neither is a mapping of names to tensors.
-    """
-    for name in ("model", "module"):
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    entries = dict(content) if isinstance(content, Mapping) else {}
-    if not entries or not all(isinstance(value, Tensor) for value in entries.values()):
-        found = list(entries)[:8] or type(content).__name__
-        raise CheckpointError(f"{source} holds no state dict, bare or under 'model' or 'module': found {found}")
-    return entries
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefixes: Sequence[str] = ("module.", "backbone.", "encoder.")) -> State:
@@ -214,12 +168,14 @@ def video_text_from_published(state: Mapping[str, Tensor]) -> State:
 def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
     """Rename :class:`VideoTextModel`'s weights to the names of a pre-trained stage-2 file (without a teacher).
 
-    The tied copies that such a file holds (masked-language output matrix and bias) are written too.
+    The tied copies that such a file holds (masked-language output matrix and bias) are written too. Weights without that head
+    get the names of a fine-tuned file, whose text encoder has no ``bert.`` in its names.
 
     Args:
         state: of a model with ``pool: mean`` and without ``fuse_positions``, which the published model does not know.
         patch_size: side of a patch in pixels.
     """
+    fine_tuned = "text.mlm_bias" not in state
     vision: State = {}
     renamed: State = {}
     ours_to_theirs = tuple((ours, theirs) for theirs, ours in _STAGE2_NAMES)
@@ -229,15 +185,63 @@ def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> Sta
         elif key.startswith("heads."):
             renamed[f"vision_encoder.{_swap_head(key, published=True)}"] = tensor
         elif key.startswith("text."):
-            renamed[f"text_encoder.{_to_bert_name(key.removeprefix('text.'))}"] = tensor
+            name = _to_bert_name(key.removeprefix("text."))
+            renamed[f"text_encoder.{name.removeprefix('bert.') if fine_tuned else name}"] = tensor
         else:
             renamed[_swap_first(key, ours_to_theirs)] = tensor
-    cls = "text_encoder.cls.predictions."
-    # Clones, because safetensors refuses to write one tensor under two names.
-    renamed[f"{cls}decoder.weight"] = renamed["text_encoder.bert.embeddings.word_embeddings.weight"].clone()
-    renamed[f"{cls}decoder.bias"] = renamed[f"{cls}bias"].clone()
     encoder = encoder_to_published(vision, patch_size)
+    if not fine_tuned:
+        renamed |= _tied_copies(renamed, "text_encoder.")
     return renamed | {f"vision_encoder.encoder.{key}": tensor for key, tensor in encoder.items()}
+
+
+def question_answering_from_published(state: Mapping[str, Tensor]) -> State:
+    """Rename a question-answering file to :class:`QuestionAnsweringModel`'s names.
+
+    Args:
+        state: weights of ``vision_encoder.encoder.*``, ``text_encoder.*`` (with ``bert.`` or without) and ``text_decoder.*``.
+    """
+    state = strip_prefix(state, ("module.",))
+    renamed: State = {}
+    parts: dict[str, State] = {prefix: {} for prefix in ("vision_encoder.encoder.", "text_encoder.", "text_decoder.")}
+    for key, tensor in state.items():
+        prefix = next((prefix for prefix in parts if key.startswith(prefix)), None)
+        if prefix is None:
+            renamed[key] = tensor
+        else:
+            parts[prefix][key.removeprefix(prefix)] = tensor
+    vision, text, decoder = parts.values()
+    renamed |= {f"vision.{key}": tensor for key, tensor in encoder_from_published(vision).items()}
+    renamed |= {f"text.{key}": tensor for key, tensor in from_bert_names(text).items()}
+    return renamed | {f"decoder.{key}": tensor for key, tensor in from_bert_names(decoder).items()}
+
+
+def question_answering_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
+    """Rename :class:`QuestionAnsweringModel`'s weights to the published names, with the decoder's tied copies.
+
+    Args:
+        state: of a model without ``fuse_positions``, which the published model does not know.
+        patch_size: side of a patch in pixels.
+    """
+    vision = {key.removeprefix("vision."): tensor for key, tensor in state.items() if key.startswith("vision.")}
+    encoder = encoder_to_published(vision, patch_size)
+    renamed = {f"vision_encoder.encoder.{key}": tensor for key, tensor in encoder.items()}
+    for key, tensor in state.items():
+        if key.startswith("text."):
+            # As in every fine-tuned file, the text encoder is a bare BERT, without ``bert.`` in its names.
+            renamed[f"text_encoder.{_to_bert_name(key.removeprefix('text.')).removeprefix('bert.')}"] = tensor
+        elif key.startswith("decoder."):
+            renamed[f"text_decoder.{_to_bert_name(key.removeprefix('decoder.'))}"] = tensor
+    return renamed | _tied_copies(renamed, "text_decoder.")
+
+
+def _tied_copies(renamed: Mapping[str, Tensor], prefix: str) -> State:
+    # Clones, because safetensors refuses to write one tensor under two names.
+    cls = f"{prefix}cls.predictions."
+    return {
+        f"{cls}decoder.weight": renamed[f"{prefix}bert.embeddings.word_embeddings.weight"].clone(),
+        f"{cls}decoder.bias": renamed[f"{cls}bias"].clone(),
+    }
 
 
 def _flat_kernel(kernel: Tensor) -> Tensor:

@@ -10,18 +10,21 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import CheckpointError, ConfigError
 from umt_pipeline.files import sha256_file, staged_file, staged_folder
-from umt_pipeline.models import checkpoints, classifier, encoder, sizes, student, video_text
-from umt_pipeline.models.checkpoints import POSITION_TABLE, State, read_checkpoint
-from umt_pipeline.models.folders import LoadReport, model_kind, save_model
+from umt_pipeline.models import checkpoints, classifier, encoder, question_answering, sizes, student, video_text
+from umt_pipeline.models.checkpoints import POSITION_TABLE
+from umt_pipeline.models.containers import State, read_checkpoint
+from umt_pipeline.models.folders import LoadReport, load_config, model_kind, save_model
 from umt_pipeline.models.published import load_renamed
 from umt_pipeline.models.sizes import Asked
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.vit import VideoViT
 
+_UNTRAINED = "left_at_initial_values"
 TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth", ".pt"), ".safetensors"
 
 
@@ -38,6 +41,7 @@ class _Format:
         load: loads the model folder.
         vision: the model's video encoder.
         prefix: of the encoder's keys in a published file.
+        save: writes the folder of a model that has a tokenizer; None: the model has none.
     """
 
     folder_kind: str
@@ -48,6 +52,7 @@ class _Format:
     load: Callable[[Path], nn.Module]
     vision: Callable[[Any], VideoViT]
     prefix: str
+    save: Callable[[Path, Any, PreTrainedTokenizerFast, Mapping[str, Any]], None] | None = None
 
 
 _FORMATS: dict[str, _Format] = {
@@ -90,6 +95,18 @@ _FORMATS: dict[str, _Format] = {
         load=lambda folder: video_text.load_video_text(folder)[0],
         vision=lambda model: model.vision,
         prefix="vision_encoder.encoder.",
+        save=video_text.save_video_text,
+    ),
+    "question-answering": _Format(
+        folder_kind=question_answering.KIND,
+        rename=checkpoints.question_answering_from_published,
+        publish=checkpoints.question_answering_to_published,
+        sizes=sizes.question_answering_config,
+        build=question_answering.QuestionAnsweringModel,
+        load=lambda folder: question_answering.load_question_answering(folder)[0],
+        vision=lambda model: model.vision,
+        prefix="vision_encoder.encoder.",
+        save=question_answering.save_question_answering,
     ),
 }
 
@@ -103,20 +120,23 @@ def import_checkpoint(
     tokenizer: str | None = None,
     allow_missing: Iterable[str] = (),
     allow_unexpected: Iterable[str] = (),
+    allow_classes: Iterable[str] = (),
     force: bool = False,
 ) -> LoadReport:
     """Turn a published checkpoint file into a model folder.
 
     Args:
         file: a torch or ``.safetensors`` file, see :func:`read_checkpoint`.
-        kind: what the file is: ``student``, ``classifier`` or ``video-text``; or ``encoder``, to take the video encoder
-            out of a student's or video-text model's file.
+        kind: what the file is: ``student``, ``classifier``, ``video-text`` or ``question-answering``; or ``encoder``, to
+            take the video encoder out of any but a classifier's file.
         out: the folder to write, whole or not at all.
         asked: sizes that the weights' shapes do not tell.
-        tokenizer: for ``video-text``, a folder or hub name of the tokenizer that the model was trained with.
+        tokenizer: for ``video-text`` and ``question-answering``, a folder or hub name of the tokenizer that the model was
+            trained with.
         allow_missing: glob patterns of keys, in this project's names, that may stay at initial values (of seed 0).
-        allow_unexpected: glob patterns of keys that may be left out; ``clip_teacher.*`` is the frozen teacher that
-            pre-trained stage-2 files also hold.
+        allow_unexpected: glob patterns of keys that may be left out, besides the frozen teacher of pre-trained stage-2 files,
+            see :func:`load_renamed`.
+        allow_classes: see :func:`read_checkpoint`.
         force: replace a model folder that is there.
 
     Returns:
@@ -130,11 +150,10 @@ def import_checkpoint(
     if layout is None:
         raise ConfigError(f"kind is {kind!r}, expected one of {', '.join(_FORMATS)}")
     _check_target(out, file, force)
-    if (tokenizer is None) == (kind == "video-text"):
-        raise ConfigError(
-            f"kind is {kind!r}, tokenizer is {tokenizer!r}: a video-text model needs a tokenizer, no other kind takes one"
-        )
-    state = layout.rename(read_checkpoint(file))
+    if (tokenizer is None) != (layout.save is None):
+        needy = " and ".join(name for name, other in _FORMATS.items() if other.save is not None)
+        raise ConfigError(f"kind is {kind!r}, tokenizer is {tokenizer!r}: {needy} need a tokenizer, no other kind takes one")
+    state = layout.rename(read_checkpoint(file, tuple(allow_classes)))
     config = layout.sizes(state, asked, str(file))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -144,24 +163,25 @@ def import_checkpoint(
     )
     facts = {"imported_from": file.name, "imported_sha256": sha256_file(file)}
     if report.missing:
-        facts["left_at_initial_values"] = ", ".join(report.missing)
+        facts[_UNTRAINED] = ", ".join(report.missing)
     with staged_folder(out) as folder:
-        if tokenizer is None:
+        if tokenizer is None or layout.save is None:
             save_model(folder, model, config, layout.folder_kind, facts)
         else:
             name = Path(tokenizer) if Path(tokenizer).is_dir() else tokenizer
-            video_text.save_video_text(folder, model, load_tokenizer(name), facts)  # type: ignore[arg-type]
+            layout.save(folder, model, load_tokenizer(name), facts)
     return report
 
 
 def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, force: bool = False) -> int:
     """Write a model folder's weights under the published names, as a bare state dict.
 
-    As in the published files, a position table is written only if it is interpolated from another clip size; a stage-2
-    file also holds the tied copies of its language head.
+    As in the published files, a position table is written only if it is interpolated from another clip size; a stage-2 or
+    question-answering file also holds the tied copies of its language head. A model imported from a fine-tuned retrieval file
+    goes out as one, without a masked-language head.
 
     Args:
-        folder: a student, encoder, classifier or video-text model.
+        folder: a student, encoder, classifier, video-text or question-answering model.
         out: a ``.pth``, ``.pt`` or ``.safetensors`` file, written whole or not at all.
         fused_biases: write timm's ``qkv.bias``, zero for the keys, in place of ``q_bias`` and ``v_bias``.
         force: replace a file that is there.
@@ -183,10 +203,12 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
         known = ", ".join(layout.folder_kind for layout in _FORMATS.values())
         raise CheckpointError(f"{folder} is a model of kind {kind!r}; published names are known for {known}")
     model = layout.load(folder)
-    if isinstance(model, video_text.VideoTextModel):
-        _require_published_form(model, folder)
+    _require_published_form(model, folder)
     vision = layout.vision(model)
-    state = layout.publish(model.state_dict(), vision.config.patch_size)
+    # Where a file without a masked-language head came in, none goes out: ours has random weights.
+    untrained = str(load_config(folder, kind)[1].get(_UNTRAINED, "")).split(", ")
+    weights = {key: weight for key, weight in model.state_dict().items() if key not in untrained or ".mlm_" not in key}
+    state = layout.publish(weights, vision.config.patch_size)
     if vision.config.position_size != (vision.config.frames, vision.config.grid):
         state[f"{layout.prefix}{POSITION_TABLE}"] = vision.positions_PD.unsqueeze(0)
     if fused_biases:
@@ -195,13 +217,14 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
     return len(state)
 
 
-def _require_published_form(model: video_text.VideoTextModel, folder: Path) -> None:
+def _require_published_form(model: nn.Module, folder: Path) -> None:
     # Written under the published names, such a model would be another one: nothing in the file says how it pools and fuses.
-    if model.config.pool != "mean" or model.config.fuse_positions:
+    config = getattr(model, "config", None)
+    pool, fuse = getattr(config, "pool", "mean"), getattr(config, "fuse_positions", False)
+    if pool != "mean" or fuse:
         raise CheckpointError(
-            f"{folder} was trained with stage2.pool: {model.config.pool} and stage2.fuse_positions: "
-            f"{str(model.config.fuse_positions).lower()}, which the published model does not know: "
-            "only a model with pool: mean and fuse_positions: false can be exported"
+            f"{folder} was trained with stage2.pool: {pool} and stage2.fuse_positions: {str(fuse).lower()}, which the "
+            "published model does not know: only a model with pool: mean and fuse_positions: false can be exported"
         )
 
 

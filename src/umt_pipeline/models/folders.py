@@ -25,19 +25,20 @@ SKIPPED_FILE = "skipped.json"
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load did with each key."""
+    """What a load did with each key; ``notes`` say for people what the keys alone do not."""
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshaped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """Return the counts, and the keys that were allowed to stay away or to be left out, for people."""
+        """Return the counts, the keys that were allowed to stay away or to be left out, and the notes, for people."""
         groups = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": self.misshaped}
         counts = ", ".join(f"{len(keys)} {name}" for name, keys in groups.items())
         named = [f"allowed: {_listed(name, list(keys))}" for name, keys in groups.items() if keys]
-        return [f"{len(self.matched)} keys matched, {counts}", *named]
+        return [f"{len(self.matched)} keys matched, {counts}", *named, *self.notes]
 
 
 def save_model(folder: Path, model: nn.Module, config: Config, kind: str, extra: Mapping[str, Any] | None = None) -> None:

@@ -5,7 +5,8 @@ Shapes: P positions of a clip, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,22 @@ from umt_pipeline.errors import CheckpointError
 from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.classifier import Classifier
 from umt_pipeline.models.folders import LoadReport, load_weights
+from umt_pipeline.models.question_answering import QuestionAnsweringModel
 from umt_pipeline.models.student import Student
 from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.models.vit import VideoViT
 
+# The frozen teacher, an OpenAI CLIP image tower that pre-trained stage-2 files carry along: exactly its names, so that a
+# weight that only looks like one is still an error.
+TEACHER_KEYS = (
+    "clip_teacher.class_embedding",
+    "clip_teacher.positional_embedding",
+    "clip_teacher.proj",
+    "clip_teacher.conv1.weight",
+    "clip_teacher.ln_pre.*",
+    "clip_teacher.ln_post.*",
+    "clip_teacher.transformer.resblocks.*",
+)
 # The table is interpolated in float32, which differs between versions of torch; a learned table differs far more.
 _POSITION_TOLERANCE = 1e-4
 
@@ -35,9 +48,12 @@ def load_renamed(
     A position table in ``state`` is compared with the model's own and then listed in the report's ``unexpected``. For an
     encoder, so is what of the file is no encoder (alignment heads, text, teacher). A fine-tuned video-text file holds no
     masked-language head and no alignment heads: the report's ``missing`` lists them, if the file holds none of them.
+    A pre-trained video-text file holds the frozen teacher too (``TEACHER_KEYS``). It is no part of the model, nothing of ours
+    reads it, and every published file has it: it is left out without being asked, and the report's ``notes`` say so.
 
     Args:
-        model: a :class:`Student`, :class:`Classifier`, :class:`VideoTextModel` or :class:`VideoViT`.
+        model: a :class:`Student`, :class:`Classifier`, :class:`VideoTextModel`, :class:`QuestionAnsweringModel` or
+            :class:`VideoViT`.
         state: renamed weights.
         source: the file, for messages.
         allow_missing: glob patterns of keys, in this project's names, that may stay at their initial values.
@@ -50,7 +66,9 @@ def load_renamed(
         encoder, prefix = model.vision, "vision."
         optional = ("text.mlm_", "heads.")
         absent = tuple(f"{part}*" for part in optional if not any(key.startswith(part) for key in state))
-        allow_missing = (*allow_missing, *absent)
+        allow_missing, allow_unexpected = (*allow_missing, *absent), (*allow_unexpected, *TEACHER_KEYS)
+    elif isinstance(model, QuestionAnsweringModel):
+        encoder, prefix = model.vision, "vision."
     elif isinstance(model, Student | Classifier):
         encoder, prefix = model.encoder, "encoder."
     elif isinstance(model, VideoViT):
@@ -62,7 +80,19 @@ def load_renamed(
     if table in state:
         _check_positions(state[table], encoder, f"{source}: {POSITION_TABLE}")
         allow_unexpected = (*allow_unexpected, table)
-    return load_weights(model, state, source=source, allow_missing=allow_missing, allow_unexpected=allow_unexpected)
+    report = load_weights(model, state, source=source, allow_missing=allow_missing, allow_unexpected=allow_unexpected)
+    return replace(report, notes=(*report.notes, *_notes(model, report)))
+
+
+def _notes(model: nn.Module, report: LoadReport) -> Iterator[str]:
+    teacher = sum(key.removeprefix("other:").startswith("clip_teacher.") for key in report.unexpected)
+    if teacher:
+        yield (
+            f"left out: the frozen teacher (clip_teacher.*, tensors: {teacher}), which is no part of the model: "
+            "this project takes its teacher from teacher_features.teacher"
+        )
+    if isinstance(model, VideoTextModel) and any(key.startswith("text.mlm_") for key in report.missing):
+        yield "the masked-language head has random weights: fine-tuned files hold none, retrieval and matching do not use it"
 
 
 def _check_positions(table_1PD: Tensor, encoder: VideoViT, name: str) -> None:

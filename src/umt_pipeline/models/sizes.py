@@ -19,6 +19,7 @@ from umt_pipeline.errors import CheckpointError
 from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.classifier import ClassifierConfig
 from umt_pipeline.models.encoder import EncoderConfig
+from umt_pipeline.models.question_answering import QuestionAnsweringConfig
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig
@@ -71,26 +72,15 @@ def classifier_config(state: Mapping[str, Tensor], asked: Asked, source: str) ->
 
 def video_text_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> VideoTextConfig:
     """Return the sizes of a stage-2 model; ``state`` has :class:`VideoTextModel`'s names. Raises as :func:`encoder_config`."""
+    if any(key.startswith("text_decoder.") for key in state):
+        raise CheckpointError(
+            f"{source} holds an answer decoder (text_decoder.*), so it is a question-answering file: import it as "
+            "question-answering"
+        )
     shapes = _Shapes(state, source)
     vision = shapes.vision("vision.", asked)
-    vocab_size, dim = shapes.of("text.embeddings.word_embeddings.weight", 2)
-    fusion = [int(key.split(".")[2]) for key in state if key.startswith("text.layers.") and ".crossattention." in key]
-    if not fusion:
-        raise CheckpointError(f"{source} holds no layer with cross-attention, so it is no stage-2 model")
+    text = shapes.text("text.", vision.dim, asked)
     layers, target_dim = shapes.alignment()
-    try:
-        text = TextConfig(
-            vocab_size=vocab_size,
-            dim=dim,
-            layers=shapes.count("text.layers."),
-            fusion_layer=min(fusion),
-            heads=shapes.heads(dim, asked.text_heads, "text encoder"),
-            mlp_dim=shapes.of("text.layers.0.intermediate.dense.weight", 2)[0],
-            max_positions=shapes.of("text.embeddings.position_embeddings.weight", 2)[0],
-            vision_dim=vision.dim,
-        )
-    except ValidationError as error:
-        raise shapes.refusal(error) from error
     return VideoTextConfig(
         vision=vision,
         text=text,
@@ -98,6 +88,34 @@ def video_text_config(state: Mapping[str, Tensor], asked: Asked, source: str) ->
         align_layers=layers,
         target_dim=target_dim,
     )
+
+
+def question_answering_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> QuestionAnsweringConfig:
+    """Return the sizes of a question-answering model.
+
+    Args:
+        state: weights under :class:`QuestionAnsweringModel`'s names.
+        asked: what the weights do not tell.
+        source: the file, for messages.
+
+    Raises:
+        CheckpointError: as :func:`encoder_config`, or there is no answer decoder, or one with another number of layers than
+            the question encoder has fusion layers.
+    """
+    shapes = _Shapes(state, source)
+    decoder = shapes.count("decoder.layers.")
+    if not decoder:
+        raise CheckpointError(
+            f"{source} holds no answer decoder (text_decoder.*), so it does not answer questions: import it as video-text"
+        )
+    vision = shapes.vision("vision.", asked)
+    config = QuestionAnsweringConfig(vision=vision, text=shapes.text("text.", vision.dim, asked))
+    if decoder != config.decoder_layers:
+        raise CheckpointError(
+            f"{source}: the answer decoder has {decoder} layers; expected {config.decoder_layers}, as many as the question "
+            "encoder has fusion layers"
+        )
+    return config
 
 
 class _Shapes:
@@ -130,6 +148,26 @@ class _Shapes:
         """K and C, both 0 without alignment heads."""
         layers = self.count("heads.heads.")
         return layers, self.of("heads.heads.0.proj.weight", 2)[0] if layers else 0
+
+    def text(self, prefix: str, vision_dim: int, asked: Asked) -> TextConfig:
+        vocab_size, dim = self.of(f"{prefix}embeddings.word_embeddings.weight", 2)
+        keys = [key.removeprefix(f"{prefix}layers.") for key in self.state if key.startswith(f"{prefix}layers.")]
+        fusion = [int(key.split(".")[0]) for key in keys if ".crossattention." in key]
+        if not fusion:
+            raise CheckpointError(f"{self.source} holds no layer with cross-attention, so it is no stage-2 model")
+        try:
+            return TextConfig(
+                vocab_size=vocab_size,
+                dim=dim,
+                layers=self.count(f"{prefix}layers."),
+                fusion_layer=min(fusion),
+                heads=self.heads(dim, asked.text_heads, "text encoder"),
+                mlp_dim=self.of(f"{prefix}layers.0.intermediate.dense.weight", 2)[0],
+                max_positions=self.of(f"{prefix}embeddings.position_embeddings.weight", 2)[0],
+                vision_dim=vision_dim,
+            )
+        except ValidationError as error:
+            raise self.refusal(error) from error
 
     def vision(self, prefix: str, asked: Asked) -> ViTConfig:
         dim, values = self.of(f"{prefix}patch_embed.weight", 2)

@@ -70,22 +70,29 @@ class TextConfig(Config):
 class TextModel(nn.Module):
     """BERT with cross-attention in its last layers, used as text encoder, fusion encoder and masked-language model."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, *, language_head: bool = True) -> None:
+        """Build the model with random weights.
+
+        Args:
+            config: sizes.
+            language_head: False leaves out the head of :meth:`mlm_logits`, which question answering has no use for.
+        """
         super().__init__()
         self.config = config
-        text, fusion = _bert_config(config, fusion=False), _bert_config(config, fusion=True)
+        text, fusion = bert_config(config, fusion=False), bert_config(config, fusion=True)
         self.embeddings = BertEmbeddings(text)
         self.layers = nn.ModuleList(
             BertLayer(text if index < config.fusion_layer else fusion, layer_idx=index) for index in range(config.layers)
         )
-        self.mlm_transform = BertPredictionHeadTransform(text)
-        self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        if language_head:
+            self.mlm_transform = BertPredictionHeadTransform(text)
+            self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
         for layer in self._fusion_layers():
             # A transformers "decoder" layer is causal and takes keys of its own width; ours sees the whole text.
             layer.attention.self.is_causal = False
             layer.crossattention.self.key = nn.Linear(config.vision_dim, config.dim)
             layer.crossattention.self.value = nn.Linear(config.vision_dim, config.dim)
-        self.apply(_init_weights)
+        self.apply(init_bert_weights)
 
     def read(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Run all layers on text alone, as BERT itself does: the fusion layers skip their cross-attention.
@@ -218,7 +225,8 @@ _TIED_COPIES = {
 }
 
 
-def _bert_config(config: TextConfig, *, fusion: bool) -> BertConfig:
+def bert_config(config: TextConfig, *, fusion: bool) -> BertConfig:
+    """Return transformers' configuration of a layer; ``fusion`` gives it cross-attention, and makes it causal at first."""
     bert = BertConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.dim,
@@ -253,8 +261,8 @@ def _check_sizes(config: TextConfig, bert: BertConfig, source: str) -> None:
         raise CheckpointError(f"text.pretrained: {source!r} has other sizes: {'; '.join(wrong)}")
 
 
-def _init_weights(module: nn.Module) -> None:
-    # BERT's own initialisation, also for the new cross-attention modules.
+def init_bert_weights(module: nn.Module) -> None:
+    """Initialise one module as BERT does, also in new cross-attention."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=INIT_STD * max(1.0, INIT_WIDTH / module.in_features) ** 0.5)
         nn.init.zeros_(module.bias)

@@ -154,6 +154,16 @@ def load_tokenizer(source: Path | str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int, folder: Path) -> None:
+    """Check that a model folder's tokenizer fits its model.
+
+    Raises:
+        CheckpointError: the tokenizer has ids that the model has no embedding for.
+    """
+    if len(tokenizer) > vocab_size:
+        raise CheckpointError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, but text.vocab_size is {vocab_size}")
+
+
 def encode_batch(
     tokenizer: PreTrainedTokenizerFast, captions: Sequence[str], length: int, *, clean: bool = True, pad_to: int | None = None
 ) -> tuple[Tensor, Tensor]:

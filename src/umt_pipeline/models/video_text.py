@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.config import Config
-from umt_pipeline.errors import CheckpointError
 from umt_pipeline.losses import HardNegatives
 from umt_pipeline.models.folders import load_config, load_weights, read_weights, save_model
 from umt_pipeline.models.heads import AlignmentHeads
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
-from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer
+from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
 from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, last_layers
 
 KIND = "umt_video_text"
@@ -314,7 +313,7 @@ def save_video_text(
     Raises:
         CheckpointError: the tokenizer has ids that the model has no embedding for.
     """
-    _check_vocabulary(tokenizer, model.config, folder)
+    check_vocabulary(tokenizer, model.config.text.vocab_size, folder)
     save_model(folder, model, model.config, KIND, dict(extra or {}))
     save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
 
@@ -329,12 +328,5 @@ def load_video_text(folder: Path) -> tuple[VideoTextModel, PreTrainedTokenizerFa
     model = VideoTextModel(VideoTextConfig.model_validate(config))
     load_weights(model, read_weights(folder), source=str(folder))
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-    _check_vocabulary(tokenizer, model.config, folder)
+    check_vocabulary(tokenizer, model.config.text.vocab_size, folder)
     return model.eval(), tokenizer
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: VideoTextConfig, folder: Path) -> None:
-    if len(tokenizer) > config.text.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, but text.vocab_size is {config.text.vocab_size}"
-        )
