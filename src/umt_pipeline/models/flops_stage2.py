@@ -61,14 +61,18 @@ class VideoTextMacs:
     masked_language: int
     alignment: int
 
+    def parts(self) -> dict[str, int]:
+        """Return each part by name."""
+        return asdict(self)
+
     @property
     def total(self) -> int:
         """All of it."""
-        return sum(asdict(self).values())
+        return sum(self.parts().values())
 
     def share(self) -> dict[str, float]:
         """Return each part's share of the total, by name."""
-        return {name: macs / self.total for name, macs in asdict(self).items()}
+        return {name: macs / self.total for name, macs in self.parts().items()}
 
 
 def video_text_macs(config: VideoTextConfig, visible: int, length: int, weights: Weights) -> VideoTextMacs:
