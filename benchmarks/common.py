@@ -1,0 +1,378 @@
+"""What the benchmarks of both stages share: settings, corpus, store, training, and what the page says of the machine.
+
+Each part of a benchmark runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import multiprocessing
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import open_clip
+import pandas as pd
+import torch
+from drawn_files import draw_files
+
+from umt_pipeline.errors import VideoError
+from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_clip
+from umt_pipeline.training.device import resolve_device, uses_bf16
+from umt_pipeline.training.loop import train
+from umt_pipeline.training.peak import matmul_peak
+from umt_pipeline.training.state import Row
+from umt_pipeline.training.task import Task, TrainConfig
+from umt_pipeline.video.media import VideoRules
+from umt_pipeline.video.reader import probe
+from umt_pipeline.video.views import ViewConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+TEACHER = "ViT-B-16"
+UPSTAIRS = ("kedro", "mlflow", "dvc")
+
+logger = logging.getLogger("benchmark")
+
+
+class EnoughSeenError(Exception):
+    """All rows that are wanted were seen. Training would go on, so the loader is as busy in the last row as before."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Batch and timed steps where the command line names none."""
+
+    cpu: tuple[int, int]
+    cuda: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says, with defaults resolved.
+
+    Args:
+        batch: clips per step.
+        steps: timed steps.
+        window: steps per row of the history; the first row is warm-up and not timed.
+        device: as :class:`TrainConfig` has it.
+        workers: loader processes of online training; cached training reads in one background thread.
+        compile: use torch.compile.
+    """
+
+    batch: int
+    steps: int
+    window: int
+    device: str
+    workers: int
+    compile: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the parts of the experiment lie."""
+
+    folder: Path
+    media: Path
+
+    @property
+    def teacher(self) -> Path:
+        return self.folder / "teacher"
+
+    @property
+    def videos(self) -> Path:
+        return self.folder / "videos.parquet"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is trained on, in words and numbers."""
+
+    files: int
+    refused: int
+    clips: int
+    mean_frames: float
+    mean_kib: float
+    sizes: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one training run gave; shares are between 0 and 1."""
+
+    clips_per_s: float
+    seconds_per_step: float
+    mfu: float
+    tflops_peak: float
+    gflops_per_clip: float
+    data_wait: float
+    peak_memory_mib: float
+    precision: str
+
+
+def parse_arguments(doc: str, defaults: Defaults) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    (cpu_batch, cpu_steps), (cuda_batch, cuda_steps) = defaults.cpu, defaults.cuda
+    parser.add_argument("--batch", type=int, help=f"clips per step; {cpu_batch} on a CPU, {cuda_batch} on a GPU")
+    parser.add_argument("--steps", type=int, help=f"timed steps; {cpu_steps} on a CPU, {cuda_steps} on a GPU")
+    parser.add_argument("--videos", type=Path, help="folder of videos; without it a few files are drawn")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--workers", type=int, help="decoding processes of online training; one per core on a GPU, 0 on a CPU")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    return parser.parse_args()
+
+
+def resolve(arguments: argparse.Namespace, defaults: Defaults) -> Settings:
+    """Fill in what depends on the device."""
+    cuda = resolve_device(arguments.device).type == "cuda"
+    (batch, steps), window, workers = (defaults.cuda, 10, cores()) if cuda else (defaults.cpu, 1, 0)
+    return Settings(
+        batch=arguments.batch or batch,
+        steps=arguments.steps or steps,
+        window=window,
+        device="cuda" if cuda else "cpu",
+        workers=workers if arguments.workers is None else arguments.workers,
+        compile=arguments.compile,
+    )
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a fresh process and return what it returns."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(alone, function, arguments).result()
+
+
+def alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a function and see to it that it loaded nothing from upstairs."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for name in (logger.name, "umt_pipeline"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    logger.info("--- %s", " ".join([function.__name__, *(value for value in arguments if isinstance(value, str))]))
+    result = function(*arguments)
+    if loaded := sorted(name for name in UPSTAIRS if name in sys.modules):
+        raise RuntimeError(f"{function.__name__} loaded {', '.join(loaded)}: this benchmark is for the library alone")
+    return result
+
+
+@contextmanager
+def make_place(videos: Path | None) -> Iterator[Place]:
+    """Give a folder that is removed in the end, and the media: those of ``videos``, or drawn ones."""
+    with TemporaryDirectory(prefix="umt-benchmark-") as name:
+        folder = Path(name)
+        place = Place(folder, videos.resolve() if videos else folder / "media")
+        if videos is None:
+            in_new_process(draw_files, place.media)
+        yield place
+
+
+def make_corpus(place: Place, settings: Settings) -> Corpus:
+    """Write the video table and the teacher; files are repeated under other names, each with views of its own."""
+    rows, refused = [], 0
+    for path in sorted(path for path in place.media.rglob("*") if path.is_file()):
+        try:
+            info = probe(path, VideoRules())
+        except VideoError as error:
+            logger.warning("left out: %s: %s", path.name, error)
+            refused += 1
+        else:
+            rows.append({**asdict(info), "path": str(path.relative_to(place.media))})
+    if not rows:
+        raise SystemExit(f"{place.media} holds no video that can be read")
+    clips = max(32, 2 * settings.batch)
+    repeated = itertools.islice(itertools.cycle(rows), clips)
+    table = pd.DataFrame([{**row, "video_id": f"clip{number:05d}", "split": "train"} for number, row in enumerate(repeated)])
+    table.to_parquet(place.videos)
+    torch.manual_seed(0)
+    place.teacher.mkdir()
+    model_config = open_clip.get_model_config(TEACHER)
+    save_clip(open_clip.create_model(TEACHER, pretrained=None), model_config, None, place.teacher)
+    files = pd.DataFrame(rows)
+    sizes = (files["width"].astype(str) + " x " + files["height"].astype(str)).value_counts()
+    return Corpus(
+        files=len(files),
+        refused=refused,
+        clips=clips,
+        mean_frames=float(files["num_frames"].mean()),
+        mean_kib=float(files["size_bytes"].mean()) / 2**10,
+        sizes=sizes.index[0] if len(sizes) == 1 else f"{len(sizes)} sizes, mostly {sizes.index[0]}",
+    )
+
+
+def make_store(place: Place, settings: Settings, view: ViewConfig) -> int:
+    """Extract one view of each clip, visible patches and targets in int8, and return the store's bytes."""
+    config = FeatureConfig(
+        dataset_id="benchmark",
+        teacher=TeacherConfig(source=f"open_clip:{TEACHER}/random", layers=6),
+        view=view,
+        views=1,
+        codec="int8",
+        batch_size=4,
+    )
+    teacher = load_teacher(place.teacher, config.teacher, config.grid).to(resolve_device(settings.device))
+    plan = plan_extraction(config, teacher, pd.read_parquet(place.videos))
+    return int(extract(config, teacher, plan, place.media, place.store)["store_bytes"])
+
+
+@dataclass(frozen=True)
+class Training:
+    """Rows of the history; the first one is warm-up."""
+
+    rows: tuple[Row, ...]
+    peak: float
+    precision: str
+
+
+def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -> Training:
+    """Train for the warm-up and the timed steps that are asked for."""
+    windows = -(-settings.steps // settings.window)
+    config = TrainConfig(
+        steps=10_000,
+        batch_size=settings.batch,
+        lr=1e-5,
+        precision="bf16",
+        compile=settings.compile,
+        device=settings.device,  # type: ignore[arg-type]
+        workers=workers,
+        log_every=settings.window,
+        checkpoint_every=10_000,
+    )
+    device = resolve_device(settings.device)
+    bf16 = uses_bf16("bf16", device)
+    peak = matmul_peak(device, torch.bfloat16 if bf16 else torch.float32)
+    rows: list[Row] = []
+
+    def collect(row: Row) -> None:
+        rows.append(row)
+        if len(rows) > windows:
+            raise EnoughSeenError
+
+    with TemporaryDirectory(dir=place.folder) as run_dir, suppress(EnoughSeenError):
+        train(task, config, seed=0, run_dir=Path(run_dir), on_row=collect)
+    return Training(tuple(rows), peak, "bf16" if bf16 else "fp32")
+
+
+def summarise(training: Training, settings: Settings, flops: float) -> Speed:
+    """Put the timed rows together."""
+    rows = training.rows
+    seconds = np.diff([row["seconds"] for row in rows])
+    steps = rows[-1]["step"] - rows[0]["step"]
+    pace = steps * settings.batch / seconds.sum()
+    return Speed(
+        clips_per_s=float(pace),
+        seconds_per_step=float(seconds.sum() / steps),
+        mfu=float(pace * flops / training.peak),
+        tflops_peak=training.peak / 1e12,
+        gflops_per_clip=flops / 1e9,
+        data_wait=float(np.average([row["data_wait"] for row in rows[1:]], weights=seconds)),
+        peak_memory_mib=rows[-1]["peak_memory_mib"],
+        precision=training.precision,
+    )
+
+
+def against_best_peak(speeds: dict[str, Speed]) -> dict[str, Speed]:
+    """Restate MFU against the best peak of the run: one that was measured while something else ran would flatter."""
+    best = max(speed.tflops_peak for speed in speeds.values())
+    return {name: replace(speed, mfu=speed.mfu * speed.tflops_peak / best) for name, speed in speeds.items()}
+
+
+def write_page(lines: Iterator[str], out: Path | None) -> None:
+    """Print a page, and write it where that is asked for."""
+    page = "\n".join(lines)
+    print(page)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page + "\n", encoding="utf-8")
+
+
+def written_by(script: str, settings: Settings, drawn: bool, out: Path | None, loads: tuple[float, float]) -> Iterator[str]:
+    """Yield the lines that say by what command, where and from which sources a page was made.
+
+    ``loads`` are the machine's load averages before the first part and after the last.
+    """
+    yield f"    {command(script, settings, drawn, out)}"
+    yield ""
+    yield (
+        f"on {machine(settings.device)}; load average {loads[0]:.1f} before, {loads[1]:.1f} after; torch "
+        f"{torch.__version__}; commit {commit(out)}."
+    )
+
+
+def speed_table(speeds: dict[str, Speed]) -> Iterator[str]:
+    yield "| targets | clips/s | s per step | MFU | matmul peak, TFLOP/s | GFLOP per clip | data wait | peak memory, MiB |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for targets, speed in speeds.items():
+        yield (
+            f"| {targets} | {speed.clips_per_s:.2f} | {speed.seconds_per_step:.3f} | {speed.mfu:.3f} "
+            f"| {speed.tflops_peak:.3f} | {speed.gflops_per_clip:.0f} | {speed.data_wait:.2%} | {speed.peak_memory_mib:,.0f} |"
+        )
+
+
+def about_input(settings: Settings, corpus: Corpus, drawn: bool) -> str:
+    kind = "H.264 files drawn by the script" if drawn else "given files"
+    refused = f" ({corpus.refused} more could not be read)" if corpus.refused else ""
+    decoding = f"{settings.workers} worker processes" if settings.workers else "one background thread"
+    memory = "the allocator's peak on the GPU" if settings.device == "cuda" else "the process' largest resident memory"
+    return (
+        "MFU is against the better of the matmul peaks, measured before each training. "
+        f"Input: {corpus.files} {kind}{refused}, {corpus.sizes} pixels, on average {corpus.mean_frames:.0f} frames and "
+        f"{corpus.mean_kib:.0f} KiB, seen as {corpus.clips} clips. Online training decodes in {decoding}, cached training "
+        f"reads in one background thread. Memory is {memory}."
+    )
+
+
+def command(script: str, settings: Settings, drawn: bool, out: Path | None) -> str:
+    """Return the command that writes the same page, with every default written down and without private paths."""
+    parts = ["python", f"benchmarks/{script}.py", "--batch", str(settings.batch), "--steps", str(settings.steps)]
+    parts += ["--workers", str(settings.workers), "--device", settings.device]
+    parts += ["--compile"] if settings.compile else []
+    parts += [] if drawn else ["--videos", "DIR"]
+    return shlex.join([*parts, *([] if out is None else ["--out", out.name if out.is_absolute() else str(out)])])
+
+
+def machine(device: str) -> str:
+    """Name the processor, and the GPU if it is used."""
+    processor = f"{cpu_model()}, {cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{torch.cuda.get_device_name()} ({processor})" if device == "cuda" else processor
+
+
+def cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit(out: Path | None) -> str:
+    """Return the commit, and whether files other than the page differ from it."""
+    try:
+        head, changes = (
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    own = None if out is None else out.name
+    changed = [line for line in changes.splitlines() if Path(line[3:]).name != own]
+    return head.strip() + (" with local changes" if changed else "")
