@@ -43,6 +43,7 @@ from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.student import Student, untrained_student
 from umt_pipeline.models.teacher import load_teacher
 from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.stage1 import Stage1Config, Targets, open_provider
 from umt_pipeline.training.state import final_weights
 from umt_pipeline.video.pixels import normalise_patches
@@ -106,7 +107,7 @@ def load_world(data: Path, work: Path, epochs: float | None, clips: int | None) 
     if clips is not None:
         train = sorted(videos.loc[videos["split"] == "train", "video_id"], key=lambda clip: counter_hash("study", clip))
         videos = videos[(videos["split"] != "train") | videos["video_id"].isin(train[:clips])]
-    videos.to_parquet(work / "videos.parquet")
+    write_mapped(work / "videos.arrow", videos)
     labels = pd.read_parquet(data / "03_primary/labels.parquet")
     shapes = labels[labels["task"] == TASK]
     return World(
@@ -167,8 +168,8 @@ def train_arm(world: World, arm: Arm, seed: int) -> tuple[Student, float, float]
         "store": str(arm.store),
         "targets": arm.targets,
         "teacher": str(world.teacher),
-        "videos": str(world.work / "videos.parquet"),
-        "media": str(world.media),
+        "clips": str(world.work / "videos.arrow"),
+        "media_root": str(world.media),
     }
     config = world.stage1.student.student_config(FeatureStore(arm.store).manifest)
     spec = RunSpec(
@@ -194,8 +195,7 @@ def held_out_loss(student: Student, store: Path) -> float:
     total = 0.0
     for start in range(0, len(dataset), 64):
         indices = np.arange(start, min(start + 64, len(dataset)))
-        batch = dataset.batch(indices, 0)
-        assert batch is not None
+        batch = dataset.batch(indices, np.zeros_like(indices))
         target = provider.targets(batch)
         loss = alignment_loss(student(normalise_patches(target.patches_BVP), target.visible_BV), target.targets_KBVC)
         total += float(loss) * len(indices)

@@ -33,6 +33,7 @@ from umt_pipeline.features.extract import FeatureConfig, extract, plan_extractio
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_clip
 from umt_pipeline.training.device import resolve_device, uses_bf16
 from umt_pipeline.training.loop import train
+from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import Task, TrainConfig
@@ -94,6 +95,10 @@ class Place:
     @property
     def videos(self) -> Path:
         return self.folder / "videos.parquet"
+
+    @property
+    def clips(self) -> Path:
+        return self.folder / "clips.arrow"
 
     @property
     def store(self) -> Path:
@@ -201,8 +206,10 @@ def make_corpus(place: Place, settings: Settings) -> Corpus:
         raise SystemExit(f"{place.media} holds no video that can be read")
     clips = max(32, 2 * settings.batch)
     repeated = itertools.islice(itertools.cycle(rows), clips)
-    table = pd.DataFrame([{**row, "video_id": f"clip{number:05d}", "split": "train"} for number, row in enumerate(repeated)])
+    table = pd.DataFrame([{**row, "video_id": f"clip{number:05d}"} for number, row in enumerate(repeated)])
+    table = table.assign(split="train", corpus="benchmark")
     table.to_parquet(place.videos)
+    write_mapped(place.clips, table)
     torch.manual_seed(0)
     place.teacher.mkdir()
     model_config = open_clip.get_model_config(TEACHER)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import torch
 from common import (
     TEACHER,
@@ -39,9 +38,9 @@ from common import (
     written_by,
 )
 
-from umt_pipeline.features.extract import select_clips
 from umt_pipeline.features.provider import CachedDataset, OnlineDataset
 from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.training.mapped import MappedTable
 from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage1 import StudentSize, Targets, make_task
 from umt_pipeline.training.task import SampleDataset, stack_samples
@@ -77,10 +76,10 @@ def measure_training(place: Place, settings: Settings, targets: Targets) -> Spee
         store=str(place.store),
         targets=targets,
         teacher=str(place.teacher),
-        videos=str(place.videos),
-        media=str(place.media),
+        clips=str(place.clips),
+        media_root=str(place.media),
     )
-    flops = task.flops_per_clip()
+    flops = task.flops_per_clip({})
     assert flops is not None
     workers = settings.workers if targets == "online" else 0
     return summarise(train_for_rows(task, place, settings, workers), settings, flops)
@@ -94,8 +93,7 @@ def measure_input(place: Place, settings: Settings, source: str) -> float:
     if source == "store":
         dataset = CachedDataset(store, "train")
     else:
-        clips = select_clips(pd.read_parquet(place.videos), ("train",))
-        dataset = OnlineDataset(store.manifest, clips, place.media)
+        dataset = OnlineDataset(store.manifest, MappedTable(place.clips), "train", place.media)
     reader = BatchReader(dataset, stack_samples)
     sampler = Sampler(len(dataset), min(8, settings.batch), seed=0)
     addresses = sampler.walk(0, 10**9)

@@ -52,6 +52,8 @@ from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
+from umt_pipeline.training.captions import captioned_media
+from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.stage1 import StudentSize, Targets
 from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, make_task
 from umt_pipeline.video.views import ViewConfig
@@ -120,10 +122,12 @@ def make_captions(place: Place) -> None:
     rng = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(rng.choice(letters, rng.integers(2, 8))) for _ in range(500)]
-    clips = pd.read_parquet(place.videos)["video_id"]
-    texts = [" ".join(rng.choice(words, rng.integers(12, 60))) for _ in clips]
-    table = pd.DataFrame({"caption_id": range(len(clips)), "video_id": clips, "caption": texts})
-    table.to_parquet(place.folder / "captions.parquet")
+    videos = pd.read_parquet(place.videos)
+    texts = [" ".join(rng.choice(words, rng.integers(12, 60))) for _ in range(len(videos))]
+    table = pd.DataFrame({"caption_id": range(len(videos)), "video_id": videos["video_id"], "caption": texts})
+    samples, captions = captioned_media(videos, table)
+    write_mapped(place.folder / "samples.arrow", samples)
+    write_mapped(place.folder / "captions.arrow", captions)
     save_tokenizer(train_wordpiece(texts, VOCABULARY), place.folder / "tokenizer")
 
 
@@ -134,7 +138,7 @@ def measure(place: Place, settings: Settings, targets: Targets, names: tuple[str
     sizes: dict[str, Any] = {"text": BERT, "embed_dim": EMBED_DIM, "train": {"steps": 1, "batch_size": 1, "lr": 1e-5}}
     stage2 = Stage2Config.model_validate({**sizes, "weights": weights})
     header = FeatureStore(place.store).manifest
-    config = stage2.model_for(VISION, header, VOCABULARY)
+    config = stage2.model_for(VISION.student_config(header), header, VOCABULARY)
     task = make_task(
         config.model_dump(mode="json"),
         weights.model_dump(mode="json"),
@@ -142,17 +146,19 @@ def measure(place: Place, settings: Settings, targets: Targets, names: tuple[str
         text_tower=None,
         text_lr_scale=1.0,
         tokenizer=str(place.folder / "tokenizer"),
-        captions=str(place.folder / "captions.parquet"),
+        samples=str(place.folder / "samples.arrow"),
+        captions=str(place.folder / "captions.arrow"),
         max_length=LENGTH,
+        corpora={},
+        parity=False,
         masked_epochs=None,
-        store=str(place.store),
+        stores={"video": str(place.store)},
         targets=targets,
         teacher=str(place.teacher),
-        videos=str(place.videos),
-        media=str(place.media),
+        media_root=str(place.media),
     )
     macs = video_text_macs(config, header.frames * header.visible_per_frame, LENGTH, weights)
-    teacher = task.provider.teacher_macs()
+    teacher = task.providers["video"].teacher_macs()
     assert teacher is not None
     with optimizer_clock(torch.device(settings.device)) as optimizer_s:
         training = train_for_rows(task, place, settings, settings.workers if targets == "online" else 0)
