@@ -49,7 +49,7 @@ def read_conceptual(files: Files, out: Collector, suffix: str, *, columns: tuple
     for split, path in files.splits():
         order, row = columns, 0
         for place, cells in files.tabbed(path):
-            if sorted(cell.strip().lower() for cell in cells) == ["caption", "url"]:
+            if row == 0 and sorted(cell.strip().lower() for cell in cells) == ["caption", "url"]:
                 order = (cells[0].strip().lower(), cells[1].strip().lower())
                 continue
             if len(cells) != 2:

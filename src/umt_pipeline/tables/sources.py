@@ -96,23 +96,25 @@ class Files:
 
     def lines(self, path: Path) -> Iterator[tuple[Place, str]]:
         """Yield the lines that are not blank, without their ends, numbered from 1."""
+        name = path.name
         for number, line in enumerate(self._raw_lines(path), start=1):
             if line.strip():
-                yield Place(path.name, "line", number), line.rstrip("\r\n")
+                yield Place(name, "line", number), line.rstrip("\r\n")
 
-    def rows(self, path: Path, delimiter: str = ",") -> Iterator[tuple[Place, list[str]]]:
-        """Yield the cells of each line that is not blank. A cell with the delimiter or a line break is in double quotes.
+    def rows(self, path: Path) -> Iterator[tuple[Place, list[str]]]:
+        """Yield the cells of each line that is not blank. A cell with a comma or a line break is in double quotes.
 
         Raises:
             TableError: a quote is not closed.
         """
-        reader = csv.reader(self._raw_lines(path), delimiter=delimiter, strict=True)
+        name = path.name
+        reader = csv.reader(self._raw_lines(path), strict=True)
         try:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
-                    yield Place(path.name, "line", reader.line_num), cells
+                    yield Place(name, "line", reader.line_num), cells
         except csv.Error as error:
-            raise TableError(f"{path.name}, line {reader.line_num}: not valid CSV: {error}.") from error
+            raise TableError(f"{name}, line {reader.line_num}: not valid CSV: {error}.") from error
 
     def tabbed(self, path: Path) -> Iterator[tuple[Place, list[str]]]:
         """Yield the cells of each line of a file with tabs, in which quotes mean nothing."""
@@ -145,7 +147,7 @@ class Files:
         Raises:
             TableError: the file is not JSON, or its value is of another type.
         """
-        text = self._decoded(path, path.read_bytes(), Place(path.name, "line", 1))
+        text = self._decoded(path.name, 1, path.read_bytes())
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
@@ -159,20 +161,21 @@ class Files:
         yield from objects(self.json(path, list), path.name)
 
     def _raw_lines(self, path: Path) -> Iterator[str]:
+        name = path.name
         with path.open("rb") as handle:
             for number, line in enumerate(handle, start=1):
-                yield self._decoded(path, line, Place(path.name, "line", number))
+                yield self._decoded(name, number, line)
 
-    def _decoded(self, path: Path, data: bytes, place: Place) -> str:
-        if place.number == 1:
+    def _decoded(self, file: str, line: int, data: bytes) -> str:
+        if line == 1:
             if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise TableError(f"{path.name}: expected text in UTF-8, found UTF-16. Convert the file.")
+                raise TableError(f"{file}: expected text in UTF-8, found UTF-16. Convert the file.")
             data = data.removeprefix(codecs.BOM_UTF8)
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            wrong = int(place.number) + data[: error.start].count(b"\n")
-            self.notes.add("lines with bytes that are not UTF-8 were read as Latin-1", place._replace(number=wrong))
+            place = Place(file, "line", line + data[: error.start].count(b"\n"))
+            self.notes.add("lines with bytes that are not UTF-8 were read as Latin-1", place)
             return data.decode("utf-8", errors="umt_bytes_as_latin1")
 
 
