@@ -45,9 +45,10 @@ def read(
 
     umt tables read ucf101 ucfTrainTestlist/*01.txt ucfTrainTestlist/classInd.txt --out tables/ucf101
     """
-    from umt_pipeline.tables import find_reader, write_annotations
+    from umt_pipeline.tables import check_folder, find_reader, write_annotations
 
     reader = find_reader(name)
+    check_folder(out, force=force)
     annotations = reader.read(reader.assign(files), media_suffix)
     if limit is not None:
         annotations = annotations.limited(limit)

@@ -192,6 +192,8 @@ def test_hmdb51(tmp_path: Path) -> None:
         ("sit/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", "test"),
     ]
     assert [label for _, _, label in rows(found.labels)] == ["brush_hair", "brush_hair", "sit"]
+    left_out = "1 clips of neither training nor test were left out (first: brush_hair_test_split1.txt, line 3)"
+    assert found.warnings[0] == left_out
 
 
 def test_wrong_hmdb51(tmp_path: Path) -> None:

@@ -116,6 +116,14 @@ def test_the_commands_list_and_write(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(summary)
 
 
+def test_a_folder_that_is_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "lists", {"train.csv": "not a list"})
+    (tmp_path / "out").mkdir()
+    result = run("read", "video-list", tmp_path / "lists", "--out", tmp_path / "out")
+    assert isinstance(result.exception, TableError)
+    assert "exists already" in str(result.exception)
+
+
 def test_an_existing_folder_is_replaced_only_if_it_is_ours(tmp_path: Path) -> None:
     found = read(tmp_path / "lists", "video-list", {"train.csv": "a.mp4,0\n"})
     out = tmp_path / "out"

@@ -40,6 +40,9 @@ def test_msrvtt_9k_and_1k_a(tmp_path: Path) -> None:
     found = read(tmp_path, "msrvtt", {**DATA, **lists})
     assert rows(found.videos) == [("video0.mp4", "train"), ("video6513.mp4", "train"), ("video7010.mp4", "test")]
     assert rows(found.captions)[-1] == ("video7010.mp4", "a woman, singing")
+    only_test = read(tmp_path, "msrvtt", {**DATA, "MSRVTT_JSFUSION_test.csv": lists["MSRVTT_JSFUSION_test.csv"]})
+    left_out = "2 videos in none of the lists were left out (first: train_val_videodatainfo.json, video 0)"
+    assert only_test.warnings[0] == left_out
     assert found.counts == {"test/captions": 1, "test/videos": 1, "train/captions": 3, "train/videos": 2}
     assert "test/videos: the public data set has 1,000 or 2,990, these files have 1" in found.warnings
     with pytest.raises(TableError, match=r"MSRVTT_train\.9k\.csv, line 2: expected a video of the JSON files, found 'video9'"):

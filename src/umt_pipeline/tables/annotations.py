@@ -125,7 +125,7 @@ def write_annotations(annotations: Annotations, folder: Path, *, force: bool = F
     Raises:
         TableError: the folder is there and ``force`` is not given, or it holds files that this function does not write.
     """
-    _refuse_to_replace(folder, force)
+    check_folder(folder, force=force)
     with staged_folder(folder) as staged:
         for name, table in annotations.tables().items():
             if table.empty and name not in INGESTED:
@@ -150,7 +150,12 @@ def summary(annotations: Annotations) -> dict[str, Any]:
     }
 
 
-def _refuse_to_replace(folder: Path, force: bool) -> None:
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that :func:`write_annotations` would refuse; for asking before hours of reading.
+
+    Raises:
+        TableError: see there.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -104,7 +104,7 @@ _READERS = [
     ),
     Reader(
         "moments",
-        "Moments in Time: CSV",
+        "Moments in Time, the first version or the second: CSV",
         split_lists.read_moments,
         (
             Role("train", ("trainingset*.csv",)),
@@ -112,6 +112,11 @@ _READERS = [
             Role("labels", ("moments_categories*.txt",)),
         ),
         ("videos", "labels"),
+        known={
+            "train/videos": (802_264, 727_305),
+            "validation/videos": (33_900, 30_500),
+            "classes/moments": (339, 305),
+        },
     ),
     Reader(
         "ucf101",
@@ -150,6 +155,7 @@ _READERS = [
             Role("labels", ("ava_action_list*.pbtxt", "ava_action_list*.pbtxt.txt")),
         ),
         ("videos", "boxes"),
+        known={"train/videos": (235,), "validation/videos": (64,), "test/videos": (131,)},
     ),
     Reader(
         "webvid",
@@ -204,6 +210,11 @@ _READERS = [
         captions.read_karpathy,
         (Role("data", ("dataset_*.json",), required=True),),
         ("videos", "captions"),
+        known={
+            "train/videos": (113_287, 29_000),
+            "validation/videos": (5_000, 1_014),
+            "test/videos": (5_000, 1_000),
+        },
     ),
     Reader(
         "visual-genome",
@@ -212,6 +223,7 @@ _READERS = [
         (Role("train", ("region_descriptions*.json",), required=True), Role("images", ("image_data*.json",))),
         ("videos", "captions"),
         suffix=".jpg",
+        known={"train/videos": (108_077,)},
     ),
     _umt("umt", "UMT or VindLU: JSON or SQLite of video or image and caption; each text of a list is a caption"),
     _umt("umt-paragraph", "the same; the texts of a list make one paragraph", paragraph=True),

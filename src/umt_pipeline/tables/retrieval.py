@@ -27,7 +27,7 @@ def read_msrvtt(files: Files, out: Collector, suffix: str) -> None:
         TableError: a key or column is missing, or a listed training video is not in the data.
     """
     train_list, test_list = files.get("train_list"), files.get("test_list")
-    splits: dict[str, str] = {}
+    listed: dict[str, Place] = {}
     sentences: list[tuple[Place, str, str]] = []
     for path in files.all("data"):
         record, top = files.json(path, dict), Place(path.name, "item", "top")
@@ -38,14 +38,14 @@ def read_msrvtt(files: Files, out: Collector, suffix: str) -> None:
                     f"{place}, key 'split': expected one of {', '.join(_MSRVTT_SPLITS)}, found '{video['split']}'."
                 )
             name = name_of(video, "video_id", place)
-            splits[name] = split
+            listed[name] = place
             if train_list is None and test_list is None:
                 out.video(name + suffix, split, place)
         for place, sentence in objects(value_of(record, "sentences", list, top), path.name, "sentence"):
             sentences.append((place, name_of(sentence, "video_id", place), value_of(sentence, "caption", str, place)))
     if train_list is not None:
         for place, row in files.table(train_list, "video_id"):
-            if row["video_id"] not in splits:
+            if row["video_id"] not in listed:
                 raise TableError(f"{place}: expected a video of the JSON files, found '{row['video_id']}'.")
             out.video(row["video_id"] + suffix, "train", place)
     for place, name, caption in sentences:
@@ -54,6 +54,9 @@ def read_msrvtt(files: Files, out: Collector, suffix: str) -> None:
     if test_list is not None:
         for place, row in files.table(test_list, "video_id", "sentence"):
             out.caption(out.video(row["video_id"] + suffix, "test", place), row["sentence"], place)
+    for name, place in listed.items():
+        if not out.knows(name + suffix):
+            out.notes.add("videos in none of the lists were left out", place)
 
 
 def read_didemo(files: Files, out: Collector, suffix: str) -> None:

@@ -68,7 +68,9 @@ def read_hmdb51(files: Files, out: Collector, suffix: str) -> None:
             number = whole_number(mark, place, "0, 1 or 2 after the name of the clip")
             if number not in (0, *_HMDB51_SPLITS) or not clip.strip():
                 raise TableError(f"{place}: expected a clip and 0, 1 or 2, found {line!r}.")
-            if number in _HMDB51_SPLITS:
+            if number == 0:
+                out.notes.add("clips of neither training nor test were left out", place)
+            else:
                 video = out.video(f"{match['label']}/{clip.strip()}", _HMDB51_SPLITS[number], place)
                 out.label(video, "hmdb51", match["label"], place)
 
