@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from tests.evaluation.tiny import VISION, make_folders, make_tables
 from umt_pipeline.errors import VideoError
+from umt_pipeline.evaluation import encoders
 from umt_pipeline.evaluation.encoders import (
     ClipEncoder,
     VideoEncoder,
@@ -47,10 +49,10 @@ def test_each_clip_is_decoded_once_for_all_encoders_and_batches_do_not_matter(mo
         return noise(video_id, view)
 
     ids = [str(number) for number in range(7)]
-    encoders: list[ClipEncoder] = [models.teacher, models.untrained, models.stage1, models.stage2]
-    some = extract_features(ids, encoders, load, batch_size=3, workers=2)
+    everyone: list[ClipEncoder] = [models.teacher, models.untrained, models.stage1, models.stage2]
+    some = extract_features(ids, everyone, load, batch_size=3, workers=2)
     assert sorted(decoded) == ids
-    alone = extract_features(ids, encoders, load, batch_size=1, workers=1)
+    alone = extract_features(ids, everyone, load, batch_size=1, workers=1)
     assert some.video_ids == alone.video_ids == tuple(ids)
     assert set(some.arrays) == {
         "teacher_cls", "teacher_patch", "untrained", "stage1", "stage2", "stage2/embedding",
@@ -129,6 +131,43 @@ def test_pair_scores_are_the_matching_heads(models: Models) -> None:
         alone = model.model.match_logits(one_text, one_mask, video[1:2].float())[0, 1]
     np.testing.assert_allclose(scores, whole, rtol=1e-4, atol=1e-6)
     assert scores[2] == pytest.approx(float(alone), rel=1e-4)
+
+
+def test_pooled_by_frame_as_published(models: Models) -> None:
+    frames = torch.from_numpy(np.stack([noise("0", models.stage2.view), noise("1", models.stage2.view)]))
+    model = models.stage2.model
+    with torch.inference_mode():
+        by_frame = dataclasses.replace(models.stage2, pool="frame").encode(frames)
+        by_clip = models.stage2.encode(frames)
+        patches = normalise_patches(patchify(frames, VISION.patch_size))
+        tokens = model.vision(patches, torch.arange(patches.shape[1]).expand(2, -1))
+        each = torch.stack([model.project_video(model.pool_norm(part.mean(1))) for part in tokens.chunk(2, dim=1)], dim=1)
+        whole = model.project_video(model.pool_norm(tokens.mean(1)))
+    torch.testing.assert_close(by_frame["stage2/embedding"], each.mean(1))
+    torch.testing.assert_close(by_clip["stage2/embedding"], whole)
+    torch.testing.assert_close(by_frame["stage2"], by_clip["stage2"])  # what probes read stays the same
+
+
+def test_tokens_lie_in_a_file_and_not_in_memory(models: Models, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = dataclasses.replace(models.stage2, keep_tokens=True)
+
+    def load(video_id: str, view: ViewConfig) -> np.ndarray:
+        if video_id == "1":
+            raise VideoError("missing_file", video_id)
+        return noise(video_id, view)
+
+    ids = ["0", "1", "2", "3"]
+    tokens = extract_features(ids, [model], load, batch_size=2, workers=1).arrays["stage2/tokens"]
+    assert tokens.shape == (3, VISION.frames * VISION.patches_per_frame, VISION.dim)
+    alone = extract_features(["3"], [model], load, batch_size=1, workers=1).arrays["stage2/tokens"]
+    torch.testing.assert_close(tokens[2:], alone, rtol=1e-2, atol=1e-3)
+
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(encoders.os, "posix_fallocate", full)
+    with pytest.raises(EvaluationError, match=r"stage2/tokens: no room .*TMPDIR"):
+        extract_features(ids, [model], load, batch_size=2, workers=1)
 
 
 def test_views_come_from_the_model(models: Models) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import top_k_accuracy_score
+from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from umt_pipeline.evaluation.metrics import (
     EvaluationError,
@@ -53,6 +55,41 @@ def test_recall_equals_scikit_learn_without_ties(seed: int, size: int) -> None:
         assert summary[f"r{k}"] == pytest.approx(100 * expected)
 
 
+@given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 14))
+@settings(deadline=None)
+def test_ranks_and_recall_equal_torchmetrics_with_several_truths(seed: int, queries: int, candidates: int) -> None:
+    rng = np.random.default_rng(seed)
+    # From 1 on: torchmetrics takes a score of zero or less for "not found".
+    scores = 1 + rng.permutation(queries * candidates).reshape(queries, candidates).astype(np.float32)
+    truth = rng.random((queries, candidates)) < 0.3
+    truth[np.arange(queries), rng.integers(0, candidates, queries)] = True
+    ranks = retrieval_ranks(scores, truth)
+    rows = list(zip(torch.from_numpy(scores), torch.from_numpy(truth), strict=True))
+    assert (1 / ranks).tolist() == pytest.approx([float(retrieval_reciprocal_rank(*row)) for row in rows])
+    for k in (1, 5, 10):
+        hits = [float(retrieval_hit_rate(*row, top_k=min(k, candidates))) for row in rows]
+        assert recall_summary(ranks)[f"r{k}"] == pytest.approx(100 * np.mean(hits))
+
+
+def test_fewer_candidates_than_k() -> None:
+    summary = recall_summary(retrieval_ranks(np.zeros((2, 3)), np.eye(2, 3, dtype=bool)))
+    assert (summary["r1"], summary["r5"], summary["r10"], summary["meanr"]) == (0.0, 100.0, 100.0, 3.0)
+
+
+@given(problems(), st.floats(-0.5, 0.5))
+def test_more_true_candidates_or_a_higher_true_score_never_hurt(
+    problem: tuple[np.ndarray, np.ndarray], bonus: float
+) -> None:
+    scores, truth = problem
+    ranks = retrieval_ranks(scores, truth)
+    assert (ranks >= 1).all()
+    assert (ranks <= scores.shape[1]).all()
+    assert (retrieval_ranks(np.where(truth, scores + abs(bonus), scores), truth) <= ranks).all()
+    more = truth.copy()
+    more[:, 0] = True
+    assert (retrieval_ranks(scores, more) <= ranks).all()
+
+
 def test_constant_scores_never_look_good() -> None:
     summary = recall_summary(retrieval_ranks(np.zeros((20, 20)), np.eye(20, dtype=bool)))
     assert summary == {"r1": 0.0, "r5": 0.0, "r10": 0.0, "medr": 20.0, "meanr": 20.0}
@@ -66,8 +103,8 @@ def test_summary_in_percent() -> None:
 def test_broken_scores_are_an_error(bad: float) -> None:
     scores = np.zeros((2, 3))
     scores[1, 2] = bad
-    with pytest.raises(EvaluationError, match="query 1, candidate 2"):
-        retrieval_ranks(scores, np.ones((2, 3), dtype=bool))
+    with pytest.raises(EvaluationError, match=r"stage2/dual: 1 of 6 scores .* query 1, candidate 2"):
+        retrieval_ranks(scores, np.ones((2, 3), dtype=bool), "stage2/dual")
 
 
 def test_a_query_without_truth_is_an_error() -> None:

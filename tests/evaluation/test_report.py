@@ -168,6 +168,7 @@ def _sample_metrics(rng: np.random.Generator) -> dict[str, float]:
         "control/dual": 24.0,
         "control/reranked": 29.0,
         "stage2/dual": 37.0,
+        "stage2/dsl": 51.0,
         "stage2/reranked": 46.0,
     }
     for name, factor in (("test", 1.0), ("test_motion", 0.8)):
@@ -196,12 +197,13 @@ def _sample_records() -> list[dict[str, object]]:
             "task": "retrieval/test/stage2/reranked",
             "values": {"t2v_r1": 46.0, "t2v_r5": 82.8},
             "protocol": protocol,
+            "cost": {"pairs": 1800, "seconds": 2.5},
             "note": None,
         },
         {
             "task": "probe/linear/shape/stage1",
             "values": {"": 52.6},
-            "protocol": protocol | {"settings": {"c": 0.1}},
+            "protocol": protocol | {"settings": {"c": "0.1, 1"}, "chosen": {"c": 0.1}},
             "note": None,
         },
         {"task": "probe/knn/weather", "values": {}, "protocol": None, "note": "the labels table has no task 'weather'"},
@@ -384,14 +386,33 @@ def test_summary_and_tiles_quote_the_metrics(page: Page) -> None:
 
 
 def test_table_marks_best_value_and_adds_chance() -> None:
-    systems = {"teacher": {"t2v_r1": 10.0, "t2v_medr": 9.0}, "stage2/dual": {"t2v_r1": 30.0, "t2v_medr": 3.5}}
+    systems = {"teacher/dual": {"t2v_r1": 10.0, "t2v_medr": 9.0}, "stage2/dual": {"t2v_r1": 30.0, "t2v_medr": 3.5}}
     table = report_tables.metric_table("x", systems, ["t2v_r1", "t2v_medr"], {"Chance": {"t2v_r1": 1.0}})
     assert table is not None
     assert table.head == ("", "R@1", "MedR")
     assert table.groups == (("Text → video", 2),)
-    assert [row.head.text for row in table.rows] == ["Teacher", "Stage 2, dual", "Chance"]
+    assert [row.head.text for row in table.rows] == ["Teacher, dual", "Stage 2, dual", "Chance"]
     assert [[c.style for c in row.cells] for row in table.rows] == [["", ""], ["best", "best"], ["", ""]]
     assert [c.text for c in table.rows[1].cells] == ["30.0", "3.5"]
+
+
+def test_scores_that_read_all_queries_are_shown_and_never_best() -> None:
+    systems = {f"stage2/{score}": {"t2v_r1": value} for score, value in (("reranked", 46.0), ("dsl", 51.0), ("dual", 37.0))}
+    table = report_tables.metric_table("x", systems, ["t2v_r1"], {})
+    assert table is not None
+    assert [(row.head.text, row.cells[0].text, row.cells[0].style) for row in table.rows] == [
+        ("Stage 2, dual", "37.0", ""), ("Stage 2, dual softmax", "51.0", ""), ("Stage 2, re-ranked", "46.0", "best"),
+    ]  # fmt: skip
+
+
+def test_cost_of_reranking_is_shown(page: Page) -> None:
+    table = report_tables.cost_table(_sample_records())
+    assert table is not None
+    assert [[cell.text for cell in (row.head, *row.cells)] for row in table.rows] == [
+        ["Stage 2, re-ranked", "test", "1,800", "2.50", "720"]
+    ]
+    assert "What re-ranking costs" in "".join(page.text)
+    assert report_tables.cost_table(_sample_records()[1:]) is None
 
 
 def test_chance_levels_follow_from_the_tables() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from umt_pipeline.evaluation.retrieval import (
     SystemScores,
     build_retrieval_set,
     dual_scores,
+    dual_softmax,
     query_ranks,
     rerank,
     retrieval_values,
@@ -63,7 +66,7 @@ def test_perfect_and_failed() -> None:
     data = diagonal(4)
     values = retrieval_values(data, scores_of(np.eye(4)))
     assert values["t2v_r1"] == values["v2t_r1"] == 100.0
-    failed = dual_scores("stage2", "dual", np.eye(4), np.eye(4)[[0, 1, 3]], np.array([0, 1, 3]), 4)
+    failed = dual_scores("stage2", np.eye(4), np.eye(4)[[0, 1, 3]], np.array([0, 1, 3]), 4)
     to_video, to_text = query_ranks(data, failed)
     assert to_video.tolist() == [1, 1, 4, 1]
     assert to_text.tolist() == [1, 1, 4, 1]
@@ -98,6 +101,65 @@ def test_a_constant_matching_head_does_not_look_good() -> None:
     result = rerank(scores_of(np.eye(10)), lambda text, clip: np.zeros(len(text)), k=100)
     assert retrieval_values(data, result)["t2v_r1"] == 0.0
     assert result.k == 10
+    assert result.cost is not None
+    assert result.cost.pairs == 100
+    assert result.cost.seconds >= 0
+
+
+@given(st.integers(0, 500), st.integers(1, 6), st.integers(1, 8), st.sampled_from([0.01, 0.07, 1.0]))
+def test_dual_softmax_equals_a_loop(seed: int, texts: int, clips: int, temperature: float) -> None:
+    rng = np.random.default_rng(seed)
+    cosines = rng.uniform(-1, 1, (texts, clips))
+    cosines[:, rng.random(clips) < 0.2] = -np.inf
+    result = dual_softmax(scores_of(cosines), temperature)
+    assert (result.score, result.temperature, result.k) == ("dsl", temperature, None)
+    for text in range(texts):
+        for clip in range(clips):
+            cosine = cosines[text, clip]
+            if cosine == -np.inf:
+                assert result.text_to_video_UC[text, clip] == result.video_to_text_CU[clip, text] == -np.inf
+                continue
+            over_texts = sum(math.exp((other - cosine) / temperature) for other in cosines[:, clip])
+            over_clips = sum(math.exp((other - cosine) / temperature) for other in cosines[text] if other > -np.inf)
+            assert result.text_to_video_UC[text, clip] == pytest.approx(cosine / over_texts, abs=1e-12)
+            assert result.video_to_text_CU[clip, text] == pytest.approx(cosine / over_clips, abs=1e-12)
+
+
+def test_dual_softmax_takes_a_clip_that_all_queries_like_from_all_but_one() -> None:
+    # Clip 0 is a hub: the best of every text. Text 1 likes it a little less than its own clip deserves.
+    cosines = np.array([[0.9, 0.1, 0.1], [0.8, 0.7, 0.1], [0.8, 0.1, 0.7]])
+    data = diagonal(3)
+    assert retrieval_values(data, scores_of(cosines))["t2v_r1"] == pytest.approx(100 / 3)
+    assert retrieval_values(data, dual_softmax(scores_of(cosines), 0.05))["t2v_r1"] == 100.0
+
+
+def test_constant_scores_rank_last_in_every_row() -> None:
+    data = diagonal(10)
+    dual = scores_of(np.full((10, 10), 0.3))
+    for system in (dual, dual_softmax(dual, 0.07), rerank(dual, lambda text, clip: np.zeros(len(text)), k=100)):
+        values = retrieval_values(data, system)
+        assert (values["t2v_r10"], values["t2v_meanr"], values["v2t_meanr"]) == (100.0, 10.0, 10.0)
+        assert (values["t2v_r5"], values["v2t_r5"]) == (0.0, 0.0)
+
+
+def test_a_nan_names_the_system_and_a_clip_without_text_asks_nothing() -> None:
+    scores = np.eye(4)
+    scores[2, 1] = np.nan
+    for system in (scores_of(scores), dual_softmax(scores_of(scores), 0.07)):
+        with pytest.raises(EvaluationError, match=f"stage2/{system.score}, text to video: .*NaN"):
+            retrieval_values(diagonal(4), system)
+    data = build_retrieval_set("test", ["a", "b", "c", "d"], TABLE, "first")  # d has no caption
+    _, to_text = query_ranks(data, scores_of(np.ones((3, 4))))
+    assert len(to_text) == 3
+
+
+def test_frames_averaged_are_the_mean_of_cosines() -> None:
+    rng = np.random.default_rng(0)
+    text, frames = rng.normal(size=(3, 8)), rng.normal(size=(2, 5, 8))
+    text /= np.linalg.norm(text, axis=-1, keepdims=True)
+    frames /= np.linalg.norm(frames, axis=-1, keepdims=True)
+    scores = dual_scores("stage2", text, frames.mean(axis=1), np.arange(2), 2)
+    np.testing.assert_allclose(scores.text_to_video_UC, np.einsum("ue,cte->utc", text, frames).mean(axis=1))
 
 
 def test_nan_from_the_matching_head_is_an_error() -> None:

@@ -76,7 +76,8 @@ def result(tables: Tables, folders: ModelFolders, tmp_path_factory: pytest.TempP
 
 def test_every_number_is_there(result: dict[str, Any]) -> None:
     encoders = ("teacher_cls", "teacher_patch", "untrained", "stage1", "stage2")
-    systems = ("teacher/dual", "stage2/dual", "stage2/reranked", "control/dual", "control/reranked")
+    systems = ("teacher/dual", "teacher/dsl", *(f"{model}/{score}" for model in ("stage2", "control")
+               for score in ("dual", "dsl", "reranked")))  # fmt: skip
     columns = [f"{way}_{name}" for way in ("t2v", "v2t") for name in ("r1", "r5", "r10", "medr", "meanr")]
     expected = {f"probe/{kind}/{task}/{encoder}" for kind in ("knn", "linear") for task in ("shape", "motion")
                 for encoder in encoders}  # fmt: skip
@@ -104,7 +105,21 @@ def test_every_number_carries_its_protocol(result: dict[str, Any]) -> None:
     assert len({reranked.checkpoint_sha256, reranked.annotation_sha256}) == 2
     untrained = records["probe/knn/shape/untrained"].protocol
     assert untrained is not None
-    assert (untrained.checkpoint_sha256, untrained.seed, untrained.k) == (None, 0, 1)
+    assert (untrained.checkpoint_sha256, untrained.seed, untrained.pool) == (None, 0, "clip")
+    assert (untrained.settings["k"], untrained.chosen["k"]) == ("1, 5, 10, 20", 1)
+    for name in ("teacher", "stage2", "control"):
+        dual, dsl = (records[f"retrieval/test/{name}/{score}"].protocol for score in ("dual", "dsl"))
+        assert dual is not None
+        assert dsl is not None
+        assert (dual.pool, dual.score_type, dual.other_queries) == ("clip", "dual", False)
+        assert (dsl.pool, dsl.score_type, dsl.other_queries) == ("clip", "dsl", True)
+        assert dsl.settings["dsl_temperature"] == "the model's own"
+        assert dsl.chosen["dsl_temperature"] == pytest.approx(0.07, rel=1e-3)
+        assert "dsl_temperature" not in dual.chosen
+    costs = {task: record.cost for task, record in records.items() if record.cost is not None}
+    assert set(costs) == {f"retrieval/{name}/{model}/reranked" for name in ("test", "test_motion")
+                          for model in ("stage2", "control")}  # fmt: skip
+    assert all(0 < cost.pairs <= 16 and cost.seconds > 0 for cost in costs.values())
     control = records["agreement/test/control_dual/motion"].protocol
     assert control is not None
     assert control.model == "control"
@@ -122,7 +137,24 @@ def test_the_report_shows_it(result: dict[str, Any]) -> None:
 
 def test_the_same_again(tables: Tables, folders: ModelFolders, result: dict[str, Any], tmp_path: Path) -> None:
     again = run(tables, folders, tmp_path)
+    # The time that re-ranking took is the one thing that differs.
+    for records in (again["records"], result["records"]):
+        for record in records:
+            if record["cost"]:
+                record["cost"]["seconds"] = 0
     assert again["records"] == result["records"]
+
+
+def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFolders, result: dict[str, Any]) -> None:
+    params = PARAMS.model_copy(update={"pool": "frame", "dsl_temperature": 0.5, "tasks": (), "retrieval_sets": ("test",)})
+    found = evaluate(params, 0, tables, load_models(folders, seed=0))
+    protocols = {record.task: record.protocol for record in found.records}
+    assert len(protocols) == 8
+    for protocol in protocols.values():
+        assert protocol is not None
+        assert protocol.pool == "frame"
+        if protocol.score_type == "dsl":
+            assert protocol.settings["dsl_temperature"] == protocol.chosen["dsl_temperature"] == 0.5
 
 
 def test_without_control_labels_and_validation(tables: Tables, tmp_path: Path) -> None:

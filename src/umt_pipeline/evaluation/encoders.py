@@ -9,7 +9,9 @@ E embedding width, U texts, L text length, G pairs of a text and a clip.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.errors import VideoError
 from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
@@ -73,6 +76,11 @@ class TeacherEncoder:
             "teacher_patch": patch_FNC.unflatten(0, (B, T)).mean(dim=(1, 2)),
         }
 
+    @property
+    def temperature(self) -> float:
+        """The divisor of cosines that the tower learnt; only one with a text tower has it."""
+        return float(self.teacher.clip.logit_scale.exp().reciprocal())  # type: ignore[union-attr, operator]
+
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors [U, E]."""
         return self.teacher.encode_text(list(texts)).cpu().numpy()
@@ -104,29 +112,38 @@ class VideoTextEncoder:
         model: the model.
         tokenizer: its tokenizer.
         keep_tokens: also return all tokens, which the matching head needs.
+        pool: see :class:`umt_pipeline.evaluation.params.EvaluationParams`.
     """
 
     name: str
     model: VideoTextModel
     tokenizer: PreTrainedTokenizerFast
     keep_tokens: bool = False
+    pool: PoolRule = "clip"
 
     @property
     def view(self) -> ViewConfig:
         """The clip size that the model was built for."""
         return view_of(self.model.config.vision)
 
+    @property
+    def temperature(self) -> float:
+        """The divisor of cosines that the model learnt."""
+        return float(self.model.temperature.detach())
+
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """Return ``{name}`` [B, D] (pooled), ``{name}/embedding`` [B, E] and, if kept, ``{name}/tokens`` [B, V, D].
 
-        The tokens are those that the matching head reads.
+        The tokens are those that the matching head reads. The embedding has unit length; pooled by frame it is the mean of
+        the frames' unit vectors, whose product with a text's is the mean of the cosines.
         """
         patches_BVP, visible_BV = _all_patches(frames_BTHWC, self.model.config.vision)
-        tokens_BVD, embedding_BE = self.model.encode_video(patches_BVP, visible_BV)
+        tokens_BVD, embedding_BE = self.model.encode_video(patches_BVP, visible_BV, self.pool)
+        if self.pool == "frame":
+            embedding_BE = embedding_BE.mean(dim=1)
         features = {self.name: self.model.pool_tokens(tokens_BVD, visible_BV), f"{self.name}/embedding": embedding_BE}
         if self.keep_tokens:
-            # Half precision: all tokens of all clips are held at once, and they come out of a LayerNorm.
-            features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV).half()
+            features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV)
         return features
 
     @torch.inference_mode()
@@ -179,7 +196,7 @@ class Features:
 
     Args:
         video_ids: S clips with features, in the order that was asked for.
-        arrays: name -> [S, ...] on the CPU.
+        arrays: name -> [S, D] on the CPU, or tokens [S, V, D] in half precision, memory-mapped from a nameless file.
         failures: clips without features, with the reason.
     """
 
@@ -228,6 +245,9 @@ def extract_features(
 ) -> Features:
     """Decode each clip once (once per different view) and run all encoders on it.
 
+    Tokens do not stay in memory: they go to a file in the folder for temporary files (``TMPDIR`` names another one), which
+    the system removes when they are no longer used.
+
     Args:
         video_ids: the clips.
         encoders: their models are on :func:`default_device`.
@@ -237,12 +257,12 @@ def extract_features(
         title: for the progress bar.
 
     Raises:
-        EvaluationError: an encoder gave NaN or infinity for a clip.
+        EvaluationError: an encoder gave NaN or infinity for a clip, or the disk has no room for the tokens.
     """
     views = list(dict.fromkeys(encoder.view for encoder in encoders))
     kept: list[str] = []
     failures: dict[str, str] = {}
-    parts: dict[str, list[Tensor]] = {}
+    found: dict[str, _Vectors | _Tokens] = {}
     device = default_device()
     with tqdm(total=len(video_ids), desc=title, unit="clip", disable=None, leave=False) as progress:
         for ids, frames, failed in _decoded_batches(video_ids, views, load, batch_size, workers):
@@ -255,19 +275,62 @@ def extract_features(
                         raise EvaluationError(
                             f"encoder {name!r} gave NaN or infinity for clip {bad!r}: check its weights"
                         )
-                    parts.setdefault(name, []).append(feature)
+                    if name not in found:
+                        found[name] = _Tokens(name, len(video_ids), feature) if feature.ndim == 3 else _Vectors()
+                    found[name].add(feature)
             progress.update(len(ids) + len(failed))
     for video_id, reason in failures.items():
         logger.warning("evaluation: clip %s has no features and counts as wrong: %s", video_id, reason)
-    arrays = {}
-    for name in list(parts):
-        arrays[name] = torch.cat(parts.pop(name))
-    return Features(tuple(kept), arrays, failures)
+    return Features(tuple(kept), {name: feature.array() for name, feature in found.items()}, failures)
 
 
 def default_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class _Vectors:
+    """Features [B, D] of batch after batch, held in memory."""
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+
+    def add(self, feature_BD: Tensor) -> None:
+        self._parts.append(feature_BD)
+
+    def array(self) -> Tensor:
+        return torch.cat(self._parts)
+
+
+class _Tokens:
+    """Tokens [B, V, D] of batch after batch, written to a memory-mapped file in half precision.
+
+    A large model has megabytes of them per clip. Half precision is enough: they come out of a LayerNorm.
+    """
+
+    def __init__(self, name: str, clips: int, first_BVD: Tensor) -> None:
+        shape = (clips, *first_BVD.shape[1:])
+        size = 2 * math.prod(shape)
+        with tempfile.TemporaryFile(prefix="umt_tokens_") as file:
+            try:
+                file.truncate(size)
+                # Take the room now where the system can: a mapped file that runs out of it later ends the process.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise EvaluationError(
+                    f"{name}: no room for {size / 1e9:.1f} GB of tokens of {clips} clips in {tempfile.gettempdir()} "
+                    f"({error.strerror}): let TMPDIR name a folder on a larger disk"
+                ) from error
+            self._file_SVD = np.memmap(file, np.float16, "r+", shape=shape)
+        self._rows = 0
+
+    def add(self, tokens_BVD: Tensor) -> None:
+        self._file_SVD[self._rows : self._rows + len(tokens_BVD)] = tokens_BVD.numpy()
+        self._rows += len(tokens_BVD)
+
+    def array(self) -> Tensor:
+        return torch.from_numpy(self._file_SVD[: self._rows])
 
 
 @torch.inference_mode()
@@ -277,7 +340,8 @@ def _encode(
     on_device = {view: torch.from_numpy(array).to(device) for view, array in frames.items()}
     features: dict[str, Tensor] = {}
     for encoder in encoders:
-        features |= {name: value.cpu() for name, value in encoder.encode(on_device[encoder.view]).items()}
+        for name, value in encoder.encode(on_device[encoder.view]).items():
+            features[name] = (value.half() if value.ndim == 3 else value).cpu()
     return features
 
 

@@ -1,7 +1,8 @@
 """Ranks, recall and accuracy.
 
 Ties are broken the pessimistic way: the true item ranks last among equals, so a constant score never looks good. All
-metrics are percent, except ranks, which count from 1.
+metrics are percent, except ranks, which count from 1. R@k counts the queries with a true candidate among the first k; of
+fewer than k candidates all are among the first k.
 
 Shapes: Q queries, C candidates, S samples.
 """
@@ -23,7 +24,7 @@ class NoDataError(EvaluationError):
     """There is nothing to measure on: reported as a note, not as a failure of the run."""
 
 
-def retrieval_ranks(scores_QC: np.ndarray, truth_QC: np.ndarray) -> np.ndarray:
+def retrieval_ranks(scores_QC: np.ndarray, truth_QC: np.ndarray, system: str = "scores") -> np.ndarray:
     """Return the rank (1 is best) of each query's best true candidate, int64 [Q].
 
     The rank is one more than the number of wrong candidates that score at least as high as the best true one. A
@@ -32,6 +33,7 @@ def retrieval_ranks(scores_QC: np.ndarray, truth_QC: np.ndarray) -> np.ndarray:
     Args:
         scores_QC: higher is better; finite or -inf.
         truth_QC: bool, at least one true candidate for each query.
+        system: whose scores they are, for messages.
 
     Raises:
         EvaluationError: shapes differ, a score is NaN or +inf, or a query has no true candidate.
@@ -40,21 +42,21 @@ def retrieval_ranks(scores_QC: np.ndarray, truth_QC: np.ndarray) -> np.ndarray:
     truth_QC = np.asarray(truth_QC, dtype=bool)
     if scores_QC.ndim != 2 or scores_QC.shape != truth_QC.shape:
         raise EvaluationError(
-            f"scores and ground truth: expected one [queries, candidates] shape for both, found {scores_QC.shape} and "
-            f"{truth_QC.shape}"
+            f"{system}: expected one [queries, candidates] shape for scores and ground truth, found "
+            f"{scores_QC.shape} and {truth_QC.shape}"
         )
     broken_QC = np.isnan(scores_QC) | np.isposinf(scores_QC)
     if broken_QC.any():
         query, candidate = (int(index) for index in np.argwhere(broken_QC)[0])
         raise EvaluationError(
-            f"scores: {int(broken_QC.sum())} of {scores_QC.size} are NaN or +inf, the first for query {query}, "
+            f"{system}: {int(broken_QC.sum())} of {scores_QC.size} scores are NaN or +inf, the first for query {query}, "
             f"candidate {candidate}; expected finite numbers (or -inf for a candidate without features). Check the "
             "model's weights"
         )
     lost_Q = np.flatnonzero(~truth_QC.any(axis=1))
     if lost_Q.size:
         raise EvaluationError(
-            f"ground truth: {lost_Q.size} of {len(truth_QC)} queries have no true candidate, the first is query "
+            f"{system}: {lost_Q.size} of {len(truth_QC)} queries have no true candidate, the first is query "
             f"{lost_Q[0]}; leave such queries out or add their clips"
         )
     best_Q1 = np.where(truth_QC, scores_QC, -np.inf).max(axis=1, keepdims=True)

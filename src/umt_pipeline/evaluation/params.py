@@ -9,7 +9,8 @@ from pydantic import Field
 from umt_pipeline.config import Config
 
 CaptionRule = Literal["first", "all"]
-ScoreType = Literal["dual", "reranked", "teacher"]
+PoolRule = Literal["clip", "frame"]
+ScoreType = Literal["dual", "dsl", "reranked"]
 
 
 class KnnConfig(Config):
@@ -46,7 +47,12 @@ class EvaluationParams(Config):
         tasks: label tasks for probes and agreement. A task without labels is skipped, with a note.
         retrieval_sets: splits that are searched. A split without clips or captions is skipped, with a note.
         caption: which captions of a clip are queries: ``first`` (lowest caption_id) or ``all``.
+        pool: what a caption is compared with in retrieval. ``clip``: one embedding of the whole clip, pooled as in training.
+            ``frame``: each frame's embedding, cosines averaged over frames, as the published code does in all its
+            evaluations. Applies to every system, the teacher included.
         rerank_k: candidates per query that the matching head re-ranks.
+        dsl_temperature: divisor of the cosines in the softmax of the DSL scores (see
+            :func:`umt_pipeline.evaluation.retrieval.dual_softmax`); null means each model's own learnt temperature.
         knn: the k-NN probe.
         linear: the linear probe.
         max_train_clips: fit probes on so many training clips (chosen by hash); null means all.
@@ -62,7 +68,9 @@ class EvaluationParams(Config):
     tasks: tuple[str, ...] = ()
     retrieval_sets: tuple[str, ...] = ("test",)
     caption: CaptionRule = "first"
+    pool: PoolRule = "clip"
     rerank_k: int = Field(default=128, ge=1)
+    dsl_temperature: float | None = Field(default=None, gt=0)
     knn: KnnConfig = KnnConfig()
     linear: LinearConfig = LinearConfig()
     max_train_clips: int | None = Field(default=None, ge=2)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from umt_pipeline.config import Config
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.params import CaptionRule, ScoreType
+from umt_pipeline.evaluation.params import CaptionRule, PoolRule, ScoreType
 
 
 class Protocol(Config):
@@ -27,10 +27,16 @@ class Protocol(Config):
         frames: frames per view.
         views: views per clip.
         resolution: side of a frame in pixels.
-        k: re-ranked candidates per query, or neighbours of the k-NN probe.
-        score_type: how retrieval scores were made; ``teacher`` means the mean of frame embeddings.
+        pool: what of a clip was compared or classified: ``clip``, one vector pooled over all its tokens; ``frame``, one per
+            frame, cosines averaged; ``tokens``, all tokens, pooled by the probe itself.
+        k: re-ranked candidates per query.
+        score_type: how retrieval scores were made.
+        other_queries: whether the scores of one query depend on the other queries of the set, as DSL's do. No search with a
+            single query can repeat such values.
         caption: which captions of a clip are queries.
-        settings: further chosen numbers, e.g. C of the linear probe and its validation accuracy.
+        settings: further settings of this task, e.g. the strengths that a probe had to choose from.
+        chosen: what was chosen or learnt within these settings, never looking at the test clips, e.g. the strength chosen
+            and its validation accuracy.
         model: name of the model.
         checkpoint_sha256: hash of its weights file; None for an untrained model, which ``seed`` makes.
         seed: seed of the run.
@@ -45,14 +51,43 @@ class Protocol(Config):
     frames: int
     views: int = 1
     resolution: int
+    pool: PoolRule | Literal["tokens"] | None = None
     k: int | None = None
     score_type: ScoreType | None = None
+    other_queries: bool = False
     caption: CaptionRule | None = None
     settings: dict[str, float | int | str | None] = Field(default_factory=dict)
+    chosen: dict[str, float | int | str | None] = Field(default_factory=dict)
     model: str
     checkpoint_sha256: str | None
     seed: int
     version: str
+
+    @model_validator(mode="after")
+    def _honest(self) -> Self:
+        if (self.score_type == "dsl") != self.other_queries:
+            raise ValueError(
+                f"score_type {self.score_type!r} with other_queries {self.other_queries}: DSL scores, and no others, use the "
+                "set's other queries"
+            )
+        return self
+
+
+class Cost(Config):
+    """What it took to score pairs of a text and a clip with the matching head, on the machine of the run.
+
+    Args:
+        pairs: pairs scored, those of both directions together, each once.
+        seconds: wall time for them; the clips were encoded before.
+    """
+
+    pairs: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Pairs per second; 0 where no time could be measured."""
+        return self.pairs / self.seconds if self.seconds else 0.0
 
 
 class Record(Config):
@@ -62,12 +97,14 @@ class Record(Config):
         task: what was measured, e.g. ``retrieval/test/stage2/dual`` or ``probe/linear/shape/stage1``.
         values: metric name to value, percent except for ranks. The empty name stands for the task itself.
         protocol: how; None only where nothing was measured.
+        cost: of re-ranking. It tells of the machine, not of the model, and is the one part that differs between equal runs.
         note: why nothing was measured, or what to know about the values.
     """
 
     task: str
     values: dict[str, float] = Field(default_factory=dict)
     protocol: Protocol | None = None
+    cost: Cost | None = None
     note: str | None = None
 
     @model_validator(mode="after")

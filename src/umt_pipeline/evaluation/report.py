@@ -139,6 +139,8 @@ def _retrieval_tables(data: ReportData, retrieval: MetricTree, references: Refer
         columns = [c for c in tables.ordered_columns(systems, _RETRIEVAL_COLUMNS) if not c.endswith("meanr")]
         caption = f"Retrieval on {name}, {clips_in(data, name)}: recall in percent, median rank in places"
         made.append(tables.metric_table(caption, systems, columns, references.get(name, {})))
+    if made:
+        made.append(tables.cost_table(data.records))
     return [table for table in made if table is not None]
 
 

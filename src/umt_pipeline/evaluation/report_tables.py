@@ -29,7 +29,7 @@ NOTHING = "\N{EN DASH}"
 _NBSP = "\N{NO-BREAK SPACE}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _DIRECTIONS = {"t2v": "Text → video", "v2t": "Video → text"}
-_SCORES = {"": "", "dual": "dual", "reranked": "re-ranked"}
+_SCORES = {"": "", "dual": "dual", "dsl": "dual softmax", "reranked": "re-ranked"}  # also the order of a model's rows
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,24 @@ class Bar:
 
 
 def system_name(system: str) -> str:
-    """Return a readable name of an encoder or of a retrieval system such as ``stage2/dual``; unknown names stay.
-
-    The teacher has one kind of score, so its name says nothing of it.
-    """
+    """Return a readable name of an encoder or of a retrieval system such as ``stage2/dual``; unknown names stay."""
     model, score = _split_system(system)
     if model not in _NAMES or score not in _SCORES:
         return system.replace("_", " ")
-    return _NAMES[model] if model == "teacher" or not score else f"{_NAMES[model]}, {_SCORES[score]}"
+    return f"{_NAMES[model]}, {_SCORES[score]}" if score else _NAMES[model]
 
 
-def system_order(system: str) -> tuple[int, str]:
+def system_order(system: str) -> tuple[int, int, str]:
     """Return the sort key of a system: teacher, untrained, stage 1, control, stage 2, then unknown ones."""
     model, score = _split_system(system)
-    return (list(_NAMES).index(model) if model in _NAMES else len(_NAMES)), score
+    if model not in _NAMES:
+        return len(_NAMES), 0, system
+    return list(_NAMES).index(model), list(_SCORES).index(score), system
+
+
+def uses_other_queries(system: str) -> bool:
+    """Return whether a system's scores for one query depend on the set's other queries."""
+    return _split_system(system)[1] == "dsl"
 
 
 def _split_system(system: str) -> tuple[str, str]:
@@ -219,13 +223,17 @@ def metric_table(
     columns: Sequence[str],
     references: Mapping[str, Mapping[str, float]],
 ) -> Table | None:
-    """Return systems x columns with the best value of each column marked and reference rows (chance ...) below."""
+    """Return systems x columns with the best value of each column marked and reference rows (chance ...) below.
+
+    Systems scored by dual softmax stand out of competition: they read all queries at once.
+    """
     if not systems or not columns:
         return None
+    fair = {name: row for name, row in systems.items() if not uses_other_queries(name)}
     best = {
         column: (min if is_rank(column) else max)(values)
         for column in columns
-        if len(values := [row[column] for row in systems.values() if math.isfinite(row.get(column, math.nan))]) > 1
+        if len(values := [row[column] for row in fair.values() if math.isfinite(row.get(column, math.nan))]) > 1
     }
 
     def cells(row: Mapping[str, float], mark: bool) -> tuple[Cell, ...]:
@@ -237,10 +245,26 @@ def metric_table(
         return tuple(made)
 
     ordered = sorted(systems, key=system_order)
-    rows = [Row(Cell(system_name(name), title=name), cells(systems[name], True)) for name in ordered]
+    rows = [Row(Cell(system_name(name), title=name), cells(systems[name], name in fair)) for name in ordered]
     rows += [Row(Cell(name), cells(row, False), "chance") for name, row in references.items() if row]
     head = ("", *(column_name(c) for c in columns))
     return Table(caption, head, tuple(rows), groups=_column_groups(columns))
+
+
+def cost_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Return what re-ranking cost for each set and system that has it."""
+    rows = []
+    for record in records:
+        cost = record.get("cost")
+        if isinstance(cost, Mapping):
+            name, system = str(record["task"]).removeprefix("retrieval/").split("/", 1)
+            pairs, seconds = float(cost["pairs"]), float(cost["seconds"])
+            rate = f"{pairs / seconds:,.0f}" if seconds else NOTHING
+            rows.append(Row(Cell(system_name(system)), (Cell(name), cell(int(pairs)), Cell(f"{seconds:.2f}"), Cell(rate))))
+    if not rows:
+        return None
+    note = "Each pair of both directions is scored once. Time of the matching head alone, on the machine of this run."
+    return Table("What re-ranking costs", ("", "Set", "Pairs", "Seconds", "Pairs/s"), tuple(rows), note)
 
 
 def ordered_columns(systems: Mapping[str, Mapping[str, float]], first: Iterable[str]) -> list[str]:

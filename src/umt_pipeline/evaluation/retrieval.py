@@ -1,14 +1,18 @@
-"""Zero-shot retrieval, text to video and video to text: dual encoder, and re-ranked by the matching head.
+"""Zero-shot retrieval, text to video and video to text: dual encoder, dual softmax, and re-ranked by the matching head.
 
 Shapes: Q queries, U distinct texts, C clips of the set (failed ones included), S clips with features, E embedding
 width, G pairs of a text and a clip, R rows of either direction.
 
 A re-ranked row is ordered by the matching head's logit for the k best candidates of the dual encoder; the others
 follow in the dual encoder's order. (The published code gives all others one equal score: the sort decides.)
+
+A clip without a text is a candidate but no query. A clip without features scores -inf, so that it is found by nobody and
+finds nothing itself: its query ranks last.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +21,7 @@ import pandas as pd
 
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, recall_summary, retrieval_ranks
 from umt_pipeline.evaluation.params import CaptionRule, ScoreType
+from umt_pipeline.evaluation.records import Cost
 from umt_pipeline.models.tokenizer import clean_caption
 
 # Scores pairs: (text index [G], clip index [G]) -> higher is better [G].
@@ -57,6 +62,8 @@ class SystemScores:
         text_to_video_UC: -inf for a clip without features.
         video_to_text_CU: likewise.
         k: candidates re-ranked per query; None without re-ranking.
+        temperature: of the dual softmax; None without it.
+        cost: what the matching head had to do; None without re-ranking.
     """
 
     model: str
@@ -64,11 +71,13 @@ class SystemScores:
     text_to_video_UC: np.ndarray
     video_to_text_CU: np.ndarray
     k: int | None = None
+    temperature: float | None = None
+    cost: Cost | None = None
 
     @property
     def key(self) -> str:
-        """Model and score as in metric keys: ``stage2/dual``. The teacher has one kind of score."""
-        return f"{self.model}/{'dual' if self.score == 'teacher' else self.score}"
+        """Model and score as in metric keys: ``stage2/dual``."""
+        return f"{self.model}/{self.score}"
 
 
 def build_retrieval_set(name: str, video_ids: Sequence[str], captions: pd.DataFrame, rule: CaptionRule) -> RetrievalSet:
@@ -108,22 +117,39 @@ def build_retrieval_set(name: str, video_ids: Sequence[str], captions: pd.DataFr
     )
 
 
-def dual_scores(
-    model: str, score: ScoreType, text_UE: np.ndarray, video_SE: np.ndarray, clip_S: np.ndarray, clips: int
-) -> SystemScores:
-    """Return cosine scores of unit vectors; a clip without features gets -inf.
+def dual_scores(model: str, text_UE: np.ndarray, video_SE: np.ndarray, clip_S: np.ndarray, clips: int) -> SystemScores:
+    """Return the cosine scores of a dual encoder; a clip without features gets -inf.
 
     Args:
         model: the model's name.
-        score: ``dual`` or ``teacher``.
         text_UE: one unit vector per distinct text.
-        video_SE: one unit vector per clip with features.
+        video_SE: one unit vector per clip with features, or the mean of its frames' unit vectors: the scores are then
+            cosines with each frame, averaged over frames.
         clip_S: the clips' indices in the set.
         clips: C.
     """
     scores_UC = np.full((len(text_UE), clips), -np.inf)
     scores_UC[:, clip_S] = text_UE.astype(np.float64) @ video_SE.astype(np.float64).T
-    return SystemScores(model, score, scores_UC, scores_UC.T)
+    return SystemScores(model, "dual", scores_UC, scores_UC.T)
+
+
+def dual_softmax(dual: SystemScores, temperature: float) -> SystemScores:
+    """Return DSL scores: each cosine times the softmax of its candidate's cosines over all queries of the set.
+
+    A candidate that many queries like is thereby worth less to each of them. That takes the whole set of queries at once,
+    so these scores say nothing of a search with one query, and belong in no comparison with scores that do. Text to video
+    the queries are the distinct texts, video to text all clips with features. Where a cosine is negative the product
+    favours the less likely candidate; the published definition has it so, and it concerns the far end of a ranking only.
+
+    Source: the inference of CAMoE (arXiv 2109.04290), without its constant factor.
+
+    Args:
+        dual: cosine scores.
+        temperature: divisor of the cosines inside the softmax.
+    """
+    text_to_video_UC = _times_softmax_over_queries(dual.text_to_video_UC, temperature)
+    video_to_text_CU = _times_softmax_over_queries(dual.video_to_text_CU, temperature)
+    return SystemScores(dual.model, "dsl", text_to_video_UC, video_to_text_CU, temperature=temperature)
 
 
 def rerank(dual: SystemScores, score_pairs: PairScorer, k: int) -> SystemScores:
@@ -142,6 +168,7 @@ def rerank(dual: SystemScores, score_pairs: PairScorer, k: int) -> SystemScores:
     dual_UC, dual_CU = dual.text_to_video_UC, dual.video_to_text_CU
     chosen_UC, chosen_CU = _top_k(dual_UC, k), _top_k(dual_CU, k)
     text_G, clip_G = np.nonzero(chosen_UC | chosen_CU.T)
+    started = time.perf_counter()
     match_UC = np.full(dual_UC.shape, -np.inf)
     if len(text_G):
         # By clip, so that neighbouring pairs read the same clip's tokens.
@@ -157,15 +184,22 @@ def rerank(dual: SystemScores, score_pairs: PairScorer, k: int) -> SystemScores:
         _chosen_first(dual_UC, match_UC, chosen_UC),
         _chosen_first(dual_CU, match_UC.T, chosen_CU),
         min(k, max(dual_UC.shape)),
+        cost=Cost(pairs=len(text_G), seconds=time.perf_counter() - started),
     )
 
 
 def query_ranks(data: RetrievalSet, scores: SystemScores) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ranks of the text-to-video queries [Q] and of the video-to-text queries [clips with a text]."""
+    """Return the ranks of the text-to-video queries [Q] and of the video-to-text queries [clips with a text].
+
+    Raises:
+        EvaluationError: a score is NaN or +inf; the message names the system.
+    """
     truth_QC = data.truth_UC[data.query_text_Q]
-    text_to_video_Q = retrieval_ranks(scores.text_to_video_UC[data.query_text_Q], truth_QC)
+    text_to_video_Q = retrieval_ranks(scores.text_to_video_UC[data.query_text_Q], truth_QC, f"{scores.key}, text to video")
     asking_C = data.truth_UC.any(axis=0)
-    video_to_text = retrieval_ranks(scores.video_to_text_CU[asking_C], data.truth_UC.T[asking_C])
+    video_to_text = retrieval_ranks(
+        scores.video_to_text_CU[asking_C], data.truth_UC.T[asking_C], f"{scores.key}, video to text"
+    )
     return text_to_video_Q, video_to_text
 
 
@@ -182,6 +216,19 @@ def set_rows(data: RetrievalSet, captions: pd.DataFrame) -> list[Mapping[str, ob
     columns = ["caption_id", "video_id", "caption"]
     rows: list[Mapping[str, object]] = [{"video_id": video_id} for video_id in data.video_ids]
     return rows + [dict(zip(columns, row, strict=True)) for row in own[columns].itertuples(index=False, name=None)]
+
+
+def _times_softmax_over_queries(scores_RC: np.ndarray, temperature: float) -> np.ndarray:
+    """Multiply each column by its softmax over the rows; -inf stays -inf and takes no share."""
+    there_RC = scores_RC != -np.inf
+    finite_RC = np.where(there_RC, scores_RC, 0.0)
+    # Relative to the column's best, so that nothing overflows; a column without features has no best.
+    best_1C = scores_RC.max(axis=0, keepdims=True, initial=-np.inf)
+    shifted_RC = finite_RC - np.where(best_1C == -np.inf, 0.0, best_1C)
+    weight_RC = np.exp(shifted_RC / temperature, out=np.zeros_like(shifted_RC), where=there_RC)
+    sum_1C = weight_RC.sum(axis=0, keepdims=True)
+    share_RC = weight_RC / np.where(sum_1C == 0.0, 1.0, sum_1C)
+    return np.where(there_RC, finite_RC * share_RC, -np.inf)
 
 
 def _top_k(scores_RC: np.ndarray, k: int) -> np.ndarray:

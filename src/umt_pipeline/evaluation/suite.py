@@ -31,6 +31,7 @@ from umt_pipeline.evaluation.retrieval import (
     SystemScores,
     build_retrieval_set,
     dual_scores,
+    dual_softmax,
     rerank,
     retrieval_values,
     set_rows,
@@ -120,7 +121,7 @@ def _features(
     if tasks:
         tested.update(tables.clips(params.test_split))
     encoders = list(dict.fromkeys(encoder for _, encoder in models.probed.values() if encoder is not models.stage2))
-    matchers = [dataclasses.replace(model, keep_tokens=True) for model in models.video_text]
+    matchers = [dataclasses.replace(model, keep_tokens=True, pool=params.pool) for model in models.video_text]
     size: dict[str, Any] = {"batch_size": params.batch_size, "workers": params.workers}
     started = time.perf_counter()
     fit = extract_features(train + validation, [*encoders, models.stage2], load, title="clips to fit probes on", **size)
@@ -162,6 +163,7 @@ def _probe(
         "annotation_sha256": rows_sha256(rows),
         "clips": len(parts[2]),
         "failures": tuple(video_id for video_id in parts[2] if video_id in test.failures),
+        "pool": "clip",
     }
     for name, (model, encoder) in models.probed.items():
         train, validation, tried = (
@@ -178,19 +180,17 @@ def _probe(
             try:
                 if kind == "knn":
                     result = knn_probe(train, validation, tried, params.knn)
-                    facts["k"], chosen = int(result.setting), {"temperature": params.knn.temperature}
+                    given: dict[str, float | str] = {"k": _listed(params.knn.k), "temperature": params.knn.temperature}
+                    chosen: dict[str, float] = {"k": int(result.setting)}
                 else:
                     result = linear_probe(train, validation, tried, params.linear)
-                    facts["k"], chosen = None, {"c": result.setting}
+                    given = {"c": _listed(params.linear.c), "max_iterations": params.linear.max_iterations}
+                    chosen = {"c": result.setting}
             except NoDataError as error:
                 yield Record(task=key, note=str(error))
                 continue
-            facts["settings"] = {
-                **settings,
-                **chosen,
-                "classes": result.classes,
-                "validation_accuracy": result.validation_accuracy,
-            }
+            facts["settings"] = {**settings, **given, "classes": result.classes}
+            facts["chosen"] = {**chosen, "validation_accuracy": result.validation_accuracy}
             note = None if len(validation.labels) else "no validation clip to choose on: the middle setting was taken"
             protocol = _protocol(seed, models, model, encoder.view, **facts)
             yield Record(task=key, values={"": result.accuracy}, protocol=protocol, note=note)
@@ -214,6 +214,9 @@ def _search(
         note = f"the teacher {models.teacher.teacher.config.source!r} has no text tower: its frames cannot be searched by text"
         records.append(Record(task=f"retrieval/{name}/teacher/dual", note=note))
     for system in systems:
+        settings: dict[str, Any] = {"distinct_texts": len(data.texts)}
+        if system.score == "dsl":
+            settings["dsl_temperature"] = params.dsl_temperature or "the model's own"
         protocol = _protocol(
             seed,
             models,
@@ -224,21 +227,25 @@ def _search(
             clips=len(data.video_ids),
             queries=len(data.query_text_Q),
             failures=tuple(video_id for video_id in data.video_ids if video_id in test.failures),
+            pool=params.pool,
             k=system.k,
             score_type=system.score,
+            other_queries=system.score == "dsl",
             caption=params.caption,
-            settings={"distinct_texts": len(data.texts)},
+            settings=settings,
+            chosen={} if system.temperature is None else {"dsl_temperature": system.temperature},
         )
         values = retrieval_values(data, system)
-        records.append(Record(task=f"retrieval/{name}/{system.key}", values=values, protocol=protocol))
+        records.append(Record(task=f"retrieval/{name}/{system.key}", values=values, protocol=protocol, cost=system.cost))
         records += [_agreement(data, system, task, tables.label_of(task), protocol) for task in tasks]
-    # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures.
-    shown = [system for system in reversed(systems) if system.model != "control"]
+    # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures, and so are the
+    # scores that no search with one query can give.
+    shown = [system for system in reversed(systems) if system.model != "control" and system.score != "dsl"]
     return records, choose_examples(data, shown, params.examples)
 
 
 def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test: Features) -> list[SystemScores]:
-    """Score all systems on one set: the teacher if it knows text, then every stage-2 model as dual encoder and re-ranked.
+    """Score all systems on one set: the teacher if it knows text, then every stage-2 model, which can also re-rank.
 
     Raises:
         NoDataError: no clip of the set has features.
@@ -250,29 +257,34 @@ def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test:
         raise NoDataError(f"retrieval set {data.name!r}: none of its {clips} clips could be read")
     systems: list[SystemScores] = []
     if models.teacher.teacher.has_text:
-        frames_SE = test.arrays["teacher_cls"][rows].numpy()
-        frames_SE = frames_SE / np.maximum(np.linalg.norm(frames_SE, axis=1, keepdims=True), 1e-12)
-        systems.append(dual_scores("teacher", "teacher", models.teacher.encode_text(data.texts), frames_SE, places, clips))
+        video_SE = test.arrays["teacher_cls"][rows].numpy()
+        if params.pool == "clip":
+            video_SE = video_SE / np.maximum(np.linalg.norm(video_SE, axis=1, keepdims=True), 1e-12)
+        dual = dual_scores("teacher", models.teacher.encode_text(data.texts), video_SE, places, clips)
+        systems += [dual, dual_softmax(dual, params.dsl_temperature or models.teacher.temperature)]
     row_C = np.full(clips, -1)
     row_C[places] = rows
     for model in models.video_text:
-        systems += _dual_and_reranked(model, data, test, row_C, params.rerank_k)
+        systems += _video_text_scores(params, model, data, test, row_C)
     return systems
 
 
-def _dual_and_reranked(
-    model: VideoTextEncoder, data: RetrievalSet, test: Features, row_C: np.ndarray, k: int
+def _video_text_scores(
+    params: EvaluationParams, model: VideoTextEncoder, data: RetrievalSet, test: Features, row_C: np.ndarray
 ) -> list[SystemScores]:
     text_ULD, mask_UL, text_UE = model.encode_text(data.texts)
     places = np.flatnonzero(row_C >= 0)
     video_SE = test.arrays[f"{model.name}/embedding"][row_C[places]].numpy()
-    dual = dual_scores(model.name, "dual", text_UE.cpu().numpy(), video_SE, places, len(row_C))
+    dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, places, len(row_C))
     score_rows = model.pair_scorer(text_ULD, mask_UL, test.arrays[f"{model.name}/tokens"])
-    started = time.perf_counter()
-    reranked = rerank(dual, lambda text_G, clip_G: score_rows(text_G, row_C[clip_G]), k)
-    seconds = time.perf_counter() - started
-    logger.info("evaluation: re-ranking %s by %s took %.1f s", data.name, model.name, seconds)
-    return [dual, reranked]
+    reranked = rerank(dual, lambda text_G, clip_G: score_rows(text_G, row_C[clip_G]), params.rerank_k)
+    cost = reranked.cost
+    assert cost is not None
+    logger.info(
+        "evaluation: re-ranking %s by %s: %d pairs in %.1f s, %.0f pairs/s",
+        data.name, model.name, cost.pairs, cost.seconds, cost.pairs_per_second,
+    )  # fmt: skip
+    return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 
 
 def _agreement(
@@ -287,6 +299,10 @@ def _agreement(
     sha256 = rows_sha256([{"retrieval": protocol.annotation_sha256}, *rows])
     labelled = protocol.model_copy(update={"annotation_sha256": sha256, "queries": queries})
     return Record(task=key, values={"": value}, protocol=labelled)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _protocol(seed: int, models: Models, model: str, view: ViewConfig, **facts: Any) -> Protocol:
