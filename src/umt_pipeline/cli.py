@@ -97,6 +97,20 @@ def summary(env: Environment = None) -> None:
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Records of one run: its results/records.json.")],
+    second: Annotated[Path, typer.Argument(help="Records of the other run.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if the protocols differ.")] = False,
+) -> None:
+    """Print the numbers of two evaluations side by side, and warn where they were not measured in the same way."""
+    from umt_pipeline.comparison import print_comparison
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    if not print_comparison(console, first, second) and strict:
+        raise typer.Exit(1)
+
+
+@app.command()
 def init(
     name: Annotated[str, typer.Argument(help="Name of the new overlay: conf/NAME and data/NAME are made.")],
     videos: Annotated[Path, typer.Option(help="Folder with video files, searched to any depth.")],

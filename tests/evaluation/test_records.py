@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
+from umt_pipeline.evaluation.records import Cost, Protocol, Record, flat_metrics, rows_sha256
 
 PROTOCOL = Protocol(
     split="test",
@@ -56,3 +56,22 @@ def test_rows_hash() -> None:
     plain = [{"caption": "ein Stern ✶", "caption_id": 3}, {"caption_id": 4, "caption": "x"}]
     assert rows_sha256(rows) == rows_sha256(plain)
     assert rows_sha256(rows) != rows_sha256(rows[::-1])
+
+
+def test_scores_that_use_other_queries_must_say_so() -> None:
+    for changes in ({"score_type": "dsl"}, {"score_type": "dual", "other_queries": True}, {"other_queries": True}):
+        with pytest.raises(ValidationError, match="other_queries"):
+            Protocol.model_validate({**PROTOCOL.model_dump(), **changes})
+    assert Protocol.model_validate({**PROTOCOL.model_dump(), "score_type": "dsl", "other_queries": True}).other_queries
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Protocol.model_validate({**PROTOCOL.model_dump(), "framse": 8})
+
+
+def test_cost() -> None:
+    assert Cost(pairs=10, seconds=0.5).pairs_per_second == 20.0
+    assert Cost(pairs=0, seconds=0.0).pairs_per_second == 0.0
+    with pytest.raises(ValidationError):
+        Cost(pairs=-1, seconds=0.0)
