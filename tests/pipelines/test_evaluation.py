@@ -16,7 +16,7 @@ from kedro.runner import SequentialRunner
 from tests.evaluation.tiny import make_folders, make_tables
 from umt_pipeline.datasets.documents import JsonDataset
 from umt_pipeline.evaluation.loading import ModelFolders, load_models
-from umt_pipeline.evaluation.params import EvaluationParams
+from umt_pipeline.evaluation.params import AttentiveConfig, EvaluationParams
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.suite import Tables, evaluate
 from umt_pipeline.pipelines.evaluation import create_pipeline
@@ -198,6 +198,22 @@ def test_probes_on_fewer_training_clips(tables: Tables, folders: ModelFolders) -
     assert protocol is not None
     assert protocol.settings["train_clips"] == 3
     assert protocol.settings["validation_clips"] == 2
+
+
+def test_attentive_probes_of_every_encoder_that_has_tokens(tables: Tables, folders: ModelFolders) -> None:
+    attentive = AttentiveConfig(lr=(0.01, 0.001), heads=2, epochs=2, batch_size=4)
+    params = PARAMS.model_copy(update={"attentive": attentive, "tasks": ("shape",), "retrieval_sets": ()})
+    result = evaluate(params, 0, tables, load_models(folders, seed=0))
+    found = {record.task: record.protocol for record in result.records if "attentive" in record.task}
+    assert set(found) == {f"probe/attentive/shape/{name}" for name in ("teacher_cls", "untrained", "stage1", "stage2")}
+    for protocol in found.values():
+        assert protocol is not None
+        assert protocol.pool == "tokens"
+        assert (protocol.settings["lr"], protocol.settings["train_clips"], protocol.settings["heads"]) == ("0.01, 0.001", 5, 2)
+        assert protocol.chosen["lr"] in (0.01, 0.001)
+        assert protocol.chosen["validation_accuracy"] is not None
+    again = evaluate(params, 0, tables, load_models(folders, seed=0))
+    assert again.metrics == result.metrics
 
 
 def test_the_parameter_file_is_what_the_node_takes(root: Path) -> None:

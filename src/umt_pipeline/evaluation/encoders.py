@@ -61,20 +61,28 @@ class TeacherEncoder:
 
     ``teacher_cls`` is the mean of the tower's own unit-length image embeddings (of its class token, for a CLIP);
     ``teacher_patch`` the mean of the last aligned layer's targets, the very tokens that the student learns.
+
+    Args:
+        teacher: the teacher.
+        view: the frames that it sees.
+        keep_tokens: also return each frame's embedding, which the attentive probe reads.
     """
 
     teacher: Teacher
     view: ViewConfig
+    keep_tokens: bool = False
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
-        """Return ``teacher_cls`` [B, E] and ``teacher_patch`` [B, C]."""
+        """Return ``teacher_cls`` [B, E], ``teacher_patch`` [B, C] and, if kept, ``teacher_cls/tokens`` [B, T, E]."""
         B, T = frames_BTHWC.shape[:2]
         output = self.teacher(normalise_frames(frames_BTHWC.flatten(0, 1)))
         patch_FNC = self.teacher.project(output.layers_KFNW[-1:])[0]
-        return {
-            "teacher_cls": self.teacher.embed_image(output).unflatten(0, (B, T)).mean(dim=1),
+        frames_BTE = self.teacher.embed_image(output).unflatten(0, (B, T))
+        features = {
+            "teacher_cls": frames_BTE.mean(dim=1),
             "teacher_patch": patch_FNC.unflatten(0, (B, T)).mean(dim=(1, 2)),
         }
+        return features | ({"teacher_cls/tokens": frames_BTE} if self.keep_tokens else {})
 
     @property
     def temperature(self) -> float:
@@ -88,10 +96,17 @@ class TeacherEncoder:
 
 @dataclass(frozen=True, eq=False)
 class VideoEncoder:
-    """A video encoder alone, all patches visible: the mean over all tokens after the final norm."""
+    """A video encoder alone, all patches visible: the mean over all tokens after the final norm.
+
+    Args:
+        name: name of its features.
+        vision: the encoder.
+        keep_tokens: also return all tokens, which the attentive probe reads.
+    """
 
     name: str
     vision: VideoViT
+    keep_tokens: bool = False
 
     @property
     def view(self) -> ViewConfig:
@@ -99,8 +114,9 @@ class VideoEncoder:
         return view_of(self.vision.config)
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
-        """Return ``{name}`` [B, D]."""
-        return {self.name: self.vision(*_all_patches(frames_BTHWC, self.vision.config)).mean(dim=1)}
+        """Return ``{name}`` [B, D] and, if kept, ``{name}/tokens`` [B, V, D]."""
+        tokens_BVD = self.vision(*_all_patches(frames_BTHWC, self.vision.config))
+        return {self.name: tokens_BVD.mean(dim=1)} | ({f"{self.name}/tokens": tokens_BVD} if self.keep_tokens else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +127,7 @@ class VideoTextEncoder:
         name: name of its features.
         model: the model.
         tokenizer: its tokenizer.
-        keep_tokens: also return all tokens, which the matching head needs.
+        keep_tokens: also return all tokens, which the matching head and the attentive probe need.
         pool: see :class:`umt_pipeline.evaluation.params.EvaluationParams`.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,10 @@ class Models:
             "stage1": ("stage1", self.stage1),
             "stage2": ("stage2", self.stage2),
         }
+
+    def frozen(self, keep_tokens: bool) -> list[ClipEncoder]:
+        """Return the encoders that give features for probes, stage 2 left out, with their tokens or without."""
+        return [replace(encoder, keep_tokens=keep_tokens) for encoder in (self.teacher, self.untrained, self.stage1)]
 
 
 def load_models(folders: ModelFolders, seed: int) -> Models:

@@ -37,6 +37,24 @@ class LinearConfig(Config):
     max_iterations: int = Field(default=200, ge=1)
 
 
+class AttentiveConfig(Config):
+    """A learned query with cross-attention to all tokens, and a linear classifier, trained with AdamW.
+
+    Args:
+        lr: learning rates to choose from, all trained at once.
+        heads: attention heads of the query.
+        epochs: passes over the training clips.
+        batch_size: clips per step.
+        weight_decay: AdamW's.
+    """
+
+    lr: tuple[float, ...] = Field(default=(0.001, 0.003, 0.01, 0.03), min_length=1)
+    heads: int = Field(default=4, ge=1)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+
+
 class EvaluationParams(Config):
     """The evaluation's parameters. Frames and resolution are those that each model was built for.
 
@@ -55,6 +73,7 @@ class EvaluationParams(Config):
             :func:`umt_pipeline.evaluation.retrieval.dual_softmax`); null means each model's own learnt temperature.
         knn: the k-NN probe.
         linear: the linear probe.
+        attentive: the attentive probe; null leaves it out. Needs room on disk for all tokens of the clips that it reads.
         max_train_clips: fit probes on so many training clips (chosen by hash); null means all.
         batch_size: clips per forward pass.
         workers: decoding threads; null means one per core.
@@ -73,6 +92,7 @@ class EvaluationParams(Config):
     dsl_temperature: float | None = Field(default=None, gt=0)
     knn: KnnConfig = KnnConfig()
     linear: LinearConfig = LinearConfig()
+    attentive: AttentiveConfig | None = None
     max_train_clips: int | None = Field(default=None, ge=2)
     batch_size: int = Field(default=32, ge=1)
     workers: int | None = Field(default=None, ge=1)

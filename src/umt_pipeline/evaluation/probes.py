@@ -1,7 +1,8 @@
 """Frozen-feature probes: weighted k-NN and a linear classifier.
 
 Both are fitted on the features of the training clips. Their one free number (k, C) is chosen on the validation clips,
-and the test clips are looked at once, to report. A test clip without features counts as wrong.
+and the test clips are looked at once, to report. A test clip without features counts as wrong. The attentive probe, which
+reads tokens, is in :mod:`umt_pipeline.evaluation.attentive` and chooses and reports likewise.
 
 Shapes: S samples, D feature width, M classes, R training samples.
 """
@@ -12,6 +13,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -19,6 +21,28 @@ from sklearn.linear_model import LogisticRegression
 
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, accuracy
 from umt_pipeline.evaluation.params import KnnConfig, LinearConfig
+
+
+class Labelled(Protocol):
+    """The labelled clips of one split, whatever the probe reads of them."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, str [S], of the clips that could be read."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """Labelled clips that could not be read."""
+        ...
+
+    @property
+    def clips(self) -> int:
+        """All labelled clips."""
+        ...
+
+
+Part = TypeVar("Part", bound=Labelled)
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,7 @@ class ProbeResult:
 
     Args:
         accuracy: on the test clips, in percent.
-        setting: the chosen k or C.
+        setting: the chosen k, C or learning rate.
         validation_accuracy: of the chosen setting, in percent; None if there was no validation clip to choose on.
         classes: classes seen in training.
     """
@@ -67,16 +91,16 @@ def knn_probe(
         NoDataError: fewer than two classes in training, or no test clip.
         EvaluationError: a feature is not finite.
     """
-    classes, target_R = _classes(train, test)
+    classes, target_R = seen_classes(train, test)
     _require_finite(train, validation, test)
     one_hot_RM = np.eye(len(classes), dtype=np.float32)[target_R]
     train_RD = _unit(train.features)
     neighbours = sorted({min(k, len(train_RD)) for k in config.k})
 
-    def predict(features_SD: np.ndarray) -> list[np.ndarray]:
-        if len(features_SD) == 0:
+    def predict(part: LabelledFeatures) -> list[np.ndarray]:
+        if len(part.features) == 0:
             return [np.empty(0, dtype=classes.dtype)] * len(neighbours)
-        similarity_SR = _unit(features_SD) @ train_RD.T
+        similarity_SR = _unit(part.features) @ train_RD.T
         order_SK = np.argsort(-similarity_SR, axis=1, kind="stable")[:, : neighbours[-1]]
         near_SK = np.take_along_axis(similarity_SR, order_SK, axis=1)
         # Relative to the nearest neighbour, so that no weight overflows however small the temperature.
@@ -84,7 +108,7 @@ def knn_probe(
         votes_SKM = np.cumsum(weight_SK[:, :, None] * one_hot_RM[order_SK], axis=1)
         return [classes[votes_SKM[:, k - 1].argmax(axis=1)] for k in neighbours]
 
-    return _choose_and_report(predict, [float(k) for k in neighbours], len(classes), validation, test)
+    return choose_and_report(predict, [float(k) for k in neighbours], len(classes), validation, test)
 
 
 def linear_probe(
@@ -96,7 +120,7 @@ def linear_probe(
         NoDataError: fewer than two classes in training, or no test clip.
         EvaluationError: a feature is not finite.
     """
-    classes, target_R = _classes(train, test)
+    classes, target_R = seen_classes(train, test)
     _require_finite(train, validation, test)
     mean_D, std_D = train.features.mean(axis=0), train.features.std(axis=0)
     # A feature that is constant in training says nothing: leave it at zero rather than blow up its rounding errors.
@@ -117,30 +141,38 @@ def linear_probe(
             model.fit(train_RD, target_R)
         fitted.append(copy.deepcopy(model))
 
-    def predict(features_SD: np.ndarray) -> list[np.ndarray]:
-        if len(features_SD) == 0:
+    def predict(part: LabelledFeatures) -> list[np.ndarray]:
+        if len(part.features) == 0:
             return [np.empty(0, dtype=classes.dtype)] * len(fitted)
-        standard_SD = standardise(features_SD)
+        standard_SD = standardise(part.features)
         return [classes[probe.predict(standard_SD)] for probe in fitted]
 
-    return _choose_and_report(predict, strengths, len(classes), validation, test)
+    return choose_and_report(predict, strengths, len(classes), validation, test)
 
 
-def _choose_and_report(
-    predict: Callable[[np.ndarray], list[np.ndarray]],
+def choose_and_report(
+    predict: Callable[[Part], list[np.ndarray]],
     settings: Sequence[float],
     classes: int,
-    validation: LabelledFeatures,
-    test: LabelledFeatures,
+    validation: Part,
+    test: Part,
 ) -> ProbeResult:
-    """Choose the setting that is best on validation (the first of equals) and report it on test."""
+    """Choose the setting that is best on validation (the first of equals) and report it on test.
+
+    Args:
+        predict: returns the predicted labels [S] of a split with each setting.
+        settings: what there is to choose from.
+        classes: classes seen in training.
+        validation: what is chosen on.
+        test: what is reported on.
+    """
     # Without validation clips the middle setting is taken: any other choice would have to look at the test clips.
     chosen, validation_accuracy = len(settings) // 2, None
     if len(validation.labels):
-        scores = [accuracy(predicted, validation.labels) for predicted in predict(validation.features)]
+        scores = [accuracy(predicted, validation.labels) for predicted in predict(validation)]
         chosen = int(np.argmax(scores))
         validation_accuracy = scores[chosen]
-    predicted = predict(test.features)[chosen]
+    predicted = predict(test)[chosen]
     return ProbeResult(
         accuracy=accuracy(predicted, test.labels, test.failures),
         setting=settings[chosen],
@@ -149,7 +181,12 @@ def _choose_and_report(
     )
 
 
-def _classes(train: LabelledFeatures, test: LabelledFeatures) -> tuple[np.ndarray, np.ndarray]:
+def seen_classes(train: Labelled, test: Labelled) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes of the training clips, and each clip's number among them.
+
+    Raises:
+        NoDataError: fewer than two classes, or no test clip.
+    """
     classes, target_R = np.unique(train.labels, return_inverse=True)
     if len(classes) < 2:
         found = ", ".join(repr(str(name)) for name in classes) or "none"

@@ -36,7 +36,7 @@ from umt_pipeline.evaluation.report_tables import Table
 
 __all__ = ["MaskPicture", "ReportData", "RetrievalExample", "render_report"]
 
-_PROBES = {"linear": "Linear probe", "knn": "Nearest neighbours"}
+_PROBES = {"linear": "Linear probe", "knn": "Nearest neighbours", "attentive": "Attentive probe"}
 _RETRIEVAL_COLUMNS = [f"{way}_{metric}" for way in ("t2v", "v2t") for metric in ("r1", "r5", "r10", "medr")]
 _EXAMPLES_OF_A_KIND = 4  # hits, and as many misses, per retrieval set
 _TOP_SHOWN = 5

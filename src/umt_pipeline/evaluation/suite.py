@@ -15,15 +15,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.agreement import top1_agreement
-from umt_pipeline.evaluation.encoders import Features, VideoTextEncoder, clip_loader, extract_features
+from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
+from umt_pipeline.evaluation.encoders import (
+    Features,
+    VideoTextEncoder,
+    clip_loader,
+    default_device,
+    extract_features,
+)
 from umt_pipeline.evaluation.examples import choose_examples
 from umt_pipeline.evaluation.loading import Models
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import EvaluationParams
-from umt_pipeline.evaluation.probes import LabelledFeatures, knn_probe, linear_probe
+from umt_pipeline.evaluation.probes import LabelledFeatures, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import (
@@ -120,11 +128,13 @@ def _features(
     tested = {video_id for split in params.retrieval_sets for video_id in tables.clips(split)}
     if tasks:
         tested.update(tables.clips(params.test_split))
-    encoders = list(dict.fromkeys(encoder for _, encoder in models.probed.values() if encoder is not models.stage2))
+    attend = params.attentive is not None and bool(tasks)
+    encoders = models.frozen(attend)
+    stage2 = dataclasses.replace(models.stage2, keep_tokens=attend)
     matchers = [dataclasses.replace(model, keep_tokens=True, pool=params.pool) for model in models.video_text]
     size: dict[str, Any] = {"batch_size": params.batch_size, "workers": params.workers}
     started = time.perf_counter()
-    fit = extract_features(train + validation, [*encoders, models.stage2], load, title="clips to fit probes on", **size)
+    fit = extract_features(train + validation, [*encoders, stage2], load, title="clips to fit probes on", **size)
     test = extract_features(sorted(tested), [*encoders, *matchers], load, title="test clips", **size)
     clips, seconds = len(train) + len(validation) + len(tested), time.perf_counter() - started
     logger.info("evaluation: features of %d clips in %.1f s", clips, seconds)
@@ -138,13 +148,22 @@ def _labelled(features: Features, name: str, video_ids: Sequence[str], label_of:
     return LabelledFeatures(array, labels, failures=len(video_ids) - len(rows))
 
 
+def _labelled_tokens(
+    features: Features, name: str, video_ids: Sequence[str], label_of: Mapping[str, str]
+) -> LabelledTokens:
+    places, rows = features.select(video_ids)
+    tokens = features.arrays[f"{name}/tokens"] if len(rows) else torch.zeros(0, 1, 1, dtype=torch.float16)
+    labels = np.array([label_of[video_ids[place]] for place in places], dtype=str)
+    return LabelledTokens(tokens, rows, labels, failures=len(video_ids) - len(rows))
+
+
 # --- probes -----------------------------------------------------------------------------------------------------------
 
 
 def _probe(
     params: EvaluationParams, seed: int, tables: Tables, models: Models, task: str, fit: Features, test: Features
 ) -> Iterator[Record]:
-    """Run both probes on every encoder for one label task."""
+    """Run all probes on every encoder for one label task."""
     label_of = tables.label_of(task)
     asked = {*fit.video_ids, *fit.failures}
     parts = [
@@ -163,37 +182,60 @@ def _probe(
         "annotation_sha256": rows_sha256(rows),
         "clips": len(parts[2]),
         "failures": tuple(video_id for video_id in parts[2] if video_id in test.failures),
-        "pool": "clip",
     }
+    read = [len(fit.select(video_ids)[0]) for video_ids in parts[:2]]
+    counts = {"train_clips": read[0], "train_failures": len(parts[0]) - read[0], "validation_clips": read[1]}
+    sources = list(zip((fit, fit, test), parts, strict=True))
     for name, (model, encoder) in models.probed.items():
-        train, validation, tried = (
-            _labelled(features, name, video_ids, label_of)
-            for features, video_ids in zip((fit, fit, test), parts, strict=True)
-        )
-        settings = {
-            "train_clips": len(train.labels),
-            "train_failures": train.failures,
-            "validation_clips": len(validation.labels),
-        }
-        for kind in ("knn", "linear"):
+        attended = params.attentive is not None and name != "teacher_patch"
+        for kind in ("knn", "linear", *(("attentive",) if attended else ())):
             key = f"probe/{kind}/{task}/{name}"
             try:
-                if kind == "knn":
-                    result = knn_probe(train, validation, tried, params.knn)
-                    given: dict[str, float | str] = {"k": _listed(params.knn.k), "temperature": params.knn.temperature}
-                    chosen: dict[str, float] = {"k": int(result.setting)}
-                else:
-                    result = linear_probe(train, validation, tried, params.linear)
-                    given = {"c": _listed(params.linear.c), "max_iterations": params.linear.max_iterations}
-                    chosen = {"c": result.setting}
+                result, given, chosen = _fit_probe(kind, params, seed, name, sources, label_of)
             except NoDataError as error:
                 yield Record(task=key, note=str(error))
                 continue
-            facts["settings"] = {**settings, **given, "classes": result.classes}
+            facts["pool"] = "tokens" if kind == "attentive" else "clip"
+            facts["settings"] = {**counts, **given, "classes": result.classes}
             facts["chosen"] = {**chosen, "validation_accuracy": result.validation_accuracy}
-            note = None if len(validation.labels) else "no validation clip to choose on: the middle setting was taken"
+            note = None if read[1] else "no validation clip to choose on: the middle setting was taken"
             protocol = _protocol(seed, models, model, encoder.view, **facts)
             yield Record(task=key, values={"": result.accuracy}, protocol=protocol, note=note)
+
+
+def _fit_probe(
+    kind: str,
+    params: EvaluationParams,
+    seed: int,
+    name: str,
+    sources: Sequence[tuple[Features, Sequence[str]]],
+    label_of: Mapping[str, str],
+) -> tuple[ProbeResult, dict[str, float | str], dict[str, float]]:
+    """Fit one probe on one encoder's features of the training, validation and test clips.
+
+    Returns:
+        What it found, its settings, and what was chosen among them.
+
+    Raises:
+        NoDataError: there is nothing to fit or to report.
+    """
+    if kind == "attentive":
+        config = params.attentive
+        assert config is not None
+        tokens = [_labelled_tokens(features, name, video_ids, label_of) for features, video_ids in sources]
+        started = time.perf_counter()
+        result = attentive_probe(tokens[0], tokens[1], tokens[2], config, seed, default_device())
+        logger.info("evaluation: attentive probe on %s took %.1f s", name, time.perf_counter() - started)
+        given: dict[str, float | str] = {**config.model_dump(exclude={"lr"}), "lr": _listed(config.lr)}
+        return result, given, {"lr": result.setting}
+    train, validation, test = (_labelled(features, name, video_ids, label_of) for features, video_ids in sources)
+    if kind == "knn":
+        result = knn_probe(train, validation, test, params.knn)
+        given = {"k": _listed(params.knn.k), "temperature": params.knn.temperature}
+        return result, given, {"k": int(result.setting)}
+    result = linear_probe(train, validation, test, params.linear)
+    given = {"c": _listed(params.linear.c), "max_iterations": params.linear.max_iterations}
+    return result, given, {"c": result.setting}
 
 
 # --- retrieval --------------------------------------------------------------------------------------------------------
