@@ -104,6 +104,7 @@ def load_world(data: Path, work: Path, epochs: float | None, clips: int | None) 
     if epochs is not None:
         stage1["train"] |= {"epochs": epochs, "warmup": min(stage1["train"]["warmup"], epochs / 10)}
     videos = pd.read_parquet(data / "03_primary/videos.parquet")
+    videos = videos[videos["media"] == "video"]
     if clips is not None:
         train = sorted(videos.loc[videos["split"] == "train", "video_id"], key=lambda clip: counter_hash("study", clip))
         videos = videos[(videos["split"] != "train") | videos["video_id"].isin(train[:clips])]

@@ -112,7 +112,8 @@ def test_clips_are_counted_in_the_clean_table(project: Path) -> None:
     table = project / "data/umt_b16/03_primary/videos.parquet"
     table.parent.mkdir(parents=True)
     splits = ["train"] * 2050 + ["validation"] * 5
-    pd.DataFrame({"video_id": [str(row) for row in range(2055)], "split": splits, "media": "video"}).to_parquet(table)
+    videos = pd.DataFrame({"video_id": [str(row) for row in range(2055)], "split": splits, "media": "video"})
+    pd.concat([videos, videos.assign(media="image")]).to_parquet(table)
     result = plan_project(project, "umt_b16", "teacher_features.splits=[train]", None, plan().hardware)
     assert (result.clips, result.recorded_clips, result.steps) == (2050, 2050, 200)
 

@@ -60,7 +60,12 @@ def sample_data(evil: str = "videos/färbig & groß.mp4") -> ReportData:
                 "videos": {"rows_in": 187, "accepted": 184, "rejected": 3},
                 "captions": {"rows_in": 371, "accepted": 370, "rejected": 1},
                 "labels": {"rows_in": 552, "accepted": 552, "rejected": 0},
-            }
+            },
+            "media": {"video": 184, "image": 1234},
+            "corpora": {
+                "webvid": _corpus_counts(187, 3, videos=184, captions=370),
+                "cc3m": _corpus_counts(1234, 0, images=1234, captions=1234),
+            },
         },
         teacher_history=_sample_history(rng, 60, ()),
         stage1_history=_sample_history(rng, 180, ("align",)),
@@ -86,6 +91,11 @@ def sample_data(evil: str = "videos/färbig & groß.mp4") -> ReportData:
         },
         parameters={"seed": 0, "stage1": {"epochs": 12, "mask": {"kind": "attention", "ratio": 0.8}}, "note": evil},
     )  # fmt: skip
+
+
+def _corpus_counts(rows_in: int, rejected: int, videos: int = 0, images: int = 0, captions: int = 0) -> dict[str, float]:
+    counts = {"rows_in": rows_in, "accepted": rows_in - rejected, "rejected": rejected, "videos": videos, "images": images}
+    return counts | {"captions": captions, "hours": videos / 2000}
 
 
 def _sample_tables(evil: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -378,7 +388,8 @@ def test_many_large_clips_stay_below_the_size_limit() -> None:
 
 def test_summary_and_tiles_quote_the_metrics(page: Page) -> None:
     text = " ".join("".join(page.text).split())
-    assert "The corpus holds 184 accepted clips" in text
+    assert re.search(r"The corpus holds 184 accepted clips, [\d.]+ minutes of video and 1,234 images; 4 rows", text)
+    assert "Videos and images of each corpus" in text
     assert "puts a right one of the 64 clips first in 37.0 % of the cases" in text
     assert "re-ranked by the matching head: 46.0 %" in text
     assert "perfect knowledge of appearance alone: 25.0 %" in text

@@ -37,6 +37,14 @@ def make_tables(folder: Path, splits: Sequence[str] = SPLITS) -> Tables:
         labels += [(video_id, "shape", shape), (video_id, "motion", motion)]
     captions = pd.DataFrame(rows, columns=["video_id", "caption"])
     captions.insert(0, "caption_id", range(len(captions)))
+    # Images are in the table too, and nobody opens them.
+    stills = videos.drop_duplicates("split").assign(media="image")
+    stills = stills.assign(video_id="still of " + stills["video_id"], path=stills["path"] + ".jpg")
+    for number, video_id in enumerate(stills["video_id"]):
+        (folder / stills["path"].iloc[number]).write_bytes(b"no picture")
+        captions.loc[len(captions)] = [len(captions), video_id, f"a still disc {number}"]
+        labels.append((video_id, "shape", "disc"))
+    videos = pd.concat([stills, videos], ignore_index=True)
     return Tables(videos, captions, pd.DataFrame(labels, columns=["video_id", "task", "label"]), folder)
 
 

@@ -101,6 +101,7 @@ def render_report(data: ReportData) -> str:
         reasons=tables.reason_table(data.rejects),
         rejects=tables.reject_table(data.rejects),
         rejects_known=data.rejects is not None,
+        corpora=tables.corpora_table(data.ingestion),
         corpus=tables.corpus_table(data.videos),
         histograms=_histograms(data.videos),
         records=tables.record_table(data.records),

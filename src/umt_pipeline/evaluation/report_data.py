@@ -70,8 +70,8 @@ class ReportData:
             ``retrieval/<set>/<system>/<score>/<t2v|v2t>_<r1|r5|r10|medr|meanr>``, ``agreement/<set>/<system>/<task>``.
         records: one mapping per number or group of numbers with its protocol.
         notes: sentences about what was skipped and why.
-        videos, captions, labels, rejects: the clean tables (see ``umt_pipeline.schemas``).
-        ingestion: counts of the ingestion, ``tables: {<table>: {rows_in, accepted, rejected}}``.
+        videos, captions, labels, rejects: the clean tables (see ``umt_pipeline.schemas``), the first without images.
+        ingestion: counts of the ingestion, ``tables: {<table>: {rows_in, accepted, rejected}}``, ``media`` and ``corpora``.
         teacher_history, stage1_history, stage2_history, stage2_control_history: one row per logged step with ``step``,
             ``loss``, the loss parts, ``lr``, ``grad_norm``, ``clips_per_s``, ``data_wait``.
         teacher_metrics, stage1_metrics, stage2_metrics: flat or nested numbers of each stage.

@@ -73,7 +73,9 @@ def summary(data: ReportData, probes: MetricTree, retrieval: MetricTree, referen
     if data.videos is not None and len(data.videos):
         minutes = float(data.videos["duration_s"].sum()) / 60
         rejected = "" if data.rejects is None else f"; {len(data.rejects):,} rows of the input tables were rejected"
-        said.append(f"The corpus holds {len(data.videos):,} accepted clips, {minutes:,.1f} minutes of video{rejected}.")
+        images = int((data.ingestion or {}).get("media", {}).get("image", 0))
+        stills = f" and {images:,} images" if images else ""
+        said.append(f"The corpus holds {len(data.videos):,} accepted clips, {minutes:,.1f} minutes of video{stills}{rejected}.")
     student = _appearance(data, probes, "stage1")
     if student is not None:
         tasks = [task for task in tables.ordered_columns(probes["linear"], ()) if task not in data.motion_tasks]

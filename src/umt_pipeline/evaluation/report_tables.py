@@ -296,6 +296,19 @@ def count_table(ingestion: Mapping[str, Any] | None) -> Table | None:
     return Table("Rows of each table", ("Table", "Rows in", "Accepted", "Rejected", "Check"), tuple(rows))
 
 
+def corpora_table(ingestion: Mapping[str, Any] | None) -> Table | None:
+    """Return what was accepted of each corpus: files, videos, images, captions, hours."""
+    corpora = (ingestion or {}).get("corpora", {})
+    if not corpora:
+        return None
+    columns = ("rows_in", "rejected", "videos", "images", "captions", "hours")
+    rows = tuple(
+        Row(Cell(str(name)), tuple(cell(counts[column], column) for column in columns)) for name, counts in corpora.items()
+    )
+    head = ("Corpus", "Files listed", "Rejected", "Videos", "Images", "Captions", "Hours of video")
+    return Table("Videos and images of each corpus", head, rows)
+
+
 def reason_table(rejects: pd.DataFrame | None, files_shown: int = _LISTED) -> Table | None:
     """Return rejects grouped by table and reason, with the files."""
     if rejects is None or rejects.empty:

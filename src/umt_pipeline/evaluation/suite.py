@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tables:
-    """The clean tables, and the folder that the videos' paths are relative to."""
+    """The clean tables, and the folder that the videos' paths are relative to. Images are trained on, never measured on."""
 
     videos: pd.DataFrame
     captions: pd.DataFrame
@@ -59,8 +59,9 @@ class Tables:
     media_root: Path
 
     def clips(self, split: str) -> list[str]:
-        """Return the clips of a split, sorted."""
-        return sorted(self.videos.loc[self.videos["split"] == split, "video_id"])
+        """Return the videos of a split, sorted."""
+        wanted = (self.videos["split"] == split) & (self.videos["media"] == "video")
+        return sorted(self.videos.loc[wanted, "video_id"])
 
     def label_of(self, task: str) -> dict[str, str]:
         """Return the label of each clip in one task."""

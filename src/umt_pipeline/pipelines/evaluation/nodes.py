@@ -92,7 +92,7 @@ def write_report(
             metrics=metrics,
             records=records,
             notes=[f"{record['task']}: {record['note']}" for record in records if record.get("note")],
-            videos=videos,
+            videos=videos[videos["media"] == "video"],
             captions=captions,
             labels=labels,
             rejects=rejects,
