@@ -30,3 +30,9 @@ def read(folder: Path, reader: str, files: dict[str, Any], suffix: str | None = 
 
 def rows(table: pd.DataFrame) -> list[tuple[Any, ...]]:
     return list(table.itertuples(index=False, name=None))
+
+
+def splits(found: Annotations) -> list[tuple[str, str]]:
+    """Return each video with its split; the corpus of all of them is the reader's name."""
+    assert set(found.videos["corpus"]) == {found.name}
+    return list(zip(found.videos["video"], found.videos["split"], strict=True))

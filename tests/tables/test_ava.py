@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.tables.reading import read, rows
+from tests.tables.reading import read, rows, splits
 from umt_pipeline.errors import TableError
 
 MAP = """item {
@@ -32,7 +32,7 @@ def ava(folder: Path, **changes: Any) -> Any:
 
 def test_actions_without_any_other_file(tmp_path: Path) -> None:
     found = ava(tmp_path)
-    assert rows(found.videos) == [("1j20qq1JyX4.mp4", "validation"), ("5BDj0ow5hnA.mp4", "validation")]
+    assert splits(found) == [("1j20qq1JyX4.mp4", "validation"), ("5BDj0ow5hnA.mp4", "validation")]
     assert rows(found.boxes)[0] == (
         "1j20qq1JyX4.mp4", 902.0, 0.002, 0.118, 0.714, 0.977, "1", "0", 1.0, "annotated",
     )  # fmt: skip
@@ -56,7 +56,7 @@ def test_everything_together(tmp_path: Path) -> None:
             "ava_test_v2.2.txt": "--ZwVBrw-0M\n",
         },
     )
-    assert rows(found.videos) == [
+    assert splits(found) == [
         ("1j20qq1JyX4.mkv", "validation"),
         ("5BDj0ow5hnA.mp4", "validation"),
         ("--ZwVBrw-0M.mp4", "test"),

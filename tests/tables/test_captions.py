@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tables.reading import read, rows
+from tests.tables.reading import read, rows, splits
 from umt_pipeline.errors import TableError
 from umt_pipeline.tables import READERS
 
@@ -19,7 +19,7 @@ def test_webvid(tmp_path: Path) -> None:
     row = '1066674784,https://example.org/p.mp4,PT00H00M15S,006001_006050,"Rotating globe, blue ""Earth"" 4k"\n'
     blank = "21179416,https://example.org/q.mp4,PT00H00M15S,006001_006050,\n"
     found = read(tmp_path, "webvid", {"results_2M_train.csv": WEBVID + row + blank, "results_2M_val.csv": WEBVID})
-    assert rows(found.videos) == [
+    assert splits(found) == [
         ("006001_006050/1066674784.mp4", "train"),
         ("006001_006050/21179416.mp4", "train"),
     ]
@@ -80,7 +80,7 @@ def test_karpathy(tmp_path: Path) -> None:
     image = {"filepath": "val2014", "filename": "COCO_val2014_1.jpg", "split": "restval", "sentences": [{"raw": "A man."}]}
     test = {"filename": "36979.jpg", "split": "test", "sentences": [{"raw": "Two men."}, {"raw": "Two friends."}]}
     found = read(tmp_path, "karpathy", {"dataset_coco.json": {"images": [image, test]}})
-    assert rows(found.videos) == [("val2014/COCO_val2014_1.jpg", "train"), ("36979.jpg", "test")]
+    assert splits(found) == [("val2014/COCO_val2014_1.jpg", "train"), ("36979.jpg", "test")]
     assert [caption for _, caption in rows(found.captions)] == ["A man.", "Two men.", "Two friends."]
     with pytest.raises(TableError, match=r"image 0, sentences 0: expected the key 'raw', found text"):
         read(tmp_path, "karpathy", {"dataset_coco.json": {"images": [image | {"sentences": [{"text": "A man."}]}]}})
@@ -92,7 +92,7 @@ def test_visual_genome(tmp_path: Path) -> None:
     assert rows(found.captions) == [("1.jpg", "the clock"), ("1.jpg", "a man")]
     images = [{"image_id": 1, "url": "https://example.org/people/rak248/VG_100K_2/1.jpg"}]
     found = read(tmp_path, "visual-genome", {"region_descriptions.json": regions, "image_data.json": images})
-    assert rows(found.videos) == [("VG_100K_2/1.jpg", "train")]
+    assert splits(found) == [("VG_100K_2/1.jpg", "train")]
 
 
 def umt(folder: Path, reader: str, items: Any, split: str = "train") -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tables.reading import read, rows
+from tests.tables.reading import read, rows, splits
 from umt_pipeline.errors import TableError
 
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
@@ -29,7 +29,7 @@ def test_official_kinetics(tmp_path: Path) -> None:
             "kinetics-400_test.csv": "youtube_id,time_start,time_end,split\n--3ouPhoy2A,20,30,test\n",
         },
     )
-    assert rows(found.videos) == [
+    assert splits(found) == [
         ("---0dWlqevI_000019_000029.mp4", "train"),
         ("--1bmFGrk4_001200_001210.mp4", "validation"),
         ("--3ouPhoy2A_000020_000030.mp4", "test"),
@@ -43,7 +43,7 @@ def test_official_kinetics(tmp_path: Path) -> None:
 
 def test_kinetics_is_tested_on_its_validation_list(tmp_path: Path) -> None:
     found = read(tmp_path, "kinetics400", {"test=val.csv": KINETICS + "abseiling,a,1,11,val\n"})
-    assert rows(found.videos) == [("a_000001_000011.mp4", "test")]
+    assert splits(found) == [("a_000001_000011.mp4", "test")]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_missing_column_of_kinetics(tmp_path: Path) -> None:
 def test_umt_lists_with_and_without_a_label_map(tmp_path: Path) -> None:
     lists = {"train.csv": "k400/a b.mp4,0\nk400/c,1\n", "val.csv": "/abs/d.webm 1\n"}
     found = read(tmp_path, "kinetics710", lists)
-    assert [video for video, _ in rows(found.videos)] == ["k400/a b.mp4", "k400/c.mp4", "/abs/d.webm"]
+    assert [video for video, _ in splits(found)] == ["k400/a b.mp4", "k400/c.mp4", "/abs/d.webm"]
     assert [label for _, _, label in rows(found.labels)] == ["0", "1", "1"]
     for name, labels in {
         "kinetics_label.csv": "id,name\n0,abseiling\n1,air drumming\n",
@@ -125,7 +125,7 @@ def ssv2(folder: Path, train: Any, **more: Any) -> Any:
 
 def test_something_something(tmp_path: Path) -> None:
     found = ssv2(tmp_path, [SSV2], test=[{"id": "1"}], labels={"Holding something next to something": "0"})
-    assert rows(found.videos) == [("78687.webm", "train"), ("1.webm", "test")]
+    assert splits(found) == [("78687.webm", "train"), ("1.webm", "test")]
     assert rows(found.labels) == [("78687.webm", "ssv2", "Holding something next to something")]
     assert rows(found.captions) == [("78687.webm", "holding potato next to vicks vaporub bottle")]
     assert "train/videos: the public data set has 168,913, these files have 1" in found.warnings
@@ -151,7 +151,7 @@ def test_ucf101(tmp_path: Path) -> None:
         "testlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\r\n",
     }
     found = read(tmp_path, "ucf101", {**lists, **UCF101})
-    assert rows(found.videos) == [
+    assert splits(found) == [
         ("ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", "train"),
         ("ApplyLipstick/v_ApplyLipstick_g08_c01.avi", "train"),
         ("ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", "test"),
@@ -186,7 +186,7 @@ def test_hmdb51(tmp_path: Path) -> None:
             "sit_test_split1.txt": "#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi 2 \n",
         },
     )
-    assert rows(found.videos) == [
+    assert splits(found) == [
         ("brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "train"),
         ("brush_hair/b.avi", "test"),
         ("sit/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", "test"),
@@ -210,7 +210,7 @@ def test_moments_in_time(tmp_path: Path) -> None:
         "moments_categories.txt": "bulldozing,0\nclapping,1\n",
     }
     found = read(tmp_path, "moments", files)
-    assert rows(found.videos) == [
+    assert splits(found) == [
         ("training/bulldozing/getty-bulldozing-1.mp4", "train"),
         ("validation/bulldozing/getty-bulldozing-1.mp4", "validation"),
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.tables.reading import read, rows
+from tests.tables.reading import read, rows, splits
 from umt_pipeline.errors import TableError
 
 MSRVTT_QA = [{"answer": "couch", "category_id": 14, "id": 158581, "question": "what are people on?", "video_id": 6513}]
@@ -16,7 +16,7 @@ MC = [{"video": "video6514.mp4", "caption": ["a", "b", "c", "d", "e"], "answer":
 
 def test_msrvtt_qa_with_a_list_of_answers(tmp_path: Path) -> None:
     found = read(tmp_path, "msrvtt-qa", {"val_qa.json": MSRVTT_QA, "msrvtt_qa_answer_list.json": ["man", "couch"]})
-    assert rows(found.videos) == [("video6513.mp4", "validation")]
+    assert splits(found) == [("video6513.mp4", "validation")]
     assert rows(found.questions) == [("158581", "video6513.mp4", "what are people on?", ["couch"], [], -1)]
     assert found.answers == ("man", "couch")
     assert found.warnings == ("validation/questions: the public data set has 12,278, these files have 1",)
@@ -40,9 +40,9 @@ def test_an_answer_that_is_not_in_the_list_is_reported(tmp_path: Path, name: str
 
 def test_msvd_qa_with_and_without_the_names_of_clips(tmp_path: Path) -> None:
     found = read(tmp_path, "msvd-qa", {"train_qa.json": MSVD_QA})
-    assert rows(found.videos) == [("vid1.avi", "train")]
+    assert splits(found) == [("vid1.avi", "train")]
     found = read(tmp_path, "msvd-qa", {"train_qa.json": MSVD_QA, "youtube_mapping.txt": "-4wsuPCjDBc_5_15 vid1\n"})
-    assert rows(found.videos) == [("-4wsuPCjDBc_5_15.avi", "train")]
+    assert splits(found) == [("-4wsuPCjDBc_5_15.avi", "train")]
     with pytest.raises(TableError, match=r"item 0, key 'video_id': expected one of the mapping's 1, found 1"):
         read(tmp_path, "msvd-qa", {"train_qa.json": MSVD_QA, "youtube_mapping.txt": "-4wsuPCjDBc_5_15 vid2\n"})
     with pytest.raises(TableError, match=r"youtube_mapping\.txt, line 1: expected a clip and its name such as vid12"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.tables.reading import read, rows
+from tests.tables.reading import read, rows, splits
 from umt_pipeline.errors import TableError
 
 MSRVTT = {
@@ -27,7 +27,7 @@ DATA = {"train_val_videodatainfo.json": MSRVTT}
 
 def test_msrvtt_by_its_own_splits(tmp_path: Path) -> None:
     found = read(tmp_path, "msrvtt", DATA)
-    assert rows(found.videos) == [("video0.mp4", "train"), ("video6513.mp4", "validation"), ("video7010.mp4", "test")]
+    assert splits(found) == [("video0.mp4", "train"), ("video6513.mp4", "validation"), ("video7010.mp4", "test")]
     # The same sentence twice is two captions, as in the benchmark.
     assert [caption for _, caption in rows(found.captions)] == ["a car is shown"] * 2 + ["a dog runs", "a girl sings"]
 
@@ -38,7 +38,7 @@ def test_msrvtt_9k_and_1k_a(tmp_path: Path) -> None:
         "MSRVTT_JSFUSION_test.csv": 'key,vid_key,video_id,sentence\nret0,msr7010,video7010,"a woman, singing"\n',
     }
     found = read(tmp_path, "msrvtt", {**DATA, **lists})
-    assert rows(found.videos) == [("video0.mp4", "train"), ("video6513.mp4", "train"), ("video7010.mp4", "test")]
+    assert splits(found) == [("video0.mp4", "train"), ("video6513.mp4", "train"), ("video7010.mp4", "test")]
     assert rows(found.captions)[-1] == ("video7010.mp4", "a woman, singing")
     only_test = read(tmp_path, "msrvtt", {**DATA, "MSRVTT_JSFUSION_test.csv": lists["MSRVTT_JSFUSION_test.csv"]})
     left_out = "2 videos in none of the lists were left out (first: train_val_videodatainfo.json, video 0)"
@@ -85,10 +85,10 @@ def test_didemo(tmp_path: Path) -> None:
 def test_activitynet(tmp_path: Path) -> None:
     video = {"duration": 55.15, "timestamps": [[0.28, 55.15], [13.79, 54.32]], "sentences": ["We see her.", " She throws."]}
     found = read(tmp_path, "activitynet", {"train.json": {"v_a": video}, "val_1.json": {"v_b": video}})
-    assert rows(found.videos) == [("v_a.mp4", "train"), ("v_b.mp4", "validation")]
+    assert splits(found) == [("v_a.mp4", "train"), ("v_b.mp4", "validation")]
     assert rows(found.captions)[0] == ("v_a.mp4", "We see her. She throws.")
     found = read(tmp_path, "activitynet", {"test=val_1.json": {"v_b": video}}, suffix=".mkv")
-    assert rows(found.videos) == [("v_b.mkv", "test")]
+    assert splits(found) == [("v_b.mkv", "test")]
     with pytest.raises(TableError, match=r"train\.json, key v_a: expected the key 'sentences', found duration"):
         read(tmp_path, "activitynet", {"train.json": {"v_a": {"duration": 3}}})
     with pytest.raises(TableError, match=r"train\.json: expected an object, found list"):
@@ -120,7 +120,7 @@ MSVD: dict[str, Any] = {
 
 def test_msvd(tmp_path: Path) -> None:
     found = read(tmp_path, "msvd", MSVD)
-    assert rows(found.videos) == [("mv89psg6zh4_33_46.avi", "train")]
+    assert splits(found) == [("mv89psg6zh4_33_46.avi", "train")]
     assert rows(found.captions) == [("mv89psg6zh4_33_46.avi", "A bird bathes."), ("mv89psg6zh4_33_46.avi", "A bird.")]
     assert found.warnings[0] == "1 captions of clips in no list were left out (first: AllVideoDescriptions.txt, line 5)"
     with pytest.raises(TableError, match=r"AllVideoDescriptions\.txt, line 1: expected a clip and a sentence"):

@@ -53,7 +53,8 @@ class Annotations:
 
     Attributes:
         name: the reader's.
-        videos: :class:`~umt_pipeline.schemas.RawVideos`. Images of image-text corpora are rows of it too.
+        videos: :class:`~umt_pipeline.schemas.RawVideos`. Images of image-text corpora are rows of it too. The corpus
+            is the reader's name.
         captions: :class:`~umt_pipeline.schemas.RawCaptions`.
         labels: :class:`~umt_pipeline.schemas.RawLabels`.
         questions: :class:`~umt_pipeline.schemas.RawQuestions`.

@@ -189,13 +189,16 @@ class Collector:
         labels = [(video, task, label) for (video, task), label in self._labels.items()]
         questions = [(key, *row) for key, row in self._questions.items()]
         rows: dict[str, list[Any]] = {
-            "videos": list(self._splits.items()),
+            "videos": [(video, split, self._name) for video, split in self._splits.items()],
             "captions": self._captions,
             "labels": labels,
             "questions": questions,
             "boxes": self._boxes,
         }
-        return {name: pd.DataFrame(rows[name], columns=list(_SCHEMAS[name].to_schema().columns)) for name in rows}
+        columns = {name: list(schema.to_schema().columns) for name, schema in _SCHEMAS.items()}
+        # What kind of file each is, the ingestion finds by opening it.
+        columns["videos"].remove("media")
+        return {name: pd.DataFrame(rows[name], columns=columns[name]) for name in rows}
 
     def _without(self, name: str, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         """Say how many videos lack what videos of their split have."""
