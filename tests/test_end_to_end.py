@@ -24,6 +24,7 @@ SMALL_LOOP = {"epochs": 1, "steps": None, "batch_size": 8, "warmup": 0, "log_eve
 TINY = {
     "demo_corpus": {
         "train_clips": 24,
+        "train_images": 8,
         "validation_clips": 6,
         "test_clips": 6,
         "motion_appearances": 1,
@@ -68,6 +69,10 @@ def test_the_whole_job_runs(finished: Path) -> None:
         assert table["rows_in"] == table["accepted"] + table["rejected"]
     rejects = pd.read_parquet(finished / "data/03_primary/rejects.parquet")
     assert {"missing_file", "empty_file", "not_a_video", "truncated"} <= set(rejects["reason"])
+
+    assert ingestion["corpora"]["stills"]["images"] == 8
+    features = json.loads((results / "features.json").read_text(encoding="utf-8"))
+    assert (features["rows"], features["images"]["rows"]) == (48, 16)
 
     metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
     for encoder in ("teacher_cls", "teacher_patch", "untrained", "stage1", "stage2"):

@@ -1,4 +1,4 @@
-"""Files that a folder of videos contains sooner or later, made on purpose."""
+"""Files that a folder of videos and images contains sooner or later, made on purpose."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def write_broken_files(folder: Path, good_clip: Path, seed: int) -> list[tuple[s
         ("audio_only.mp4", Reason.NO_VIDEO_STREAM): _audio(rng),
         ("too_small.mp4", Reason.TOO_SMALL): _video(rng, side=16, num_frames=24),
         ("too_short.mp4", Reason.TOO_SHORT): _video(rng, side=64, num_frames=1),
+        ("truncated.jpg", Reason.TRUNCATED): _picture(rng)[:-1000],
     }
     for (name, _), content in contents.items():
         (folder / name).write_bytes(content)

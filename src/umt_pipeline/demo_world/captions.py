@@ -29,6 +29,13 @@ WORDS: dict[str, tuple[str, ...]] = {
     "shrinking": ("shrinks", "gets smaller and smaller", "is shrinking"),
     "stop_and_go": ("moves in stops and starts", "jumps and rests", "is moving by fits and starts"),
 }
+# Of a still image: no word of motion.
+STILL_TEMPLATES = (
+    "a {size} {colour} {shape}",
+    "the {colour} {shape} is {size}",
+    "a {shape}, {size} and {colour}",
+    "there is a {colour} {size} {shape}",
+)
 TEMPLATES = (
     "a {size} {colour} {shape} {motion}",
     "the {colour} {shape} is {size} and {motion}",
@@ -37,8 +44,8 @@ TEMPLATES = (
 )
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Return one sentence that names shape, colour, size and motion, its wording drawn by ``rng``."""
+def caption(scene: Scene, rng: np.random.Generator, templates: tuple[str, ...] = TEMPLATES) -> str:
+    """Return one sentence that names shape, colour, size and, by :data:`TEMPLATES`, motion, its wording drawn by ``rng``."""
     values = {
         "shape": scene.appearance.shape,
         "colour": scene.appearance.colour,
@@ -46,14 +53,16 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         "motion": scene.motion,
     }
     words = {key: str(rng.choice(WORDS.get(value, (value,)))) for key, value in values.items()}
-    return str(rng.choice(TEMPLATES)).format(**words)
+    return str(rng.choice(templates)).format(**words)
 
 
-def captions(scene: Scene, rng: np.random.Generator, count: int) -> list[str]:
+def captions(
+    scene: Scene, rng: np.random.Generator, count: int, templates: tuple[str, ...] = TEMPLATES
+) -> list[str]:
     """Return ``count`` different sentences about a scene (fewer if the wordings run out)."""
     found: dict[str, None] = {}
     for _ in range(count * 8):
-        found.setdefault(caption(scene, rng))
+        found.setdefault(caption(scene, rng, templates))
         if len(found) == count:
             break
     return list(found)

@@ -21,7 +21,7 @@ def make_demo_corpus(
         workspace: folder for unfinished work; the catalog moves the finished files into place.
 
     Returns:
-        The folder of video files, and the raw tables of videos, captions and labels.
+        The folder of video and image files, and the raw tables of videos, captions and labels.
     """
     media = workspace / "demo_corpus"
     shutil.rmtree(media, ignore_errors=True)
