@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import click
@@ -18,6 +19,9 @@ from umt_pipeline import cli
 from umt_pipeline.errors import ConfigError, TableError, UmtError
 from umt_pipeline.files import write_json
 from umt_pipeline.own_data import assign_splits, init_environment, parse_shares
+from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
+from umt_pipeline.pipelines.ingestion.params import IngestionParams
+from umt_pipeline.project_config import config_loader
 from umt_pipeline.summary import grouped, print_summary
 
 METRICS = {
@@ -88,6 +92,31 @@ def test_init_writes_an_overlay_that_kedro_reads(project: Path, media: Path) -> 
     labels = pd.read_csv(project / catalog["raw_labels"]["filepath"])
     assert labels.to_dict("records") == [{"video": "a.mp4", "task": "label", "label": "cat"}]
     assert loader["parameters"]["ingestion"]["dataset_id"] == "mine"
+
+
+def test_init_takes_the_images_that_captions_name(project: Path, media: Path) -> None:
+    for name in ("photo.JPG", "deep/second.png", "thumbnail.jpg"):
+        (media / name).touch()
+    captions = media.parent / "captions.json"
+    named = ["photo.JPG", "photo.JPG", "deep/second.png", "a.mp4", "lost.png"]
+    captions.write_text(json.dumps([{"video": name, "caption": "x"} for name in named]))
+    told = init_environment(project, "mine", media, captions, None, "0,50,50")
+    for line in (
+        "2 image files with a caption, all in split train",
+        "2 files of other kinds are left out",
+        "4 of 5 captions name one of these files",
+        "warning: no video in split 'train'; change --splits",
+    ):
+        assert line in told
+    table = pd.read_csv(project / "data/mine/01_raw/videos.csv")
+    assert table["video"].tolist() == ["a.mp4", "b.MOV", "deep/ç 1.webm", "deep/second.png", "photo.JPG"]
+    assert table["split"].tolist()[3:] == ["train", "train"]
+    loader = config_loader(project, "mine")
+    params = IngestionParams.model_validate(loader["parameters"]["ingestion"])
+    listed, *_ = read_raw_tables(
+        table, pd.read_json(captions), pd.DataFrame({"video": [], "task": [], "label": []}, dtype=str), params
+    )
+    assert set(listed["corpus"]) == {"mine"}, "the demo's column of corpora is not asked for"
 
 
 def test_init_overlay_names_only_parameters_that_exist(project: Path, media: Path) -> None:

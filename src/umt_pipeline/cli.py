@@ -113,7 +113,7 @@ def compare(
 @app.command()
 def init(
     name: Annotated[str, typer.Argument(help="Name of the new overlay: conf/NAME and data/NAME are made.")],
-    videos: Annotated[Path, typer.Option(help="Folder with video files, searched to any depth.")],
+    videos: Annotated[Path, typer.Option(help="Folder with video files and captioned images, searched to any depth.")],
     captions: Annotated[Path, typer.Option(help="Table (.csv .json .jsonl .parquet) with columns video, caption.")],
     labels: Annotated[
         Path | None, typer.Option(help="Table with columns video, label, and task if there are several.")

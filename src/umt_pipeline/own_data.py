@@ -12,8 +12,9 @@ import yaml
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.errors import ConfigError, TableError
 from umt_pipeline.files import staged_file
+from umt_pipeline.video.media import is_image
 
-# Files with other suffixes are left out, and counted.
+# Files with other suffixes are left out, and counted, but for images that have a caption.
 VIDEO_SUFFIXES = {
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
     ".webm", ".wmv",
@@ -31,7 +32,8 @@ def init_environment(
     Args:
         project: the project's folder.
         name: of the overlay.
-        videos: a folder; video files at any depth are taken.
+        videos: a folder; video files at any depth are taken, and image files that the captions name: others may be
+            thumbnails. Images are trained on and never measured on: all are of split train.
         captions: a table with the columns ``video`` (path relative to ``videos``) and ``caption``.
         labels: a table with the columns ``video``, ``label`` and, optionally, ``task``.
         shares: per cent of train, validation and test, such as ``"80,10,10"``.
@@ -45,9 +47,12 @@ def init_environment(
         raise ConfigError(f"name: expected lower-case letters, digits and _, not base or local; found '{name}'.")
     if conf.exists():
         raise ConfigError(f"{conf}: exists already. Delete it, or choose another name.")
-    found, ignored = scan_videos(videos)
-    split_table = assign_splits(found, parse_shares(shares))
     caption_table = _table_with(captions, "video", "caption")
+    found, images, ignored = scan_videos(videos, {path for path in caption_table["video"] if isinstance(path, str)})
+    split_table = assign_splits(found, parse_shares(shares))
+    counts = split_table["split"].value_counts()
+    stills = pd.DataFrame({"video": images, "split": SPLITS[0]}, dtype=str)
+    split_table = pd.concat([split_table, stills], ignore_index=True)
     label_table = pd.DataFrame({"video": [], "task": [], "label": []}, dtype=str)
     if labels is not None:
         label_table = _table_with(labels, "video", "label")
@@ -68,12 +73,13 @@ def init_environment(
         },
         tasks=sorted(set(label_table["task"])),
     )
-    counts = split_table["split"].value_counts()
+    files = [*found, *images]
     return [
         f"{len(found)} video files: " + ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS),
+        *([f"{len(images)} image files with a caption, all in split train"] if images else []),
         *([f"{ignored} files of other kinds are left out"] if ignored else []),
-        f"{_matches(caption_table, found)} of {len(caption_table)} captions name one of these files",
-        *([f"{_matches(label_table, found)} of {len(label_table)} labels name one of these files"] if labels else []),
+        f"{_matches(caption_table, files)} of {len(caption_table)} captions name one of these files",
+        *([f"{_matches(label_table, files)} of {len(label_table)} labels name one of these files"] if labels else []),
         *(f"warning: no video in split '{split}'; change --splits" for split in SPLITS if not counts.get(split, 0)),
         f"written: {conf} and {project / raw}",
         f"next: kedro run --env {name} --pipelines ingestion,teacher_features,stage1,stage2,evaluation",
@@ -81,8 +87,12 @@ def init_environment(
     ]
 
 
-def scan_videos(folder: Path) -> tuple[list[str], int]:
-    """Return the sorted POSIX paths, relative to ``folder``, of the video files; and the number of other files.
+def scan_videos(folder: Path, captioned: set[str]) -> tuple[list[str], list[str], int]:
+    """Return the sorted POSIX paths, relative to ``folder``, of the video files and of the images; the number of others.
+
+    Args:
+        folder: searched to any depth.
+        captioned: paths that have a caption; other images count as other files.
 
     Raises:
         ConfigError: ``folder`` is no folder or holds no video file.
@@ -96,7 +106,8 @@ def scan_videos(folder: Path) -> tuple[list[str], int]:
             f"{folder}: expected files ending in {' '.join(sorted(VIDEO_SUFFIXES))}; "
             f"found none among {len(files)} files."
         )
-    return found, len(files) - len(found)
+    images = sorted({path.relative_to(folder).as_posix() for path in files if is_image(path)} & captioned)
+    return found, images, len(files) - len(found) - len(images)
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
@@ -150,7 +161,7 @@ def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str]], ta
     parameters = {
         "parameters_teacher_features.yml": {"teacher_features": {"dataset_id": name, "train_small": small}},
         "parameters_stage2.yml": {"stage2": {"text": bert}},
-        "parameters_ingestion.yml": {"ingestion": {"dataset_id": name}},
+        "parameters_ingestion.yml": {"ingestion": {"dataset_id": name, "columns": {"videos": {"corpus": None}}}},
         "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
     }
     settings = {"data": f"data/{name}", "results": f"data/{name}/08_reporting/results"}
