@@ -76,7 +76,7 @@ def print_plan(console: Console, plan: CostPlan) -> None:
         + f"; here {ratio:.2f} ({plan.epochs:g} epochs, {plan.views} views"
         + ("; the parameters record none, so this number is assumed)." if plan.views_assumed else ")."),
         "Assumed until you measure them: --mfu, --decode-rate, --store-rate. Not counted: ingestion, a small teacher's "
-        "training, evaluation.",
+        "training, images, evaluation.",
     ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

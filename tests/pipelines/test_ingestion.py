@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tests.video_files import write_video
+from umt_pipeline.datasets import CorporaTableDataset
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.errors import TableError
 from umt_pipeline.pipelines.ingestion import create_pipeline, nodes
@@ -169,6 +171,29 @@ def test_videos_and_images_of_several_corpora_in_one_table(mixed: Path, workers:
     assert report["hours"] == pytest.approx(0.5 / 3600, abs=1e-6)
 
 
+def test_annotation_files_of_several_corpora_become_one_clean_table(mixed: Path, tmp_path: Path) -> None:
+    clips = [{"video": "a.mp4", "caption": "one"}, {"video": "held.mp4", "caption": "two"}]
+    stills = [{"image": "0.JPG", "caption": f"wording {number}"} for number in range(5)]
+    corpora: dict[str, Any] = {"webvid": {"columns": {"video": "video"}}, "coco": {"columns": {"video": "image"}}}
+    corpora["coco"]["folder"] = "stills"
+    for name, rows in (("webvid", clips), ("coco", stills)):
+        corpora[name]["filepath"] = str(tmp_path / f"{name}.json")
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+
+    def read(distinct: bool, **columns: Any) -> pd.DataFrame:
+        tables = {name: {**entry, "columns": {**entry["columns"], **columns}} for name, entry in corpora.items()}
+        return CorporaTableDataset(tables, distinct).load()
+
+    videos, captions = read(True, split={"constant": "train"}), read(False, caption="caption")
+    out = ingest(mixed, videos, captions, [], params(columns={"videos": {"corpus": "corpus"}}))
+    assert out["videos"][["video_id", "corpus", "media"]].to_numpy().tolist() == [
+        ["a", "webvid", "video"], ["held", "webvid", "video"], ["stills/0", "coco", "image"]
+    ]  # fmt: skip
+    assert out["captions"]["video_id"].value_counts().to_dict() == {"stills/0": 5, "a": 1, "held": 1}
+    assert out["rejects"].empty
+    assert out["ingestion_report"]["corpora"]["coco"]["captions"] == 5
+
+
 def test_an_unknown_media_type_is_named(mixed: Path) -> None:
     columns = {"videos": {"corpus": {"constant": "x"}, "media": "kind"}}
     table = MIXED.assign(kind=["video", "picture", *MIXED["kind"][2:]])
@@ -285,8 +310,13 @@ def test_video_ids_are_unique(paths: list[str]) -> None:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_counts_reconcile_whatever_breaks(data: st.DataObject) -> None:
-    names = [f"v{number}.mp4" for number in range(data.draw(st.integers(1, 12)))]
-    videos = [[name, data.draw(st.sampled_from(["train", "test"]))] for name in names]
+    kinds = data.draw(st.lists(st.sampled_from(["mp4", "png"]), min_size=1, max_size=12))
+    names = [f"v{number}.{kind}" for number, kind in enumerate(kinds)]
+    cells = st.tuples(*(st.sampled_from(pair) for pair in (["train", "test"], ["webvid", "cc3m"], ["video", "image"])))
+    rows = [[name, *data.draw(cells)] for name in names]
+    videos = pd.DataFrame(rows, columns=["video", "split", "corpus", "media"])
+    # The first one is sound, so that a table is left.
+    videos.loc[0, "media"] = "video" if kinds[0] == "mp4" else "image"
     contents = {name: data.draw(st.sampled_from("0123x")) for name in names[1:]} | {names[0]: "0"}
     named = st.sampled_from([*names, "unknown.mp4"])
     captions = data.draw(st.lists(st.tuples(named, st.sampled_from(["x", "y"])), max_size=15))
@@ -297,14 +327,17 @@ def test_counts_reconcile_whatever_breaks(data: st.DataObject) -> None:
 
     def probe(paths: list[Path], *_: Any) -> list[VideoInfo | Refusal]:
         infos = {
-            name: VideoInfo("video", "mp4", "h264", 64, 48, 24.0, 12, 0.5, 9, content * 64)
+            name: VideoInfo("image", "png", "png", 64, 48, 0.0, 1, 0.0, 9, content.replace("0", "a") * 64)
+            if name.endswith("png")
+            else VideoInfo("video", "mp4", "h264", 64, 48, 24.0, 12, 0.5, 9, content * 64)
             for name, content in contents.items()
         }
         return [Refusal("corrupt_frame", "") if contents[p.name] == "x" else infos[p.name] for p in paths]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nodes, "probe_all", probe)
-        settings = params(on_content_in_two_splits="reject", on_duplicate_content=duplicates)
+        columns = {"videos": {"corpus": "corpus", "media": "media"}}
+        settings = params(on_content_in_two_splits="reject", on_duplicate_content=duplicates, columns=columns)
         out = ingest(Path("media"), videos, captions, labels, settings)
     for name, rows in {"videos": videos, "captions": captions, "labels": labels}.items():
         counts = out["ingestion_report"]["tables"][name]
@@ -312,6 +345,14 @@ def test_counts_reconcile_whatever_breaks(data: st.DataObject) -> None:
         assert counts["rows_in"] == len(rows) == len(out[name]) + rejected
         assert (counts["accepted"], counts["rejected"]) == (len(out[name]), rejected)
         assert sum(counts["reasons"].values()) == rejected
+    report = out["ingestion_report"]
+    assert sum(report["media"].values()) == sum(split["videos"] + split["images"] for split in report["splits"].values())
+    for corpus, listed in videos.groupby("corpus"):
+        counts = report["corpora"][corpus]
+        assert counts["rows_in"] == len(listed) == counts["accepted"] + counts["rejected"]
+        assert counts["accepted"] == counts["videos"] + counts["images"] == (out["videos"]["corpus"] == corpus).sum()
+    assert sum(counts["captions"] for counts in report["corpora"].values()) == len(out["captions"])
+    Videos.validate(out["videos"], lazy=True)
     per_content = out["videos"].groupby("sha256")["split"]
     assert (per_content.nunique() == 1).all()
     assert duplicates == "keep" or (per_content.size() == 1).all()
