@@ -27,7 +27,7 @@ def print_comparison(console: Console, first: Path, second: Path) -> bool:
     for head in ("first", "second", "change"):
         table.add_column(head, justify="right")
     for number in result.numbers:
-        change = _NOTHING if number.change is None else f"{number.change:+.1f}"
+        change = _NOTHING if number.change is None else f"{round(number.change, 1) + 0.0:+.1f}"  # no "-0.0"
         table.add_row(number.name, _text(number.first), _text(number.second), change)
     console.print(table)
     for label, path in (("First", first), ("Second", second)):
