@@ -18,18 +18,28 @@ from tests.conftest import ROOT
 from umt_pipeline import cli
 from umt_pipeline.errors import ConfigError, TableError
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.plan_tables import plan_project
+from umt_pipeline.plan_tables import Counts, Plans, plan_project
 from umt_pipeline.planning import CostPlan, Hardware, find_device, find_tower, make_plan
 from umt_pipeline.project_config import config_loader, typed_parameters
 from umt_pipeline.training.stage1 import Stage1Config
 
 # Rates so large that they never bind.
-FREE = {"cores": 1000, "decode_rate": 1e9, "store_rate": 1e9}
+FREE = {"cores": 1000, "decode_rate": 1e9, "image_rate": 1e9, "store_rate": 1e9}
+
+
+HARDWARE = Hardware(
+    name="test", peak_tflops=989.0, mfu=0.4, cores=16, decode_rate=16.0, image_rate=200.0, store_rate=2.0
+)
+
+
+def plans(overrides: str, env: str | None, counts: Counts, **rates: Any) -> Plans:
+    return plan_project(ROOT, env, overrides, counts, HARDWARE.model_copy(update=rates))
 
 
 def plan(overrides: str = "", env: str | None = "umt_b16", clips: int = 658_340, **rates: Any) -> CostPlan:
-    values = {"name": "test", "peak_tflops": 989.0, "mfu": 0.4, "cores": 16, "decode_rate": 16.0, "store_rate": 2.0}
-    return plan_project(ROOT, env, overrides, clips, Hardware.model_validate({**values, **rates}))
+    found = plans(overrides, env, Counts(clips), **rates).stage1
+    assert found is not None
+    return found
 
 
 def test_computing_alone_is_the_speed_of_light() -> None:
@@ -61,7 +71,7 @@ def recipe() -> tuple[TeacherFeaturesParams, Stage1Config]:
 def test_break_even_decides_which_is_cheaper(views: int, rate: float, store: float) -> None:
     features, stage1 = recipe()
     features = features.model_copy(update={"views": views})
-    hardware = Hardware(name="test", peak_tflops=989, mfu=0.4, cores=16, decode_rate=rate, store_rate=store)
+    hardware = HARDWARE.model_copy(update={"decode_rate": rate, "store_rate": store})
     result = make_plan(features, stage1, find_tower(features, None), 658_340, 658_340, hardware)
     pays = result.break_even is not None and result.epochs / views > result.break_even * (1 + 1e-9)
     ties = result.break_even is not None and result.epochs / views == pytest.approx(result.break_even)
@@ -108,13 +118,14 @@ def test_devices() -> None:
 
 def test_clips_are_counted_in_the_clean_table(project: Path) -> None:
     with pytest.raises(TableError, match=r"umt_b16/03_primary/videos\.parquet: expected .* found nothing.* --clips"):
-        plan_project(project, "umt_b16", "", None, plan().hardware)
+        plan_project(project, "umt_b16", "", None, HARDWARE)
     table = project / "data/umt_b16/03_primary/videos.parquet"
     table.parent.mkdir(parents=True)
     splits = ["train"] * 2050 + ["validation"] * 5
     videos = pd.DataFrame({"video_id": [str(row) for row in range(2055)], "split": splits, "media": "video"})
     pd.concat([videos, videos.assign(media="image")]).to_parquet(table)
-    result = plan_project(project, "umt_b16", "teacher_features.splits=[train]", None, plan().hardware)
+    result = plan_project(project, "umt_b16", "teacher_features.splits=[train]", None, HARDWARE).stage1
+    assert result is not None
     assert (result.clips, result.recorded_clips, result.steps) == (2050, 2050, 200)
 
 
@@ -143,6 +154,8 @@ def test_the_command_prints_tables_or_json(project: Path) -> None:
     for expected in ("open_clip:ViT-L-14/openai", "991 GFLOP", "1,474,560 B", "Cheaper: cached", "epochs per view", "--mfu"):
         assert expected in text
     record = json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).output)
+    assert list(record) == ["stage1"]
+    record = record["stage1"]
     assert record["store_bytes"] == 658_340 * 10 * sum(record["bytes_per_clip_view"].values())
     assert record["cached"]["device_hours"] == sum(phase["device_hours"] for phase in record["cached"]["phases"])
     assert record["cheaper"] == "cached"

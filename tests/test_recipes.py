@@ -22,7 +22,7 @@ from umt_pipeline.models.student import Student
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.plan_tables import plan_project
+from umt_pipeline.plan_tables import Counts, plan_project
 from umt_pipeline.planning import Hardware, find_tower
 from umt_pipeline.project_config import config_loader, typed_parameters
 from umt_pipeline.training.sampler import Sampler
@@ -32,7 +32,7 @@ from umt_pipeline.training.task import TrainConfig
 
 K710_CLIPS = 658_340
 STAGES = ("ingestion", "teacher_features", "stage1")
-HARDWARE = Hardware(name="h100", peak_tflops=989, mfu=0.4, cores=16, decode_rate=16, store_rate=2)
+HARDWARE = Hardware(name="h100", peak_tflops=989, mfu=0.4, cores=16, decode_rate=16, image_rate=200, store_rate=2)
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,13 @@ def test_the_header_says_what_the_plan_says(size: Published) -> None:
     text = (ROOT / "conf" / size.env / "parameters_stage1.yml").read_text(encoding="utf-8")
     for title in ("Data", "Hardware", "Cost", "Score"):
         assert f"\n# {title}\n" in text
-    plan = plan_project(ROOT, size.env, "", K710_CLIPS, HARDWARE)
+    plan = plan_project(ROOT, size.env, "", Counts(K710_CLIPS), HARDWARE).stage1
     assert f"umt plan --env {size.env} --clips {K710_CLIPS}" in text
     assert f"online  {plan.online.device_hours:.0f} device-hours, {plan.online.hours:.1f} hours" in text
     assert f"cached  {plan.cached.device_hours:.1f} device-hours, {plan.cached.hours:.1f} hours" in text
     assert f"{plan.views} views a clip and a store of {plan.store_bytes / 1e12:.3g} TB" in text
     assert f"the cheaper from {plan.break_even:.2f} epochs per view on" in text
     overrides = "teacher_features.codec=pq,teacher_features.views=10"
-    pq = plan_project(ROOT, size.env, overrides, K710_CLIPS, HARDWARE)
+    pq = plan_project(ROOT, size.env, overrides, Counts(K710_CLIPS), HARDWARE).stage1
     assert f"umt plan --env {size.env} --clips {K710_CLIPS} --params {overrides}\n" in text
     assert f"With codec=pq, the store has {pq.store_bytes / 1e12:.3g} TB by" in text

@@ -134,6 +134,9 @@ def plan(
     clips: Annotated[
         int | None, typer.Option(min=1, help="Number of training clips. Without it, the clean video table is counted.")
     ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="Number of captioned images that stage 2 trains on beside the clips of --clips.")
+    ] = 0,
     params: Annotated[
         str, typer.Option(help="Other parameters, as in `kedro run --params`.")
     ] = "",
@@ -148,37 +151,43 @@ def plan(
             help="Clip views that a core decodes per second; benchmarks/decode_rate.py FOLDER measures it on your videos.",
         ),
     ] = 16.0,
+    image_rate: Annotated[float, typer.Option(help="Images that a core decodes per second.")] = 200.0,
     store_rate: Annotated[float, typer.Option(help="GB/s that the disks read or write, per device.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every number, unrounded.")] = False,
 ) -> None:
-    """Say what stage 1 would cost before anything is spent, with online and with cached targets.
+    """Say what training would cost before anything is spent, with online and with cached targets.
 
-    Prints FLOPs per clip of teacher and student, the size of the feature store,
-    hours of computing, decoding and disks, which of the two modes is cheaper, and
-    from how many epochs per recorded view on. With --clips, neither data nor
+    Prints FLOPs per clip of teacher and student, in stage 2 by objective, the size
+    of the feature store, hours of computing, decoding and disks, which of the two
+    modes is cheaper, and from how many epochs per recorded view on. An overlay
+    with a recipe for one stage alone is planned for that stage. With --clips, neither data nor
     weights are needed. Only teachers with open_clip's own ViT towers can be
     planned: neither timm's models nor those that still lie on a hub.
 
     umt plan --env umt_b16 --clips 658340 --device h100
 
-    As many devices train as stage1.train.nproc says; extraction uses one. A phase
+    umt plan --env umt_b16_5m --clips 2500000 --images 3000000
+
+    As many devices train as train.nproc says; extraction uses one. A phase
     takes the longest of computing, decoding and moving the store's bytes. FLOPs
-    and bytes are exact. Hours rest on --mfu, --decode-rate and --store-rate:
-    assumptions, until you have measured them. A parameter of the recipe is tried
-    out as in `kedro run`: --params teacher_features.views=4
+    and bytes are exact. Hours rest on --mfu, --decode-rate, --image-rate and
+    --store-rate: assumptions, until you have measured them. A parameter of the
+    recipe is tried out as in `kedro run`: --params teacher_features.views=4
     """
-    from umt_pipeline.plan_tables import plan_project, print_plan
+    from umt_pipeline.plan_tables import Counts, plan_project, print_plans
     from umt_pipeline.planning import Hardware, find_device
     from umt_pipeline.project_config import validated
 
     name, peak = find_device(device)
     values = {"name": name, "peak_tflops": peak, "mfu": mfu, "cores": cores, "decode_rate": decode_rate}
-    hardware = validated(Hardware, {**values, "store_rate": store_rate}, "umt plan")
-    result = plan_project(project_folder(), env, params, clips, hardware)
+    hardware = validated(Hardware, {**values, "image_rate": image_rate, "store_rate": store_rate}, "umt plan")
+    if images and clips is None:
+        raise ConfigError(f"--images {images} goes with --clips; without both, the clean video table is counted")
+    result = plan_project(project_folder(), env, params, None if clips is None else Counts(clips, images), hardware)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
         return
-    print_plan(Console() if sys.stdout.isatty() else Console(width=120), result)
+    print_plans(Console() if sys.stdout.isatty() else Console(width=120), result)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import open_clip
 from pydantic import Field
@@ -47,6 +47,7 @@ class Hardware(Config):
         mfu: share of the peak that the counted FLOPs reach.
         cores: CPU cores beside each device, all of them decoding.
         decode_rate: clip views that one core decodes per second.
+        image_rate: images that one core decodes per second.
         store_rate: GB/s that one device's share of the disks reads or writes.
     """
 
@@ -55,6 +56,7 @@ class Hardware(Config):
     mfu: float = Field(gt=0, le=1)
     cores: int = Field(ge=1)
     decode_rate: float = Field(gt=0)
+    image_rate: float = Field(gt=0)
     store_rate: float = Field(gt=0)
 
     def compute_s(self, flops: float) -> float:
@@ -64,6 +66,10 @@ class Hardware(Config):
     def decode_s(self, views: float) -> float:
         """Return the seconds that the cores of one device decode."""
         return views / (self.decode_rate * self.cores)
+
+    def decode_images_s(self, views: float) -> float:
+        """Return the seconds that the cores of one device decode images."""
+        return views / (self.image_rate * self.cores)
 
     def store_s(self, size: float) -> float:
         """Return the seconds in which one device's share of the disks moves so many bytes."""
@@ -86,6 +92,35 @@ class Phase(Config):
     compute_device_hours: float
     decode_device_hours: float
     store_device_hours: float
+
+    @classmethod
+    def of(
+        cls,
+        name: Literal["extraction", "training"],
+        devices: int,
+        hardware: Hardware,
+        *,
+        flops: float,
+        decode_s: float,
+        moved: float,
+    ) -> Self:
+        """Compute a phase.
+
+        Args:
+            name: of the phase.
+            devices: that work at the same time.
+            hardware: rates.
+            flops: all that the devices compute.
+            decode_s: seconds of decoding with one device's cores.
+            moved: bytes that the store is read or written.
+        """
+        return cls(
+            name=name,
+            devices=devices,
+            compute_device_hours=hardware.compute_s(flops) / 3600,
+            decode_device_hours=decode_s / 3600,
+            store_device_hours=hardware.store_s(moved) / 3600,
+        )
 
     @property
     def device_hours(self) -> float:
@@ -112,6 +147,13 @@ class Mode(Config):
     def hours(self) -> float:
         """What the clock on the wall shows, phase after phase."""
         return sum(phase.hours for phase in self.phases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all numbers under the names that they have here."""
+        phases = [
+            {**phase.model_dump(mode="json"), "device_hours": phase.device_hours, "hours": phase.hours} for phase in self.phases
+        ]
+        return {"phases": phases, "device_hours": self.device_hours, "hours": self.hours}
 
 
 class CostPlan(Config):
@@ -165,13 +207,8 @@ class CostPlan(Config):
 
     def to_json(self) -> dict[str, Any]:
         """Return all numbers under the names that they have here."""
-        record = self.model_dump(mode="json")
-        for name, mode in (("online", self.online), ("cached", self.cached)):
-            record[name] |= {"device_hours": mode.device_hours, "hours": mode.hours}
-            for phase, entry in zip(mode.phases, record[name]["phases"], strict=True):
-                entry |= {"device_hours": phase.device_hours, "hours": phase.hours}
-        derived = {name: getattr(self, name) for name in ("store_bytes", "cheaper")}
-        return {**record, **derived}
+        record = self.model_dump(mode="json") | {"online": self.online.to_json(), "cached": self.cached.to_json()}
+        return record | {name: getattr(self, name) for name in ("store_bytes", "cheaper")}
 
 
 def find_device(text: str) -> tuple[str, float]:
@@ -270,21 +307,19 @@ def make_plan(
     passes, recorded = steps * sampler.batch_size, recorded_clips * views
     devices = stage1.train.nproc
 
-    def phase(name: Literal["extraction", "training"], devices: int, flops: int, decoded: int, moved: int) -> Phase:
-        return Phase(
-            name=name,
-            devices=devices,
-            compute_device_hours=hardware.compute_s(flops) / 3600,
-            decode_device_hours=hardware.decode_s(decoded) / 3600,
-            store_device_hours=hardware.store_s(moved) / 3600,
-        )
-
     sizes = header.row_bytes()
     written = sum(sizes.values())
     read = written - sizes["attention"]  # which training leaves unread
-    online = phase("training", devices, passes * training_flops(student, teacher), passes, 0)
-    extraction = phase("extraction", 1, recorded * 2 * teacher, recorded, recorded * written)
-    cached = phase("training", devices, passes * training_flops(student), 0, passes * read)
+    decode_s = hardware.decode_s
+    online = Phase.of(
+        "training", devices, hardware, flops=passes * training_flops(student, teacher), decode_s=decode_s(passes), moved=0
+    )
+    extraction = Phase.of(
+        "extraction", 1, hardware, flops=recorded * 2 * teacher, decode_s=decode_s(recorded), moved=recorded * written
+    )
+    cached = Phase.of(
+        "training", devices, hardware, flops=passes * training_flops(student), decode_s=0, moved=passes * read
+    )
     # So much an epoch saves, which must earn the extraction.
     epochs = steps / sampler.steps_per_epoch
     saved_per_epoch = (online.device_hours - cached.device_hours) / epochs

@@ -71,6 +71,21 @@ def typed_parameters(loader: OmegaConfigLoader, name: str, model: type[_Config])
     return validated(model, parameters[name], name)
 
 
+def own_parameters(project: Path, env: str) -> dict[str, set[str]]:
+    """Return the blocks of parameters that an overlay names itself, each with its keys.
+
+    Args:
+        project: the project's folder.
+        env: the overlay, a folder of ``conf``.
+    """
+    found: dict[str, set[str]] = {}
+    for file in sorted((project / "conf" / env).rglob("parameters*.y*ml")):
+        blocks: Any = OmegaConf.to_container(OmegaConf.load(file))
+        for block, values in blocks.items():
+            found.setdefault(str(block), set()).update(map(str, values if isinstance(values, dict) else ()))
+    return found
+
+
 def validated(model: type[_Config], values: dict[str, Any], where: str) -> _Config:
     """Return ``values`` as ``model``.
 
