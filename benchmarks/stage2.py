@@ -6,21 +6,23 @@ Trains with the library's own loop, loader, store and task, online and from the 
 random, which are as fast as trained ones, and the captions are random words that fill 32 tokens. Needs torch and the
 library alone: no Kedro, MLflow or DVC. Without ``--videos`` a few H.264 files are drawn first.
 
-The time of an objective is the difference of two trainings, one with it and one without, in an order in which no part is
-asked for that the code computes anyway; see ``split_time``. So the parts add up to the step by construction. The optimiser
-is timed by itself, because its share falls with the batch.
+The time of an objective is the difference of two passes forward and back, one with it and one without, in an order in which
+nothing is left out that the code computes anyway; see ``split_time``. So the parts add up to the whole by construction. The
+passes take turns, so that a machine that gets slower does so for all. The optimiser is timed in training, by itself, because
+its share falls with the batch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
-from typing import Any
+from statistics import median
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -50,12 +52,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.flops import training_flops
-from umt_pipeline.models.flops_stage2 import video_text_macs
+from umt_pipeline.models.flops_stage2 import VideoTextMacs, video_text_macs
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.training.captions import captioned_media
+from umt_pipeline.training.device import to_device, uses_bf16
 from umt_pipeline.training.mapped import write_mapped
+from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage1 import StudentSize, Targets
-from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, make_task
+from umt_pipeline.training.stage2 import Objectives, ObjectiveWeights, Stage2Config, Stage2Task, make_task
+from umt_pipeline.training.task import Batch, stack_samples
 from umt_pipeline.video.views import ViewConfig
 
 DEFAULTS = Defaults(cpu=(16, 5), cuda=(128, 50))
@@ -64,12 +69,12 @@ VISION = StudentSize(dim=768, depth=12, heads=12, drop_path=0.1)
 VOCABULARY, LENGTH, EMBED_DIM = 30522, 32, 512
 BERT = {"dim": 768, "layers": 12, "fusion_layer": 9, "heads": 12, "mlp_dim": 3072, "max_length": LENGTH}
 NAMES = ("contrastive", "matching", "masked_language", "alignment")
-# Trainings from the store, by the objectives that are on; the whole step first and last, to see how much it varies.
+# Passes of a round, by the objectives that are on; all of them first and last, to see how much two measurements differ.
 WHOLE = NAMES
 NO_WORDS = ("contrastive", "matching", "alignment")
 PAIRS = ("contrastive", "matching")
 CONTRASTIVE, MATCHING = ("contrastive",), ("matching",)
-CACHED = (WHOLE, NO_WORDS, PAIRS, CONTRASTIVE, MATCHING, WHOLE)
+ROUND = (WHOLE, NO_WORDS, PAIRS, CONTRASTIVE, MATCHING, WHOLE)
 TITLES = {
     "encoders": "shared: video encoder, text layers",
     "contrastive": "contrastive",
@@ -81,7 +86,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """One training with all objectives.
 
     Args:
         speed: as a whole.
@@ -97,10 +102,18 @@ class Run:
     macs: dict[str, int]
     teacher_macs: int
 
-    @property
-    def passes_s(self) -> float:
-        """Of a step all but the optimiser: forward and back, and the little that the loop does."""
-        return self.step_s - self.optimizer_s
+
+@dataclass(frozen=True)
+class Passes:
+    """Seconds of a way forward and back.
+
+    Args:
+        seconds: the median over the rounds, by the objectives that are on.
+        noise: how much the two measurements of a round with all objectives differ, the median over the rounds.
+    """
+
+    seconds: dict[tuple[str, ...], float]
+    noise: float
 
 
 def main() -> None:
@@ -111,28 +124,29 @@ def main() -> None:
         corpus = in_new_process(make_corpus, place, settings)
         in_new_process(make_store, place, settings, VIEW)
         in_new_process(make_captions, place)
-        cached = [in_new_process(measure, place, settings, "cached", names) for names in CACHED]
-        online = in_new_process(measure, place, settings, "online", WHOLE)
+        runs = {targets: in_new_process(measure_training, place, settings, targets) for targets in ("online", "cached")}
+        passes = in_new_process(measure_passes, place, settings)
     loads = (load, os.getloadavg()[0])
-    write_page(report(settings, corpus, arguments.videos is None, arguments.out, online, cached, loads), arguments.out)
+    write_page(report(settings, corpus, arguments.videos is None, arguments.out, runs, passes, loads), arguments.out)
 
 
 def make_captions(place: Place) -> None:
-    """Write a caption for each clip, most longer than the text that the model takes, and a tokenizer for them."""
+    """Write a caption for each clip, all longer than the text that the model takes, and a tokenizer for them."""
     rng = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(rng.choice(letters, rng.integers(2, 8))) for _ in range(500)]
     videos = pd.read_parquet(place.videos)
-    texts = [" ".join(rng.choice(words, rng.integers(12, 60))) for _ in range(len(videos))]
-    table = pd.DataFrame({"caption_id": range(len(videos)), "video_id": videos["video_id"], "caption": texts})
-    samples, captions = captioned_media(videos, table)
-    write_mapped(place.folder / "samples.arrow", samples)
-    write_mapped(place.folder / "captions.arrow", captions)
+    texts = [" ".join(rng.choice(words, rng.integers(LENGTH, 2 * LENGTH))) for _ in range(len(videos))]
+    captions = pd.DataFrame({"caption_id": range(len(videos)), "video_id": videos["video_id"], "caption": texts})
+    # Files are repeated under other names: what makes them different media is the hash of the content.
+    named = videos.assign(sha256=[hashlib.sha256(name.encode()).hexdigest() for name in videos["video_id"]])
+    for name, table in zip(("samples", "captions"), captioned_media(named, captions), strict=True):
+        write_mapped(place.folder / f"{name}.arrow", table)
     save_tokenizer(train_wordpiece(texts, VOCABULARY), place.folder / "tokenizer")
 
 
-def measure(place: Place, settings: Settings, targets: Targets, names: tuple[str, ...]) -> Run:
-    """Train with these objectives alone for the steps asked for, and look at all but the first window of the history."""
+def task_for(place: Place, targets: Targets, names: tuple[str, ...]) -> tuple[Stage2Task, VideoTextMacs]:
+    """Return the task with these objectives alone, and what a sample's way forward costs in it."""
     torch.manual_seed(0)
     weights = ObjectiveWeights(**{name: float(name in names) for name in NAMES})
     sizes: dict[str, Any] = {"text": BERT, "embed_dim": EMBED_DIM, "train": {"steps": 1, "batch_size": 1, "lr": 1e-5}}
@@ -157,7 +171,12 @@ def measure(place: Place, settings: Settings, targets: Targets, names: tuple[str
         teacher=str(place.teacher),
         media_root=str(place.media),
     )
-    macs = video_text_macs(config, header.frames * header.visible_per_frame, LENGTH, weights)
+    return task, video_text_macs(config, header.frames * header.visible_per_frame, LENGTH, weights)
+
+
+def measure_training(place: Place, settings: Settings, targets: Targets) -> Run:
+    """Train for the steps asked for, and look at all but the first window of the history."""
+    task, macs = task_for(place, targets, WHOLE)
     teacher = task.providers["video"].teacher_macs()
     assert teacher is not None
     with optimizer_clock(torch.device(settings.device)) as optimizer_s:
@@ -170,6 +189,49 @@ def measure(place: Place, settings: Settings, targets: Targets, names: tuple[str
         macs=macs.parts(),
         teacher_macs=teacher,
     )
+
+
+def measure_passes(place: Place, settings: Settings) -> Passes:
+    """Time ways forward and back of one batch from the store, in as many rounds as there are timed steps."""
+    device = torch.device(settings.device)
+    # Alignment heads are there or not; the other objectives of a task can be switched by their weights.
+    tasks = {True: task_for(place, "cached", WHOLE)[0], False: task_for(place, "cached", PAIRS)[0]}
+    for task in tasks.values():
+        task.model.to(device).train()
+        task.setup(device)
+    dataset = tasks[True].dataset()
+    address = next(Sampler(dataset.corpora(), settings.batch, seed=0).walk(0, 1))
+    batch = to_device(BatchReader(dataset, stack_samples)[address], device)
+    seconds: dict[tuple[str, ...], list[float]] = {names: [] for names in ROUND}
+    noise: list[float] = []
+    for number in range(1 + settings.steps):
+        found = [timed_pass(tasks["alignment" in names], names, batch, device) for names in ROUND]
+        if number:  # the first round is warm-up
+            noise.append(abs(found[-1] - found[0]))
+            for names, value in zip(ROUND, found, strict=True):
+                seconds[names].append(value)
+    return Passes({names: median(values) for names, values in seconds.items()}, median(noise))
+
+
+def timed_pass(task: Stage2Task, names: tuple[str, ...], batch: Batch, device: torch.device) -> float:
+    """Return the seconds of one way forward and back with these objectives, in the loop's precision."""
+    objectives = cast(Objectives, task.model)
+    objectives.weights = ObjectiveWeights(**{name: float(name in names) for name in NAMES})
+    generator = torch.Generator(device).manual_seed(0)
+    wait_for(device)
+    began = time.perf_counter()
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16("bf16", device)):
+        loss = task.loss(objectives, batch, generator)
+    loss.total.backward()
+    wait_for(device)
+    seconds = time.perf_counter() - began
+    objectives.zero_grad(set_to_none=True)
+    return seconds
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @contextmanager
@@ -196,13 +258,13 @@ def optimizer_clock(device: torch.device) -> Iterator[list[float]]:
 
 
 def split_time(passes: dict[tuple[str, ...], float]) -> dict[str, float]:
-    """Share a step's seconds out to its parts, which add up to the whole.
+    """Share the seconds of a way forward and back out to its parts, which add up to the whole.
 
-    Training that matches or predicts words also makes clip and caption embeddings, for the negatives, and training that
-    does either runs both encoders forward and back; so encoders cannot be had alone, but follow from the others.
+    Every objective needs both encoders, and those of the fusion layers make the embeddings too, for their negatives; so the
+    encoders cannot be had alone, but follow from the others.
 
     Args:
-        passes: seconds of a step without the optimiser, by the objectives that are on.
+        passes: seconds by the objectives that are on.
     """
     contrastive = passes[PAIRS] - passes[MATCHING]
     return {
@@ -219,12 +281,12 @@ def report(
     corpus: Corpus,
     drawn: bool,
     out: Path | None,
-    online: Run,
-    cached: list[Run],
+    runs: dict[str, Run],
+    passes: Passes,
     loads: tuple[float, float],
 ) -> Iterator[str]:
-    """Yield the lines of the page; ``cached`` as ``CACHED`` has it, ``loads`` before the first part and after the last."""
-    whole = cached[-1]
+    """Yield the lines of the page; ``loads`` are the machine's load averages before the first part and after the last."""
+    online, cached = runs["online"], runs["cached"]
     yield "# Speed of stage 2"
     yield ""
     yield (
@@ -232,48 +294,46 @@ def report(
         f"{BERT['fusion_layer']}), {VIEW.frames} frames of {VIEW.size} x {VIEW.size} pixels, 80 % masked, {LENGTH} text "
         f"tokens, all four objectives, teacher {TEACHER} with random weights and six aligned layers; batches of "
         f"{settings.batch}, {settings.steps} timed steps after {settings.window} of warm-up, "
-        f"{whole.speed.precision}{', torch.compile' if settings.compile else ''}. Written by"
+        f"{cached.speed.precision}{', torch.compile' if settings.compile else ''}. Written by"
     )
     yield ""
     yield from written_by("stage2", settings, drawn, out, loads)
     yield ""
-    measured = {f"{number}": run.speed for number, run in enumerate([online, *cached])}
-    speeds = list(against_best_peak(measured).values())
-    yield from speed_table({"online": speeds[0], "cached": speeds[-1]})
+    yield from speed_table(against_best_peak({name: run.speed for name, run in runs.items()}))
     yield ""
     yield about_input(settings, corpus, drawn)
     yield ""
-    yield from objectives(cached)
+    yield from objectives_table(cached, passes, settings)
     yield ""
     yield (
-        f"Online a step takes {online.step_s - whole.step_s:.3f} s more: the teacher, which is "
+        f"Online a step takes {online.step_s - cached.step_s:.3f} s more: the teacher, which is "
         f"{online.teacher_macs / (3 * sum(online.macs.values()) + online.teacher_macs):.1%} of its arithmetic, and decoding."
     )
 
 
-def objectives(cached: list[Run]) -> Iterator[str]:
+def objectives_table(cached: Run, passes: Passes, settings: Settings) -> Iterator[str]:
     """Yield the table of where a cached step's time goes, next to its arithmetic."""
-    first, last = cached[0], cached[-1]
-    passes = {names: run.passes_s for names, run in zip(CACHED, cached, strict=True)}
-    passes[WHOLE] = mean((first.passes_s, last.passes_s))
-    optimizer_s = mean((first.optimizer_s, last.optimizer_s))
-    step_s = passes[WHOLE] + optimizer_s
+    whole = passes.seconds[WHOLE]
     yield "Where the time of a cached step goes:"
     yield ""
-    yield "| part | s per step | share of the step | share without the optimiser | share of arithmetic |"
+    yield "| part | s per step | share of the step | share of forward and back | share of arithmetic |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    for name, seconds in split_time(passes).items():
-        share = last.macs[name] / sum(last.macs.values())
-        yield f"| {TITLES[name]} | {seconds:.3f} | {seconds / step_s:.1%} | {seconds / passes[WHOLE]:.1%} | {share:.1%} |"
-    yield f"| optimiser | {optimizer_s:.3f} | {optimizer_s / step_s:.1%} | | |"
-    yield f"| all | {step_s:.3f} | 100.0% | 100.0% | 100.0% |"
+    for name, seconds in split_time(passes.seconds).items():
+        share = cached.macs[name] / sum(cached.macs.values())
+        yield f"| {TITLES[name]} | {seconds:.3f} | {seconds / cached.step_s:.1%} | {seconds / whole:.1%} | {share:.1%} |"
+    yield f"| forward and back | {whole:.3f} | {whole / cached.step_s:.1%} | 100.0% | 100.0% |"
+    rest = cached.step_s - whole - cached.optimizer_s
+    yield f"| optimiser | {cached.optimizer_s:.3f} | {cached.optimizer_s / cached.step_s:.1%} | | |"
+    yield f"| what is left: gradient norm, loader, chance | {rest:.3f} | {rest / cached.step_s:.1%} | | |"
+    yield f"| the step | {cached.step_s:.3f} | 100.0% | | |"
     yield ""
     yield (
-        "A part's time is the difference of two trainings, one with it and one without (masked language: all without it; "
-        "alignment: all but masked language without it; contrastive and matching: both without one of them; encoders: what "
-        "contrastive training leaves), so parts add up to the step, and a part includes its losses, its gradients and what "
-        "the loop does with them. Step and optimiser are medians. The whole step, measured first and last, took "
-        f"{first.step_s:.3f} and {last.step_s:.3f} s: a part that differs by less from nothing is noise."
+        "A part's time is the difference of two ways forward and back of one batch, one with it and one without (masked "
+        "language: all without it; alignment: all but masked language without it; contrastive and matching: both without one "
+        f"of them; encoders: what contrastive alone leaves): medians of {settings.steps} rounds in which they take turns"
+        f"{', without torch.compile' if settings.compile else ''}. So the parts add up, and a part includes its losses and its "
+        "share of the gradients. Step and optimiser are medians of the training above. Two measurements with all objectives "
+        f"differ by {passes.noise:.3f} s: so much of a part may be noise."
     )
 
 
