@@ -144,9 +144,11 @@ def test_question_answering_starts_from_a_stage_2_model(width: int) -> None:
         fuse_positions=True,
     )  # fmt: skip
     source = VideoTextModel(sizes)
-    model, report = QuestionAnsweringModel.from_video_text(source, drop_path=0.2)
+    longer = vision.model_copy(update={"drop_path": 0.2, "frames": 4, "position_frames": 2})
+    model, report = QuestionAnsweringModel.from_video_text(source, longer)
     assert model.config.fuse_positions
-    assert model.config.vision == vision.model_copy(update={"drop_path": 0.2})
+    assert model.config.vision == longer
+    assert QuestionAnsweringModel.from_video_text(source)[0].config.vision == vision
     old, new = source.state_dict(), model.state_dict()
     pairs = {key: key for key in new if key.startswith(("vision.", "text."))}
     for key in new:

@@ -135,7 +135,7 @@ class QuestionAnsweringModel(nn.Module):
         self.decoder = AnswerDecoder(config.text, config.decoder_layers)
 
     @classmethod
-    def from_video_text(cls, model: VideoTextModel, *, drop_path: float | None = None) -> tuple[Self, LoadReport]:
+    def from_video_text(cls, model: VideoTextModel, vision: ViTConfig | None = None) -> tuple[Self, LoadReport]:
         """Start question answering from a stage-2 model.
 
         Video and question encoder are copied. Fusion layer i becomes decoder layer i, and the decoder's embeddings and
@@ -145,14 +145,18 @@ class QuestionAnsweringModel(nn.Module):
 
         Args:
             model: a stage-2 model.
-            drop_path: largest stochastic depth of the video encoder; None: the stage-2 model's.
+            vision: the video encoder's configuration where clip size or stochastic depth is another one from now on; None: the
+                stage-2 model's.
 
         Returns:
             The new model, and a report whose ``missing`` lists the weights that start new and whose ``unexpected`` lists what
             of the stage-2 model has no place here.
+
+        Raises:
+            CheckpointError: ``vision`` has another width or depth than the stage-2 model's video encoder.
         """
         sizes = model.config
-        vision = sizes.vision if drop_path is None else sizes.vision.model_copy(update={"drop_path": drop_path})
+        vision = vision or sizes.vision
         made = cls(QuestionAnsweringConfig(vision=vision, text=sizes.text, fuse_positions=sizes.fuse_positions))
         source = model.state_dict()
         state = source | {f"decoder.{name}": tensor for name, tensor in _decoder_state(source, sizes.text).items()}
