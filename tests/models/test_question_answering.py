@@ -53,6 +53,18 @@ def test_the_decoder_has_as_many_layers_as_the_encoder_has_fusion_layers(model: 
         QuestionAnsweringConfig(vision=VISION.model_copy(update={"dim": 12}), text=TEXT)
 
 
+def test_parameters_are_as_many_as_the_reference_s() -> None:
+    """UMT-B: video encoder 85.6M, question encoder without a language head 116.0M, answer decoder of three layers 52.8M."""
+    vision = ViTConfig(image_size=224, patch_size=16, frames=12, dim=768, depth=12, heads=12)
+    text = TextConfig(
+        vocab_size=30522, dim=768, layers=12, fusion_layer=9, heads=12, mlp_dim=3072, max_positions=512, vision_dim=768
+    )
+    with torch.device("meta"):
+        model = QuestionAnsweringModel(QuestionAnsweringConfig(vision=vision, text=text))
+    counts = [sum(p.numel() for p in part.parameters()) for part in (model.vision, model.text, model.decoder)]
+    assert counts == [85_637_376, 115_983_360, 52_815_162]
+
+
 @torch.no_grad()
 def test_log_likelihoods_are_those_of_transformers_own_decoder(
     model: QuestionAnsweringModel, inputs: tuple[Tensor, Tensor, Tensor, Tensor]

@@ -249,7 +249,7 @@ def test_pieces_fit_together_without_a_factory(world: Path) -> None:
         normalise_patches(patchify(batch["frames"], 8)), torch.arange(32).unsqueeze(0), batch["ids"], batch["mask"],
         Answers(batch["answers"], batch["answer_mask"]),
     )  # fmt: skip
-    assert float(loss.total) == pytest.approx(float(-(likelihood * batch["weights"]).sum()))
+    assert loss.total.item() == pytest.approx(-(likelihood * batch["weights"]).sum().item())
 
 
 def _stage2_config(world: Path) -> VideoTextConfig:
