@@ -239,6 +239,28 @@ def test_a_trainers_file_needs_its_configuration_class_allowed_by_name(tmp_path:
     assert_equal(exported(tmp_path / "model", tmp_path), answering_state())
 
 
+@pytest.mark.parametrize(
+    ("kind", "make", "load", "frames"),
+    [
+        ("video-text", lambda: VIDEO_TEXT, load_video_text, 4),
+        ("video-text", retrieval_state, load_video_text, 12),
+        ("question-answering", answering_state, load_question_answering, 12),
+    ],
+)
+def test_frames_are_the_published_ones_of_each_stage_2_file(
+    tmp_path: Path, tokenizer: Path, kind: str, make: Any, load: Any, frames: int
+) -> None:
+    """Such files hold no position table; 12 frames go on where 8 and 4 end."""
+    asked = Asked(heads=TEXT_SIZES["heads"], text_heads=TEXT_SIZES["txh"])
+    file = write(tmp_path, make() | {"clip_teacher.ln_pre.bias": torch.zeros(2)})
+    report = import_checkpoint(file, kind, tmp_path / "model", asked, tokenizer=str(tokenizer))
+    assert "left out: the frozen teacher" in "".join(report.notes)
+    vision = load(tmp_path / "model")[0].vision
+    assert (vision.config.frames, vision.config.image_size) == (frames, 224)
+    assert torch.equal(vision.positions_PD, position_table(TEXT_SIZES["dim"], frames, 14, frames, 14))
+    assert torch.equal(vision.positions_PD[:784], position_table(TEXT_SIZES["dim"], 8, 14, 8, 14)[:784])
+
+
 def test_a_file_of_the_other_kind_says_what_it_is(tmp_path: Path, tokenizer: Path) -> None:
     """A question-answering file was once published under the name of a pre-trained one."""
     asked = Asked(heads=TEXT_SIZES["heads"], text_heads=TEXT_SIZES["txh"])

@@ -48,7 +48,7 @@ def load_renamed(
     A position table in ``state`` is compared with the model's own and then listed in the report's ``unexpected``. For an
     encoder, so is what of the file is no encoder (alignment heads, text, teacher). A fine-tuned video-text file holds no
     masked-language head and no alignment heads: the report's ``missing`` lists them, if the file holds none of them.
-    A pre-trained video-text file holds the frozen teacher too (``TEACHER_KEYS``). It is no part of the model, nothing of ours
+    A pre-trained stage-2 file holds the frozen teacher too (``TEACHER_KEYS``). It is no part of the model, nothing of ours
     reads it, and every published file has it: it is left out without being asked, and the report's ``notes`` say so.
 
     Args:
@@ -69,6 +69,7 @@ def load_renamed(
         allow_missing, allow_unexpected = (*allow_missing, *absent), (*allow_unexpected, *TEACHER_KEYS)
     elif isinstance(model, QuestionAnsweringModel):
         encoder, prefix = model.vision, "vision."
+        allow_unexpected = (*allow_unexpected, *TEACHER_KEYS)
     elif isinstance(model, Student | Classifier):
         encoder, prefix = model.encoder, "encoder."
     elif isinstance(model, VideoViT):

@@ -27,6 +27,8 @@ from umt_pipeline.models.vit import ViTConfig
 
 # Clip size of the published stage 1, and width of an attention head in every published model.
 PUBLISHED_FRAMES, PUBLISHED_IMAGE_SIZE, HEAD_DIM = 8, 224, 64
+# Frames of the published stage 2: pre-trained, and fine-tuned for retrieval or questions. Their positions are no other ones.
+STAGE2_FRAMES, FINE_TUNED_FRAMES = 4, 12
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Asked:
 
     Attributes:
         image_size: side of a frame in pixels.
-        frames: of a clip; None takes those of the file's position table, or 8 if it has none.
+        frames: of a clip; None takes those of the file's position table, or the published ones if it has none: 8, but 4 of a
+            pre-trained and 12 of a fine-tuned stage-2 model.
         heads: of the video encoder; None means heads of width 64.
         text_heads: of the text encoder; None means heads of width 64.
     """
@@ -78,7 +81,8 @@ def video_text_config(state: Mapping[str, Tensor], asked: Asked, source: str) ->
             "question-answering"
         )
     shapes = _Shapes(state, source)
-    vision = shapes.vision("vision.", asked)
+    pre_trained = any(key.startswith("text.mlm_") for key in state)
+    vision = shapes.vision("vision.", asked, STAGE2_FRAMES if pre_trained else FINE_TUNED_FRAMES)
     text = shapes.text("text.", vision.dim, asked)
     layers, target_dim = shapes.alignment()
     return VideoTextConfig(
@@ -108,7 +112,7 @@ def question_answering_config(state: Mapping[str, Tensor], asked: Asked, source:
         raise CheckpointError(
             f"{source} holds no answer decoder (text_decoder.*), so it does not answer questions: import it as video-text"
         )
-    vision = shapes.vision("vision.", asked)
+    vision = shapes.vision("vision.", asked, FINE_TUNED_FRAMES)
     config = QuestionAnsweringConfig(vision=vision, text=shapes.text("text.", vision.dim, asked))
     if decoder != config.decoder_layers:
         raise CheckpointError(
@@ -169,10 +173,10 @@ class _Shapes:
         except ValidationError as error:
             raise self.refusal(error) from error
 
-    def vision(self, prefix: str, asked: Asked) -> ViTConfig:
+    def vision(self, prefix: str, asked: Asked, published_frames: int = PUBLISHED_FRAMES) -> ViTConfig:
         dim, values = self.of(f"{prefix}patch_embed.weight", 2)
         patch_size = isqrt(values // 3)
-        frames, has_table = asked.frames or PUBLISHED_FRAMES, f"{prefix}{POSITION_TABLE}" in self.state
+        frames, has_table = asked.frames or published_frames, f"{prefix}{POSITION_TABLE}" in self.state
         if has_table and asked.frames is None:
             positions, per_frame = self.of(f"{prefix}{POSITION_TABLE}", 3)[1], (asked.image_size // patch_size) ** 2
             if not per_frame or positions % per_frame:
