@@ -15,6 +15,7 @@ import torch
 
 from tests.features.tiny import make_corpus
 from umt_pipeline.errors import ConfigError, TableError
+from umt_pipeline.features.provider import DecodedClips
 from umt_pipeline.models.folders import load_config
 from umt_pipeline.models.question_answering import (
     Answers,
@@ -28,9 +29,9 @@ from umt_pipeline.models.tokenizer import encode_batch, save_tokenizer, train_wo
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.models.vit import ViTConfig, position_table
 from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.mapped import MappedTable, write_mapped
 from umt_pipeline.training.question_answering import (
     COLUMNS,
-    DecodedClips,
     LeftOut,
     QuestionAnsweringTask,
     QuestionAnsweringTraining,
@@ -62,7 +63,7 @@ TOKENIZER = train_wordpiece([text for row in ROWS for text in row[2:]], 60)
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three clips, the last one of another split; a question table; a stage-2 model of two frames."""
     folder = tmp_path_factory.mktemp("questions")
-    make_corpus(folder / "media", ["train", "train", "test"]).to_parquet(folder / "videos.parquet")
+    write_mapped(folder / "clips.arrow", make_corpus(folder / "media", ["train", "train", "test"]))
     TABLE.to_parquet(folder / "questions.parquet")
     vision = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=2, heads=2)
     text = TextConfig(
@@ -76,7 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(world: Path, **others: Any) -> dict[str, Any]:
     paths = {"start": str(world / "stage2"), "questions": str(world / "questions.parquet")}
-    data = {"videos": str(world / "videos.parquet"), "media": str(world / "media"), "view": VIEW, "dataset_id": "tiny"}
+    data = {"clips": str(world / "clips.arrow"), "media_root": str(world / "media"), "view": VIEW, "dataset_id": "tiny"}
     sizes = {"max_question_length": 8, "max_answer_length": 5, "drop_path": 0.0}
     return {**paths, **data, **sizes, **others}
 
@@ -136,13 +137,13 @@ def test_tables_that_cannot_be_trained_on(world: Path) -> None:
 
 def test_samples_are_the_same_in_any_process(world: Path) -> None:
     dataset = make_task(**arguments(world)).dataset()
-    batch = dataset.batch(np.array([0, 2]), 3)
-    again = pickle.loads(pickle.dumps(dataset)).batch(np.array([0, 2]), 3)
+    batch = dataset.batch(np.array([0, 2]), np.full(2, 3))
+    again = pickle.loads(pickle.dumps(dataset)).batch(np.array([0, 2]), np.full(2, 3))
     assert batch["clip"] == ["clip0", "clip1"]
     assert batch["frames"].shape == (2, 4, 32, 32, 3)
     for key in ("frames", "ids", "mask", "answers", "answer_mask", "weights"):
         assert torch.equal(batch[key], again[key]), key
-    assert not torch.equal(batch["frames"], dataset.batch(np.array([0, 2]), 4)["frames"]), "a new view in each epoch"
+    assert not torch.equal(batch["frames"], dataset.batch(np.array([0, 2]), np.full(2, 4))["frames"]), "a new view"
 
 
 @torch.no_grad()
@@ -150,7 +151,7 @@ def test_the_loss_is_the_published_sum(world: Path) -> None:
     """Over the answers of a question, weight times cross-entropy summed over tokens; divided by the number of questions."""
     task = make_task(**arguments(world))
     model: Any = task.model.eval()
-    batch = task.dataset().batch(np.array([0, 1, 2]), 0)
+    batch = task.dataset().batch(np.array([0, 1, 2]), np.full(3, 0))
     found = task.loss(model, batch, torch.Generator())
     answers = [{"a disc": 1.0}, {"left": 2 / 3, "up": 1 / 3}, {"a star": 1.0}]
     total = 0.0
@@ -170,14 +171,15 @@ def test_the_loss_is_the_published_sum(world: Path) -> None:
 
 def test_full_questions_are_counted(world: Path) -> None:
     task = make_task(**arguments(world, max_question_length=5))
-    batch = task.dataset().batch(np.array([0, 1]), 0)  # Three and four words, with [CLS] and [SEP] five and six tokens.
+    # Three and four words, with [CLS] and [SEP] five and six tokens.
+    batch = task.dataset().batch(np.array([0, 1]), np.full(2, 0))
     assert float(task.loss(task.model, batch, torch.Generator()).parts["full_questions"]) == 1.0
 
 
 def test_a_few_steps_learn_the_answers(world: Path) -> None:
     torch.manual_seed(0)
     task = make_task(**arguments(world))
-    batch = task.dataset().batch(np.arange(3), 0)
+    batch = task.dataset().batch(np.arange(3), np.full(3, 0))
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-2)
     losses = []
     for _ in range(50):
@@ -237,13 +239,12 @@ def test_parameters_refuse_what_cannot_be() -> None:
 
 def test_pieces_fit_together_without_a_factory(world: Path) -> None:
     """The library's parts, as a notebook would use them."""
-    videos = pd.read_parquet(world / "videos.parquet")
-    clips = DecodedClips(videos, world / "media", ViewConfig(frames=2, size=32), "tiny")
+    clips = DecodedClips(MappedTable(world / "clips.arrow"), "train", world / "media", ViewConfig(frames=2, size=32), "tiny")
     save_tokenizer(TOKENIZER, world / "words")
-    dataset = QuestionDataset(clips, Questions(TABLE, clips.clip_ids, world / "words", 8, 5))
-    assert len(dataset) == 4, "all three clips"
+    dataset = QuestionDataset(clips, Questions(TABLE, clips.clip_ids.to_pylist(), world / "words", 8, 5))
+    assert len(dataset) == 3, "those of both training clips"
     model = QuestionAnsweringModel.from_video_text(VideoTextModel(_stage2_config(world)))[0]
-    batch = dataset.batch(np.array([3]), 0)
+    batch = dataset.batch(np.array([2]), np.zeros(1, dtype=np.int64))
     loss = QuestionAnsweringTask(model, dataset).loss(model, batch, torch.Generator())
     likelihood = model(
         normalise_patches(patchify(batch["frames"], 8)), torch.arange(32).unsqueeze(0), batch["ids"], batch["mask"],

@@ -28,7 +28,7 @@ from umt_pipeline.models.towers import OpenClipTower
 from umt_pipeline.training.mapped import MappedTable
 from umt_pipeline.training.replacement import read_or_replace
 from umt_pipeline.training.task import Batch, Sample, SampleDataset
-from umt_pipeline.video.views import load_view, make_view
+from umt_pipeline.video.views import ViewConfig, load_view, make_view
 
 
 class ClipDataset(SampleDataset):
@@ -239,14 +239,28 @@ def _require_same(teacher: Teacher, header: StoreHeader) -> None:
         raise StoreError(f"teacher ({names}): the store has {expected}, found {found}")
 
 
-class OnlineDataset(ClipDataset):
-    """Decoded views and the noise of their masks."""
+class DecodedClips(ClipDataset):
+    """Views decoded when they are asked for, a new one in each pass.
 
-    def __init__(self, header: StoreHeader, clips: MappedTable, split: str, media_root: Path, media: str = "video") -> None:
+    Args:
+        clips: columns video_id, path, num_frames, height, width, split, media.
+        split: whose clips.
+        media_root: folder that the table's paths are relative to.
+        view: how a view is drawn.
+        dataset_id: name of the data set, part of what a view is drawn by.
+        media: ``video`` or ``image``.
+
+    Raises:
+        ConfigError: no clip of that split.
+    """
+
+    def __init__(
+        self, clips: MappedTable, split: str, media_root: Path, view: ViewConfig, dataset_id: str, media: str = "video"
+    ) -> None:
         self._rows = clips.where(split=split, media=media)
         if len(self._rows) == 0:
             raise ConfigError(f"{clips.path}: expected media of kind {media!r} in split {split!r}, found none")
-        self._header, self._clips, self._media_root = header, clips, media_root
+        self._clips, self._media_root, self._view, self._dataset_id = clips, media_root, view, dataset_id
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -257,15 +271,25 @@ class OnlineDataset(ClipDataset):
         return self._clips.table.column("video_id").combine_chunks().take(pa.array(self._rows))
 
     def read(self, place: int, number: int) -> Sample:
-        """See :class:`ClipDataset`: frames uint8 [T,S,S,3], noise float32 [T,N], clip."""
-        header, found = self._header, self._clips.row(int(self._rows[place]))
-        clip, path = found["video_id"], found["path"]
-        view = make_view(
-            header.view, header.dataset_id, clip, number, found["num_frames"], found["height"], found["width"]
-        )
-        noise_TN = mask_noise(header.dataset_id, clip, number, header.frames, header.grid**2)
-        return {"frames": load_view(self._media_root / path, view), "noise": noise_TN, "clip": clip}
+        """See :class:`ClipDataset`: frames uint8 [T,S,S,3], clip."""
+        found = self._clips.row(int(self._rows[place]))
+        size = (found["num_frames"], found["height"], found["width"])
+        view = make_view(self._view, self._dataset_id, found["video_id"], number, *size)
+        return {"frames": load_view(self._media_root / found["path"], view), "clip": found["video_id"]}
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """See :class:`SampleDataset`: as :meth:`read`; another clip takes the place of one that cannot be read."""
-        return read_or_replace(self.read, *key, range(len(self)), self._header.dataset_id)[0]
+        return read_or_replace(self.read, *key, range(len(self)), self._dataset_id)[0]
+
+
+class OnlineDataset(DecodedClips):
+    """The views that a store with this header records, and the noise of their masks."""
+
+    def __init__(self, header: StoreHeader, clips: MappedTable, split: str, media_root: Path, media: str = "video") -> None:
+        super().__init__(clips, split, media_root, header.view, header.dataset_id, media)
+        self._size = (header.frames, header.grid**2)
+
+    def read(self, place: int, number: int) -> Sample:
+        """See :class:`ClipDataset`: frames uint8 [T,S,S,3], noise float32 [T,N], clip."""
+        sample = super().read(place, number)
+        return {**sample, "noise": mask_noise(self._dataset_id, sample["clip"], number, *self._size)}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError, TableError
-from umt_pipeline.features.provider import ClipDataset
+from umt_pipeline.features.provider import DecodedClips
 from umt_pipeline.models.folders import load_weights, model_kind
 from umt_pipeline.models.question_answering import (
     KIND,
@@ -33,9 +34,12 @@ from umt_pipeline.models.question_answering import (
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
 from umt_pipeline.models.video_text import TOKENIZER_FOLDER, load_video_text
 from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.training.mapped import MappedTable
+from umt_pipeline.training.replacement import read_or_replace
+from umt_pipeline.training.stage1 import unreadable_share
 from umt_pipeline.training.task import Batch, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
 from umt_pipeline.video.pixels import normalise_patches, patchify
-from umt_pipeline.video.views import ViewConfig, load_view, make_view
+from umt_pipeline.video.views import ViewConfig
 
 logger = logging.getLogger(__name__)
 
@@ -163,55 +167,33 @@ class Questions:
         return {**self.__dict__, "_tokenizer": None}
 
 
-class DecodedClips(ClipDataset):
-    """Views of clips decoded when they are asked for, a new one in each epoch.
-
-    Args:
-        videos: rows of the clean video table.
-        media_root: folder that the table's paths are relative to.
-        view: how a view is drawn.
-        dataset_id: name of the data set, part of what a view is drawn by.
-    """
-
-    def __init__(self, videos: pd.DataFrame, media_root: Path, view: ViewConfig, dataset_id: str) -> None:
-        self.clip_ids = tuple(videos["video_id"])
-        self._paths = tuple(media_root / path for path in videos["path"])
-        self._sizes = videos[["num_frames", "height", "width"]].to_numpy(np.int64)
-        self._view, self._dataset_id = view, dataset_id
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """See :class:`SampleDataset`: frames uint8 [T, S, S, 3], clip."""
-        index, epoch = key
-        clip = self.clip_ids[index]
-        num_frames, height, width = (int(number) for number in self._sizes[index])
-        view = make_view(self._view, self._dataset_id, clip, epoch, num_frames, height, width)
-        return {"frames": load_view(self._paths[index], view), "clip": clip}
-
-
 class QuestionDataset(SampleDataset):
     """Questions with their answers and a view of their clip.
 
     Args:
-        clips: gives ``frames``.
+        clips: gives ``frames``; one that cannot be read is replaced, with its question, by that of another sample.
         questions: those of its clips.
     """
 
-    def __init__(self, clips: ClipDataset, questions: Questions) -> None:
+    def __init__(self, clips: DecodedClips, questions: Questions) -> None:
         self.questions = questions
         self._clips = clips
-        place_of = {clip: place for place, clip in enumerate(clips.clip_ids)}
-        self._places = np.array([place_of[clip] for clip in questions.clips], dtype=np.int64)
+        self._places = clips.places(pa.array(questions.clips))
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def batch(self, indices: np.ndarray, epoch: int) -> Batch:
-        """See :class:`SampleDataset`: frames [B, T, S, S, 3], clip, and what :meth:`Questions.read` gives."""
-        places = self._places[indices]
-        clips = self._clips.batch(places, epoch)
-        if clips is None:
-            clips = stack_samples([self._clips[int(place), epoch] for place in places])
-        return {**clips, **self.questions.read(indices)}
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
+        """See :class:`SampleDataset`: frames [B, T, S, S, 3], clip, unreadable, and what :meth:`Questions.read` gives."""
+        keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
+        read = [read_or_replace(self._read, *key, range(len(self)), "questions") for key in keys]
+        return {
+            **stack_samples([sample for sample, _ in read]),
+            **self.questions.read(np.array([index for _, index in read])),
+        }
+
+    def _read(self, index: int, number: int) -> Sample:
+        return self._clips.read(int(self._places[index]), number)
 
 
 class QuestionAnsweringTask(Task):
@@ -238,7 +220,8 @@ class QuestionAnsweringTask(Task):
         answers = Answers(batch["answers"], batch["answer_mask"])
         likelihood_BR: Tensor = model(normalise_patches(patches_BVP), all_1V, batch["ids"], batch["mask"], answers)
         full = batch["mask"].all(dim=1).float().mean()
-        return LossParts(-(likelihood_BR * batch["weights"]).sum() / len(likelihood_BR), {"full_questions": full})
+        parts = {"full_questions": full, **unreadable_share(batch)}
+        return LossParts(-(likelihood_BR * batch["weights"]).sum() / len(likelihood_BR), parts)
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """See :class:`Task`."""
@@ -248,8 +231,8 @@ class QuestionAnsweringTask(Task):
 def make_task(
     start: str,
     questions: str,
-    videos: str,
-    media: str,
+    clips: str,
+    media_root: str,
     view: dict[str, Any],
     dataset_id: str,
     max_question_length: int,
@@ -262,8 +245,8 @@ def make_task(
     Args:
         start: folder of a stage-2 model, or of a question-answering model to go on with.
         questions: Parquet file of the question table.
-        videos: Parquet file of the clean video table.
-        media: folder of the video files.
+        clips: mapped table of the clips, as :class:`umt_pipeline.features.provider.DecodedClips` reads it.
+        media_root: folder of the video files.
         view: a :class:`ViewConfig` as JSON; positions are interpolated where the clip size is not the start's.
         dataset_id: see :class:`DecodedClips`.
         max_question_length: see :class:`QuestionAnsweringTraining`.
@@ -279,11 +262,10 @@ def make_task(
             f"max_question_length is {max_question_length}, max_answer_length {max_answer_length}: the model in {start} has "
             f"{longest} positions, so neither can be more"
         )
-    table = pd.read_parquet(videos)
-    clips = DecodedClips(table[table["split"] == split], Path(media), views, dataset_id)
-    tokenizer = Path(start) / TOKENIZER_FOLDER
-    known = Questions(pd.read_parquet(questions), clips.clip_ids, tokenizer, max_question_length, max_answer_length)
-    return QuestionAnsweringTask(model, QuestionDataset(clips, known))
+    decoded = DecodedClips(MappedTable(Path(clips)), split, Path(media_root), views, dataset_id)
+    tokenizer, names = Path(start) / TOKENIZER_FOLDER, decoded.clip_ids.to_pylist()
+    known = Questions(pd.read_parquet(questions), names, tokenizer, max_question_length, max_answer_length)
+    return QuestionAnsweringTask(model, QuestionDataset(decoded, known))
 
 
 def start_model(folder: Path, frames: int, image_size: int, drop_path: float) -> QuestionAnsweringModel:
