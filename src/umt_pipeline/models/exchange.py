@@ -19,6 +19,7 @@ from umt_pipeline.models import checkpoints, classifier, encoder, question_answe
 from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.containers import State, read_checkpoint
 from umt_pipeline.models.folders import LoadReport, load_config, model_kind, save_model
+from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.published import load_renamed
 from umt_pipeline.models.sizes import Asked
 from umt_pipeline.models.tokenizer import load_tokenizer
@@ -217,14 +218,30 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
     return len(state)
 
 
+def load_vision(folder: Path) -> tuple[VideoViT, AttentionPool | None]:
+    """Load the video encoder of a model folder of any kind, in eval mode, and the attention pool that reads it, if any.
+
+    Raises:
+        CheckpointError: the folder is no complete model, or one of a kind without a video encoder of this project.
+    """
+    kind = model_kind(folder)
+    layout = next((layout for layout in _FORMATS.values() if layout.folder_kind == kind), None)
+    if layout is None:
+        known = ", ".join(layout.folder_kind for layout in _FORMATS.values())
+        raise CheckpointError(f"{folder} is a model of kind {kind!r}; a video encoder is known in {known}")
+    model = layout.load(folder)
+    return layout.vision(model), getattr(model, "attention_pool", None)
+
+
 def _require_published_form(model: nn.Module, folder: Path) -> None:
     # Written under the published names, such a model would be another one: nothing in the file says how it pools and fuses.
     config = getattr(model, "config", None)
     pool, fuse = getattr(config, "pool", "mean"), getattr(config, "fuse_positions", False)
     if pool != "mean" or fuse:
+        fused = f" and fuse_positions: {str(fuse).lower()}" if hasattr(config, "fuse_positions") else ""
         raise CheckpointError(
-            f"{folder} was trained with stage2.pool: {pool} and stage2.fuse_positions: {str(fuse).lower()}, which the "
-            "published model does not know: only a model with pool: mean and fuse_positions: false can be exported"
+            f"{folder} was trained with pool: {pool}{fused}, which the published model does not know: only a model with pool: "
+            "mean" + (" and fuse_positions: false can be exported" if fused else " can be exported")
         )
 
 
