@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import VideoError
-from umt_pipeline.evaluation.encoders import default_device
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, retrieval_ranks
 from umt_pipeline.models.classifier import Classifier
+from umt_pipeline.training.device import resolve_device
 from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
@@ -105,7 +105,7 @@ def predict(
     Raises:
         EvaluationError: the model gave NaN or infinity for a video.
     """
-    device = default_device()
+    device = resolve_device("auto")
     model = model.to(device).eval()
 
     def load(row: dict[str, Any]) -> np.ndarray:
@@ -115,7 +115,7 @@ def predict(
     kept: list[str] = []
     parts: list[np.ndarray] = []
     failures: dict[str, str] = {}
-    rows: list[dict[str, Any]] = [dict(zip(clips, row, strict=True)) for row in clips.itertuples(index=False, name=None)]
+    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in clips.to_dict("records")]
     videos = max(1, config.batch_size // (config.clips * config.crops))
     with tqdm(total=len(rows), desc=title, unit="video", disable=None, leave=False) as progress:
         for batch in _decoded(rows, load, videos, config.workers):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -167,7 +168,7 @@ def _operations(config: RandAugmentConfig, rng: np.random.Generator) -> tuple[tu
 def _operated(frame_HWC: np.ndarray, operations: tuple[tuple[str, tuple[float, ...]], ...]) -> np.ndarray:
     image = Image.fromarray(frame_HWC)
     for name, arguments in operations:
-        operate: Callable[..., Image.Image] = NAME_TO_OP[name]
+        operate: Any = NAME_TO_OP[name]
         image = operate(image, *arguments, fillcolor=_GREY, resample=Image.Resampling.BICUBIC)
     return np.asarray(image)
 
