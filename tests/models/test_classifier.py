@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from umt_pipeline.errors import CheckpointError
+from umt_pipeline.errors import CheckpointError, ConfigError
 from umt_pipeline.models.checkpoints import classifier_to_published
-from umt_pipeline.models.classifier import KIND, Classifier, ClassifierConfig, load_classifier
+from umt_pipeline.models.classifier import (
+    CLASSES_FILE,
+    KIND,
+    Classifier,
+    ClassifierConfig,
+    load_classes,
+    load_classifier,
+    remap_head,
+    save_classifier,
+)
 from umt_pipeline.models.folders import save_model
+from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.vit import ViTConfig
 
@@ -81,3 +91,53 @@ def test_folder(tmp_path: Path) -> None:
     loaded = load_classifier(tmp_path)
     assert not loaded.training
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_the_attention_pool_reads_normed_tokens_with_their_positions() -> None:
+    config = CONFIG.model_copy(update={"pool": "attention"})
+    student = Student(StudentConfig(vision=VISION, align_layers=1, target_dim=4))
+    pool = AttentionPool(24, 2)
+    torch.nn.init.constant_(student.encoder.norm.weight, 3.0)
+    model = Classifier.create(config, student.encoder, pool)
+    patches, places = torch.randn(3, 32, 192), torch.arange(32).unsqueeze(0)
+    pooled = pool(student.encoder(patches, places), student.encoder.positions(places))
+    assert torch.allclose(model(patches), model.head(model.fc_norm(pooled)))
+    mean = Classifier(CONFIG)
+    with pytest.raises(CheckpointError, match=r"2 missing \(norm\.bias, norm\.weight\)"):
+        Classifier.create(config, mean.encoder)
+
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def test_the_folder_knows_its_classes(tmp_path: Path) -> None:
+    model = Classifier(CONFIG)
+    save_classifier(tmp_path, model, NAMES)
+    assert load_classes(tmp_path) == NAMES
+    assert torch.equal(load_classifier(tmp_path).head.weight, model.head.weight)
+    for content, found in (('["a", "b"]', "2 labels"), ('["a", "a", "b", "c", "d"]', "5 labels"), ("{}", "dict")):
+        (tmp_path / CLASSES_FILE).write_text(content, encoding="utf-8")
+        with pytest.raises(CheckpointError, match=f"list of 5 different labels, found {found}"):
+            load_classes(tmp_path)
+    (tmp_path / CLASSES_FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"classes\.json: expected a JSON list .* that was imported does not know them"):
+        load_classes(tmp_path)
+    with pytest.raises(CheckpointError, match="expected 5 different labels, one per row of the head, found 2"):
+        save_classifier(tmp_path, model, ("a", "b"))
+
+
+def test_a_head_is_mapped_by_names() -> None:
+    model = Classifier(CONFIG).eval()
+    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.head.bias)
+    mapped = remap_head(model, NAMES, {"z": "e", "b": "b", "y": "e"})
+    assert mapped.config == CONFIG.model_copy(update={"classes": 3})
+    patches = torch.randn(2, 32, 192)
+    assert torch.allclose(mapped(patches), model(patches)[:, [4, 1, 4]])
+    assert not mapped.training
+    with pytest.raises(ConfigError, match=r"2 of 3 labels come from .* \('x' from 'q', 'w' from 'f'\); it has 'a', 'b'"):
+        remap_head(model, NAMES, {"x": "q", "b": "b", "w": "f"})
+    with pytest.raises(ConfigError, match="at least two labels, found 1"):
+        remap_head(model, NAMES, {"b": "b"})
+    with pytest.raises(CheckpointError, match="remap_head: expected 5 different labels"):
+        remap_head(model, NAMES[:4], {"a": "a", "b": "b"})

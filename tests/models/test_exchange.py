@@ -18,9 +18,9 @@ from tests.golden_files import golden_meta, golden_tensors
 from umt_pipeline import cli
 from umt_pipeline.errors import CheckpointError, ConfigError
 from umt_pipeline.models.checkpoints import fuse_biases, student_to_published
-from umt_pipeline.models.classifier import Classifier, load_classifier
+from umt_pipeline.models.classifier import Classifier, ClassifierConfig, load_classifier, save_classifier
 from umt_pipeline.models.encoder import load_encoder
-from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
+from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint, load_vision
 from umt_pipeline.models.folders import load_weights, save_model
 from umt_pipeline.models.question_answering import load_question_answering
 from umt_pipeline.models.sizes import Asked
@@ -363,3 +363,14 @@ def test_an_imported_encoder_starts_a_classifier(tmp_path: Path) -> None:
     assert torch.equal(model.encoder.blocks[3].attn.qkv.weight, encoder.blocks[3].attn.qkv.weight)
     student = Student(StudentConfig(vision=config.vision, align_layers=1, target_dim=4))
     load_weights(student.encoder, encoder.state_dict(), source="encoder")
+
+
+def test_the_encoder_of_any_folder(tmp_path: Path) -> None:
+    vision = ViTConfig(image_size=16, patch_size=8, frames=2, dim=8, depth=1, heads=2)
+    model = Classifier(ClassifierConfig(vision=vision, classes=3, pool="attention"))
+    save_classifier(tmp_path, model, ("a", "b", "c"))
+    encoder, pool = load_vision(tmp_path)
+    assert_equal(encoder.state_dict(), model.encoder.state_dict())
+    assert pool is not None
+    with pytest.raises(CheckpointError, match=r"pool: attention, which the published classifier does not know"):
+        export_checkpoint(tmp_path, tmp_path / "out.pth")

@@ -67,8 +67,8 @@ class MixConfig(Config):
         return self.probability > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
-class ClassificationConfig(Config):
-    """Fine-tuning; the defaults are the published ones.
+class Recipe(Config):
+    """Fine-tuning but for its loop; the defaults are the published ones.
 
     Attributes:
         clip: frames, their size, and how they are sampled.
@@ -81,7 +81,6 @@ class ClassificationConfig(Config):
         dropout: before the head.
         init_scale: factor on the head's first weights.
         pool: how tokens become one vector, see :class:`ClassifierConfig`.
-        train: the loop; ``train.batch_size`` counts clips.
     """
 
     clip: ClipConfig = ClipConfig()
@@ -93,18 +92,6 @@ class ClassificationConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1)
     init_scale: float = Field(0.001, gt=0)
     pool: Literal["mean", "attention"] = "mean"
-    train: TrainConfig
-
-    @model_validator(mode="after")
-    def _even(self) -> ClassificationConfig:
-        shares = self.train.nproc * self.train.accumulate
-        if self.mix.on and self.repeats % 2 and self.train.batch_size % (2 * shares):
-            raise ValueError(
-                f"`mix` needs an even number of views in each micro-batch: train.batch_size {self.train.batch_size} / "
-                f"(nproc x accumulate = {shares}) x repeats {self.repeats} is odd or no whole number; change one of them, or "
-                "set mix.probability to 0"
-            )
-        return self
 
     def model_for(self, start: ViTConfig, classes: int, interpolate: bool) -> ClassifierConfig:
         """Return the classifier's configuration for these clips.
@@ -133,6 +120,31 @@ class ClassificationConfig(Config):
         vision = ViTConfig.model_validate({**start.model_dump(), **changes})
         rest = {"dropout": self.dropout, "init_scale": self.init_scale, "pool": self.pool}
         return ClassifierConfig.model_validate({"vision": vision, "classes": classes, **rest})
+
+
+class ClassificationConfig(Recipe):
+    """Fine-tuning.
+
+    Attributes:
+        train: the loop; ``train.batch_size`` counts clips.
+    """
+
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _even(self) -> ClassificationConfig:
+        shares = self.train.nproc * self.train.accumulate
+        if self.mix.on and self.repeats % 2 and self.train.batch_size % (2 * shares):
+            raise ValueError(
+                f"`mix` needs an even number of views in each micro-batch: train.batch_size {self.train.batch_size} / "
+                f"(nproc x accumulate = {shares}) x repeats {self.repeats} is odd or no whole number; change one of them, or "
+                "set mix.probability to 0"
+            )
+        return self
+
+    def recipe(self) -> Recipe:
+        """Return all but the loop: what the samples and the loss depend on."""
+        return Recipe.model_validate(self.model_dump(exclude={"train"}))
 
 
 def labelled_clips(videos: pd.DataFrame, labels: pd.DataFrame, task: str, split: str) -> tuple[pd.DataFrame, int]:
@@ -180,7 +192,7 @@ def class_names(clips: pd.DataFrame, task: str) -> tuple[str, ...]:
 class LabelledClips(SampleDataset):
     """Labelled clips, decoded and augmented: ``(index, epoch)`` gives R views, whatever thread or process asks."""
 
-    def __init__(self, clips: pd.DataFrame, classes: Sequence[str], media_root: Path, config: ClassificationConfig) -> None:
+    def __init__(self, clips: pd.DataFrame, classes: Sequence[str], media_root: Path, config: Recipe) -> None:
         number = {name: index for index, name in enumerate(classes)}
         self._rows = clips.to_dict("records")
         self._labels = [number[row["label"]] for row in self._rows]
@@ -212,7 +224,7 @@ class LabelledClips(SampleDataset):
 class ClassificationTask(Task):
     """A classifier and its labelled clips."""
 
-    def __init__(self, model: Classifier, dataset: LabelledClips, config: ClassificationConfig) -> None:
+    def __init__(self, model: Classifier, dataset: LabelledClips, config: Recipe) -> None:
         self.model: nn.Module = model
         self._encoder = model.encoder
         self._classes = model.config.classes
@@ -339,11 +351,11 @@ def make_task(
         start: see :func:`start_classifier`, as ``classes`` and ``head_map``.
         classes: labels in the head's order.
         head_map: see there.
-        config: a :class:`ClassificationConfig` as JSON.
+        config: a :class:`Recipe` as JSON.
         clips: Parquet file from :func:`labelled_clips`.
         media: folder of the video files.
     """
-    settings = ClassificationConfig.model_validate(config)
+    settings = Recipe.model_validate(config)
     folder = None if start is None else Path(start)
     classifier = start_classifier(ClassifierConfig.model_validate(model), folder, classes, head_map)
     dataset = LabelledClips(pd.read_parquet(clips), classes, Path(media), settings)

@@ -207,7 +207,7 @@ def _train_all(
             "start": None if start is None else str(start),
             "classes": list(rows.classes),
             "head_map": params.head_map if start is not None else None,
-            "config": params.fine_tuning.model_dump(mode="json"),
+            "config": params.fine_tuning.recipe().model_dump(mode="json"),
             "clips": str(rows.train_table),
             "media": str(data.media),
         }
@@ -219,8 +219,7 @@ def _train_all(
         (folder / task).mkdir()
         facts = {"task": task, "steps": finished.steps, "seed": seed, "start_sha256": start_key}
         save_classifier(folder / task, classifier, rows.classes, facts)
-        finished.history.insert(0, "task", task)
-        histories.append(finished.history)
+        histories.append(pd.concat({task: finished.history}, names=["task"]).reset_index(level="task"))
         summaries[task] = finished.summary()
     return folder, pd.concat(histories, ignore_index=True), summaries
 
