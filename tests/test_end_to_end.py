@@ -1,4 +1,4 @@
-"""All six pipelines, one after the other, on a tiny demo world."""
+"""All seven pipelines, one after the other, on a tiny demo world."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
+from umt_pipeline.models.classifier import load_classifier
 from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
 from umt_pipeline.models.sizes import Asked
 from umt_pipeline.models.student import load_student
 from umt_pipeline.models.video_text import load_video_text
 
-PIPELINES = ("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "evaluation")
+PIPELINES = ("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "evaluation")
 SMALL_LOOP = {"epochs": 1, "steps": None, "batch_size": 8, "warmup": 0, "log_every": 1, "checkpoint_every": 2}
 TINY = {
     "demo_corpus": {
@@ -41,6 +42,10 @@ TINY = {
         "unmasked_epochs": 1,
         "text_pretraining": {"train": {**SMALL_LOOP, "steps": 3, "epochs": None}},
         "train": {**SMALL_LOOP, "epochs": 2},
+    },
+    "classification": {
+        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
+        "test": {"clips": 2, "crops": 1, "workers": 1},
     },
     "evaluation": {"workers": 1, "linear": {"max_iterations": 20}},
 }
@@ -83,6 +88,14 @@ def test_the_whole_job_runs(finished: Path) -> None:
     records = json.loads((results / "records.json").read_text(encoding="utf-8"))
     assert all(record.get("note") or record["protocol"]["annotation_sha256"] for record in records)
 
+    classification = json.loads((results / "classification.json").read_text(encoding="utf-8"))
+    for model in ("stage2", "control"):
+        assert 0.0 <= classification["test"][f"classification/motion/{model}/top1"] <= 100.0
+    assert load_classifier(finished / "data/06_models/classification/motion").config.pool == "attention"
+    predictions = pd.read_csv(finished / "data/07_model_output/classification_predictions.csv")
+    assert len(predictions) == 2 * 6, "six test clips, two models"
+    assert (results / "plots/classification_confusion.svg").read_text(encoding="utf-8").startswith("<?xml")
+
     report = (finished / "data/08_reporting/report.html").read_text(encoding="utf-8")
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", report)
     assert re.search(r"https?:|//[a-z]", without_pictures) is None, "the report must open without a network"
@@ -112,7 +125,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     client = mlflow.MlflowClient()
     steps = [metric.step for metric in client.get_metric_history(by_name["stage1"]["run_id"].item(), "stage1/loss")]
     assert steps == [1, 2, 3], "24 clips in batches of 8"
-    for name in ("umt_teacher", "umt_stage1", "umt_stage2"):
+    for name in ("umt_teacher", "umt_stage1", "umt_stage2", "umt_classification"):
         assert client.get_model_version_by_alias(name, "challenger").version
 
     # What is trained already is not trained again, and the pipeline gives the same result.

@@ -19,19 +19,22 @@ from umt_pipeline.features.extract import make_header
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.models.checkpoints import student_to_published
 from umt_pipeline.models.student import Student
+from umt_pipeline.pipelines.classification.params import ClassificationParams
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.plan_tables import Counts, plan_project
 from umt_pipeline.planning import Hardware, find_tower
 from umt_pipeline.project_config import config_loader, typed_parameters
+from umt_pipeline.training.classification import Recipe
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.stage1 import Stage1Config
 from umt_pipeline.training.task import TrainConfig
+from umt_pipeline.video.augment import AugmentConfig
 
 K710_CLIPS = 658_340
-STAGES = ("ingestion", "teacher_features", "stage1")
+STAGES = ("ingestion", "teacher_features", "stage1", "classification")
 HARDWARE = Hardware(name="h100", peak_tflops=989, mfu=0.4, cores=16, decode_rate=16, image_rate=200, store_rate=2)
 
 
@@ -130,6 +133,28 @@ def test_the_schedule_ends_where_the_published_one_does(size: Published) -> None
     assert schedule.lr(12_839) == schedule.lr(12_840) == pytest.approx(1.2e-3)
     assert schedule.lr(64_199) == pytest.approx(8e-5, rel=1e-6)
     assert schedule.lr(64_199) > schedule.floor == pytest.approx(8e-5)
+
+
+def test_fine_tuning_is_the_published_one(size: Published) -> None:
+    params = typed_parameters(config_loader(ROOT, size.env), "classification", ClassificationParams)
+    base, tuning = size.env == "umt_b16", params.fine_tuning
+    assert (params.tasks, params.start, params.control) == (("k710",), "stage1", False)
+    published = Recipe(augment=AugmentConfig(flip=True), drop_path=size.drop_path)
+    assert tuning.recipe() == published, "the recipe's defaults, but for what differs between sizes and data sets"
+    assert (params.test.clips, params.test.crops) == (4, 3)
+    train = tuning.train
+    assert (train.epochs, train.warmup, train.layer_decay) == ((35, 2, 0.75) if base else (20, 2, 0.85))
+    assert (train.betas, train.eps, train.weight_decay, train.clip_grad, train.ema) == ((0.9, 0.999), 1e-8, 0.05, None, None)
+    views = train.batch_size * tuning.repeats
+    assert views == 16 * 16 * 2, "16 GPUs, 16 clips, 2 views of each"
+    assert train.lr == pytest.approx((2e-4 if base else 1e-4) * views / 256)
+    assert train.min_lr == pytest.approx(1e-6 * views / 256)
+    assert train.batch_size // (train.nproc * train.accumulate) == 16
+    assert train.recompute_blocks == (0 if base else 12)
+    assert train.checkpoint_every == Sampler(K710_CLIPS, train.batch_size, seed=0).steps_per_epoch
+    vision = parameters(size)[2].student.student_config(header(size)).vision
+    config = tuning.model_for(vision, 710, interpolate=True)
+    assert (config.vision.position_frames, config.vision.position_image_size, config.pool) == (None, None, "mean")
 
 
 def test_the_cached_variant_stores_what_it_should(size: Published) -> None:

@@ -164,6 +164,8 @@ def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str]], ta
         "parameters_ingestion.yml": {"ingestion": {"dataset_id": name, "columns": {"videos": {"corpus": None}}}},
         "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
     }
+    if tasks:
+        parameters["parameters_classification.yml"] = {"classification": {"tasks": tasks}}
     settings = {"data": f"data/{name}", "results": f"data/{name}/08_reporting/results"}
     header = f"# Written by `umt init {name}`. Holds only what differs from conf/base; change it as you like.\n"
     for file, content in {"globals.yml": settings, "catalog.yml": catalog, **parameters}.items():

@@ -135,7 +135,9 @@ def register_model(name: str, folder: Path, tags: Mapping[str, str]) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    hashes = {f"sha256.{path.name}": sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    # At any depth: a folder may hold several models.
+    weights = sorted(folder.rglob("*.safetensors"))
+    hashes = {f"sha256.{path.relative_to(folder).as_posix()}": sha256_file(path) for path in weights}
     version = client.create_model_version(
         name, source=f"{run.info.artifact_uri}/{artifact_path}", run_id=run.info.run_id, tags={**tags, **hashes}
     ).version

@@ -55,3 +55,11 @@ def test_the_workspace_is_made_on_demand_and_never_saved(tmp_path: Path) -> None
     assert dataset.load().is_dir()
     with pytest.raises(DatasetError, match="not an output of a node"):
         dataset.save(tmp_path)
+
+
+def test_an_optional_folder_may_be_missing_but_not_empty(tmp_path: Path) -> None:
+    dataset = FolderDataset(str(tmp_path / "model"), optional=True)
+    assert dataset.load() == tmp_path / "model"
+    (tmp_path / "model").mkdir()
+    with pytest.raises(DatasetError, match="found an empty one"):
+        dataset.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from umt_pipeline.datasets.base import PathDataset
 from umt_pipeline.errors import UmtError
@@ -14,14 +15,26 @@ class FolderDataset(PathDataset[Path, Path]):
 
     ``load`` gives the folder's path; ``save`` takes the path of a folder that a node has filled elsewhere and renames
     it into place, so that the catalog's path never holds half a result.
+
+    Args:
+        filepath: of the folder.
+        optional: ``load`` gives the path of a missing folder too; whoever needs its content says so. For recipes that leave
+            a pipeline out.
+        metadata: see :class:`~umt_pipeline.datasets.base.PathDataset`.
     """
+
+    def __init__(self, filepath: str, optional: bool = False, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath, metadata)
+        self._optional = optional
 
     def load(self) -> Path:
         """Return the folder's path.
 
         Raises:
-            UmtError: the folder is missing or empty.
+            UmtError: the folder is missing or empty, and not optional.
         """
+        if self._optional and not self._path.exists():
+            return self._path
         if not self._path.is_dir():
             found = "a file" if self._path.exists() else "nothing"
             raise UmtError(
