@@ -90,7 +90,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
 
     classification = json.loads((results / "classification.json").read_text(encoding="utf-8"))
     for model in ("stage2", "control"):
-        assert 0.0 <= classification["test"][f"classification/motion/{model}/top1"] <= 100.0
+        assert 0.0 <= classification["test"]["motion"][model]["top1"] <= 100.0
     assert load_classifier(finished / "data/06_models/classification/motion").config.pool == "attention"
     predictions = pd.read_csv(finished / "data/07_model_output/classification_predictions.csv")
     assert len(predictions) == 2 * 6, "six test clips, two models"

@@ -76,7 +76,10 @@ def test_every_task_is_trained_tested_and_recorded(inputs: dict[str, Any]) -> No
     assert protocol["checkpoint_sha256"] == weights_sha256(folder / "motion")
     assert protocol["settings"]["classes"] == 2
     assert records[0]["protocol"]["annotation_sha256"] != records[2]["protocol"]["annotation_sha256"]
-    assert set(metrics["test"]) == {f"{record['task']}/{name}" for record in records for name in ("top1", "mean_class")}
+    for record in records:
+        _, task, model = record["task"].split("/")
+        assert metrics["test"][task][model] == record["values"]
+        assert set(record["values"]) == {"top1", "mean_class"}
     assert metrics["training"]["control"]["motion"]["steps"] == 2
     assert metrics["unlabelled_training_videos"] == {"motion": 0, "shape": 0}
     assert load_classes(folder / "shape") == ("disc", "star")
@@ -111,6 +114,8 @@ def test_scratch_has_the_size_of_stage_1(inputs: dict[str, Any]) -> None:
         params(start="scratch", control=False, head_map={})
     with pytest.raises(ValidationError, match="both 'train': a test is of other videos"):
         params(test_split="train")
+    with pytest.raises(ValidationError, match="'a/b' cannot be a folder's name"):
+        params(tasks=["a/b"])
     with pytest.raises(ValidationError, match="names one more than once"):
         params(tasks=["motion", "motion"])
 

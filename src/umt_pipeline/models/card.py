@@ -23,6 +23,8 @@ _FACTS = {
     "store_manifest_sha256": "Manifest of the feature store, SHA-256",
     "stage1_sha256": "Weights of the stage-1 student, SHA-256",
     "text_tower_sha256": "Weights of the text tower, SHA-256",
+    "task": "Label task",
+    "start_sha256": "Weights that training started from, SHA-256",
     "imported_from": "Imported from the file",
     "imported_sha256": "That file, SHA-256",
     "left_at_initial_values": "Left at initial values",
@@ -233,7 +235,8 @@ _KINDS = {
     "umt_classifier": _Kind(
         title="Video classifier",
         task="video-classification",
-        what="A video transformer with joint space-time attention; the normed mean of its tokens goes to one linear layer.",
+        what="A video transformer with joint space-time attention; its tokens, pooled to one vector and normed, go to one "
+        "linear layer. `classes.json`, where there is one, names its classes in order.",
         use=_use_classifier,
         limits="It is meant for clips like those that it was fine-tuned on, sampled and scaled in the same way. "
         "It answers with one of its classes whatever it is shown, and its probabilities are not calibrated.",

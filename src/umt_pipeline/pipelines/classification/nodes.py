@@ -13,7 +13,7 @@ from umt_pipeline import __version__
 from umt_pipeline.evaluation.classification import Scores, predict, prediction_table, score
 from umt_pipeline.evaluation.classification_figures import Confusion, confusion_svg
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
+from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.files import write_json
 from umt_pipeline.models.classifier import Classifier, load_classes, load_classifier, save_classifier
 from umt_pipeline.models.exchange import load_vision
@@ -170,6 +170,7 @@ def evaluate_classifiers(
     records: list[Record] = []
     tables: list[pd.DataFrame] = []
     figures: list[Confusion] = []
+    values: dict[str, Any] = {}
     per_class: dict[str, Any] = {}
     for task, rows in data.tasks.items():
         truth = dict(zip(rows.test["video_id"], rows.test["label"], strict=True))
@@ -185,9 +186,10 @@ def evaluate_classifiers(
             table.insert(0, "task", task)
             tables.append(table)
             figures.append(Confusion(f"{task}, {name}", scores.labels, scores.confusion_LL))
+            values.setdefault(task, {})[name] = scores.values
             per_class.setdefault(task, {})[name] = scores.per_class
     metrics = {
-        "test": flat_metrics(records),
+        "test": values,
         "per_class": per_class,
         "unlabelled_training_videos": {task: rows.unlabelled for task, rows in data.tasks.items()},
         "training": {params.start: summary, "control": control_summary},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -44,6 +45,9 @@ class ClassificationParams(Config):
             raise ValueError("`head_map` takes over a classifier's head, but `start` is scratch; set it to null")
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"`tasks` names one more than once: {', '.join(self.tasks)}")
+        unusable = [task for task in self.tasks if not re.fullmatch(r"\w[\w .-]*", task)]
+        if unusable:
+            raise ValueError(f"`tasks`: {unusable[0]!r} cannot be a folder's name; rename it in the label table")
         if self.train_split == self.test_split:
             raise ValueError(f"`train_split` and `test_split` are both {self.test_split!r}: a test is of other videos")
         return self
