@@ -372,5 +372,5 @@ def test_the_encoder_of_any_folder(tmp_path: Path) -> None:
     encoder, pool = load_vision(tmp_path)
     assert_equal(encoder.state_dict(), model.encoder.state_dict())
     assert pool is not None
-    with pytest.raises(CheckpointError, match=r"pool: attention, which the published classifier does not know"):
+    with pytest.raises(CheckpointError, match=r"pool: attention, which the published model does not know"):
         export_checkpoint(tmp_path, tmp_path / "out.pth")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from tests.evaluation.tiny import make_tables, make_video_text
-from umt_pipeline.errors import CheckpointError, ConfigError, TrainingError, VideoError
+from umt_pipeline.errors import CheckpointError, ConfigError, TrainingError
 from umt_pipeline.evaluation.suite import Tables
 from umt_pipeline.models.classifier import Classifier, ClassifierConfig, save_classifier
 from umt_pipeline.models.folders import save_model
@@ -31,6 +31,7 @@ from umt_pipeline.training.classification import (
     start_classifier,
 )
 from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.mapped import MappedTable, write_mapped
 from umt_pipeline.training.sampler import BatchReader, Loader, MicroBatch
 from umt_pipeline.training.state import final_weights
 
@@ -51,8 +52,8 @@ class World(NamedTuple):
             "classes": list(CLASSES),
             "head_map": None,
             "config": config.recipe().model_dump(mode="json"),
-            "clips": str(self.folder / "clips.parquet"),
-            "media": str(self.tables.media_root),
+            "clips": str(self.folder / "clips.arrow"),
+            "media_root": str(self.tables.media_root),
             **changes,
         }
 
@@ -63,7 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     tables = make_tables(folder / "media", SPLITS)
     clips, missing = labelled_clips(tables.videos, tables.labels, "motion", "train")
     assert missing == 0
-    clips.to_parquet(folder / "clips.parquet")
+    write_mapped(folder / "clips.arrow", clips)
     student = untrained_student(StudentConfig(vision=VISION, align_layers=1, target_dim=4), seed=1)
     (folder / "stage1").mkdir()
     save_model(folder / "stage1", student, student.config, KIND)
@@ -78,7 +79,7 @@ def settings(**changes: Any) -> ClassificationConfig:
 
 
 def batch_of(task: ClassificationTask, indices: list[int], epoch: int = 0) -> dict[str, Any]:
-    return BatchReader(task.dataset(), task.collate)[MicroBatch(0, epoch, np.array(indices))]
+    return BatchReader(task.dataset(), task.collate)[MicroBatch(0, epoch, "", np.array(indices), np.full(len(indices), epoch))]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -118,7 +119,7 @@ def test_a_batch_holds_every_repeat_beside_its_clip(world: World) -> None:
 
 def test_thread_and_processes_read_the_same_and_leave_global_randomness_alone(world: World) -> None:
     task = make_task(**world.arguments(settings()))
-    addresses = [MicroBatch(step, step, np.array([step, step + 2])) for step in range(3)]
+    addresses = [MicroBatch(step, step, "", np.array([step, step + 2]), np.array([step, step])) for step in range(3)]
     torch.manual_seed(3)
     before = torch.get_rng_state()
     numpy_before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
@@ -250,8 +251,7 @@ def test_clips_without_a_label_are_counted_and_left_out(world: World) -> None:
     fewer = labels[~((labels["video_id"] == "clip2") & (labels["task"] == "motion"))]
     clips, missing = labelled_clips(videos, fewer, "motion", "train")
     assert (clips["video_id"].tolist(), missing) == (["clip0", "clip1", "clip3", "clip4", "clip5"], 1)
-    images = videos.assign(media=["image", *["video"] * 7])
-    assert labelled_clips(images, labels, "motion", "train")[0]["video_id"].tolist() == [f"clip{i}" for i in range(1, 6)]
+    assert (videos["media"] == "image").any(), "images are in the table and left out"
     assert class_names(clips, "motion") == CLASSES
     with pytest.raises(ConfigError, match="table labels has no task 'verb', only 'motion', 'shape'"):
         labelled_clips(videos, labels, "verb", "train")
@@ -261,10 +261,18 @@ def test_clips_without_a_label_are_counted_and_left_out(world: World) -> None:
         class_names(clips.iloc[:1], "motion")
 
 
-def test_a_clip_that_cannot_be_read_ends_training_with_its_name(world: World) -> None:
-    broken = world.clips.assign(path="nowhere.mp4")
-    with pytest.raises(VideoError, match=r"nowhere\.mp4"):
-        LabelledClips(broken, CLASSES, world.tables.media_root, settings())[0, 0]
+def test_a_clip_that_cannot_be_read_is_replaced_with_its_label(world: World, tmp_path: Path) -> None:
+    broken = world.clips.copy()
+    broken.loc[0, "path"] = "nowhere.mp4"
+    write_mapped(tmp_path / "broken.arrow", broken)
+    sample = LabelledClips(MappedTable(tmp_path / "broken.arrow"), CLASSES, world.tables.media_root, settings())[0, 0]
+    assert sample["unreadable"] == 1
+    label = world.clips.set_index("video_id")["label"][sample["clip"]]
+    assert sample["clip"] != world.clips["video_id"][0]
+    assert CLASSES[sample["label"]] == label
+    write_mapped(tmp_path / "gone.arrow", broken.assign(path="nowhere.mp4"))
+    with pytest.raises(TrainingError, match=r"(?s)10 media in a row cannot be read.*nowhere\.mp4"):
+        LabelledClips(MappedTable(tmp_path / "gone.arrow"), CLASSES, world.tables.media_root, settings())[0, 0]
 
 
 def spec(world: World, run_dir: Path, **changes: Any) -> RunSpec:
@@ -311,4 +319,4 @@ def test_a_step_costs_every_repeat(world: World) -> None:
     task = make_task(**world.arguments(settings(repeats=2)))
     tokens, dim = 32, 16
     block = 4 * tokens * dim**2 + 2 * tokens**2 * dim + 2 * tokens * dim * 64
-    assert task.flops_per_clip() == 2 * 6 * (tokens * 192 * dim + 2 * block + dim * 2)
+    assert task.flops_per_clip({}) == 2 * 6 * (tokens * 192 * dim + 2 * block + dim * 2)

@@ -38,6 +38,8 @@ from umt_pipeline.models.exchange import load_vision
 from umt_pipeline.models.flops import training_flops, transformer_macs
 from umt_pipeline.models.folders import load_weights, model_kind
 from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.training.mapped import MappedTable
+from umt_pipeline.training.replacement import read_or_replace, unreadable_share
 from umt_pipeline.training.task import Batch, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
 from umt_pipeline.video.action_views import ClipConfig
 from umt_pipeline.video.augment import AugmentConfig, apply_augmentation, draw_augmentation
@@ -151,7 +153,7 @@ def labelled_clips(videos: pd.DataFrame, labels: pd.DataFrame, task: str, split:
     """Return the videos of a split that have a label of a task, with a column ``label``, and how many have none.
 
     Args:
-        videos: the clean video table; where it has a column ``media``, only rows that say ``video`` count.
+        videos: the clean video table; its images do not count.
         labels: the clean label table.
         task: the label task.
         split: the split.
@@ -162,9 +164,7 @@ def labelled_clips(videos: pd.DataFrame, labels: pd.DataFrame, task: str, split:
     tasks = sorted(labels["task"].unique())
     if task not in tasks:
         raise ConfigError(f"table labels has no task {task!r}, only {', '.join(map(repr, tasks)) or 'none at all'}")
-    rows = videos[videos["split"] == split]
-    if "media" in rows:
-        rows = rows[rows["media"] == "video"]
+    rows = videos[(videos["split"] == split) & (videos["media"] == "video")]
     if rows.empty:
         raise ConfigError(f"table videos has no video in split {split!r}, only in {sorted(videos['split'].unique())}")
     label_of = labels[labels["task"] == task].set_index("video_id")["label"]
@@ -190,35 +190,44 @@ def class_names(clips: pd.DataFrame, task: str) -> tuple[str, ...]:
 
 
 class LabelledClips(SampleDataset):
-    """Labelled clips, decoded and augmented: ``(index, epoch)`` gives R views, whatever thread or process asks."""
+    """Labelled clips, decoded and augmented: ``(index, pass)`` gives R views, whatever thread or process asks.
 
-    def __init__(self, clips: pd.DataFrame, classes: Sequence[str], media_root: Path, config: Recipe) -> None:
-        number = {name: index for index, name in enumerate(classes)}
-        self._rows = clips.to_dict("records")
-        self._labels = [number[row["label"]] for row in self._rows]
+    Args:
+        clips: table from :func:`labelled_clips`.
+        classes: labels in the head's order.
+        media_root: folder that the table's paths are relative to.
+        config: frames, augmentation and repeats.
+    """
+
+    def __init__(self, clips: MappedTable, classes: Sequence[str], media_root: Path, config: Recipe) -> None:
+        self._clips = clips
+        self._numbers = {name: index for index, name in enumerate(classes)}
         self._media_root = media_root
         self._config = config
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._clips)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """See :class:`SampleDataset`: frames uint8 [R,T,S,S,3], label, clip.
+        """See :class:`SampleDataset`: as :meth:`read`; a clip that cannot be read is replaced, with its label, by another."""
+        return read_or_replace(self.read, *key, range(len(self)), "labelled clips")[0]
+
+    def read(self, index: int, number: int) -> Sample:
+        """Return frames uint8 [R,T,S,S,3], label, clip.
 
         Raises:
             VideoError: the file cannot be read or is not what the table says.
         """
-        index, epoch = key
-        row, config = self._rows[index], self._config
-        size = int(row["num_frames"]), int(row["height"]), int(row["width"])
+        row, config = self._clips.row(index), self._config
+        size = row["num_frames"], row["height"], row["width"]
         drawn = [
-            draw_augmentation(config.clip, config.augment, row["video_id"], epoch, repeat, *size)
+            draw_augmentation(config.clip, config.augment, row["video_id"], number, repeat, *size)
             for repeat in range(config.repeats)
         ]
         distinct, inverse_T = np.unique(drawn[0].view.frame_indices, return_inverse=True)
         frames_THWC = read_frames(self._media_root / row["path"], distinct.tolist())[inverse_T]
         frames_RTSSC = np.stack([apply_augmentation(frames_THWC, augmentation) for augmentation in drawn])
-        return {"frames": frames_RTSSC, "label": self._labels[index], "clip": row["video_id"]}
+        return {"frames": frames_RTSSC, "label": self._numbers[row["label"]], "clip": row["video_id"]}
 
 
 class ClassificationTask(Task):
@@ -254,14 +263,15 @@ class ClassificationTask(Task):
         """
         frames_BTCSS, target_BC = self._mixed(batch, generator)
         patches_BVP = patchify(frames_BTCSS.movedim(2, -1), self._encoder.config.patch_size)
-        return LossParts(F.cross_entropy(model(patches_BVP).float(), target_BC))
+        return LossParts(F.cross_entropy(model(patches_BVP).float(), target_BC), unreadable_share(batch))
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """See :class:`Task`."""
         return batch["clip"]
 
-    def flops_per_clip(self) -> float:
+    def flops_per_clip(self, batch: Batch) -> float:
         """See :class:`Task`: all repeats of a clip."""
+        del batch
         vision = self._encoder.config
         tokens = vision.frames * vision.patches_per_frame
         blocks = transformer_macs(tokens, vision.dim, int(vision.dim * vision.mlp_ratio), vision.depth)
@@ -342,7 +352,7 @@ def make_task(
     head_map: dict[str, str] | None,
     config: dict[str, Any],
     clips: str,
-    media: str,
+    media_root: str,
 ) -> ClassificationTask:
     """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
 
@@ -352,11 +362,11 @@ def make_task(
         classes: labels in the head's order.
         head_map: see there.
         config: a :class:`Recipe` as JSON.
-        clips: Parquet file from :func:`labelled_clips`.
-        media: folder of the video files.
+        clips: mapped table from :func:`labelled_clips`.
+        media_root: folder of the video files.
     """
     settings = Recipe.model_validate(config)
     folder = None if start is None else Path(start)
     classifier = start_classifier(ClassifierConfig.model_validate(model), folder, classes, head_map)
-    dataset = LabelledClips(pd.read_parquet(clips), classes, Path(media), settings)
+    dataset = LabelledClips(MappedTable(Path(clips)), classes, Path(media_root), settings)
     return ClassificationTask(classifier, dataset, settings)

@@ -35,8 +35,7 @@ from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_toke
 from umt_pipeline.models.video_text import TOKENIZER_FOLDER, load_video_text
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.mapped import MappedTable
-from umt_pipeline.training.replacement import read_or_replace
-from umt_pipeline.training.stage1 import unreadable_share
+from umt_pipeline.training.replacement import read_or_replace, unreadable_share
 from umt_pipeline.training.task import Batch, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
 from umt_pipeline.video.pixels import normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from torch import Tensor
+
 from umt_pipeline.errors import TrainingError, VideoError
-from umt_pipeline.training.task import Sample
+from umt_pipeline.training.task import Batch, Sample
 from umt_pipeline.video.views import counter_hash
 
 logger = logging.getLogger(__name__)
@@ -53,3 +55,8 @@ def read_or_replace(read: Read, index: int, number: int, candidates: range, corp
         f"corpus {corpus!r}: {MAX_TRIES} media in a row cannot be read, though ingestion could; the first: {errors[0]}. Is "
         "the folder of media still there, and the same?"
     )
+
+
+def unreadable_share(batch: Batch) -> dict[str, Tensor]:
+    """Return what is logged of the media of an online batch: how many could not be read and were replaced, per sample."""
+    return {"unreadable": batch["unreadable"].float().mean()} if "unreadable" in batch else {}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from umt_pipeline.config import Config
 from umt_pipeline.features.manifest import StoreHeader
@@ -20,6 +20,7 @@ from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.mapped import MappedTable
+from umt_pipeline.training.replacement import unreadable_share
 from umt_pipeline.training.task import Batch, LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import normalise_patches
 
@@ -96,11 +97,6 @@ class Stage1Task(Task):
         del batch
         teacher = self.provider.teacher_macs()
         return None if teacher is None else float(training_flops(self._student_macs, teacher))
-
-
-def unreadable_share(batch: Batch) -> dict[str, Tensor]:
-    """Return what is logged of the media of an online batch: how many could not be read and were replaced, per sample."""
-    return {"unreadable": batch["unreadable"].float().mean()} if "unreadable" in batch else {}
 
 
 def open_provider(

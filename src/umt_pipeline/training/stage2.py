@@ -34,8 +34,8 @@ from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.captions import Captions
-from umt_pipeline.training.replacement import read_or_replace
-from umt_pipeline.training.stage1 import Targets, open_provider, unreadable_share
+from umt_pipeline.training.replacement import read_or_replace, unreadable_share
+from umt_pipeline.training.stage1 import Targets, open_provider
 from umt_pipeline.training.task import Batch, Corpus, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
 from umt_pipeline.training.text import TextPretrainingConfig
 from umt_pipeline.video.pixels import normalise_patches, patchify

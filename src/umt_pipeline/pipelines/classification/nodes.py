@@ -211,7 +211,7 @@ def _train_all(
             "head_map": params.head_map if start is not None else None,
             "config": params.fine_tuning.recipe().model_dump(mode="json"),
             "clips": str(rows.train_table),
-            "media": str(data.media),
+            "media_root": str(data.media),
         }
         start_key = "" if start is None else weights_sha256(start)
         run = f"{name}_{task}"
