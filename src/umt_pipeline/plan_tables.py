@@ -182,7 +182,7 @@ def _stage2_tables(plan: Stage2Plan) -> tuple[Table, ...]:
     if plan.unmasked_epochs:
         subject.add_row("without a mask", f"the last {plan.unmasked_epochs} epochs")
     subject.add_row("teacher", plan.teacher)
-    subject.add_row("device", _device(plan.online, plan.hardware))
+    subject.add_row("device", _device(plan.online, plan.hardware, images=len(plan.samples) > 1))
     columns: list[tuple[str, dict[str, int], int]] = []
     for sample in plan.samples:
         columns.append((f"{sample.medium}, {sample.visible} tokens", sample.flops, sample.teacher_flops))
@@ -207,10 +207,11 @@ _PARTS = {
 }
 
 
-def _device(mode: Mode, hardware: Hardware) -> str:
+def _device(mode: Mode, hardware: Hardware, images: bool = False) -> str:
+    rates = f"{hardware.decode_rate:g} views/s" + (f" or {hardware.image_rate:g} images/s" if images else "")
     return (
         f"{mode.phases[-1].devices} x {hardware.name}, {hardware.peak_tflops:g} TFLOP/s at {hardware.mfu:.0%}, "
-        f"each with {hardware.cores} cores of {hardware.decode_rate:g} views/s and {hardware.store_rate:g} GB/s of disk"
+        f"each with {hardware.cores} cores of {rates} and {hardware.store_rate:g} GB/s of disk"
     )
 
 
