@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 
 ROOT = Path(__file__).resolve().parents[1]
-PIPELINES = "demo_corpus,ingestion,teacher_features,stage1,stage2,evaluation"
+PIPELINES = "demo_corpus,ingestion,teacher_features,stage1,stage2,classification,evaluation"
 ROWS = (
     ("Linear probe, shape: untrained student", "probe/linear/shape/untrained"),
     ("Linear probe, shape: stage-1 student", "probe/linear/shape/stage1"),
@@ -28,6 +28,8 @@ ROWS = (
     ("Linear probe, motion: untrained student", "probe/linear/motion/untrained"),
     ("Linear probe, motion: stage-1 student", "probe/linear/motion/stage1"),
     ("Linear probe, motion: stage-2 encoder", "probe/linear/motion/stage2"),
+    ("Fine-tuned classifier, motion: from stage 2", "top1/motion/stage2"),
+    ("Fine-tuned classifier, motion: from scratch", "top1/motion/control"),
     ("`test`, text→video R@1: teacher", "retrieval/test/teacher/dual/t2v_r1"),
     ("`test`, text→video R@1: stage 2", "retrieval/test/stage2/dual/t2v_r1"),
     ("`test`, text→video R@1: stage 2 from scratch", "retrieval/test/control/dual/t2v_r1"),
@@ -63,7 +65,9 @@ def run_seed(seed: int) -> dict[str, float]:
         )
         seconds = {"seconds": round(time.perf_counter() - start, 1), "cores": os.cpu_count()}
         (metrics.parent / "time.json").write_text(json.dumps(seconds), encoding="utf-8")
-    return dict(json.loads(metrics.read_text(encoding="utf-8")))
+    tested = json.loads((metrics.parent / "classification.json").read_text(encoding="utf-8"))["test"]
+    top1 = {f"top1/{task}/{name}": found["top1"] for task, by_name in tested.items() for name, found in by_name.items()}
+    return {**json.loads(metrics.read_text(encoding="utf-8")), **top1}
 
 
 def table(results: dict[int, dict[str, float]]) -> str:

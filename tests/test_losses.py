@@ -22,7 +22,8 @@ from umt_pipeline.losses import (
     mask_tokens,
     masked_language_loss,
     matching_loss,
-    negative_weights,
+    negative_logits,
+    pair_logits,
     same_media_targets,
     video_text_contrastive,
 )
@@ -88,7 +89,14 @@ def test_negatives_are_drawn_by_their_weights() -> None:
     draws = [hard_negatives(similarity, ids, source) for _ in range(4000)]
     for rows, drawn in ((similarity.T, [d.video_B for d in draws]), (similarity, [d.text_B for d in draws])):
         frequency = F.one_hot(torch.stack(drawn), 5).float().mean(0)
-        torch.testing.assert_close(frequency, negative_weights(rows, ids), atol=0.03, rtol=0.0)
+        torch.testing.assert_close(frequency, negative_logits(rows, ids).softmax(dim=1), atol=0.03, rtol=0.0)
+
+
+def test_logits_that_draw_negatives_are_float32_under_autocast_too() -> None:
+    video, text = (F.normalize(torch.randn(8, 16, generator=generator(seed)), dim=-1) for seed in (1, 2))
+    exact = pair_logits(video, text, torch.tensor(0.01))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pair_logits(video, text, torch.tensor(0.01)), exact)
 
 
 def test_negatives_repeat_with_the_generator_and_leave_global_randomness_alone() -> None:
@@ -117,7 +125,7 @@ def test_matching_loss_of_a_batch_that_shows_one_medium_is_zero_and_counted(batc
     assert loss.item() == 0.0
     assert logits.grad is not None
     assert not logits.grad.any()
-    assert skipped.item() == batch
+    assert skipped.item() == 1.0
 
 
 def test_matching_loss_leaves_out_whole_rows() -> None:
@@ -126,7 +134,7 @@ def test_matching_loss_leaves_out_whole_rows() -> None:
     kept = torch.tensor([0, 2, 3, 5, 6, 8])
     loss, skipped = matching_loss(logits, negatives.valid_B)
     torch.testing.assert_close(loss, matching_loss(logits[kept])[0])
-    assert skipped.item() == 1
+    assert skipped.item() == pytest.approx(1 / 3)
 
 
 def masked(ids: Tensor, seed: int = 0, probability: float = 0.5) -> tuple[Tensor, Tensor]:

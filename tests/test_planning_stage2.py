@@ -28,8 +28,8 @@ def demo(overrides: str = PLAIN, clips: int = 1728, images: int = 800, **rates: 
 def test_computing_alone_is_every_samples_flops() -> None:
     result = demo(**FREE)
     video, image = result.samples
-    assert (video.trained, image.trained) == (27 * 64, 12 * 64), "whole batches of one kind"
-    assert (result.samples_per_epoch, result.steps) == (39 * 64, 39 * 30)
+    assert (video.trained, image.trained) == (54 * 32, 25 * 32), "whole batches of one kind"
+    assert (result.samples_per_epoch, result.steps) == (79 * 32, 79 * 30)
     assert (video.visible, image.visible) == (4 * 4, 8), "a fifth of 16 patches in each frame rounds up; half of an image's"
     flops = 30 * sum(sample.trained * (sample.total_flops + sample.teacher_flops) for sample in result.samples)
     assert result.online.device_hours == pytest.approx(flops / (0.4 * 989e12) / 3600)
@@ -41,7 +41,7 @@ def test_images_are_decoded_at_a_rate_of_their_own() -> None:
     both, videos = demo(image_rate=1.0), demo(images=0)
     assert [sample.medium for sample in videos.samples] == ["video"]
     slower = both.online.phases[0].decode_device_hours - videos.online.phases[0].decode_device_hours
-    assert slower == pytest.approx(30 * 12 * 64 / 16 / 3600)
+    assert slower == pytest.approx(30 * 25 * 32 / 16 / 3600)
     assert both.store_bytes == 1728 * 4 * both.samples[0].bytes_per_view + 800 * 2 * both.samples[1].bytes_per_view
 
 
@@ -71,8 +71,8 @@ def test_an_objective_left_out_costs_nothing() -> None:
 
 
 def test_samples_that_fill_no_batch_are_refused() -> None:
-    with pytest.raises(ConfigError, match="an epoch draws 63 samples of group 'image', not enough for one batch of 64"):
-        demo(images=63)
+    with pytest.raises(ConfigError, match="an epoch draws 31 samples of group 'image', not enough for one batch of 32"):
+        demo(images=31)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_command_prints_both_stages(project: Path) -> None:
     for expected in ("Stage 1", "Stage 2", "image, 8 tokens", "masked language", "same again for the control", "--image-rate"):
         assert expected in text
     record = json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).output)
-    assert record["stage2"]["samples_per_epoch"] == 39 * 64
+    assert record["stage2"]["samples_per_epoch"] == 79 * 32
     result = CliRunner().invoke(cli.app, ["plan", "--images", "800"])
     with pytest.raises(ConfigError, match="--images 800 goes with --clips"):
         raise result.exception or AssertionError(result.output)

@@ -147,6 +147,7 @@ def test_the_model_has_the_published_parameters(env: str) -> None:
     longer = header.model_copy(update={"frames": 8})
     config = stage2.model_for(stage1.student.student_config(longer), header, stage2.text.vocab_size)
     assert (config.vision.frames, config.align_layers, config.target_dim) == (4, 6, size.embed_dim)
+    assert (config.vision.drop_path, stage2.drop_path) == (size.drop_path, size.drop_path), "also from an imported student"
     with torch.device("meta"):
         model = VideoTextModel(config)
     projections = size.embed_dim * (config.vision.dim + 1) / 1e6
@@ -205,7 +206,7 @@ def test_the_corpora_become_one_table(env: str, tmp_path: Path, monkeypatch: pyt
     assert len(captions) == 2 * len(videos)
     assert labels.empty
     assert ignored == {"videos": [], "captions": ["corpus"], "labels": []}
-    assert set(parameters(env)[3].corpora) <= set(amount.images)
+    assert list(parameters(env)[3].corpora) == [amount.video, *amount.images]
 
 
 def test_the_header_says_what_the_plan_says(env: str) -> None:

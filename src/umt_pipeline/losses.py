@@ -138,14 +138,22 @@ class HardNegatives(NamedTuple):
     valid_B: Tensor
 
 
-def negative_weights(similarity_BB: Tensor, media_ids_B: Tensor) -> Tensor:
-    """Return row-wise softmax weights [B, B] over samples of other media; same-media weights are exactly 0.
+def pair_logits(video_BE: Tensor, text_BE: Tensor, temperature: Tensor) -> Tensor:
+    """Return the cosines [B, B] of videos (rows) and texts divided by the temperature, without gradient.
 
-    Masking before the softmax keeps the weights normalised however peaked the similarities are. A row without an
-    allowed sample is NaN.
+    In float32, whatever the autocast state: at a temperature of 0.01 half precision would move logits by a half.
+    """
+    with torch.no_grad(), torch.autocast(video_BE.device.type, enabled=False):
+        return video_BE.float() @ text_BE.float().T / temperature.float()
+
+
+def negative_logits(similarity_BB: Tensor, media_ids_B: Tensor) -> Tensor:
+    """Return logits [B, B], float32, that are -inf where two samples show the same medium.
+
+    Masking before the softmax keeps the weights normalised however peaked the similarities are.
     """
     same_BB = media_ids_B.unsqueeze(1) == media_ids_B.unsqueeze(0)
-    return similarity_BB.float().masked_fill(same_BB, -torch.inf).softmax(dim=1)
+    return similarity_BB.detach().float().masked_fill(same_BB, -torch.inf)
 
 
 def hard_negatives(similarity_BB: Tensor, media_ids_B: Tensor, generator: torch.Generator) -> HardNegatives:
@@ -158,17 +166,16 @@ def hard_negatives(similarity_BB: Tensor, media_ids_B: Tensor, generator: torch.
         media_ids_B: int64 ids; a pair with equal ids is never a negative.
         generator: owned by the caller, on the device of ``similarity_BB``.
     """
-    similarity_BB = similarity_BB.detach().float()
-    same_BB = media_ids_B.unsqueeze(1) == media_ids_B.unsqueeze(0)
-    uniform_2BB = torch.rand((2, *similarity_BB.shape), generator=generator, device=similarity_BB.device)
+    logits_BB = negative_logits(similarity_BB, media_ids_B)
+    uniform_2BB = torch.rand((2, *logits_BB.shape), generator=generator, device=logits_BB.device)
     gumbel_2BB = -(-uniform_2BB.clamp_min(torch.finfo(torch.float32).tiny).log()).log()
-    scores_2BB = torch.stack((similarity_BB.T, similarity_BB)) + gumbel_2BB
-    video_B, text_B = scores_2BB.masked_fill(same_BB, -torch.inf).argmax(dim=2).unbind(0)
-    return HardNegatives(video_B, text_B, (~same_BB).any(dim=1))
+    # Equal media are equal both ways, so the mask is its own transpose.
+    video_B, text_B = (torch.stack((logits_BB.T, logits_BB)) + gumbel_2BB).argmax(dim=2).unbind(0)
+    return HardNegatives(video_B, text_B, logits_BB.isfinite().any(dim=1))
 
 
 def matching_loss(logits_M2: Tensor, valid_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the video-text matching loss and the number of rows left out.
+    """Return the video-text matching loss and the share of rows left out.
 
     Args:
         logits_M2: M = 3B pairs in the order: B right pairs, B texts with a wrong video, B videos with a wrong text.
@@ -177,17 +184,17 @@ def matching_loss(logits_M2: Tensor, valid_B: Tensor | None = None) -> tuple[Ten
             head to answer "match" always.
 
     Returns:
-        Mean cross entropy over the pairs of valid rows (0 if there are none), and the count of rows left out, a tensor.
+        Mean cross entropy over the pairs of valid rows (0 if there are none), and the share of rows left out, a tensor.
     """
     pairs = logits_M2.shape[0]
     batch = pairs // 3
     labels_M = (torch.arange(pairs, device=logits_M2.device) < batch).long()
     losses_M = F.cross_entropy(logits_M2.float(), labels_M, reduction="none")
     if valid_B is None:
-        return losses_M.mean(), torch.zeros((), dtype=torch.int64, device=logits_M2.device)
+        return losses_M.mean(), torch.zeros((), device=logits_M2.device)
     valid_M = valid_B.repeat(3)
     loss = torch.where(valid_M, losses_M, 0.0).sum() / valid_M.sum().clamp_min(1)
-    return loss, batch - valid_B.sum()
+    return loss, 1.0 - valid_B.float().mean()
 
 
 class MaskedTokens(NamedTuple):

@@ -39,7 +39,8 @@ class FinishedRun:
     def summary(self) -> dict[str, Any]:
         """Return what metric files say of a run: steps, seconds, median speed and waiting, and the last row's losses.
 
-        ``unreadable`` is how many media could not be read and were replaced, per sample of the whole run.
+        ``unreadable`` is how many media could not be read and were replaced, ``matching_skipped`` how many samples had no
+        negative, both per sample of the whole run.
         """
         pace = ("clips_per_s", "mfu", "data_wait")
         last = self.history.iloc[-1].drop(labels=["step", "eta_s"], errors="ignore")
@@ -48,11 +49,13 @@ class FinishedRun:
             for name in pace
             if name in self.history
         }
-        losses = {f"final_{name}": float(value) for name, value in last.items() if name not in (*pace, "unreadable")}
-        if "unreadable" in self.history:
-            # Each row is the mean of the steps since the row before.
-            steps = self.history["step"].diff().fillna(self.history["step"])
-            losses["unreadable"] = float((self.history["unreadable"] * steps).sum() / steps.sum())
+        counted = ("unreadable", "matching_skipped")
+        losses = {f"final_{name}": float(value) for name, value in last.items() if name not in (*pace, *counted)}
+        for name in counted:
+            if name in self.history:
+                # Each row is the mean of the steps since the row before.
+                steps = self.history["step"].diff().fillna(self.history["step"])
+                losses[name] = float((self.history[name] * steps).sum() / steps.sum())
         return {"steps": self.steps, "seconds": round(self.seconds, 1), **medians, **losses, "run": self.fingerprint}
 
 

@@ -85,8 +85,10 @@ def test_a_corpus_of_weight_zero_is_left_out() -> None:
 def test_corpora_that_cannot_be_trained_on_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"names filmz, but in table videos split 'train' has clips, films, more, stills"):
         captioned_media(VIDEOS, CAPTIONS, weights={"filmz": 1.0})
-    with pytest.raises(ConfigError, match=r"names clips, none of whose media has a caption with words in it"):
-        captioned_media(VIDEOS, CAPTIONS[CAPTIONS["video_id"] != "d"], weights={"clips": 1.0})
+    without = CAPTIONS[CAPTIONS["video_id"] != "d"]
+    with pytest.raises(ConfigError, match=r"none of the 1 media of clips has a caption .* stage2\.corpora: {clips: 0}"):
+        captioned_media(VIDEOS, without)
+    assert "clips" not in captioned_media(VIDEOS, without, weights={"clips": 0.0})[0]["corpus"].tolist()
     with pytest.raises(ConfigError, match=r"none of the media of split 'train' has a caption with words in it \(0 rows"):
         captioned_media(VIDEOS, CAPTIONS[:0])
 

@@ -39,6 +39,7 @@ def test_nothing_is_copied_when_a_table_is_opened_or_pickled(tmp_path: Path) -> 
     assert mapped.row(123_456)["number"] == 123_456
     assert mapped.numbers("number")[-1] == 199_999
     assert mapped.texts("caption", np.array([7])) == ["a caption of some length"]
+    assert np.shares_memory(mapped.numbers("number"), mapped.numbers("number")), "both are the mapped file"
     assert pa.total_allocated_bytes() - before < 10_000
     assert len(pickle.dumps(mapped)) < 1000
     assert pickle.loads(pickle.dumps(mapped)).row(5)["number"] == 5

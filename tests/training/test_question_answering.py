@@ -188,7 +188,7 @@ def test_a_few_steps_learn_the_answers(world: Path) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < 0.15 * losses[0]
     # No model gets below the entropy of a question with two answers.
     assert losses[-1] > (math.log(3) - 2 / 3 * math.log(2)) / 3
     assert task.sample_ids(batch) == ["q0", "q1", "q3"]

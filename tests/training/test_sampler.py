@@ -127,6 +127,16 @@ def test_impossible_splits_are_refused() -> None:
         Sampler(2, 8, seed=0, world=3)
 
 
+def test_equal_shares_round_a_shrunken_batch_down_and_refuse_an_odd_one() -> None:
+    sampler = Sampler(11, 16, seed=0, world=4, equal_shares=True)
+    assert sampler.batch_size == 8
+    assert len(sampler.micro_batches(0)[0].indices_B) == 2
+    with pytest.raises(ConfigError, match="`batch_size` 10 cannot be shared equally by 4 processes"):
+        Sampler(40, 10, seed=0, world=4, equal_shares=True)
+    with pytest.raises(ConfigError, match="3 processes"):
+        Sampler(2, 3, seed=0, world=3, equal_shares=True)
+
+
 def _delivered(task: ToyTask, workers: int) -> list[list[str]]:
     walk = Sampler(40, 8, seed=3).walk(2, 9)
     return [batch["id"] for batch in Loader(BatchReader(task.data, task.collate), walk, workers, pin=False)]

@@ -18,6 +18,7 @@ from tests.training.conftest import StageWorld, read_batch
 from umt_pipeline.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.losses import HardNegatives, hard_negatives
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, untrained_student
@@ -51,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "text": {"dim": 16, "layers": 2, "fusion_layer": 1, "heads": 2, "mlp_dim": 32, "max_length": 8, "vocab_size": 80},
     "embed_dim": 8,
     "train": {"epochs": 2, "batch_size": 4, "lr": 0.001},
+    "corpora": {"stills": 0.0},
 }
 
 
@@ -65,7 +67,8 @@ def arguments(
     weights = ObjectiveWeights(**changes.pop("weights", {}))
     tokenizer = train_wordpiece([text for _, _, text in CAPTIONS + STILLS], 90)
     save_tokenizer(tokenizer, folder / "tokenizer")
-    corpora = changes.setdefault("corpora", {})
+    stills = any(video.startswith("stills") for _, video, _ in rows)
+    corpora = changes.setdefault("corpora", {} if stills else {"stills": 0.0})
     samples, texts = captioned_media(world.videos, table(rows), "train", corpora)
     write_mapped(folder / "samples.arrow", samples)
     write_mapped(folder / "captions.arrow", texts)
@@ -141,7 +144,7 @@ def test_a_stage_without_any_objective_is_refused() -> None:
 def test_a_batch_of_one_video_skips_matching(stage_world: StageWorld, tmp_path: Path, indices: list[int]) -> None:
     task = build(stage_world, tmp_path)
     result = loss(task, indices)
-    assert result.parts["matching_skipped"] == len(indices)
+    assert result.parts["matching_skipped"] == 1.0
     assert result.parts["matching"] == 0.0
     assert all(math.isfinite(value.item()) for value in result.parts.values())
     assert_all_learn(task, result)
@@ -262,6 +265,40 @@ def test_positions_of_longer_and_finer_clips_are_interpolated(stage_world: Stage
         vision = config.model_for(stage_world.student, changed, vocab_size=32).vision
         assert (vision.position_frames, vision.position_image_size) == expected
         assert VideoViT(vision).positions_PD.shape == (frames * (size // 8) ** 2, trained.dim)
+
+
+def test_unmasked_epochs_need_whole_epochs_and_an_objective_that_works_in_them() -> None:
+    train = {**SETTINGS["train"], "epochs": 2.5}
+    with pytest.raises(ValidationError, match=r"train\.epochs must be a whole number, found 2\.5"):
+        Stage2Config.model_validate({**SETTINGS, "train": train, "unmasked_epochs": 1})
+    weights = {**dict.fromkeys(OBJECTIVES, 0.0), "alignment": 1.0}
+    with pytest.raises(ValidationError, match="only alignment has a weight, which rests in unmasked epochs"):
+        Stage2Config.model_validate({**SETTINGS, "weights": weights, "unmasked_epochs": 1})
+
+
+def test_stochastic_depth_is_the_students_unless_set(stage_world: StageWorld) -> None:
+    header, student = read_manifest(stage_world.folder / "store"), stage_world.student
+    drops = student.model_copy(update={"vision": student.vision.model_copy(update={"drop_path": 0.2})})
+    for setting, expected in ((None, 0.2), (0.1, 0.1)):
+        config = Stage2Config.model_validate({**SETTINGS, "drop_path": setting})
+        assert config.model_for(drops, header, vocab_size=32).vision.drop_path == expected
+
+
+def test_negatives_are_uniform_where_nothing_trains_the_embeddings(
+    stage_world: StageWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def spy(similarity: torch.Tensor, *rest: Any) -> HardNegatives:
+        seen.append(similarity)
+        return hard_negatives(similarity, *rest)
+
+    monkeypatch.setattr("umt_pipeline.training.stage2.hard_negatives", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        for contrastive in (1.0, 0.0):
+            loss(build(stage_world, tmp_path, weights={"contrastive": contrastive}), [0, 1, 2])
+    assert [bool(similarity.any()) for similarity in seen] == [True, False]
+    assert all(similarity.dtype == torch.float32 for similarity in seen)
 
 
 def test_parity_means_all_of_it() -> None:

@@ -107,7 +107,7 @@ def test_a_whole_frame_view_is_the_frame_itself() -> None:
 
 def test_eval_view_takes_middle_frames_of_the_centre_square() -> None:
     view = eval_view(ViewConfig(frames=4, size=32), 43, 60, 101)
-    assert view == View(frame_indices=(5, 15, 25, 35), crop=(0, 20, 60, 60), flip=False, size=32)
+    assert view == View(frame_indices=(4, 15, 26, 37), crop=(0, 20, 60, 60), flip=False, size=32)
 
 
 def test_short_clips_give_every_frame_with_even_repeats() -> None:

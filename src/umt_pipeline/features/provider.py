@@ -268,7 +268,7 @@ class DecodedClips(ClipDataset):
     @property
     def clip_ids(self) -> pa.Array:
         """See :class:`ClipDataset`."""
-        return self._clips.table.column("video_id").combine_chunks().take(pa.array(self._rows))
+        return self._clips.values("video_id").take(pa.array(self._rows))
 
     def read(self, place: int, number: int) -> Sample:
         """See :class:`ClipDataset`: frames uint8 [T,S,S,3], clip."""

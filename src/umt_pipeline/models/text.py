@@ -9,6 +9,7 @@ size.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -20,6 +21,7 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, Be
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import CheckpointError
+from umt_pipeline.files import sha256_file
 from umt_pipeline.models.folders import LoadReport, load_weights
 
 # BERT's own standard deviation, which suits its width; narrower models need larger weights for the same activations.
@@ -188,6 +190,26 @@ def load_pretrained_bert(model: TextModel, source: str) -> LoadReport:
     _check_sizes(model.config, bert.config, source)
     state = from_bert_names(bert.state_dict())
     return load_weights(model, state, source=source, allow_missing=("layers.*.crossattention.*",))
+
+
+def bert_identity(source: str) -> str:
+    """Return what tells this content of a BERT checkpoint from another one under the same name.
+
+    Args:
+        source: folder, whose weight files are hashed, or hub name, whose commit is asked for.
+
+    Raises:
+        CheckpointError: nothing readable there.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+        return ", ".join(f"{path.name} {sha256_file(path)}" for path in files)
+    try:
+        config = BertConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"text.pretrained: {source!r} cannot be read as a BERT checkpoint: {error}") from error
+    return f"{source}@{getattr(config, '_commit_hash', None)}"
 
 
 def _read_bert(source: str) -> Any:

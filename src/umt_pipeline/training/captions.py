@@ -51,7 +51,7 @@ def captioned_media(
         num_frames, height, width, media_id, first_caption, captions (how many). Captions: column caption, in their order.
 
     Raises:
-        ConfigError: ``weights`` names an unknown corpus, or nothing is left: of all, or of a corpus that is named.
+        ConfigError: ``weights`` names an unknown corpus, or nothing is left: of all, or of a corpus that is not left out.
     """
     weights = weights or {}
     media = videos[videos["split"] == split]
@@ -66,7 +66,7 @@ def captioned_media(
     counts = usable.groupby("video_id", sort=False).size()
     media = media.assign(captions=media["video_id"].map(counts).fillna(0).astype("int64"))
     samples = media[media["captions"] > 0].sort_values(["media", "corpus"], kind="stable", ignore_index=True)
-    _check(samples, [corpus for corpus, weight in weights.items() if weight > 0.0], split, len(captions), len(usable))
+    _check(samples, media, split, len(captions), len(usable))
     samples["first_caption"] = samples["captions"].cumsum() - samples["captions"]
     # By content: the same picture in two corpora, or under two names, is one medium.
     samples["media_id"] = samples["sha256"].map(lambda digest: int(digest[:16], 16) >> 1).astype("int64")
@@ -77,20 +77,21 @@ def captioned_media(
     return kept, usable[["caption"]].iloc[order].reset_index(drop=True)
 
 
-def _check(samples: pd.DataFrame, named: list[str], split: str, captions: int, usable: int) -> None:
+def _check(samples: pd.DataFrame, media: pd.DataFrame, split: str, captions: int, usable: int) -> None:
     if samples.empty:
         raise ConfigError(
             f"stage2: none of the media of split {split!r} has a caption with words in it ({captions} rows in table captions); "
             "check table captions"
         )
-    if empty := sorted(set(named) - set(samples["corpus"])):
+    kept = (samples["corpus"] + " (" + samples["media"] + ")").value_counts()
+    listed = (media["corpus"] + " (" + media["media"] + ")").value_counts(sort=False)
+    if empty := sorted(set(media["corpus"]) - set(samples["corpus"])):
         raise ConfigError(
-            f"stage2.corpora names {', '.join(empty)}, none of whose media has a caption with words in it; check table "
-            "captions, or set the weight to 0"
+            f"stage2: none of the {int(media['corpus'].isin(empty).sum())} media of {', '.join(empty)} has a caption with "
+            f"words in it; check table captions, or leave them out: stage2.corpora: {{{empty[0]}: 0}}"
         )
-    sizes = (samples["corpus"] + " (" + samples["media"] + ")").value_counts(sort=False)
-    listed = ", ".join(f"{corpus} {size}" for corpus, size in sizes.items())
-    logger.info("stage 2: %d captions of %d media: %s", usable, len(samples), listed)
+    counts = ", ".join(f"{name} {kept.get(name, 0)} of {size}" for name, size in listed.items())
+    logger.info("stage 2: %d captions; media with captions: %s", usable, counts)
 
 
 def usable_captions(captions: pd.DataFrame, video_ids: pd.Series, clean: bool = True) -> pd.DataFrame:

@@ -163,6 +163,8 @@ class FrameTextDataset(SampleDataset):
 class SmallClipTask(Task):
     """Image-text contrast on single frames with open_clip's model and objective."""
 
+    equal_shares = True
+
     def __init__(self, model_config: dict[str, Any], dataset: FrameTextDataset) -> None:
         self.model: nn.Module = open_clip.CLIP(**model_config)
         self._dataset = dataset

@@ -120,7 +120,8 @@ class Trainer:
         self.device = resolve_device(config.device)
         self.autocast = uses_bf16(config.precision, self.device)
         self.dataset = task.dataset()
-        self.sampler = Sampler(self.dataset.corpora(), config.batch_size, seed, rank, world, config.accumulate)
+        shape = (config.batch_size, seed, rank, world, config.accumulate)
+        self.sampler = Sampler(self.dataset.corpora(), *shape, equal_shares=task.equal_shares)
         self.shares = [len(micro.indices_B) for micro in self.sampler.micro_batches(0)]  # the same at every step
         self.schedule = make_schedule(config, self.sampler.steps_per_epoch, self.sampler.batch_size)
         self.generator = torch.Generator(self.device)

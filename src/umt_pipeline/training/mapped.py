@@ -64,7 +64,13 @@ class MappedTable:
 
     def numbers(self, column: str) -> np.ndarray:
         """Return a column of numbers, without copying it."""
-        return np.asarray(self.table.column(column).combine_chunks())
+        return np.asarray(self.values(column))
+
+    def values(self, column: str) -> pa.Array:
+        """Return a column, without copying it."""
+        chunks = self.table.column(column).chunks
+        # One, as they are written; combine_chunks would copy it all the same.
+        return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
 
     def texts(self, column: str, rows: np.ndarray) -> list[str]:
         """Return some cells of a column of text."""

@@ -71,10 +71,12 @@ class Sampler:
         rank: of this process.
         world: number of processes.
         accumulate: micro-batches per step.
+        equal_shares: every process gets as many samples of a step as the others.
 
     Raises:
         TrainingError: no samples.
-        ConfigError: a micro-batch would be empty, or one of several groups has not one batch per epoch.
+        ConfigError: a micro-batch would be empty, shares must be equal and cannot be, or one of several groups has not one
+            batch per epoch.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
+        equal_shares: bool = False,
     ) -> None:
         corpora = (Corpus("all samples", samples),) if isinstance(samples, int) else tuple(samples)
         if not corpora or min(corpus.size for corpus in corpora) < 1:
@@ -99,14 +102,21 @@ class Sampler:
         self._quotas = [max(1, round(corpus.weight * corpus.size)) for corpus in corpora]
         self._starts = [0, *running_sums(corpus.size for corpus in corpora)]
         per_group = [self._total(group) for group in self.groups]
+        if equal_shares and batch_size % world:
+            raise ConfigError(
+                f"`batch_size` {batch_size} cannot be shared equally by {world} processes, as the contrastive loss needs; "
+                f"choose a multiple of {world}"
+            )
         self.batch_size = self._fitting(batch_size, per_group)
-        self._batches = [total // self.batch_size for total in per_group]
-        self._latest: _Epoch | None = None
+        if equal_shares:
+            self.batch_size -= self.batch_size % world
         if self.batch_size < world * accumulate:
             raise ConfigError(
                 f"a batch of {self.batch_size} samples cannot be split over {world} processes x {accumulate} "
                 "micro-batches; raise `batch_size` or lower `nproc` or `accumulate`"
             )
+        self._batches = [total // self.batch_size for total in per_group]
+        self._latest: _Epoch | None = None
 
     def _total(self, group: str) -> int:
         return sum(quota for quota, corpus in zip(self._quotas, self.corpora, strict=True) if corpus.group == group)

@@ -25,6 +25,7 @@ from umt_pipeline.losses import (
     mask_tokens,
     masked_language_loss,
     matching_loss,
+    pair_logits,
     video_text_contrastive,
 )
 from umt_pipeline.models.flops import training_flops
@@ -47,8 +48,9 @@ class TextSize(Config):
     """Size of the text and fusion encoder; see :class:`umt_pipeline.models.text.TextConfig`.
 
     ``pretrained`` names a BERT checkpoint (local folder or hub id), which then decides the vocabulary too; without it a
-    WordPiece vocabulary of at most ``vocab_size`` is trained on the training captions. ``lr_scale`` multiplies the
-    learning rate of the text layers and their projection, which know something already where all else is new.
+    WordPiece vocabulary of at most ``vocab_size`` is trained on the training captions. With it, ``vocab_size`` is the
+    checkpoint's. ``lr_scale`` multiplies the learning rate of the text layers and their projection, which know something
+    already where all else is new.
     """
 
     dim: int
@@ -77,6 +79,8 @@ class TextSize(Config):
 
 class ObjectiveWeights(Config):
     """Weight of each objective; the published recipe has 1 everywhere. 0 leaves the objective out, and what only it trains.
+
+    Without contrastive there are no embeddings to tell hard negatives by: matching then draws them uniformly.
 
     On the authors' GPUs the contrastive gradient was 16 (UMT-B) or 32 (UMT-L) times smaller than its weight says, see
     :func:`umt_pipeline.losses.video_text_contrastive`: a weight of 1/16 or 1/32 gives the same on any number of processes.
@@ -109,6 +113,8 @@ class Stage2Config(Config):
         verify: as in stage 1.
         train: the loop.
         control: also train the same model from scratch at the same budget: what shows what stage 1 is worth.
+        drop_path: largest stochastic depth of the video encoder; null: that of the stage-1 student, which for an imported
+            checkpoint is 0, as no file says it.
         unmasked_epochs: the last so many epochs see every patch, as evaluation does, and are not aligned with the teacher;
             0 in the paper. Needs a store with ``pixels: frames``, or online targets.
     """
@@ -127,6 +133,7 @@ class Stage2Config(Config):
     verify: float = Field(0.01, ge=0.0, le=1.0)
     train: TrainConfig
     control: bool = True
+    drop_path: float | None = Field(None, ge=0.0, lt=1.0)
     unmasked_epochs: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -138,6 +145,14 @@ class Stage2Config(Config):
         if self.unmasked_epochs and (self.train.epochs is None or self.unmasked_epochs > self.train.epochs):
             raise ValueError(
                 f"unmasked_epochs {self.unmasked_epochs} must not be more than train.epochs, which is {self.train.epochs}"
+            )
+        if self.unmasked_epochs and not float(self.train.epochs or 0.0).is_integer():
+            raise ValueError(f"with unmasked_epochs, train.epochs must be a whole number, found {self.train.epochs}")
+        weights = self.weights
+        if self.unmasked_epochs and not (weights.contrastive or weights.matching or weights.masked_language):
+            raise ValueError(
+                f"unmasked_epochs is {self.unmasked_epochs}, but only alignment has a weight, which rests in unmasked epochs: "
+                "set unmasked_epochs to 0, or give another objective a weight"
             )
         if self.parity and (self.pool != "mean" or self.fuse_positions or self.unmasked_epochs):
             raise ValueError(
@@ -182,9 +197,10 @@ class Stage2Config(Config):
                 f"{expected[0]} of width {expected[1]}: run stage1 on this store, or set stage2.weights.alignment to 0"
             )
         frames, grid = trained.position_size
-        sizes = {key: getattr(trained, key) for key in ("dim", "depth", "heads", "mlp_ratio", "drop_path", "patch_size")}
+        sizes = {key: getattr(trained, key) for key in ("dim", "depth", "heads", "mlp_ratio", "patch_size")}
         vision = ViTConfig(
             **sizes,
+            drop_path=trained.drop_path if self.drop_path is None else self.drop_path,
             image_size=header.view.size,
             frames=header.frames,
             position_frames=frames if header.frames > frames else None,
@@ -221,7 +237,7 @@ class CaptionedDataset(SampleDataset):
         # Corpus i is samples bounds[i] to bounds[i + 1].
         self._bounds = np.cumsum([0, *(corpus.size for corpus in self._corpora)])
         self._places = np.full(len(self), -1, dtype=np.int64)
-        ids = captions.samples.table.column("video_id").combine_chunks()
+        ids = captions.samples.values("video_id")
         for corpus, start, stop in zip(self._corpora, self._bounds[:-1], self._bounds[1:], strict=True):
             own = ids.slice(start, stop - start)
             self._places[start:stop] = places = self._clips[corpus.group].places(own)
@@ -322,7 +338,10 @@ class Objectives(nn.Module):
             total = total + weights.contrastive * parts["contrastive"]
         if weights.matching or weights.masked_language:
             video_BVD = model.fusion_tokens(video.tokens_BVD, visible_BV, clip_size)
-            similarity_BB = video.embedding_BE.detach() @ text_BE.detach().T / parts["temperature"]
+            similarity_BB = pair_logits(video.embedding_BE, text_BE, parts["temperature"])
+            if not weights.contrastive:
+                # Nothing trains the embeddings, so they cannot tell which pairs are hard: any is as likely.
+                similarity_BB = torch.zeros_like(similarity_BB)
             parts |= self._fused(video_BVD, text_BLD, similarity_BB, ids_BL, mask_BL, media_B, generator)
             total = total + sum(
                 weight * parts[name]
@@ -399,6 +418,8 @@ class Stage2Task(Task):
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
     """
 
+    equal_shares = True
+
     def __init__(
         self,
         model: Objectives,
@@ -465,11 +486,13 @@ class Stage2Task(Task):
 
     def flops_per_clip(self, batch: Batch) -> float | None:
         """See :class:`Task`: the model's way forward and back, and the teacher's forward where it runs online."""
-        provider = self.providers[batch["group"]]
-        header, masked = provider.header, not self._sees_all(batch)
-        teacher = provider.teacher_macs() if masked else 0
-        if teacher is None:
+        header, masked = self.providers[batch["group"]].header, not self._sees_all(batch)
+        teachers = {kind: provider.teacher_macs() for kind, provider in self.providers.items()}
+        teacher = teachers[batch["group"]]
+        # One kind that is not known would make nonsense of the window's sum.
+        if teacher is None or None in teachers.values():
             return None
+        teacher = teacher if masked else 0
         visible = header.frames * (header.visible_per_frame if masked else header.grid**2)
         weights = self._weights if masked else self._weights.model_copy(update={"alignment": 0.0})
         student = video_text_macs(self._config, visible, batch["ids"].shape[1], weights).total

@@ -59,7 +59,7 @@ class Corpus:
     Args:
         name: for messages.
         size: number of samples.
-        weight: how often an epoch draws each sample, on average: 1 once, 0.5 half of them, 2 each twice.
+        weight: how often an epoch draws each sample, on average: 1 once, 0.5 half of them, 2 each twice; above 0.
         group: samples of different groups never share a batch, and so no step: videos and images have other shapes.
     """
 
@@ -115,9 +115,12 @@ class Task(ABC):
         model: what is trained and nothing else; a frozen teacher belongs in another attribute, so that it is in neither
             optimiser, checkpoint nor DDP. Weights are initialised when the task factory runs, under
             ``torch.manual_seed(seed)``.
+        equal_shares: whether every process must hold as many samples of a step as the others: so it is where a loss gathers
+            features over processes.
     """
 
     model: nn.Module
+    equal_shares: bool = False
 
     @abstractmethod
     def dataset(self) -> SampleDataset:

@@ -102,6 +102,8 @@ class TextObjectives(nn.Module):
 class TextTask(Task):
     """Text tower and captions."""
 
+    equal_shares = True
+
     def __init__(self, model: TextObjectives, dataset: ParaphraseDataset) -> None:
         # Cross-attention has nothing to look at yet, so it must stay out of optimiser and DDP.
         for name, parameter in model.named_parameters():

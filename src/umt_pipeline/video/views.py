@@ -122,7 +122,7 @@ def make_view(
     jitter_T = rng.random(config.frames)
     pair_draw, offset_draw, flip_draw = (float(draw) for draw in rng.random(3))
     return View(
-        frame_indices=_sparse_indices(num_frames, jitter_T),
+        frame_indices=_sparse_indices(num_frames, jitter_T, config.frames),
         crop=_multi_scale_crop(config, height, width, pair_draw, offset_draw),
         flip=config.flip and flip_draw < 0.5,
         size=config.size,
@@ -138,7 +138,7 @@ def eval_view(config: ViewConfig, num_frames: int, height: int, width: int) -> V
     _require_pixels("the clip", num_frames, height, width)
     side = min(height, width)
     return View(
-        frame_indices=_sparse_indices(num_frames, np.full(config.frames, 0.5)),
+        frame_indices=_sparse_indices(num_frames, None, config.frames),
         crop=((height - side) // 2, (width - side) // 2, side, side),
         flip=False,
         size=config.size,
@@ -199,19 +199,22 @@ def _require_pixels(clip: str, num_frames: int, height: int, width: int) -> None
         raise VideoError("too_short", f"{clip}: expected at least one frame of at least one pixel, found {found}")
 
 
-def _sparse_indices(num_frames: int, position_T: np.ndarray) -> tuple[int, ...]:
-    """Return one frame of each of T segments; ``position_T`` in [0, 1) is the place inside the segment.
+def _sparse_indices(num_frames: int, position_T: np.ndarray | None, frames: int) -> tuple[int, ...]:
+    """Return one frame of each of T segments; ``position_T`` in [0, 1) is the place inside the segment, None its middle.
+
+    Segments differ in length by one frame at most, and every frame of the clip is in one. (The published stage 1 never sees
+    the last ``num_frames mod T`` frames, the published stage 2 never the last frame of a segment.)
 
     A clip with fewer frames than T gives every frame it has, in order, with the repeats spread evenly. (The published
     code repeats frame 0 eight times, which throws the motion of short clips away.)
     """
-    frames = len(position_T)
-    slots_T = np.arange(frames)
+    bounds = np.arange(frames + 1) * num_frames // frames
     if num_frames < frames:
-        indices_T = slots_T * num_frames // frames
+        indices_T = bounds[:-1]
+    elif position_T is None:
+        indices_T = (bounds[:-1] + bounds[1:] - 1) // 2
     else:
-        segment = num_frames // frames
-        indices_T = slots_T * segment + np.floor(position_T * segment).astype(np.int64)
+        indices_T = bounds[:-1] + np.floor(position_T * np.diff(bounds)).astype(np.int64)
     return tuple(int(index) for index in indices_T)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,22 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save_file
 
+from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
 from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.files import fingerprint, sha256_file, write_json
 from umt_pipeline.models.folders import SKIPPED_FILE, WEIGHTS_FILE, load_config, load_weights, weights_sha256
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.student import StudentConfig
+from umt_pipeline.models.text import bert_identity
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.runs import fresh_folder, train, write_table
 from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.stage2 import Stage2Config
+
+logger = logging.getLogger(__name__)
 
 TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
 
@@ -53,18 +58,24 @@ def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.Data
         A folder of tokenizer files, named after its content.
 
     Raises:
-        ConfigError: there is no usable training caption, ``vocab_size`` is too small for their letters, or other than that of
-            the pretrained tokenizer.
+        ConfigError: there is no usable training caption, or ``vocab_size`` is too small for their letters or for the pretrained
+            tokenizer.
     """
     if params.text.pretrained is not None:
         tokenizer = load_tokenizer(params.text.pretrained)
-        key = fingerprint(params.text.pretrained)
+        if len(tokenizer) > params.text.vocab_size:
+            raise ConfigError(
+                f"stage2.text.pretrained {params.text.pretrained!r}: its tokenizer has {len(tokenizer)} words, but "
+                f"stage2.text.vocab_size is {params.text.vocab_size}: set it to the vocab_size of the checkpoint's config.json"
+            )
+        # Whoever uses the model later cuts texts where training did.
+        tokenizer.model_max_length = params.text.max_length
     else:
         _, texts = captioned_media(videos, captions, "train", params.corpora, params.clean_captions)
         tokenizer = train_wordpiece(
             texts["caption"].tolist(), params.text.vocab_size, params.text.max_length, clean=params.clean_captions
         )
-        key = fingerprint(tokenizer.get_vocab())
+    key = fingerprint(tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length)
     folder = workspace / "tokenizers" / key
     save_tokenizer(tokenizer, folder)
     return folder
@@ -113,7 +124,9 @@ def gather_data(
     student, _ = load_config(stage1_model, STUDENT_KIND)
     store = read_manifest(feature_store)
     words = load_tokenizer(tokenizer)
-    config = params.model_for(StudentConfig.model_validate(student), store, len(words))
+    # A published BERT may have more embeddings than its tokenizer has words.
+    words_known = len(words) if params.text.pretrained is None else params.text.vocab_size
+    config = params.model_for(StudentConfig.model_validate(student), store, words_known)
     sample_table, samples_key = write_table(workspace, "samples", samples)
     caption_table, captions_key = write_table(workspace, "captions", texts)
     arguments = {
@@ -133,7 +146,15 @@ def gather_data(
         "media_root": str(raw_media),
     }
     manifests = [sha256_file(folder / MANIFEST_FILE) for folder, _ in folders.values()]
-    return Stage2Data(config, tokenizer, arguments, [*manifests, samples_key, captions_key], manifests[0], store.teacher.id)
+    inputs = [*manifests, samples_key, captions_key]
+    if params.text.pretrained is not None:
+        inputs.append(bert_identity(params.text.pretrained))
+    if params.parity:
+        # The contrastive gradient depends on it, so a run cannot go on with another number.
+        inputs.append(f"processes: {params.train.nproc}")
+        if params.train.nproc == 1:
+            logger.warning("stage2.parity with train.nproc 1 changes nothing: the published gradient is exact in one process")
+    return Stage2Data(config, tokenizer, arguments, inputs, manifests[0], store.teacher.id)
 
 
 def pretrain_text(
@@ -218,6 +239,8 @@ def _train(
     model = VideoTextModel(data.config)
     weights = {key.removeprefix("model."): tensor for key, tensor in finished.weights().items()}
     load_weights(model, weights, source=str(finished.folder))
+    # The last step may have left it outside its bounds, into which reading puts it back.
+    _ = model.temperature
     folder = fresh_folder(workspace, f"{name}_model")
     facts = {
         "steps": finished.steps,
