@@ -13,7 +13,7 @@ from torch import nn
 
 from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError
-from umt_pipeline.models import classifier, encoder, question_answering, student, video_text
+from umt_pipeline.models import classifier, detector, encoder, question_answering, student, video_text
 from umt_pipeline.models.card import model_card
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.text import TextConfig
@@ -33,6 +33,9 @@ MODELS: dict[str, tuple[Config, Callable[[Any], nn.Module], str, tuple[int, ...]
     ),
     classifier.KIND: (
         classifier.ClassifierConfig(vision=VISION, classes=5), classifier.Classifier, "probabilities", (1, 5),
+    ),
+    detector.KIND: (
+        detector.DetectorConfig(vision=VISION, classes=5), detector.Detector, "probabilities", (1, 1, 5),
     ),
     video_text.KIND: (
         video_text.VideoTextConfig(vision=VISION, text=TEXT, embed_dim=8), video_text.VideoTextModel, "similarity", (1, 2),

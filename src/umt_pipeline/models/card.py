@@ -183,6 +183,16 @@ def _use_classifier(config: JsonDict) -> list[str]:
     ]
 
 
+def _use_detector(config: JsonDict) -> list[str]:
+    return [
+        *_loading("detector", "load_detector"),
+        'model = load_detector(Path("."))',
+        _patches(config["vision"]),
+        "people = torch.tensor([[[0.1, 0.2, 0.5, 0.9]]])  # left, upper, right, lower edge as shares of the frame",
+        f"probabilities = model(patches, people).sigmoid()  # [1, 1, {config['classes']}]",
+    ]
+
+
 def _use_video_text(config: JsonDict) -> list[str]:
     tokens, length = _tokens(config["vision"]), config["text"]["max_positions"]
     tokenizer = "from umt_pipeline.models.tokenizer import encode_batch"
@@ -240,6 +250,15 @@ _KINDS = {
         use=_use_classifier,
         limits="It is meant for clips like those that it was fine-tuned on, sampled and scaled in the same way. "
         "It answers with one of its classes whatever it is shown, and its probabilities are not calibrated.",
+    ),
+    "umt_detector": _Kind(
+        title="Action detector",
+        task="video-classification",
+        what="A video transformer with joint space-time attention; its normed tokens, averaged over time, are pooled within "
+        "each person's box and go to one linear layer. `classes.json`, where there is one, names its actions in order.",
+        use=_use_detector,
+        limits="It is meant to tell what people do whose boxes in the middle frame something else has found; it finds nobody "
+        "itself. Each action has a probability of its own, which is not calibrated and repeats the biases of its videos.",
     ),
     "umt_video_text": _Kind(
         title="Video-text model",

@@ -137,13 +137,17 @@ def save_classifier(
         classes: C labels.
         extra: further JSON-able facts kept in ``config.json``.
     """
-    _require_classes(classes, model, str(folder))
+    require_classes(classes, model.config.classes, str(folder))
     save_model(folder, model, model.config, KIND, extra)
     write_json(folder / CLASSES_FILE, list(classes))
 
 
-def load_classes(folder: Path) -> tuple[str, ...]:
-    """Read the labels of a classifier's model folder, in the head's order.
+def load_classes(folder: Path, kind: str = KIND) -> tuple[str, ...]:
+    """Read the labels of a model folder, in the head's order.
+
+    Args:
+        folder: a classifier's, or that of another model with a head of ``classes``.
+        kind: of the model.
 
     Raises:
         CheckpointError: ``classes.json`` is missing or is no list of C different labels.
@@ -151,16 +155,25 @@ def load_classes(folder: Path) -> tuple[str, ...]:
     path = folder / CLASSES_FILE
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: expected a JSON list of the labels in the order of the classifier's head, found nothing. A classifier "
+            f"{path}: expected a JSON list of the labels in the order of the model's head, found nothing. A model "
             "that was imported does not know them: write the list there"
         )
-    config, _ = load_config(folder, KIND)
-    classes = read_json(path)
-    count = ClassifierConfig.model_validate(config).classes
+    config, _ = load_config(folder, kind)
+    classes, count = read_json(path), int(config["classes"])
     if not isinstance(classes, list) or len(set(map(str, classes))) != count or len(classes) != count:
         found = f"{len(classes)} labels" if isinstance(classes, list) else type(classes).__name__
         raise CheckpointError(f"{path}: expected a JSON list of {count} different labels, found {found}")
     return tuple(str(name) for name in classes)
+
+
+def require_classes(classes: Sequence[str], count: int, source: str) -> None:
+    """Refuse labels that do not name each row of a head once.
+
+    Raises:
+        CheckpointError: they are not ``count`` different ones.
+    """
+    if len(classes) != count or len(set(classes)) != count:
+        raise CheckpointError(f"{source}: expected {count} different labels, one per row of the head, found {len(classes)}")
 
 
 def remap_head(model: Classifier, classes: Sequence[str], sources: Mapping[str, str]) -> Classifier:
@@ -177,7 +190,7 @@ def remap_head(model: Classifier, classes: Sequence[str], sources: Mapping[str, 
         CheckpointError: ``classes`` are not the head's.
         ConfigError: fewer than two new labels, or one that comes from an unknown label.
     """
-    _require_classes(classes, model, "remap_head")
+    require_classes(classes, model.config.classes, "remap_head")
     row_of = {name: row for row, name in enumerate(classes)}
     unknown = {new: old for new, old in sources.items() if old not in row_of}
     if unknown:
@@ -194,12 +207,6 @@ def remap_head(model: Classifier, classes: Sequence[str], sources: Mapping[str, 
     mapped = Classifier(model.config.model_copy(update={"classes": len(sources)}))
     load_weights(mapped, state, source="classifier whose head is mapped")
     return mapped.train(model.training)
-
-
-def _require_classes(classes: Sequence[str], model: Classifier, source: str) -> None:
-    count = model.config.classes
-    if len(classes) != count or len(set(classes)) != count:
-        raise CheckpointError(f"{source}: expected {count} different labels, one per row of the head, found {len(classes)}")
 
 
 def _init_weights(module: nn.Module) -> None:

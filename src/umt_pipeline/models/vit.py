@@ -85,25 +85,36 @@ def sinusoid_table(num_positions: int, dim: int) -> Tensor:
     return table_PD.float()
 
 
-def position_table(dim: int, trained_frames: int, trained_grid: int, frames: int, grid: int) -> Tensor:
-    """Return the position table [frames * grid * grid, dim] for a clip size that may differ from the trained one.
+def position_table(
+    dim: int, trained_frames: int, trained_grid: int, frames: int, rows: int, columns: int | None = None
+) -> Tensor:
+    """Return the position table [frames * rows * columns, dim] for a clip size that may differ from the trained one.
+
+    Args:
+        dim: D.
+        trained_frames: of the clips that the table is written down for.
+        trained_grid: patches along a side of their square frames.
+        frames: of the wanted clips.
+        rows: patches along the height of their frames.
+        columns: patches along the width; None: as many as rows.
 
     A single frame (an image) takes the first frame's positions. Another grid is reached by bicubic interpolation within
     each frame, another number of frames by linear interpolation in time, as the published fine-tuning does.
     """
+    columns = rows if columns is None else columns
     if frames == 1:
         table = sinusoid_table(trained_grid**2, dim)
         trained_frames = 1
     else:
         table = sinusoid_table(trained_frames * trained_grid**2, dim)
-    if grid != trained_grid:
+    if (rows, columns) != (trained_grid, trained_grid):
         table = table.reshape(trained_frames, trained_grid, trained_grid, dim).permute(0, 3, 1, 2)
-        table = F.interpolate(table, size=(grid, grid), mode="bicubic", align_corners=False)
-        table = table.permute(0, 2, 3, 1).reshape(trained_frames * grid**2, dim)
+        table = F.interpolate(table, size=(rows, columns), mode="bicubic", align_corners=False)
+        table = table.permute(0, 2, 3, 1).reshape(trained_frames * rows * columns, dim)
     if frames != trained_frames:
-        table = table.reshape(trained_frames, grid**2, dim).permute(1, 2, 0)
+        table = table.reshape(trained_frames, rows * columns, dim).permute(1, 2, 0)
         table = F.interpolate(table, size=frames, mode="linear", align_corners=False)
-        table = table.permute(2, 0, 1).reshape(frames * grid**2, dim)
+        table = table.permute(2, 0, 1).reshape(frames * rows * columns, dim)
     return table
 
 
@@ -194,7 +205,7 @@ class VideoViT(nn.Module):
         self.config = config
         self.recompute_blocks = 0
         # Position tables of clips of other sizes, made once: computing one per step would wait for the device.
-        self._tables: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
+        self._tables: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
         self.patch_embed = nn.Linear(config.patch_values, config.dim)
         rates = [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio, rate) for rate in rates)
@@ -205,16 +216,17 @@ class VideoViT(nn.Module):
         # The published patch embedding is a convolution left at PyTorch's default, which is the default of nn.Linear too.
         self.patch_embed.reset_parameters()
 
-    def positions(self, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+    def positions(self, visible_BV: Tensor, clip_size: tuple[int, ...] | None = None) -> Tensor:
         """Return the position vectors [B, V, D] of the visible tokens.
 
         Args:
             visible_BV: positions in the raster of the clip.
-            clip_size: (frames, patches along a side) where they differ from the trained ones.
+            clip_size: (frames, patches along a side) where they differ from the trained ones; (frames, patches along the
+                height, patches along the width) where frames are not square.
         """
         table_PD = self.positions_PD
         if clip_size is not None and clip_size != (self.config.frames, self.config.grid):
-            key = (*clip_size, table_PD.device, table_PD.dtype)
+            key = (clip_size, table_PD.device, table_PD.dtype)
             if key not in self._tables:
                 self._tables[key] = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_PD)
             table_PD = self._tables[key]
@@ -225,7 +237,7 @@ class VideoViT(nn.Module):
         patches_BVP: Tensor,
         visible_BV: Tensor,
         layers: Sequence[int],
-        clip_size: tuple[int, int] | None = None,
+        clip_size: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encode visible patches and return chosen block outputs too.
 
@@ -255,7 +267,7 @@ class VideoViT(nn.Module):
             return tokens_BVD, tokens_BVD.new_empty((0, *tokens_BVD.shape))
         return tokens_BVD, self.norm(torch.stack(chosen))
 
-    def forward(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, ...] | None = None) -> Tensor:
         """Encode visible patches; return tokens [B, V, D] after the final norm."""
         return self.forward_layers(patches_BVP, visible_BV, (), clip_size)[0]
 
