@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umt_pipeline.evaluation.detection import NO_DETECTION, DetectionScores, box_iou, score
+from umt_pipeline.evaluation.detection import NO_DETECTION, DetectionScores, score
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
+from umt_pipeline.video.box_views import box_iou
 
 COLUMNS = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label"]
 LEFT, RIGHT = (0.0, 0.0, 0.4, 1.0), (0.5, 0.0, 0.9, 1.0)

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
+from umt_pipeline.video.box_views import box_iou
 
 MIN_IOU = 0.5
 BOX = ["x1", "y1", "x2", "y2"]
@@ -105,14 +106,6 @@ def score(
         skipped=tuple(name for i, name in enumerate(classes) if not count_L[i]),
         missing={video: failures.get(video, NO_DETECTION) for video in silent},
     )
-
-
-def box_iou(one_P4: np.ndarray, two_P4: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of boxes (x1, y1, x2, y2), pair by pair; leading axes broadcast."""
-    lower, upper = np.maximum(one_P4[..., :2], two_P4[..., :2]), np.minimum(one_P4[..., 2:], two_P4[..., 2:])
-    common = np.clip(upper - lower, 0.0, None).prod(axis=-1)
-    areas = (one_P4[..., 2:] - one_P4[..., :2]).prod(axis=-1) + (two_P4[..., 2:] - two_P4[..., :2]).prod(axis=-1)
-    return np.asarray(common / (areas - common))
 
 
 def _require_valid(table: pd.DataFrame, name: str, columns: list[str]) -> None:
