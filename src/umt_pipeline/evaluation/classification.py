@@ -118,7 +118,7 @@ def predict(
     rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in clips.to_dict("records")]
     videos = max(1, config.batch_size // (config.clips * config.crops))
     with tqdm(total=len(rows), desc=title, unit="video", disable=None, leave=False) as progress:
-        for batch in _decoded(rows, load, videos, config.workers):
+        for batch in decoded(rows, load, videos, config.workers):
             good = {video_id: views for video_id, views in batch.items() if not isinstance(views, str)}
             failures |= {video_id: reason for video_id, reason in batch.items() if isinstance(reason, str)}
             if good:
@@ -231,10 +231,20 @@ def _mean_softmax(model: Classifier, views: Mapping[str, np.ndarray], device: to
     return mean
 
 
-def _decoded(
+def decoded(
     rows: Sequence[dict[str, Any]], load: Callable[[dict[str, Any]], np.ndarray], batch: int, workers: int | None
 ) -> Iterator[dict[str, np.ndarray | str]]:
-    """Yield batches of video -> its views, or why there are none, decoding two batches ahead in threads."""
+    """Decode in threads, two batches ahead.
+
+    Args:
+        rows: what to read, each with a ``video_id`` of its own.
+        load: reads one of them.
+        batch: so many at once, fewer in the last batch.
+        workers: threads; None: one per core.
+
+    Yields:
+        Batches of ``video_id`` -> what was read, or why nothing could be.
+    """
 
     def decode(row: dict[str, Any]) -> np.ndarray | str:
         try:

@@ -120,18 +120,36 @@ def key_frames(videos: pd.DataFrame, boxes: pd.DataFrame, split: str, recipe: De
         people = pd.concat([people, found], ignore_index=True)
     people = people.assign(boxes=pd.Series(people[_BOX].to_numpy(np.float64).tolist(), index=people.index))
     frames = people.groupby(_FRAME)[["boxes", "labels"]].agg(list).reset_index()
-    frames = frames.join(rows[["video_id", "num_frames", "height", "width", "fps"]], on="video")
-    frames["key"] = np.rint((frames["timestamp_s"] - recipe.start_s) * frames["fps"]).astype(np.int64)
-    outside = frames[(frames["key"] < 0) | (frames["key"] >= frames["num_frames"])]
+    return locate(frames, rows, recipe.start_s)
+
+
+def locate(frames: pd.DataFrame, videos: pd.DataFrame, start_s: float) -> pd.DataFrame:
+    """Find key frames in their files.
+
+    Args:
+        frames: columns video and timestamp_s, and any others.
+        videos: rows of the clean video table, by ``path``, which is what ``video`` names.
+        start_s: where in the film the files begin.
+
+    Returns:
+        video_id, path, num_frames, height, width, key (number of the key frame in its file), timestamp_s and the other columns.
+
+    Raises:
+        TableError: a key frame lies outside its file.
+    """
+    found = frames.join(videos[["video_id", "num_frames", "height", "width", "fps"]], on="video")
+    found["key"] = np.rint((found["timestamp_s"] - start_s) * found["fps"]).astype(np.int64)
+    outside = found[(found["key"] < 0) | (found["key"] >= found["num_frames"])]
     if len(outside):
         row = outside.iloc[0]
         raise TableError(
-            f"table boxes: {len(outside)} of {len(frames)} key frames lie outside their files: {row['timestamp_s']} s of "
+            f"table boxes: {len(outside)} of {len(found)} key frames lie outside their files: {row['timestamp_s']} s of "
             f"{row['video']!r} would be frame {row['key']} of {row['num_frames']}, if the file begins at start_s "
-            f"{recipe.start_s} s of the film. Set start_s, or leave these boxes out"
+            f"{start_s} s of the film. Set start_s, or leave these boxes out"
         )
-    columns = ["video_id", "path", "num_frames", "height", "width", "key", "timestamp_s", "boxes", "labels"]
-    return frames.rename(columns={"video": "path"})[columns]
+    others = [column for column in frames.columns if column not in _FRAME]
+    columns = ["video_id", "path", "num_frames", "height", "width", "key", "timestamp_s", *others]
+    return found.rename(columns={"video": "path"})[columns]
 
 
 def action_names(frames: pd.DataFrame) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ Legend: T frames, S side of the square view, M boxes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -185,6 +187,32 @@ def apply_box_view(frames_THWC: np.ndarray, shown: BoxView) -> np.ndarray:
     hsv[..., 0] %= 256
     shifted = Image.fromarray(np.clip(hsv, 0, 255).astype(np.uint8), mode="HSV").convert("RGB")
     return np.asarray(shifted).reshape(frames_TSSC.shape)
+
+
+def whole_size(clip: KeyFrameClip, patch_size: int, height: int, width: int) -> tuple[int, int]:
+    """Return height and width, multiples of the patch size, to which whole frames are resized for a test.
+
+    The short side becomes ``short_side``, the other one is rounded, so that boxes, being shares, stay right. (The published
+    code fills up with black instead, which the encoder then attends to.)
+    """
+    scale = clip.short_side / min(height, width)
+    rows, columns = (max(1, round(side * scale / patch_size)) for side in (height, width))
+    return rows * patch_size, columns * patch_size
+
+
+def load_whole(path: Path, indices: Sequence[int], height: int, width: int) -> np.ndarray:
+    """Decode frames and resize them whole: uint8 RGB [T,height,width,3].
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    # Here, not at the top: whoever only draws views loads no video decoder.
+    from umt_pipeline.video.reader import read_frames
+
+    distinct, inverse_T = np.unique(np.asarray(indices), return_inverse=True)
+    frames_FHWC = read_frames(path, distinct.tolist())
+    resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in frames_FHWC]
+    return np.stack([np.asarray(image) for image in resized])[inverse_T]
 
 
 def _jittered(boxes_M4: np.ndarray, config: BoxAugment, draws_M4: np.ndarray) -> np.ndarray:

@@ -1,0 +1,193 @@
+"""Testing action detectors: what the people do whom a person detector found in key frames.
+
+Whole frames are shown, not crops. A box is widened for the detector to look at, and returned as it was found. The score of an
+action is its probability times the confidence of the person detector.
+
+Source: the published test on AVA: boxes of confidence 0.8 and more, widened by 10 % of their width and 5 % of their height
+at each edge.
+
+Shapes: B key frames of one batch, M boxes of one of them, C actions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor
+from tqdm import tqdm
+
+from umt_pipeline.config import Config
+from umt_pipeline.evaluation.classification import decoded
+from umt_pipeline.evaluation.detection import BOX
+from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.models.detector import Detector
+from umt_pipeline.training.detection import locate
+from umt_pipeline.training.device import resolve_device
+from umt_pipeline.video.box_views import KeyFrameClip, key_frame_indices, load_whole, whole_size, widened
+from umt_pipeline.video.pixels import normalise_patches, patchify
+
+logger = logging.getLogger(__name__)
+
+_FRAME = ["video", "timestamp_s"]
+
+
+class PeopleConfig(Config):
+    """Whose actions are asked for.
+
+    Attributes:
+        source: ``detected``, a person detector's boxes, as published; ``annotated``: those that people drew, whose confidence
+            is 1, which tells the detector of actions from that of persons.
+        score: lowest confidence.
+        widen: by how much each edge moves out, as shares of the box's width and height.
+        batch_size: key frames per forward pass.
+        workers: decoding threads; null: one per core.
+    """
+
+    source: Literal["detected", "annotated"] = "detected"
+    score: float = Field(0.8, ge=0, le=1)
+    widen: tuple[float, float] = (0.1, 0.05)
+    batch_size: int = Field(8, ge=1)
+    workers: int | None = Field(None, ge=1)
+
+
+@dataclass(frozen=True)
+class DetectedActions:
+    """What a detector said.
+
+    Args:
+        table: columns video, timestamp_s, x1, y1, x2, y2, label, score: one row per box and action.
+        failures: (video, timestamp) of key frames that could not be read, with the reason; their boxes count as missed.
+    """
+
+    table: pd.DataFrame
+    failures: Mapping[tuple[str, float], str]
+
+    def failed_videos(self) -> dict[str, str]:
+        """Return the videos of which no key frame could be read, with the first reason."""
+        read = set(self.table["video"].unique())
+        reasons = {video: reason for (video, _), reason in reversed(list(self.failures.items()))}
+        return {video: reason for video, reason in reasons.items() if video not in read}
+
+
+def predict(
+    model: Detector,
+    classes: Sequence[str],
+    videos: pd.DataFrame,
+    boxes: pd.DataFrame,
+    media_root: Path,
+    clip: KeyFrameClip,
+    config: PeopleConfig,
+    start_s: float = 0.0,
+) -> DetectedActions:
+    """Run a detector on all people of all key frames.
+
+    Args:
+        model: it is put on the GPU if there is one, and in eval mode.
+        classes: C actions in the head's order.
+        videos: rows of the clean video table, those of the test.
+        boxes: a table ``RawBoxes``, whose ``video`` is the video table's ``path``; rows of other videos do not count.
+        media_root: the paths are relative to it.
+        clip: frames and size.
+        config: whose boxes.
+        start_s: where in the film the media files begin.
+
+    Raises:
+        EvaluationError: there is no such box, or the model gave NaN or infinity for a key frame.
+        TableError: a key frame lies outside its file.
+    """
+    device = resolve_device("auto")
+    model = model.to(device).eval()
+    frames = _frames(videos.set_index("path"), boxes, config, start_s)
+    patch = model.config.vision.patch_size
+    sizes = [whole_size(clip, patch, *size) for size in frames[["height", "width"]].to_numpy(int).tolist()]
+    frames = frames.assign(
+        video_id=frames.index.astype(str), tall=[size[0] for size in sizes], wide=[size[1] for size in sizes]
+    )
+
+    def load(row: dict[str, Any]) -> np.ndarray:
+        indices = key_frame_indices(clip, row["key"], row["num_frames"])
+        return load_whole(media_root / row["path"], indices, row["tall"], row["wide"])
+
+    parts: list[pd.DataFrame] = []
+    failures: dict[tuple[str, float], str] = {}
+    with tqdm(total=len(frames), desc="key frames", unit="frame", disable=None, leave=False) as progress:
+        # Frames of one shape make a batch.
+        for _, group in frames.groupby(["tall", "wide"], sort=True):
+            rows = {row["video_id"]: {str(name): value for name, value in row.items()} for row in group.to_dict("records")}
+            for batch in decoded(list(rows.values()), load, config.batch_size, config.workers):
+                for name, reason in batch.items():
+                    if isinstance(reason, str):
+                        failures[rows[name]["path"], rows[name]["timestamp_s"]] = reason
+                good = {name: views for name, views in batch.items() if not isinstance(views, str)}
+                if good:
+                    people = [rows[name] for name in good]
+                    parts.append(_scored(model, classes, people, np.stack(list(good.values())), config, device))
+                progress.update(len(batch))
+    for (video, at), reason in failures.items():
+        logger.warning("detection: the people of %s at %s s count as missed: %s", video, at, reason)
+    empty = pd.DataFrame(columns=[*_FRAME, *BOX, "label", "score"])
+    table = pd.concat(parts).sort_values(_FRAME, kind="stable", ignore_index=True) if parts else empty
+    return DetectedActions(table, failures)
+
+
+def _frames(videos: pd.DataFrame, boxes: pd.DataFrame, config: PeopleConfig, start_s: float) -> pd.DataFrame:
+    """Return a row per key frame with its boxes and their confidences, as lists."""
+    wanted = boxes["video"].isin(videos.index) & (boxes["source"] == config.source) & (boxes["score"] >= config.score)
+    people = boxes[wanted].drop_duplicates([*_FRAME, *BOX]).reset_index(drop=True)
+    if people.empty:
+        raise EvaluationError(
+            f"table boxes: expected {config.source} boxes of the {len(videos)} test videos with a score of at least "
+            f"{config.score}, found none among {len(boxes)} rows"
+        )
+    people = people.assign(boxes=pd.Series(people[BOX].to_numpy(np.float64).tolist(), index=people.index))
+    frames = people.groupby(_FRAME)[["boxes", "score"]].agg(list).reset_index()
+    return locate(frames, videos, start_s)
+
+
+@torch.inference_mode()
+def _scored(
+    model: Detector,
+    classes: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    frames_BTHWC: np.ndarray,
+    config: PeopleConfig,
+    device: torch.device,
+) -> pd.DataFrame:
+    """Return a row per box and action of these key frames."""
+    patch = model.config.vision.patch_size
+    counts = [len(row["boxes"]) for row in rows]
+    boxes_BM4 = np.tile(np.array([0.0, 0.0, 1.0, 1.0], dtype=np.float32), (len(rows), max(counts), 1))
+    for place, row in enumerate(rows):
+        boxes_BM4[place, : counts[place]] = widened(np.array(row["boxes"]), *config.widen)
+    patches_BVP = normalise_patches(patchify(torch.from_numpy(frames_BTHWC).to(device), patch))
+    grid = (frames_BTHWC.shape[2] // patch, frames_BTHWC.shape[3] // patch)
+    logits_BMC: Tensor = model(patches_BVP, torch.from_numpy(boxes_BM4).to(device), grid)
+    probabilities_BMC = logits_BMC.double().sigmoid().cpu().numpy()
+    found_RC = np.concatenate([probabilities_BMC[place, :count] for place, count in enumerate(counts)])
+    frame_R = np.repeat(np.arange(len(rows)), counts)
+    broken_R = np.flatnonzero(~np.isfinite(found_RC).all(axis=1))
+    if broken_R.size:
+        bad = rows[frame_R[broken_R[0]]]
+        raise EvaluationError(
+            f"the detector gave NaN or infinity for {bad['path']!r} at {bad['timestamp_s']} s: check its weights"
+        )
+    confidence_R = np.concatenate([np.array(row["score"], dtype=np.float64) for row in rows])
+    box_R4 = np.concatenate([np.array(row["boxes"], dtype=np.float64) for row in rows])
+    row_D = np.repeat(np.arange(len(box_R4)), len(classes))
+    return pd.DataFrame(
+        {
+            "video": np.array([row["path"] for row in rows], dtype=object)[frame_R[row_D]],
+            "timestamp_s": np.array([row["timestamp_s"] for row in rows])[frame_R[row_D]],
+            **{edge: box_R4[row_D, place] for place, edge in enumerate(BOX)},
+            "label": np.tile(np.array(classes, dtype=object), len(box_R4)),
+            "score": (found_RC * confidence_R[:, None]).ravel(),
+        }
+    )
