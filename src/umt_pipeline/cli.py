@@ -208,7 +208,7 @@ def doctor() -> None:
 @app.command()
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="Published weights: a .pth, .pt or .safetensors file.")],
-    kind: Annotated[str, typer.Option(help="student, encoder, classifier, video-text or question-answering.")],
+    kind: Annotated[str, typer.Option(help="student, encoder, classifier, detector, video-text or question-answering.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     frames: Annotated[
         int | None,

@@ -19,6 +19,7 @@ from umt_pipeline import cli
 from umt_pipeline.errors import CheckpointError, ConfigError
 from umt_pipeline.models.checkpoints import fuse_biases, student_to_published
 from umt_pipeline.models.classifier import Classifier, ClassifierConfig, load_classifier, save_classifier
+from umt_pipeline.models.detector import load_detector
 from umt_pipeline.models.encoder import load_encoder
 from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint, load_vision
 from umt_pipeline.models.folders import load_weights, save_model
@@ -107,6 +108,23 @@ def test_classifiers_of_every_clip_size(tmp_path: Path, frames: int, size: int) 
     assert (model.config.vision.frames, model.config.vision.image_size) == (frames, size)
     assert torch.equal(model.encoder.positions_PD, table[0])
     assert_equal(exported(folder, tmp_path), state)
+
+
+def test_a_detector_comes_in_starts_others_and_goes_out(tmp_path: Path) -> None:
+    """A published file of action detection has a final norm where a classifier's has ``fc_norm``."""
+    state = {key.replace("fc_norm.", "norm."): tensor for key, tensor in CLASSIFIER.items()}
+    folder = tmp_path / "detector"
+    output = umt(
+        "import-checkpoint", write(tmp_path, {"model": state}), "--kind", "detector", "--out", folder, "--heads", SIZES["heads"]
+    )
+    assert f"{len(state)} keys matched, 0 missing, 0 unexpected, 0 mis-shaped" in output
+    model = load_detector(folder)
+    assert model.config.classes == SIZES["classes"]
+    assert torch.equal(model.encoder.norm.weight, state["norm.weight"])
+    assert_equal(load_vision(folder)[0].state_dict(), model.encoder.state_dict())
+    assert_equal(exported(folder, tmp_path), state)
+    with pytest.raises(CheckpointError, match=r"2 missing \(encoder\.norm\.bias, encoder\.norm\.weight\); 2 unexpected"):
+        import_checkpoint(write(tmp_path, CLASSIFIER), "detector", tmp_path / "out", WHOLE)
 
 
 def test_a_position_table_of_another_image_size(tmp_path: Path) -> None:
@@ -291,7 +309,7 @@ def test_a_student_of_ours_goes_out_and_comes_back(tmp_path: Path) -> None:
 
 def test_refusals_of_files(tmp_path: Path) -> None:
     file, out = write(tmp_path, STUDENT), tmp_path / "out"
-    kinds = "student, encoder, classifier, video-text, question-answering"
+    kinds = "student, encoder, classifier, detector, video-text, question-answering"
     with pytest.raises(ConfigError, match=f"kind is 'teacher', expected one of {kinds}"):
         import_checkpoint(file, "teacher", out, ASKED)
     with pytest.raises(CheckpointError, match="48 wide, which is not a multiple of 64: say how many heads"):

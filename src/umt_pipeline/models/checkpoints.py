@@ -135,10 +135,21 @@ def classifier_from_published(state: Mapping[str, Tensor]) -> State:
 
 
 def classifier_to_published(state: Mapping[str, Tensor], patch_size: int) -> State:
-    """Rename :class:`Classifier`'s weights to the published names; the inverse of :func:`classifier_from_published`."""
+    """Rename :class:`Classifier`'s or :class:`Detector`'s weights to the published names.
+
+    The inverse of :func:`classifier_from_published` and :func:`detector_from_published`.
+    """
     encoder = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
     others = {key: tensor for key, tensor in state.items() if not key.startswith("encoder.")}
     return encoder_to_published(encoder, patch_size) | others
+
+
+def detector_from_published(state: Mapping[str, Tensor]) -> State:
+    """Rename an AVA file (``patch_embed.*``, ``blocks.*``, ``norm.*``, ``head.*``) to :class:`Detector`'s names."""
+    state = strip_prefix(state)
+    encoder = {key: tensor for key, tensor in state.items() if key.startswith((*_ENCODER_PARTS, "norm."))}
+    renamed = {f"encoder.{key}": tensor for key, tensor in encoder_from_published(encoder).items()}
+    return renamed | {key: tensor for key, tensor in state.items() if key not in encoder}
 
 
 def video_text_from_published(state: Mapping[str, Tensor]) -> State:

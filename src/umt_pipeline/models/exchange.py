@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from umt_pipeline.config import Config
 from umt_pipeline.errors import CheckpointError, ConfigError
 from umt_pipeline.files import sha256_file, staged_file, staged_folder
-from umt_pipeline.models import checkpoints, classifier, encoder, question_answering, sizes, student, video_text
+from umt_pipeline.models import checkpoints, classifier, detector, encoder, question_answering, sizes, student, video_text
 from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.containers import State, read_checkpoint
 from umt_pipeline.models.folders import LoadReport, load_config, model_kind, save_model
@@ -87,6 +87,16 @@ _FORMATS: dict[str, _Format] = {
         vision=lambda model: model.encoder,
         prefix="",
     ),
+    "detector": _Format(
+        folder_kind=detector.KIND,
+        rename=checkpoints.detector_from_published,
+        publish=checkpoints.classifier_to_published,
+        sizes=sizes.detector_config,
+        build=detector.Detector,
+        load=detector.load_detector,
+        vision=lambda model: model.encoder,
+        prefix="",
+    ),
     "video-text": _Format(
         folder_kind=video_text.KIND,
         rename=checkpoints.video_text_from_published,
@@ -128,8 +138,8 @@ def import_checkpoint(
 
     Args:
         file: a torch or ``.safetensors`` file, see :func:`read_checkpoint`.
-        kind: what the file is: ``student``, ``classifier``, ``video-text`` or ``question-answering``; or ``encoder``, to
-            take the video encoder out of any but a classifier's file.
+        kind: what the file is: ``student``, ``classifier``, ``detector``, ``video-text`` or ``question-answering``; or
+            ``encoder``, to take the video encoder out of any but a classifier's file.
         out: the folder to write, whole or not at all.
         asked: sizes that the weights' shapes do not tell.
         tokenizer: for ``video-text`` and ``question-answering``, a folder or hub name of the tokenizer that the model was
@@ -182,7 +192,7 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
     goes out as one, without a masked-language head.
 
     Args:
-        folder: a student, encoder, classifier, video-text or question-answering model.
+        folder: a student, encoder, classifier, detector, video-text or question-answering model.
         out: a ``.pth``, ``.pt`` or ``.safetensors`` file, written whole or not at all.
         fused_biases: write timm's ``qkv.bias``, zero for the keys, in place of ``q_bias`` and ``v_bias``.
         force: replace a file that is there.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from umt_pipeline.errors import CheckpointError
 from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.classifier import Classifier
+from umt_pipeline.models.detector import Detector
 from umt_pipeline.models.folders import LoadReport, load_weights
 from umt_pipeline.models.question_answering import QuestionAnsweringModel
 from umt_pipeline.models.student import Student
@@ -52,8 +53,8 @@ def load_renamed(
     reads it, and every published file has it: it is left out without being asked, and the report's ``notes`` say so.
 
     Args:
-        model: a :class:`Student`, :class:`Classifier`, :class:`VideoTextModel`, :class:`QuestionAnsweringModel` or
-            :class:`VideoViT`.
+        model: a :class:`Student`, :class:`Classifier`, :class:`Detector`, :class:`VideoTextModel`,
+            :class:`QuestionAnsweringModel` or :class:`VideoViT`.
         state: renamed weights.
         source: the file, for messages.
         allow_missing: glob patterns of keys, in this project's names, that may stay at their initial values.
@@ -70,7 +71,7 @@ def load_renamed(
     elif isinstance(model, QuestionAnsweringModel):
         encoder, prefix = model.vision, "vision."
         allow_unexpected = (*allow_unexpected, *TEACHER_KEYS)
-    elif isinstance(model, Student | Classifier):
+    elif isinstance(model, Student | Classifier | Detector):
         encoder, prefix = model.encoder, "encoder."
     elif isinstance(model, VideoViT):
         encoder, prefix = model, ""

@@ -18,6 +18,7 @@ from torch import Tensor
 from umt_pipeline.errors import CheckpointError
 from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.classifier import ClassifierConfig
+from umt_pipeline.models.detector import DetectorConfig
 from umt_pipeline.models.encoder import EncoderConfig
 from umt_pipeline.models.question_answering import QuestionAnsweringConfig
 from umt_pipeline.models.student import StudentConfig
@@ -71,6 +72,12 @@ def classifier_config(state: Mapping[str, Tensor], asked: Asked, source: str) ->
     """Return the sizes of a classifier; ``state`` has :class:`Classifier`'s names. Raises as :func:`encoder_config`."""
     shapes = _Shapes(state, source)
     return ClassifierConfig(vision=shapes.vision("encoder.", asked), classes=shapes.of("head.weight", 2)[0])
+
+
+def detector_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> DetectorConfig:
+    """Return the sizes of an action detector; ``state`` has :class:`Detector`'s names. Raises as :func:`encoder_config`."""
+    shapes = _Shapes(state, source)
+    return DetectorConfig(vision=shapes.vision("encoder.", asked), classes=shapes.of("head.weight", 2)[0])
 
 
 def video_text_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> VideoTextConfig:
