@@ -158,6 +158,15 @@ def test_videos_that_fail_are_missed_and_named() -> None:
     assert score(found.iloc[:0], truth, ["walk"]).mean_ap == 0.0
 
 
+def test_excluded_key_frames_count_on_neither_side() -> None:
+    truth = truth_of(("a", 1, LEFT, "walk"), ("a", 2, LEFT, "walk"))
+    found = found_of(("a", 1, LEFT, "walk", 0.5), ("a", 3, LEFT, "walk", 0.9))
+    assert score(found, truth, ["walk"]).mean_ap == pytest.approx(25.0)
+    assert score(found, truth, ["walk"], excluded=[("a", 2.0)]).mean_ap == pytest.approx(50.0)
+    assert score(found, truth, ["walk"], excluded=[("a", 3)]).mean_ap == pytest.approx(50.0)
+    assert score(found, truth, ["walk"], excluded=[("a", 2), ("a", 3), ("b", 1)]).mean_ap == 100.0
+
+
 def test_only_the_best_of_a_frame_count_if_wanted() -> None:
     truth = truth_of(("a", 1, LEFT, "walk"), ("a", 2, LEFT, "walk"))
     found = found_of(

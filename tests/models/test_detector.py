@@ -70,6 +70,8 @@ def test_a_box_takes_the_maximum_of_7_x_7_bins_over_the_mean_of_time() -> None:
     assert found.flatten().tolist() == pytest.approx([2 - 2 / 14, 3 - 2 / 14])
     down = seeing(ramp.T)(torch.zeros(1, 32, 192), boxes)
     assert down.flatten().tolist() == pytest.approx([3.0, 3.0]), "beyond the last centre the last patch counts"
+    wide = seeing(torch.arange(8.0).expand(2, 8))(torch.zeros(1, 32, 192), boxes, (2, 8))
+    assert wide.flatten().tolist() == pytest.approx([4 - 4 / 14, 6 - 4 / 14]), "shares are of the width, not of the height"
 
 
 def test_boxes_belong_to_their_clip_and_to_nothing_else() -> None:
