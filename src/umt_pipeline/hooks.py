@@ -119,7 +119,9 @@ def track_outputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
     for dataset, tracked in outputs:
         if tracked.artifact is not None:
             mlflow.log_artifact(str(dataset.path), tracked.artifact)
-        if tracked.model is not None:
+        if tracked.model is not None and not any(dataset.path.rglob("*.safetensors")):
+            _log.info("%s holds no weights, its pipeline left the model out: nothing is registered", dataset.path)
+        elif tracked.model is not None:
             # A version carries the numbers of the run that made it, so that versions can be compared in the registry.
             version = tracking.register_model(
                 tracked.model, dataset.load(), {name: f"{value:.6g}" for name, value in metrics.items()}

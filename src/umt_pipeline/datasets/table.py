@@ -24,14 +24,22 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
     Args:
         filepath: the suffix decides the format.
         infer_types: CSV only: read columns of numbers as numbers (for tables that we wrote ourselves).
+        optional: a missing file is an empty table, without columns. For tables that not every project has.
         metadata: see :class:`~umt_pipeline.datasets.base.PathDataset`.
 
     Raises:
         TableError: the suffix is not one of the four.
     """
 
-    def __init__(self, filepath: str, infer_types: bool = False, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        filepath: str,
+        infer_types: bool = False,
+        optional: bool = False,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(filepath, metadata)
+        self._optional = optional
         self._infer_types = infer_types
         suffix = self._path.suffix.lower()
         if suffix not in _READERS:
@@ -42,8 +50,11 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
         """Read the table.
 
         Raises:
-            TableError: the file is missing, empty or malformed; the message names the line where there is one.
+            TableError: the file is missing and not optional, empty or malformed; the message names the line where there is
+                one.
         """
+        if self._optional and not self._path.exists():
+            return pd.DataFrame()
         if not self._path.is_file():
             raise TableError(
                 f"{self._path}: expected a table, found nothing. "

@@ -210,16 +210,19 @@ def answering_result(
     )
 
 
-def choice_scores(match_BO2: Tensor, cosine_BO: Tensor, temperature: Tensor | float) -> Tensor:
-    """Return the published score [B, O] of each option: 0.7 times its match, 0.3 times its share of the similarity.
+def choice_scores(
+    match_BO2: Tensor, cosine_BO: Tensor, temperature: Tensor | float, match_share: float = MATCH_SHARE
+) -> Tensor:
+    """Return the score [B, O] of each option; as published 0.7 times its match, 0.3 times its share of the similarity.
 
     Args:
         match_BO2: logits of the matching head, class 1 is a match.
         cosine_BO: cosines of clip and option.
         temperature: the model's divisor of cosines.
+        match_share: of the match; the rest is that of the similarity.
     """
     match_BO = match_BO2.float().softmax(dim=-1)[..., 1]
-    return MATCH_SHARE * match_BO + (1.0 - MATCH_SHARE) * (cosine_BO.float() / temperature).softmax(dim=-1)
+    return match_share * match_BO + (1.0 - match_share) * (cosine_BO.float() / temperature).softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -230,6 +233,7 @@ def score_choices(
     ids_BOL: Tensor,
     mask_BOL: Tensor,
     pool: Literal["clip", "frame"] = "frame",
+    match_share: float = MATCH_SHARE,
 ) -> Tensor:
     """Score the options of multiple-choice questions [B, O], with a retrieval model.
 
@@ -240,6 +244,7 @@ def score_choices(
         ids_BOL: tokens of the O captions to choose from.
         mask_BOL: True at tokens.
         pool: ``frame``, as published, takes the mean of the frames' cosines; ``clip`` that of the clip as a whole.
+        match_share: see :func:`choice_scores`.
     """
     B, options = ids_BOL.shape[:2]
     tokens_BVD, video = model.encode_video(patches_BVP, visible_BV, pool)
@@ -249,7 +254,7 @@ def score_choices(
     clips_X = torch.arange(B, device=ids_BOL.device).repeat_interleave(options)
     fused_BVD = model.fusion_tokens(tokens_BVD, visible_BV)
     match_X2 = model.match_logits(text_XLD, mask_BOL.flatten(0, 1), fused_BVD, clips_X)
-    return choice_scores(match_X2.unflatten(0, (B, options)), cosine_BO, model.temperature)
+    return choice_scores(match_X2.unflatten(0, (B, options)), cosine_BO, model.temperature, match_share)
 
 
 def choice_accuracy(scores_QO: np.ndarray, truth_Q: np.ndarray, failures: int = 0) -> float:

@@ -115,7 +115,7 @@ class VideoEncoder:
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """Return ``{name}`` [B, D] and, if kept, ``{name}/tokens`` [B, V, D]."""
-        tokens_BVD = self.vision(*_all_patches(frames_BTHWC, self.vision.config))
+        tokens_BVD = self.vision(*all_patches(frames_BTHWC, self.vision.config))
         return {self.name: tokens_BVD.mean(dim=1)} | ({f"{self.name}/tokens": tokens_BVD} if self.keep_tokens else {})
 
 
@@ -153,7 +153,7 @@ class VideoTextEncoder:
         The tokens are those that the matching head reads. The embedding has unit length; pooled by frame it is the mean of
         the frames' unit vectors, whose product with a text's is the mean of the cosines.
         """
-        patches_BVP, visible_BV = _all_patches(frames_BTHWC, self.model.config.vision)
+        patches_BVP, visible_BV = all_patches(frames_BTHWC, self.model.config.vision)
         tokens_BVD, embedding_BE = self.model.encode_video(patches_BVP, visible_BV, self.pool)
         if self.pool == "frame":
             embedding_BE = embedding_BE.mean(dim=1)
@@ -281,7 +281,7 @@ def extract_features(
     found: dict[str, _Vectors | _Tokens] = {}
     device = default_device()
     with tqdm(total=len(video_ids), desc=title, unit="clip", disable=None, leave=False) as progress:
-        for ids, frames, failed in _decoded_batches(video_ids, views, load, batch_size, workers):
+        for ids, frames, failed in decoded_batches(video_ids, views, load, batch_size, workers):
             failures |= failed
             kept += ids
             if ids:
@@ -361,10 +361,21 @@ def _encode(
     return features
 
 
-def _decoded_batches(
+def decoded_batches(
     video_ids: Sequence[str], views: Sequence[ViewConfig], load: ClipLoader, batch_size: int, workers: int | None
 ) -> Iterator[tuple[list[str], dict[ViewConfig, np.ndarray], dict[str, str]]]:
-    """Yield (clips that work, their frames per view, clips that failed), decoding two batches ahead in threads."""
+    """Decode clips in the given order, two batches ahead, in threads.
+
+    Args:
+        video_ids: clips.
+        views: the views of each.
+        load: reads one view of one clip.
+        batch_size: clips per batch.
+        workers: threads; None: one per core.
+
+    Yields:
+        Clips that work, their frames [B, T, S, S, 3] per view, and the reasons of those that failed.
+    """
 
     def decode(video_id: str) -> dict[ViewConfig, np.ndarray] | str:
         try:
@@ -392,7 +403,8 @@ def _decoded_batches(
             yield list(good), stacked, failed
 
 
-def _all_patches(frames_BTHWC: Tensor, config: ViTConfig) -> tuple[Tensor, Tensor]:
+def all_patches(frames_BTHWC: Tensor, config: ViTConfig) -> tuple[Tensor, Tensor]:
+    """Return normalised patches [B, V, P] of uint8 frames, and their positions [B, V]: nothing is hidden."""
     patches_BVP = normalise_patches(patchify(frames_BTHWC, config.patch_size))
     visible_BV = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).expand(len(patches_BVP), -1)
     return patches_BVP, visible_BV

@@ -91,7 +91,7 @@ def video_text_macs(config: VideoTextConfig, visible: int, length: int, weights:
     text_layers = transformer_macs(length, text.dim, text.mlp_dim, text.fusion_layer)
     pool = 2 * visible * dim**2 + 2 * visible * dim + dim**2 if config.pool == "attention" else 0
     projections = (dim + text.dim) * config.embed_dim
-    fusion, clip = _fusion_macs(text, visible, length), _clip_macs(text, visible)
+    fusion, clip = fusion_macs(text, visible, length), clip_macs(text, visible)
     matching = MATCHING_PAIRS * (fusion + 2 * text.dim) + clip
     words = length * text.dim * (text.dim + text.vocab_size)
     masked_language = text_layers + fusion + words + (0 if weights.matching else clip)
@@ -104,13 +104,13 @@ def video_text_macs(config: VideoTextConfig, visible: int, length: int, weights:
     )
 
 
-def _fusion_macs(text: TextConfig, visible: int, length: int) -> int:
+def fusion_macs(text: TextConfig, visible: int, length: int) -> int:
     """One text through the fusion layers, the clip's keys and values given: BERT's layer, and attention to the clip."""
     layers = text.layers - text.fusion_layer
     query_and_output, attention = 2 * length * text.dim**2, 2 * length * visible * text.dim
     return transformer_macs(length, text.dim, text.mlp_dim, layers) + layers * (query_and_output + attention)
 
 
-def _clip_macs(text: TextConfig, visible: int) -> int:
+def clip_macs(text: TextConfig, visible: int) -> int:
     """Keys and values of one clip, projected once in each fusion layer."""
     return (text.layers - text.fusion_layer) * 2 * visible * text.vision_dim * text.dim

@@ -182,10 +182,24 @@ class QuestionAnsweringModel(nn.Module):
             mask_BL: True at tokens.
             clip_size: see :meth:`VideoViT.positions`.
         """
-        tokens_BVW = self.vision(patches_BVP, visible_BV, clip_size)
-        if self.config.fuse_positions:
-            tokens_BVW = tokens_BVW + self.vision.positions(visible_BV, clip_size)
-        return Question(self.text.fuse(self.text.encode(ids_BL, mask_BL), mask_BL, tokens_BVW), mask_BL)
+        return self.ask(self.look(patches_BVP, visible_BV, clip_size), ids_BL, mask_BL)
+
+    def look(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+        """Return what questions read of clips [B, V, W]; see :meth:`read`."""
+        tokens_BVW: Tensor = self.vision(patches_BVP, visible_BV, clip_size)
+        return tokens_BVW + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVW
+
+    def ask(self, tokens_RVW: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
+        """Read questions about clips that were looked at.
+
+        Args:
+            tokens_RVW: from :meth:`look`.
+            ids_BL: question tokens.
+            mask_BL: True at tokens.
+            clips_B: the row of ``tokens_RVW`` that each question is about, so that a clip is looked at once however many
+                questions it has. None: question i is about clip i.
+        """
+        return Question(self.text.fuse(self.text.encode(ids_BL, mask_BL), mask_BL, tokens_RVW, clips_B), mask_BL)
 
     def log_likelihoods(self, question: Question, answers: Answers) -> Tensor:
         """Return the log-probability [B, R], float32, of each whole answer: the sum over its tokens, [SEP] included.

@@ -6,7 +6,7 @@ written. Raw tables have the users' own column names; :func:`select_columns` map
 
 from umt_pipeline.schemas.mapping import Column, Constant, check_table, select_columns
 from umt_pipeline.schemas.models import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
-from umt_pipeline.schemas.tasks import NO_OPTION, RawBoxes, RawQuestions
+from umt_pipeline.schemas.tasks import NO_OPTION, Questions, RawBoxes, RawQuestions
 
 __all__ = [
     "NO_OPTION",
@@ -14,6 +14,7 @@ __all__ = [
     "Column",
     "Constant",
     "Labels",
+    "Questions",
     "RawBoxes",
     "RawCaptions",
     "RawLabels",

@@ -16,12 +16,24 @@ from umt_pipeline.schemas.models import NOT_BLANK, _not_blank, _Table
 NO_OPTION = -1
 
 _TEXTS = "a list of texts, none of them blank"
+_FORM = "options, of which correct is one; or a question without options and with correct -1"
 
 
 def _is_texts(value: Any) -> bool:
     # Parquet gives lists back as arrays.
     texts = value.tolist() if hasattr(value, "tolist") else value
     return isinstance(texts, list) and all(isinstance(text, str) and text.strip() for text in texts)
+
+
+def _are_texts(cls: type, values: pd.Series) -> pd.Series:
+    return values.map(_is_texts).astype(bool)
+
+
+def _has_one_form(cls: type, table: pd.DataFrame) -> pd.Series:
+    offered = table["options"].map(lambda value: len(value) if hasattr(value, "__len__") else 0).astype(int)
+    asked = table["question"].str.strip() != ""
+    of_choice = (offered > 0) & (table["correct"] >= 0) & (table["correct"] < offered)
+    return of_choice | ((offered == 0) & (table["correct"] == NO_OPTION) & asked)
 
 
 class RawQuestions(_Table):
@@ -46,16 +58,26 @@ class RawQuestions(_Table):
 
     _text = pa.check("question_id", "video", error=NOT_BLANK)(_not_blank)
 
-    @pa.check("answers", "options", error=_TEXTS)
-    def _texts(cls, values: pd.Series) -> pd.Series:  # noqa: N805
-        return values.map(_is_texts).astype(bool)
+    _texts = pa.check("answers", "options", error=_TEXTS)(_are_texts)
 
-    @pa.dataframe_check(error="options, of which correct is one; or a question without options and with correct -1")
-    def _one_form(cls, table: pd.DataFrame) -> pd.Series:  # noqa: N805
-        offered = table["options"].map(lambda value: len(value) if hasattr(value, "__len__") else 0).astype(int)
-        asked = table["question"].str.strip() != ""
-        of_choice = (offered > 0) & (table["correct"] >= 0) & (table["correct"] < offered)
-        return of_choice | ((offered == 0) & (table["correct"] == NO_OPTION) & asked)
+    _one_form = pa.dataframe_check(error=_FORM)(_has_one_form)
+
+
+class Questions(_Table):
+    """Questions about accepted videos: the columns of :class:`RawQuestions`, with ``video_id`` in place of ``video``."""
+
+    question_id: str = pa.Field(unique=True)
+    video_id: str
+    question: str
+    answers: object
+    options: object
+    correct: int = pa.Field(ge=NO_OPTION)
+
+    _text = pa.check("question_id", "video_id", error=NOT_BLANK)(_not_blank)
+
+    _texts = pa.check("answers", "options", error=_TEXTS)(_are_texts)
+
+    _one_form = pa.dataframe_check(error=_FORM)(_has_one_form)
 
 
 class RawBoxes(_Table):

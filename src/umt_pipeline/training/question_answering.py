@@ -23,6 +23,8 @@ from transformers import PreTrainedTokenizerFast
 from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError, TableError
 from umt_pipeline.features.provider import DecodedClips
+from umt_pipeline.models.flops import training_flops
+from umt_pipeline.models.flops_answers import answering_macs
 from umt_pipeline.models.folders import load_weights, model_kind
 from umt_pipeline.models.question_answering import (
     KIND,
@@ -201,6 +203,7 @@ class QuestionAnsweringTask(Task):
     def __init__(self, model: QuestionAnsweringModel, dataset: QuestionDataset) -> None:
         self.model: nn.Module = model
         self._encoder = model.vision
+        self._config = model.config
         self._dataset = dataset
 
     def dataset(self) -> QuestionDataset:
@@ -225,6 +228,14 @@ class QuestionAnsweringTask(Task):
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """See :class:`Task`."""
         return batch["question"]
+
+    def flops_per_clip(self, batch: Batch) -> float:
+        """See :class:`Task`: per question, with its clip and all its answers."""
+        vision = self._encoder.config
+        answers, answer_length = batch["answers"].shape[1:]
+        visible = vision.frames * vision.patches_per_frame
+        macs = answering_macs(self._config, visible, batch["ids"].shape[1], answers, answer_length)
+        return float(training_flops(macs))
 
 
 def make_task(

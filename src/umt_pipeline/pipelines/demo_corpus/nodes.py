@@ -1,4 +1,4 @@
-"""Node that draws the demo corpus."""
+"""Nodes that draw the demo corpus and ask about it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from umt_pipeline.demo_world.corpus import DemoCorpusConfig, write_corpus
+from umt_pipeline.demo_world.questions import make_questions
 
 
 def make_demo_corpus(
@@ -27,3 +28,8 @@ def make_demo_corpus(
     shutil.rmtree(media, ignore_errors=True)
     media.mkdir(parents=True)
     return media, *write_corpus(params, seed, media)
+
+
+def ask_about_demo_corpus(params: DemoCorpusConfig, seed: int) -> pd.DataFrame:
+    """Ask about every clip of the demo corpus; see :func:`umt_pipeline.demo_world.questions.make_questions`."""
+    return make_questions(params, seed)
