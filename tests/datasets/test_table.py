@@ -83,3 +83,11 @@ def test_a_failed_save_leaves_the_old_table(tmp_path: Path) -> None:
         dataset.save(pd.DataFrame({"a": [1, "mixed"]}))
     assert dataset.load()["a"].tolist() == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_an_optional_table_may_be_missing_but_not_broken(tmp_path: Path) -> None:
+    dataset = TableDataset(str(tmp_path / "t.jsonl"), optional=True)
+    assert dataset.load().shape == (0, 0)
+    (tmp_path / "t.jsonl").write_text("{")
+    with pytest.raises(DatasetError, match="not valid JSON"):
+        dataset.load()
