@@ -1,4 +1,4 @@
-"""All seven pipelines, one after the other, on a tiny demo world."""
+"""All eight pipelines, one after the other, on a tiny demo world."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from kedro.framework.startup import bootstrap_project
 
 from umt_pipeline.models.classifier import load_classifier
 from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
+from umt_pipeline.models.question_answering import load_question_answering
 from umt_pipeline.models.sizes import Asked
 from umt_pipeline.models.student import load_student
 from umt_pipeline.models.video_text import load_video_text
 
-PIPELINES = ("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "evaluation")
+PIPELINES = (
+    "demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "question_answering", "evaluation"
+)  # fmt: skip
 SMALL_LOOP = {"epochs": 1, "steps": None, "batch_size": 8, "warmup": 0, "log_every": 1, "checkpoint_every": 2}
 TINY = {
     "demo_corpus": {
@@ -46,6 +49,10 @@ TINY = {
     "classification": {
         "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
         "test": {"clips": 2, "crops": 1, "workers": 1},
+    },
+    "question_answering": {
+        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
+        "test": {"workers": 1},
     },
     "evaluation": {"workers": 1, "linear": {"max_iterations": 20}},
 }
@@ -96,6 +103,15 @@ def test_the_whole_job_runs(finished: Path) -> None:
     assert len(predictions) == 2 * 6, "six test clips, two models"
     assert (results / "plots/classification_confusion.svg").read_text(encoding="utf-8").startswith("<?xml")
 
+    answering = json.loads((results / "question_answering.json").read_text(encoding="utf-8"))
+    assert (answering["table"]["rows_in"], answering["table"]["rejected"]) == (3 * (24 + 6 + 6 + 9) + 6 + 6 + 9, 0)
+    for split in ("test", "test_motion"):
+        assert set(answering["test"][split]) == {"majority", "stage2", "control"}
+        assert set(answering["choice"][split]) == {"chance", "stage2", "control"}
+    assert load_question_answering(finished / "data/06_models/question_answering")[0].config.text.dim == 32
+    answers = pd.read_csv(finished / "data/07_model_output/question_answering_predictions.csv")
+    assert len(answers) == 3 * 3 * (6 + 9) + 2 * (6 + 9)
+
     report = (finished / "data/08_reporting/report.html").read_text(encoding="utf-8")
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", report)
     assert re.search(r"https?:|//[a-z]", without_pictures) is None, "the report must open without a network"
@@ -125,7 +141,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     client = mlflow.MlflowClient()
     steps = [metric.step for metric in client.get_metric_history(by_name["stage1"]["run_id"].item(), "stage1/loss")]
     assert steps == [1, 2, 3], "24 clips in batches of 8"
-    for name in ("umt_teacher", "umt_stage1", "umt_stage2", "umt_classification"):
+    for name in ("umt_teacher", "umt_stage1", "umt_stage2", "umt_classification", "umt_question_answering"):
         assert client.get_model_version_by_alias(name, "challenger").version
 
     # What is trained already is not trained again, and the pipeline gives the same result.

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.evaluation.tiny import make_tables, make_video_text
+from tests.tables.reading import read
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.errors import ConfigError, TableError
 from umt_pipeline.evaluation.metrics import EvaluationError
@@ -22,6 +23,7 @@ from umt_pipeline.pipelines.question_answering.nodes import QuestionData, fine_t
 from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.pipelines.question_answering.question_table import read_questions
 from umt_pipeline.schemas import Questions, Rejects
+from umt_pipeline.tables.annotations import write_annotations
 
 SPLITS = ("train",) * 5 + ("test",) * 3
 NO_REJECTS = pd.DataFrame(columns=list(Rejects.to_schema().columns))
@@ -224,3 +226,20 @@ def test_choices_alone_need_no_training(world: dict[str, Any], tmp_path: Path) -
     assert [record["task"] for record in records] == ["multiple_choice/test/stage2"]
     assert (model / SKIPPED_FILE).is_file()
     assert set(metrics["choice"]["test"]) == {"chance", "stage2"}
+
+
+def test_tables_of_public_data_sets_are_read(world: dict[str, Any], tmp_path: Path) -> None:
+    """What `umt tables read msrvtt-qa` writes needs no change."""
+    qa = [{"id": 7, "video_id": 6513, "question": "what moves?", "answer": "disc", "category_id": 1}]
+    mc = [{"video": "video6513.mp4", "caption": ["a", "b", "c"], "answer": 2}]
+    files = {"msrvtt-qa": {"train_qa.json": qa, "answer_set.txt": "disc\nup\n"}, "msrvtt-mc": {"msrvtt_mc_test.json": mc}}
+    for reader, content in files.items():
+        write_annotations(read(tmp_path, reader, content), tmp_path / reader)
+        videos = world["videos"].iloc[[-1]].assign(path="video6513.mp4", video_id="video6513")
+        table = TableDataset(str(tmp_path / reader / "questions.jsonl")).load()
+        accepted, rejected, _ = read_questions(params(), table, videos, NO_REJECTS)
+        assert (accepted["video_id"].tolist(), len(rejected)) == (["video6513"], 0)
+        Questions.validate(accepted)
+    assert accepted["options"].tolist() == [["a", "b", "c"]]
+    settings = params(answers=str(tmp_path / "msrvtt-qa" / "answers.json"))
+    assert gather(settings, world, raw(world)).answers == ("disc", "up")
