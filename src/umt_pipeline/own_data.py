@@ -70,6 +70,11 @@ def init_environment(
             "raw_videos": {"type": "umt_pipeline.datasets.TableDataset", "filepath": str(raw / "videos.csv")},
             "raw_captions": {"type": "umt_pipeline.datasets.TableDataset", "filepath": str(captions.resolve())},
             "raw_labels": {"type": "umt_pipeline.datasets.TableDataset", "filepath": str(raw / "labels.csv")},
+            "raw_questions": {
+                "type": "umt_pipeline.datasets.TableDataset",
+                "filepath": str(raw / "questions.jsonl"),
+                "optional": True,
+            },
         },
         tasks=sorted(set(label_table["task"])),
     )
@@ -153,16 +158,19 @@ def _matches(table: pd.DataFrame, videos: list[str]) -> int:
     return int(table["video"].isin(videos).sum())
 
 
-def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str]], tasks: list[str]) -> None:
+def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str | bool]], tasks: list[str]) -> None:
     # The demo's sentences for its small teacher name label tasks that other corpora do not have: captions take their place.
     # Real captions are longer than the demo's and of more words: its sizes would cut most of them.
     small = {"templates": [], "synonyms": {}, "vocab_size": 8192, "context_length": 32}
     bert = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
+    # The first word, not the text: real questions are hardly ever worded alike.
+    asked = {"fine_tuning": {"max_question_length": 25}, "test": {"types": "first_word"}}
     parameters = {
         "parameters_teacher_features.yml": {"teacher_features": {"dataset_id": name, "train_small": small}},
         "parameters_stage2.yml": {"stage2": {"text": bert}},
         "parameters_ingestion.yml": {"ingestion": {"dataset_id": name, "columns": {"videos": {"corpus": None}}}},
         "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
+        "parameters_question_answering.yml": {"question_answering": {"test_splits": ["test"], **asked}},
     }
     if tasks:
         parameters["parameters_classification.yml"] = {"classification": {"tasks": tasks}}
