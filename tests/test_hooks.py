@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kedro.io import DataCatalog
+from kedro.pipeline import Node, Pipeline
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import ROOT
-from umt_pipeline.datasets import JsonDataset
+from umt_pipeline.datasets import FolderDataset, JsonDataset
 from umt_pipeline.errors import ConfigError
-from umt_pipeline.hooks import tracked_dataset
+from umt_pipeline.hooks import track_outputs, tracked_dataset
 
 FILES = {
     "pyproject.toml": """
@@ -143,3 +147,17 @@ def test_a_misspelt_declaration_is_an_error() -> None:
     dataset = JsonDataset("scores.json", metadata={"mlflow": {"metric": "toy"}})
     with pytest.raises(ConfigError, match=r"catalog entry 'scores', metadata\.mlflow"):
         tracked_dataset("scores", dataset)
+
+
+def test_a_model_folder_without_weights_is_not_registered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As of a pipeline that had nothing to train on; registering would fail here, where no run is active."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "skipped.json").write_text("{}")
+    folder = FolderDataset(str(tmp_path / "model"), metadata={"mlflow": {"model": "toy"}})
+    node = Node(lambda: tmp_path, inputs=None, outputs="model", name="train")
+    with caplog.at_level(logging.INFO):
+        track_outputs(Pipeline([node]), DataCatalog({"model": folder}))
+    assert "holds no weights" in caplog.text
+    (tmp_path / "model" / "model.safetensors").write_text("weights")
+    with pytest.raises(RuntimeError, match="expected an active MLflow run"):
+        track_outputs(Pipeline([node]), DataCatalog({"model": folder}))
