@@ -376,6 +376,12 @@ def test_a_medium_that_cannot_be_read_is_replaced_with_caption_and_id(stage_worl
         read_batch(task, [0])
 
 
+def test_an_unknown_kind_of_media_is_refused(stage_world: StageWorld, tmp_path: Path) -> None:
+    odd = stage_world._replace(videos=stage_world.videos.assign(media=stage_world.videos["media"].replace("image", "audio")))
+    with pytest.raises(ConfigError, match="expected media of kind video or image, found audio"):
+        build(odd, tmp_path, CAPTIONS + STILLS)
+
+
 def test_media_that_the_store_lacks_are_named(stage_world: StageWorld, tmp_path: Path) -> None:
     stores = {"video": str(stage_world.folder / "image_store"), "image": str(stage_world.folder / "image_store")}
     with pytest.raises(ConfigError, match=r"corpus tiny \(video\): 4 of 4 media are not in the feature store, .*'clip0'"):

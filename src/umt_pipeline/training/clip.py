@@ -28,6 +28,7 @@ from umt_pipeline.video.views import counter_generator
 
 # CLIP's own limit of the learnt logit scale.
 MAX_LOGIT_SCALE = float(np.log(100.0))
+FRAMES_FILE = "frames.npy"
 
 
 class SmallClipConfig(Config):
@@ -196,12 +197,12 @@ def make_task(model_config: dict[str, Any], data: str) -> SmallClipTask:
     folder = Path(data)
     text = np.load(folder / "text.npz")
     clip_ids = (folder / "clips.txt").read_text(encoding="utf-8").splitlines()
-    return SmallClipTask(model_config, FrameTextDataset(folder / "frames.npy", clip_ids, text["ids"], text["starts"]))
+    return SmallClipTask(model_config, FrameTextDataset(folder / FRAMES_FILE, clip_ids, text["ids"], text["starts"]))
 
 
 def write_data(folder: Path, clip_ids: Sequence[str], frames_BTSSC: np.ndarray, ids: Sequence[Tensor]) -> None:
     """Write what :func:`make_task` reads: decoded frames, and the token ids [m, L] of each clip's sentences."""
-    np.save(folder / "frames.npy", frames_BTSSC)
+    np.save(folder / FRAMES_FILE, frames_BTSSC)
     starts = np.concatenate(([0], np.cumsum([len(rows) for rows in ids])))
     np.savez(folder / "text.npz", ids=torch.cat(list(ids)).numpy().astype(np.int32), starts=starts)
     (folder / "clips.txt").write_text("\n".join(clip_ids), encoding="utf-8")

@@ -550,6 +550,8 @@ def make_task(
     found = Captions(Path(samples), Path(captions), Path(tokenizer), max_length, config.clean_captions)
     found.warn_of_cuts()
     kinds = sorted({corpus.group for corpus in found.corpora({}, group_by_media=True)})
+    if unknown := sorted(set(kinds) - set(stores)):
+        raise ConfigError(f"{samples}: expected media of kind {' or '.join(stores)}, found {', '.join(unknown)}")
     objective_weights = ObjectiveWeights.model_validate(weights)
     providers = {
         kind: open_provider(

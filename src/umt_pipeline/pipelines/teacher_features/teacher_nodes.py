@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.extract import select_clips
-from umt_pipeline.files import fingerprint
+from umt_pipeline.files import fingerprint, sha256_file
 from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher, save_clip
 from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX, SOURCES, TIMM_PREFIX, fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
@@ -106,7 +106,8 @@ def _train_small(
     data = fresh_folder(workspace, "teacher_data")
     small_clip.write_data(data, clips["video_id"].tolist(), frames_BTSSC, ids)
     model_config = config.model_config_for(params.view.size, params.patch_size, len(tokenizer))
-    inputs = [fingerprint(clips["sha256"].tolist(), sentences, view.model_dump(mode="json"))]
+    # The frames themselves: how views are drawn from the same clips may change with the code.
+    inputs = [fingerprint(clips["video_id"].tolist(), sentences), sha256_file(data / small_clip.FRAMES_FILE)]
     kwargs = {"model_config": model_config, "data": str(data)}
     finished = train("teacher", "umt_pipeline.training.clip:make_task", kwargs, inputs, config.train, seed, workspace)
     clip = small_clip.finished_clip(model_config, finished.weights())
