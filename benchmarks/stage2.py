@@ -57,9 +57,10 @@ from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.device import to_device, uses_bf16
 from umt_pipeline.training.mapped import write_mapped
+from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage1 import StudentSize, Targets
-from umt_pipeline.training.stage2 import Objectives, ObjectiveWeights, Stage2Config, Stage2Task, make_task
+from umt_pipeline.training.stage2 import Stage2Config, Stage2Task, make_task
 from umt_pipeline.training.task import Batch, stack_samples
 from umt_pipeline.video.views import ViewConfig
 

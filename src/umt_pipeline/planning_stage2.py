@@ -19,10 +19,11 @@ from umt_pipeline.models.flops import TowerSize, teacher_macs, training_flops
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.video_text import VideoTextConfig
 from umt_pipeline.planning import ASSUMED_VIEWS, Hardware, Mode, Phase
+from umt_pipeline.training.objectives import ObjectiveWeights
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.stage1 import StudentSize
-from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config
+from umt_pipeline.training.stage2 import Stage2Config
 from umt_pipeline.training.task import Corpus
 
 Medium = Literal["video", "image"]

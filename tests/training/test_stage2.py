@@ -32,8 +32,9 @@ from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.launch import RunSpec, run
 from umt_pipeline.training.loop import OnRow, train
 from umt_pipeline.training.mapped import write_mapped
+from umt_pipeline.training.objectives import ObjectiveWeights
 from umt_pipeline.training.optim import param_groups
-from umt_pipeline.training.stage2 import ObjectiveWeights, Stage2Config, Stage2Task, TextSize, make_task
+from umt_pipeline.training.stage2 import Stage2Config, Stage2Task, TextSize, make_task
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import LossParts, TrainConfig
 
@@ -293,7 +294,7 @@ def test_negatives_are_uniform_where_nothing_trains_the_embeddings(
         seen.append(similarity)
         return hard_negatives(similarity, *rest)
 
-    monkeypatch.setattr("umt_pipeline.training.stage2.hard_negatives", spy)
+    monkeypatch.setattr("umt_pipeline.training.objectives.hard_negatives", spy)
     with torch.autocast("cpu", torch.bfloat16):
         for contrastive in (1.0, 0.0):
             loss(build(stage_world, tmp_path, weights={"contrastive": contrastive}), [0, 1, 2])

@@ -22,7 +22,7 @@ MATCHING_PAIRS = 3
 
 
 class Weights(Protocol):
-    """The weight of each objective; 0 leaves it out. See :class:`umt_pipeline.training.stage2.ObjectiveWeights`."""
+    """The weight of each objective; 0 leaves it out. See :class:`umt_pipeline.training.objectives.ObjectiveWeights`."""
 
     @property
     def contrastive(self) -> float:

@@ -19,15 +19,6 @@ from umt_pipeline.config import Config
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.provider import ClipDataset, TargetProvider
-from umt_pipeline.losses import (
-    alignment_loss,
-    hard_negatives,
-    mask_tokens,
-    masked_language_loss,
-    matching_loss,
-    pair_logits,
-    video_text_contrastive,
-)
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.student import StudentConfig, load_student
@@ -35,6 +26,7 @@ from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.captions import Captions
+from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.replacement import read_or_replace, unreadable_share
 from umt_pipeline.training.stage1 import Targets, open_provider
 from umt_pipeline.training.task import Batch, Corpus, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
@@ -75,21 +67,6 @@ class TextSize(Config):
         """Return the text encoder's configuration for a vocabulary and a video encoder."""
         sizes = self.model_dump(exclude={"max_length", "vocab_size", "lr_scale"})
         return TextConfig(vocab_size=vocab_size, vision_dim=vision_dim, **sizes)
-
-
-class ObjectiveWeights(Config):
-    """Weight of each objective; the published recipe has 1 everywhere. 0 leaves the objective out, and what only it trains.
-
-    Without contrastive there are no embeddings to tell hard negatives by: matching then draws them uniformly.
-
-    On the authors' GPUs the contrastive gradient was 16 (UMT-B) or 32 (UMT-L) times smaller than its weight says, see
-    :func:`umt_pipeline.losses.video_text_contrastive`: a weight of 1/16 or 1/32 gives the same on any number of processes.
-    """
-
-    contrastive: float = Field(1.0, ge=0.0)
-    matching: float = Field(1.0, ge=0.0)
-    masked_language: float = Field(1.0, ge=0.0)
-    alignment: float = Field(1.0, ge=0.0)
 
 
 class Stage2Config(Config):
@@ -279,132 +256,6 @@ class CaptionedDataset(SampleDataset):
         """The corpus of a sample, and its samples."""
         place = int(np.searchsorted(self._bounds, index, side="right")) - 1
         return self._corpora[place], range(int(self._bounds[place]), int(self._bounds[place + 1]))
-
-
-class Objectives(nn.Module):
-    """The model with all objectives in one forward pass, so that DDP sees one call.
-
-    What no objective trains is frozen: DDP waits for a gradient of every parameter that is not.
-    """
-
-    def __init__(
-        self,
-        model: VideoTextModel,
-        weights: ObjectiveWeights,
-        mask_id: int,
-        kept_ids: tuple[int, ...],
-        parity: bool = False,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.weights = weights
-        self.mask_id = mask_id
-        self.kept_ids = kept_ids
-        self.parity = parity
-        _freeze_untrained(model, weights)
-
-    def forward(
-        self,
-        patches_BVP: Tensor,
-        visible_BV: Tensor,
-        targets_KBVC: Tensor | None,
-        ids_BL: Tensor,
-        mask_BL: Tensor,
-        media_B: Tensor,
-        generator: torch.Generator,
-        clip_size: tuple[int, int] | None = None,
-    ) -> LossParts:
-        """Return the weighted sum of the objectives and each one by itself.
-
-        Args:
-            patches_BVP: normalised visible patches.
-            visible_BV: their positions.
-            targets_KBVC: the teacher's unit vectors there; None in the unmasked phase, which is not aligned.
-            ids_BL: caption tokens.
-            mask_BL: True at tokens.
-            media_B: int64 ids, equal for samples of the same medium.
-            generator: for hard negatives and token masks.
-            clip_size: see :meth:`VideoViT.positions`.
-        """
-        model, weights = self.model, self.weights
-        video = model.encode_video_aligned(patches_BVP, visible_BV, targets_KBVC is not None, clip_size)
-        text_BLD, text_BE = model.encode_text(ids_BL, mask_BL)
-        parts = {"temperature": model.temperature.detach()}
-        total = patches_BVP.new_zeros((), dtype=torch.float32)
-        if weights.contrastive:
-            parts["contrastive"] = video_text_contrastive(
-                video.embedding_BE, text_BE, model.temperature, media_B, parity=self.parity
-            )
-            total = total + weights.contrastive * parts["contrastive"]
-        if weights.matching or weights.masked_language:
-            video_BVD = model.fusion_tokens(video.tokens_BVD, visible_BV, clip_size)
-            similarity_BB = pair_logits(video.embedding_BE, text_BE, parts["temperature"])
-            if not weights.contrastive:
-                # Nothing trains the embeddings, so they cannot tell which pairs are hard: any is as likely.
-                similarity_BB = torch.zeros_like(similarity_BB)
-            parts |= self._fused(video_BVD, text_BLD, similarity_BB, ids_BL, mask_BL, media_B, generator)
-            total = total + sum(
-                weight * parts[name]
-                for name, weight in (("matching", weights.matching), ("masked_language", weights.masked_language))
-                if weight
-            )
-        if model.heads is not None:
-            if video.aligned_KBVC is not None and targets_KBVC is not None:
-                parts["alignment"] = alignment_loss(video.aligned_KBVC, targets_KBVC)
-            else:
-                # Times zero, not left out: DDP waits for a gradient of every parameter.
-                parts["alignment"] = 0.0 * torch.cat([weight.flatten() for weight in model.heads.parameters()]).sum()
-            total = total + weights.alignment * parts["alignment"]
-        return LossParts(total, {name: part.detach() for name, part in parts.items()})
-
-    def _fused(
-        self,
-        video_BVD: Tensor,
-        text_BLD: Tensor,
-        similarity_BB: Tensor,
-        ids_BL: Tensor,
-        mask_BL: Tensor,
-        media_B: Tensor,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """The objectives of the fusion layers, in one pass through them."""
-        model, weights = self.model, self.weights
-        negatives = hard_negatives(similarity_BB, media_B, generator) if weights.matching else None
-        masked, masked_BLD = None, None
-        if weights.masked_language:
-            masked = mask_tokens(
-                ids_BL,
-                vocab_size=model.config.text.vocab_size,
-                mask_id=self.mask_id,
-                kept_ids=self.kept_ids,
-                generator=generator,
-            )
-            masked_BLD = model.text.encode(masked.ids_BL, mask_BL)
-        match_M2, words_BLS = model.match_and_mlm(text_BLD, mask_BL, video_BVD, negatives, masked_BLD)
-        parts: dict[str, Tensor] = {}
-        if negatives is not None and match_M2 is not None:
-            parts["matching"], parts["matching_skipped"] = matching_loss(match_M2, negatives.valid_B)
-        if masked is not None and words_BLS is not None:
-            parts["masked_language"] = masked_language_loss(words_BLS, masked.labels_BL)
-        return parts
-
-
-def _freeze_untrained(model: VideoTextModel, weights: ObjectiveWeights) -> None:
-    text, fused = model.text, weights.matching or weights.masked_language
-    unused: list[nn.Module | nn.Parameter | None] = []
-    if not weights.contrastive:
-        unused += [model.vision_proj, model.text_proj, model.pool_norm, model.attention_pool, model.temp]
-    if not weights.matching:
-        unused.append(model.match_head)
-    if not weights.masked_language:
-        unused += [text.mlm_transform, text.mlm_bias]
-    if not fused:
-        unused += text.layers[model.config.text.fusion_layer :]
-    if not fused and not weights.contrastive:
-        unused.append(text)
-    for part in unused:
-        if part is not None:
-            part.requires_grad_(False)
 
 
 class Stage2Task(Task):
