@@ -54,7 +54,7 @@ def decode_batches(
     # Started afresh, not forked: the caller has run torch's threads, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     waiting: deque[tuple[range, list[Future[np.ndarray | tuple[str, str]]]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as pool:
         try:
             for positions in batches:
                 futures = [pool.submit(_load, paths[position], views[position]) for position in positions]
@@ -72,7 +72,8 @@ def decode_batches(
             pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
+    """Let a worker process end with its parent; call it first thing in the worker."""
     # An interrupt is the parent's to answer; and a parent that is killed must not leave idle processes behind.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,0 +1,326 @@
+"""Runs the arms: a small search for learning rates, the same for every arm, then one run per seed with what it chose.
+
+A killed study goes on where it stopped: each training run has a folder of its own, and a finished one is not run again.
+
+Shapes: none; a table has a row per fine-tuned model.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import load_file
+
+from umt_pipeline.claims.arms import ARMS, Arm
+from umt_pipeline.claims.bank import ClipBank
+from umt_pipeline.claims.encoders import EncoderSize
+from umt_pipeline.claims.fine_tuning import FineTuningConfig, make_label_model, tested
+from umt_pipeline.config import Config
+from umt_pipeline.files import fingerprint, read_json, sha256_file, write_json
+from umt_pipeline.training.device import resolve_device
+from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.state import final_weights
+from umt_pipeline.training.task import TrainConfig
+from umt_pipeline.video.decode import follow_parent
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+PRETRAINING = "umt_pipeline.claims.pretraining:make_task"
+FINE_TUNING = "umt_pipeline.claims.fine_tuning:make_task"
+
+
+class Phase(Config):
+    """One phase of training: what all its runs share, and the learning rates that each arm chooses from.
+
+    Attributes:
+        lrs: peak learning rates.
+        steps: optimiser steps.
+        batch_size: clips per step.
+        min_lr: learning rate at the end of the cosine.
+        warmup: epochs of linear warm-up.
+        betas: of AdamW.
+        weight_decay: likewise.
+        clip_grad: largest norm of the gradient; null: no clipping.
+        precision: see :class:`TrainConfig`.
+    """
+
+    lrs: tuple[float, ...] = Field(min_length=1)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    min_lr: float = Field(0.0, ge=0)
+    warmup: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_grad: float | None = Field(None, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def at(self, lr: float, steps: int | None = None) -> TrainConfig:
+        """Return the loop with one of the learning rates, and another length if one is given."""
+        steps = steps or self.steps
+        # A run of seconds needs no checkpoints: what a kill costs is the runs at work.
+        pace = {"log_every": min(100, steps), "checkpoint_every": steps}
+        return TrainConfig.model_validate({**self.model_dump(exclude={"lrs"}), **pace, "lr": lr, "steps": steps})
+
+
+class StudyConfig(Config):
+    """Parameters of the study.
+
+    Attributes:
+        tasks: label tasks; the first is about appearance, the second about motion.
+        train_split: pre-trained and fine-tuned on.
+        validation_splits: learning rates are chosen by the mean accuracy on them.
+        test_splits: reported on, all together.
+        size: side of a frame in pixels.
+        patch_size: side of a patch.
+        student: its size.
+        seeds: one run each; the first one's are also the search.
+        pretraining: first phase.
+        fine_tuning: second phase.
+        longer_steps: fine-tuning steps of an arm that gets the time of both phases.
+        views: of a test clip, their softmax averaged.
+        arms: which ones; null: all.
+        workers: runs side by side; null: one per core, or one where there is a CUDA device.
+    """
+
+    tasks: tuple[str, str]
+    train_split: str = "train"
+    validation_splits: tuple[str, ...] = ("validation",)
+    test_splits: tuple[str, ...] = ("test",)
+    size: int
+    patch_size: int
+    student: EncoderSize
+    seeds: tuple[int, ...] = Field(min_length=1)
+    pretraining: Phase
+    fine_tuning: Phase
+    longer_steps: int = Field(ge=1)
+    views: int = Field(2, ge=1)
+    arms: tuple[str, ...] | None = None
+    workers: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> StudyConfig:
+        unknown = [name for name in self.arms or () if name not in ARMS]
+        if unknown:
+            raise ValueError(f"`arms`: {unknown[0]!r} is none of {', '.join(ARMS)}")
+        if self.size % self.patch_size:
+            raise ValueError(f"`size` {self.size} is not a multiple of `patch_size` {self.patch_size}")
+        held_out = {*self.validation_splits, *self.test_splits}
+        if self.train_split in held_out or set(self.validation_splits) & set(self.test_splits):
+            raise ValueError("`train_split`, `validation_splits` and `test_splits` must be different splits")
+        return self
+
+    @property
+    def chosen_arms(self) -> dict[str, Arm]:
+        """Those that are run, by name."""
+        return {name: arm for name, arm in ARMS.items() if self.arms is None or name in self.arms}
+
+    @property
+    def longest_clip(self) -> int:
+        """Most frames that an arm reads."""
+        return max(arm.clip.frames for arm in self.chosen_arms.values())
+
+
+class Rates(NamedTuple):
+    """Peak learning rates of both phases; the first is None where nothing is pre-trained."""
+
+    pretraining: float | None
+    fine_tuning: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuned model."""
+
+    arm: str
+    seed: int
+    rates: Rates
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pre-training run, or none, and the runs that start from it: their arms share their pre-training."""
+
+    seed: int
+    pretraining_lr: float | None
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study reads and works.
+
+    Attributes:
+        bank: folder of the clips.
+        teacher: folder of the teacher, whose hash is part of the bank's name.
+        runs: folder for the training runs.
+    """
+
+    bank: Path
+    teacher: Path
+    runs: Path
+
+
+def run_study(config: StudyConfig, seed: int, place: Place) -> pd.DataFrame:
+    """Search, then run every seed.
+
+    Args:
+        config: the study.
+        seed: added to each of the study's.
+        place: where.
+
+    Returns:
+        A row per fine-tuned model: arm, seed, learning rates, ``validation_TASK`` and ``test_TASK`` in percent, seconds of
+        both phases, final losses, hash of the weights, and whether the row is ``reported`` (the others were only searched).
+
+    Raises:
+        TrainingError: a run failed.
+    """
+    arms = config.chosen_arms
+    first, *others = (seed + number for number in config.seeds)
+    wanted = (
+        Run(name, first, Rates(lr, fine_lr))
+        for name, arm in arms.items()
+        for lr in (config.pretraining.lrs if arm.pretraining is not None else (None,))
+        for fine_lr in config.fine_tuning.lrs
+    )
+    rows = _run_all(config, place, _grouped(wanted), "search")
+    best = {name: choose([row for row in rows if row["arm"] == name], config.tasks) for name in arms}
+    rows += _run_all(config, place, _grouped(Run(name, seed, best[name]) for name in arms for seed in others), "seeds")
+    for row in rows:
+        row["reported"] = Rates(row["pretraining_lr"], row["fine_tuning_lr"]) == best[row["arm"]]
+    order = list(arms)
+    rows.sort(key=lambda row: (order.index(row["arm"]), row["seed"], row["pretraining_lr"] or 0.0, row["fine_tuning_lr"]))
+    return pd.DataFrame(rows)
+
+
+def choose(rows: Sequence[Row], tasks: Sequence[str]) -> Rates:
+    """Return the learning rates of the row with the best mean validation accuracy; of equals the lowest."""
+    ordered = sorted(rows, key=lambda row: (row["pretraining_lr"] or 0.0, row["fine_tuning_lr"]))
+    row = max(ordered, key=lambda row: sum(row[f"validation_{task}"] for task in tasks))
+    return Rates(row["pretraining_lr"], row["fine_tuning_lr"])
+
+
+def _grouped(wanted: Iterable[Run]) -> list[Job]:
+    """Put the runs that share their pre-training into one job, the costly jobs first."""
+    groups: dict[tuple[str, int, float | None], list[Run]] = {}
+    for one in wanted:
+        pretraining = ARMS[one.arm].pretraining
+        # Without pre-training nothing is shared.
+        shared = fingerprint(one.arm, one.rates) if pretraining is None else fingerprint(pretraining.model_dump(mode="json"))
+        groups.setdefault((shared, one.seed, one.rates.pretraining), []).append(one)
+    jobs = [Job(seed, lr, tuple(runs)) for (_, seed, lr), runs in groups.items()]
+    return sorted(jobs, key=lambda job: len(job.runs) + (job.pretraining_lr is not None), reverse=True)
+
+
+def _run_all(config: StudyConfig, place: Place, jobs: list[Job], title: str) -> list[Row]:
+    device = resolve_device("auto")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = config.workers or (1 if device.type == "cuda" else cores)
+    rows: list[Row] = []
+    began = time.perf_counter()
+    # Started afresh, not forked: the caller has run torch's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (max(1, cores // workers),)) as pool:
+        waiting = [pool.submit(run_job, config, place, job) for job in jobs]
+        try:
+            for done, finished in enumerate(as_completed(waiting), start=1):
+                rows += finished.result()
+                left = (time.perf_counter() - began) / done * (len(jobs) - done) / 60
+                logger.info("claims, %s: %d of %d jobs, about %.0f min left", title, done, len(jobs), left)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return rows
+
+
+def _start_worker(threads: int) -> None:
+    follow_parent()
+    torch.set_num_threads(threads)
+    # Many runs at once: their own progress would drown the study's.
+    logging.getLogger("umt_pipeline").setLevel(logging.WARNING)
+
+
+def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
+    """Pre-train, fine-tune, test; or read what an earlier call found."""
+    start: dict[str, Any] = {"path": None, "inputs": "", "loss": None, "seconds": 0.0}
+    bank, student = str(place.bank), config.student.model_dump(mode="json")
+    pretraining = ARMS[job.runs[0].arm].pretraining
+    if pretraining is not None:
+        assert job.pretraining_lr is not None
+        arguments = {
+            "bank": bank,
+            "split": config.train_split,
+            "size": student,
+            "config": pretraining.model_dump(mode="json"),
+            "seed": job.seed,
+        }
+        loop = config.pretraining.at(job.pretraining_lr)
+        spec = _spec(place, PRETRAINING, arguments, place.bank.name, loop, job.seed)
+        result = run(spec)
+        start = {
+            "path": str(final_weights(spec.run_dir)),
+            "inputs": spec.fingerprint,
+            "loss": result.history[-1]["loss"],
+            "seconds": result.seconds,
+        }
+    return [_fine_tune(config, place, one, start) for one in job.runs]
+
+
+def _fine_tune(config: StudyConfig, place: Place, one: Run, start: dict[str, Any]) -> Row:
+    arm = ARMS[one.arm]
+    model = FineTuningConfig(attention=arm.attention, clip=arm.clip, teacher=arm.teacher, labels=arm.labels)
+    arguments = {
+        "bank": str(place.bank),
+        "split": config.train_split,
+        "size": config.student.model_dump(mode="json"),
+        "config": model.model_dump(mode="json"),
+        "teacher": str(place.teacher),
+        "start": start["path"],
+        "seed": one.seed,
+    }
+    loop = config.fine_tuning.at(one.rates.fine_tuning, config.longer_steps if arm.longer else None)
+    spec = _spec(place, FINE_TUNING, arguments, f"{place.bank.name} {start['inputs']}", loop, one.seed)
+    kept = spec.run_dir / f"tested-{fingerprint(config.validation_splits, config.test_splits, config.views)}.json"
+    if not kept.is_file():
+        result = run(spec)
+        bank = ClipBank(place.bank)
+        trained = make_label_model(bank, config.student, model, place.teacher, None)
+        trained.load_state_dict(load_file(final_weights(spec.run_dir)))
+        trained.to(resolve_device("auto"))
+        parts = {"validation": config.validation_splits, "test": config.test_splits}
+        found = {part: tested(trained, bank, splits, arm.clip, config.views) for part, splits in parts.items()}
+        facts = {
+            "loss": result.history[-1]["loss"],
+            "seconds": result.seconds,
+            "checkpoint_sha256": sha256_file(final_weights(spec.run_dir)),
+        }
+        write_json(kept, {**facts, **{f"{part}_{task}": value for part in found for task, value in found[part].items()}})
+    facts = read_json(kept)
+    return {
+        "arm": one.arm,
+        "seed": one.seed,
+        "pretraining_lr": one.rates.pretraining,
+        "fine_tuning_lr": one.rates.fine_tuning,
+        **{f"{part}_{task}": facts[f"{part}_{task}"] for part in ("validation", "test") for task in config.tasks},
+        "pretraining_seconds": start["seconds"],
+        "fine_tuning_seconds": facts["seconds"],
+        "pretraining_loss": start["loss"],
+        "fine_tuning_loss": facts["loss"],
+        "checkpoint_sha256": facts["checkpoint_sha256"],
+    }
+
+
+def _spec(place: Place, task: str, arguments: dict[str, Any], inputs: str, loop: TrainConfig, seed: int) -> RunSpec:
+    spec = RunSpec(task=task, kwargs=arguments, inputs=inputs, train=loop, seed=seed, run_dir=place.runs)
+    return spec.model_copy(update={"run_dir": place.runs / spec.fingerprint})
