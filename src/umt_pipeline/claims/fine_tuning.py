@@ -141,7 +141,7 @@ def make_label_model(
 
 
 @torch.no_grad()
-def tested(model: LabelModel, bank: ClipBank, splits: Sequence[str], clip: InputConfig, views: int) -> dict[str, float]:
+def top1_accuracy(model: LabelModel, bank: ClipBank, splits: Sequence[str], clip: InputConfig, views: int) -> dict[str, float]:
     """Return the top-1 accuracy of each task in percent.
 
     Args:

@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from umt_pipeline.claims.arms import ARMS, Arm
 from umt_pipeline.claims.bank import ClipBank
 from umt_pipeline.claims.encoders import EncoderSize
-from umt_pipeline.claims.fine_tuning import FineTuningConfig, make_label_model, tested
+from umt_pipeline.claims.fine_tuning import FineTuningConfig, make_label_model, top1_accuracy
 from umt_pipeline.config import Config
 from umt_pipeline.files import fingerprint, read_json, sha256_file, write_json
 from umt_pipeline.training.device import resolve_device
@@ -91,7 +91,7 @@ class StudyConfig(Config):
         longer_steps: fine-tuning steps of an arm that gets the time of both phases.
         views: of a test clip, their softmax averaged.
         arms: which ones; null: all.
-        workers: runs side by side; null: one per core, or one where there is a CUDA device.
+        workers: runs side by side, 1: in this process; null: one per core, or 1 where there is a CUDA device.
     """
 
     tasks: tuple[str, str]
@@ -230,18 +230,28 @@ def _run_all(config: StudyConfig, place: Place, jobs: list[Job], title: str) -> 
     workers = config.workers or (1 if device.type == "cuda" else cores)
     rows: list[Row] = []
     began = time.perf_counter()
+    for done, found in enumerate(_finished(config, place, jobs, workers, max(1, cores // workers)), start=1):
+        rows += found
+        left = (time.perf_counter() - began) / done * (len(jobs) - done) / 60
+        logger.info("claims, %s: %d of %d jobs, about %.0f min left", title, done, len(jobs), left)
+    return rows
+
+
+def _finished(config: StudyConfig, place: Place, jobs: list[Job], workers: int, threads: int) -> Iterator[list[Row]]:
+    """Yield the rows of each job as it ends; a single worker is this process, where a debugger can see it."""
+    if workers == 1:
+        for job in jobs:
+            yield run_job(config, place, job)
+        return
     # Started afresh, not forked: the caller has run torch's threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (max(1, cores // workers),)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
         waiting = [pool.submit(run_job, config, place, job) for job in jobs]
         try:
-            for done, finished in enumerate(as_completed(waiting), start=1):
-                rows += finished.result()
-                left = (time.perf_counter() - began) / done * (len(jobs) - done) / 60
-                logger.info("claims, %s: %d of %d jobs, about %.0f min left", title, done, len(jobs), left)
+            for finished in as_completed(waiting):
+                yield finished.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    return rows
 
 
 def _start_worker(threads: int) -> None:
@@ -299,7 +309,7 @@ def _fine_tune(config: StudyConfig, place: Place, one: Run, start: dict[str, Any
         trained.load_state_dict(load_file(final_weights(spec.run_dir)))
         trained.to(resolve_device("auto"))
         parts = {"validation": config.validation_splits, "test": config.test_splits}
-        found = {part: tested(trained, bank, splits, arm.clip, config.views) for part, splits in parts.items()}
+        found = {part: top1_accuracy(trained, bank, splits, arm.clip, config.views) for part, splits in parts.items()}
         facts = {
             "loss": result.history[-1]["loss"],
             "seconds": result.seconds,
