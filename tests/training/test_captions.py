@@ -120,7 +120,7 @@ def test_captions_are_padded_to_the_longest_and_cut_at_the_limit(
     assert ids.shape == mask.shape == (2, PAD_TO)
     assert captions.encode(np.array([6]))[0].shape == (1, 12)
     captions.warn_of_cuts()
-    assert "1 of 7 captions looked at fill text.max_length (12 tokens)" in caplog.text
+    assert "1 of 7 captions looked at fill stage2.text.max_length (12 tokens)" in caplog.text
 
 
 def test_cleaning_can_be_switched_off(tmp_path: Path) -> None:

@@ -162,12 +162,33 @@ class VideoTextEncoder:
             features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV)
         return features
 
+    def text_length(self, wanted: int | None) -> int:
+        """Return how many tokens of a text the model reads: as many as wanted, or None: its own ``max_length``.
+
+        Raises:
+            EvaluationError: the model has fewer positions than are wanted.
+        """
+        positions = self.model.config.text.max_positions
+        if wanted is not None and wanted > positions:
+            raise EvaluationError(
+                f"text_length is {wanted}, but the model {self.name!r} has {positions} positions for tokens: lower it"
+            )
+        # Positions beyond the tokenizer's own limit were never trained with captions.
+        return wanted if wanted is not None else min(self.tokenizer.model_max_length, positions)
+
     @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tokens [U, L, D], their mask [U, L] and unit vectors [U, E], L being the longest text's length."""
+    def encode_text(
+        self, texts: Sequence[str], wanted: int | None = None, batch_size: int = 256
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens [U, L, D], their mask [U, L] and unit vectors [U, E], L being the longest text's length.
+
+        Args:
+            texts: U texts.
+            wanted: see :meth:`text_length`; longer texts are cut.
+            batch_size: texts per forward pass.
+        """
         device = next(self.model.parameters()).device
-        # Positions beyond the tokenizer's own limit were never trained.
-        length = min(self.tokenizer.model_max_length, self.model.config.text.max_positions)
+        length = self.text_length(wanted)
         ids_UL, mask_UL = encode_batch(self.tokenizer, texts, length, clean=self.model.config.clean_captions)
         longest = int(mask_UL.sum(dim=1).max()) if len(mask_UL) else 1
         ids_UL, mask_UL = ids_UL[:, :longest].to(device), mask_UL[:, :longest].to(device)

@@ -55,7 +55,31 @@ class AttentiveConfig(Config):
     weight_decay: float = Field(default=0.05, ge=0)
 
 
-class EvaluationParams(Config):
+class SearchParams(Config):
+    """How retrieval is scored, wherever it is.
+
+    Args:
+        caption: which captions of a clip are queries: ``first`` (lowest caption_id) or ``all``.
+        pool: what a caption is compared with in retrieval. ``clip``: one embedding of the whole clip, pooled as in training.
+            ``frame``: each frame's embedding, cosines averaged over frames, as the published code does in all its
+            evaluations. Applies to every system, the teacher included.
+        rerank_k: candidates per query that the matching head re-ranks.
+        dsl_temperature: divisor of the cosines in the softmax of the DSL scores (see
+            :func:`umt_pipeline.evaluation.retrieval.dual_softmax`); null means each model's own learnt temperature.
+        text_length: longest text that a video-text model reads, in tokens, [CLS] and [SEP] included; longer ones are cut. null
+            means each model's own, which it was trained with. The published evaluations have 32 for MSRVTT, 64 for DiDeMo
+            and MSVD, 150 for ActivityNet, 64 (B) or 96 (L) for LSMDC, whatever the model was trained with. A teacher cuts
+            at its own context length.
+    """
+
+    caption: CaptionRule = "first"
+    pool: PoolRule = "clip"
+    rerank_k: int = Field(default=128, ge=1)
+    dsl_temperature: float | None = Field(default=None, gt=0)
+    text_length: int | None = Field(default=None, ge=3)
+
+
+class EvaluationParams(SearchParams):
     """The evaluation's parameters. Frames and resolution are those that each model was built for.
 
     Args:
@@ -64,13 +88,6 @@ class EvaluationParams(Config):
         test_split: probes are reported on these clips.
         tasks: label tasks for probes and agreement. A task without labels is skipped, with a note.
         retrieval_sets: splits that are searched. A split without clips or captions is skipped, with a note.
-        caption: which captions of a clip are queries: ``first`` (lowest caption_id) or ``all``.
-        pool: what a caption is compared with in retrieval. ``clip``: one embedding of the whole clip, pooled as in training.
-            ``frame``: each frame's embedding, cosines averaged over frames, as the published code does in all its
-            evaluations. Applies to every system, the teacher included.
-        rerank_k: candidates per query that the matching head re-ranks.
-        dsl_temperature: divisor of the cosines in the softmax of the DSL scores (see
-            :func:`umt_pipeline.evaluation.retrieval.dual_softmax`); null means each model's own learnt temperature.
         knn: the k-NN probe.
         linear: the linear probe.
         attentive: the attentive probe; null leaves it out. Needs room on disk for all tokens of the clips that it reads.
@@ -86,10 +103,6 @@ class EvaluationParams(Config):
     test_split: str = "test"
     tasks: tuple[str, ...] = ()
     retrieval_sets: tuple[str, ...] = ("test",)
-    caption: CaptionRule = "first"
-    pool: PoolRule = "clip"
-    rerank_k: int = Field(default=128, ge=1)
-    dsl_temperature: float | None = Field(default=None, gt=0)
     knn: KnnConfig = KnnConfig()
     linear: LinearConfig = LinearConfig()
     attentive: AttentiveConfig | None = None

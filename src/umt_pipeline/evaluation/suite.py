@@ -22,7 +22,6 @@ from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
 from umt_pipeline.evaluation.encoders import (
     Features,
-    VideoTextEncoder,
     clip_loader,
     default_device,
     extract_features,
@@ -34,16 +33,8 @@ from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.probes import LabelledFeatures, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.report_data import RetrievalExample
-from umt_pipeline.evaluation.retrieval import (
-    RetrievalSet,
-    SystemScores,
-    build_retrieval_set,
-    dual_scores,
-    dual_softmax,
-    rerank,
-    retrieval_values,
-    set_rows,
-)
+from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
+from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
 from umt_pipeline.video.views import ViewConfig, counter_hash
 
 logger = logging.getLogger(__name__)
@@ -88,8 +79,10 @@ def evaluate(params: EvaluationParams, seed: int, tables: Tables, models: Models
         models: the models.
 
     Raises:
-        EvaluationError: features or scores are not finite.
+        EvaluationError: features or scores are not finite, or ``text_length`` is more than a model can read.
     """
+    for model in models.video_text:
+        model.text_length(params.text_length)
     records = [] if models.skipped is None else [Record(task="retrieval/control", note=models.skipped)]
     known = set(tables.labels["task"])
     tasks = [task for task in params.tasks if task in known]
@@ -252,34 +245,24 @@ def _search(
     except NoDataError as error:
         return [Record(task=f"retrieval/{name}", note=str(error))], []
     views = {"teacher": models.teacher.view, **{model.name: model.view for model in models.video_text}}
+    lengths = {model.name: model.text_length(params.text_length) for model in models.video_text}
     records: list[Record] = []
     if not models.teacher.teacher.has_text:
         note = f"the teacher {models.teacher.teacher.config.source!r} has no text tower: its frames cannot be searched by text"
         records.append(Record(task=f"retrieval/{name}/teacher/dual", note=note))
     for system in systems:
-        settings: dict[str, Any] = {"distinct_texts": len(data.texts)}
-        if system.score == "dsl":
-            settings["dsl_temperature"] = params.dsl_temperature or "the model's own"
-        protocol = _protocol(
+        protocol = search_protocol(
+            params,
             seed,
-            models,
-            system.model,
-            views[system.model],
-            split=name,
-            annotation_sha256=rows_sha256(set_rows(data, tables.captions)),
-            clips=len(data.video_ids),
-            queries=len(data.query_text_Q),
-            failures=tuple(video_id for video_id in data.video_ids if video_id in test.failures),
-            pool=params.pool,
-            k=system.k,
-            score_type=system.score,
-            other_queries=system.score == "dsl",
-            caption=params.caption,
-            settings=settings,
-            chosen={} if system.temperature is None else {"dsl_temperature": system.temperature},
+            data,
+            tables.captions,
+            system,
+            failures=test.failures,
+            view=views[system.model],
+            checkpoint_sha256=models.weights[system.model],
+            text_length=lengths.get(system.model),
         )
-        values = retrieval_values(data, system)
-        records.append(Record(task=f"retrieval/{name}/{system.key}", values=values, protocol=protocol, cost=system.cost))
+        records.append(search_record(data, system, protocol))
         records += [_agreement(data, system, task, tables.label_of(task), protocol) for task in tasks]
     # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures, and so are the
     # scores that no search with one query can give.
@@ -294,10 +277,8 @@ def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test:
         NoDataError: no clip of the set has features.
         EvaluationError: a score is not a number.
     """
-    places, rows = test.select(data.video_ids)
+    places, rows = clips_with_features(data, test)
     clips = len(data.video_ids)
-    if len(rows) == 0:
-        raise NoDataError(f"retrieval set {data.name!r}: none of its {clips} clips could be read")
     systems: list[SystemScores] = []
     if models.teacher.teacher.has_text:
         video_SE = test.arrays["teacher_cls"][rows].numpy()
@@ -305,29 +286,9 @@ def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test:
             video_SE = video_SE / np.maximum(np.linalg.norm(video_SE, axis=1, keepdims=True), 1e-12)
         dual = dual_scores("teacher", models.teacher.encode_text(data.texts), video_SE, places, clips)
         systems += [dual, dual_softmax(dual, params.dsl_temperature or models.teacher.temperature)]
-    row_C = np.full(clips, -1)
-    row_C[places] = rows
     for model in models.video_text:
-        systems += _video_text_scores(params, model, data, test, row_C)
+        systems += video_text_scores(params, model, data, test)
     return systems
-
-
-def _video_text_scores(
-    params: EvaluationParams, model: VideoTextEncoder, data: RetrievalSet, test: Features, row_C: np.ndarray
-) -> list[SystemScores]:
-    text_ULD, mask_UL, text_UE = model.encode_text(data.texts)
-    places = np.flatnonzero(row_C >= 0)
-    video_SE = test.arrays[f"{model.name}/embedding"][row_C[places]].numpy()
-    dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, places, len(row_C))
-    score_rows = model.pair_scorer(text_ULD, mask_UL, test.arrays[f"{model.name}/tokens"])
-    reranked = rerank(dual, lambda text_G, clip_G: score_rows(text_G, row_C[clip_G]), params.rerank_k)
-    cost = reranked.cost
-    assert cost is not None
-    logger.info(
-        "evaluation: re-ranking %s by %s: %d pairs in %.1f s, %.0f pairs/s",
-        data.name, model.name, cost.pairs, cost.seconds, cost.pairs_per_second,
-    )  # fmt: skip
-    return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 
 
 def _agreement(

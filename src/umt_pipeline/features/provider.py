@@ -10,6 +10,7 @@ patch, K aligned layers, C target width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from umt_pipeline.models.towers import OpenClipTower
 from umt_pipeline.training.mapped import MappedTable
 from umt_pipeline.training.replacement import read_or_replace
 from umt_pipeline.training.task import Batch, Sample, SampleDataset
+from umt_pipeline.video.pixels import patchify
 from umt_pipeline.video.views import ViewConfig, load_view, make_view
 
 
@@ -52,10 +54,32 @@ class ClipDataset(SampleDataset):
         raise NotImplementedError(f"{type(self).__name__} must define read or batch")
 
 
+class ClipSize(Protocol):
+    """What a training step must know of the clips that it sees; a store's header is one."""
+
+    @property
+    def frames(self) -> int:
+        """T."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side of a frame."""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+
+    @property
+    def visible_per_frame(self) -> int:
+        """Patches of a frame that the student reads."""
+
+
 class TargetProvider(Protocol):
     """Half of it reads on the host, ahead of the step (``dataset``), half finishes on the device (``targets``)."""
 
-    header: StoreHeader
+    @property
+    def header(self) -> ClipSize:
+        """The clips' size."""
 
     def dataset(self) -> ClipDataset:
         """Return the samples of the training split; picklable."""
@@ -293,3 +317,53 @@ class OnlineDataset(DecodedClips):
         """See :class:`ClipDataset`: frames uint8 [T,S,S,3], noise float32 [T,N], clip."""
         sample = super().read(place, number)
         return {**sample, "noise": mask_noise(self._dataset_id, sample["clip"], number, *self._size)}
+
+
+@dataclass(frozen=True)
+class WholeClip:
+    """The size of clips of which every patch is seen; see :class:`ClipSize`."""
+
+    frames: int
+    grid: int
+    patch_size: int
+
+    @property
+    def visible_per_frame(self) -> int:
+        """All patches of a frame."""
+        return self.grid**2
+
+
+class WholeFrames:
+    """A :class:`TargetProvider` without teacher and mask: every patch of a decoded clip is seen, none is aligned.
+
+    Args:
+        clips: where they are read.
+        view: what ``clips`` draws.
+        patch_size: side of a patch in pixels.
+    """
+
+    def __init__(self, clips: DecodedClips, view: ViewConfig, patch_size: int) -> None:
+        self.header = WholeClip(view.frames, view.size // patch_size, patch_size)
+        self._clips = clips
+
+    def dataset(self) -> DecodedClips:
+        """See :class:`TargetProvider`."""
+        return self._clips
+
+    def setup(self, device: torch.device) -> None:
+        """See :class:`TargetProvider`; there is nothing to move."""
+        del device
+
+    def targets(self, batch: Batch) -> TargetBatch:
+        """See :class:`TargetProvider`: all patches, and no targets."""
+        patches_BVP = patchify(batch["frames"], self.header.patch_size)
+        visible_BV = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).expand(len(patches_BVP), -1)
+        return TargetBatch(patches_BVP, visible_BV, no_targets(visible_BV))
+
+    def teacher_macs(self) -> int:
+        """See :class:`TargetProvider`; there is no teacher."""
+        return 0
+
+    def frames(self, batch: Batch) -> torch.Tensor:
+        """See :class:`TargetProvider`."""
+        return batch["frames"]

@@ -65,6 +65,23 @@ class ViTConfig(Config):
         """Frames, and patches along a side, of the clip for which the position table is written down."""
         return self.position_frames or self.frames, (self.position_image_size or self.image_size) // self.patch_size
 
+    def resized(self, frames: int, image_size: int, drop_path: float) -> Self:
+        """Return the same encoder for another clip size.
+
+        The positions stay those that were trained with, interpolated to the new clip size.
+
+        Args:
+            frames: of a clip.
+            image_size: side of a frame in pixels.
+            drop_path: largest stochastic depth.
+        """
+        trained = {
+            "position_frames": self.position_frames or self.frames,
+            "position_image_size": self.position_image_size or self.image_size,
+        }
+        sizes = {"frames": frames, "image_size": image_size, "drop_path": drop_path}
+        return type(self).model_validate({**self.model_dump(), **sizes, **trained})
+
     @property
     def patches_per_frame(self) -> int:
         """N."""

@@ -36,6 +36,7 @@ def captioned_media(
     split: str = "train",
     weights: Mapping[str, float] | None = None,
     clean: bool = True,
+    stage: str = "stage2",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Join media and captions to what training reads.
 
@@ -45,6 +46,7 @@ def captioned_media(
         split: whose media.
         weights: of corpora by name; one of weight 0 is left out, one that is not named has weight 1.
         clean: whether captions are cleaned, so that one may turn out to be empty.
+        stage: where messages say that the parameter ``corpora`` is.
 
     Returns:
         Samples: one row per medium with a usable caption, one corpus after the other: video_id, path, split, media, corpus,
@@ -58,15 +60,15 @@ def captioned_media(
     found = sorted(media["corpus"].unique())
     if unknown := sorted(set(weights) - set(found)):
         raise ConfigError(
-            f"stage2.corpora names {', '.join(unknown)}, but in table videos split {split!r} has "
+            f"{stage}.corpora names {', '.join(unknown)}, but in table videos split {split!r} has "
             f"{', '.join(found) or 'no corpus'}"
         )
     media = media[media["corpus"].map(lambda corpus: weights.get(corpus, 1.0) > 0.0)]
-    usable = usable_captions(captions, media["video_id"], clean)
+    usable = usable_captions(captions, media["video_id"], clean, stage)
     counts = usable.groupby("video_id", sort=False).size()
     media = media.assign(captions=media["video_id"].map(counts).fillna(0).astype("int64"))
     samples = media[media["captions"] > 0].sort_values(["media", "corpus"], kind="stable", ignore_index=True)
-    _check(samples, media, split, len(captions), len(usable))
+    _check(samples, media, split, len(captions), len(usable), stage)
     samples["first_caption"] = samples["captions"].cumsum() - samples["captions"]
     # By content: the same picture in two corpora, or under two names, is one medium.
     samples["media_id"] = samples["sha256"].map(lambda digest: int(digest[:16], 16) >> 1).astype("int64")
@@ -77,29 +79,31 @@ def captioned_media(
     return kept, usable[["caption"]].iloc[order].reset_index(drop=True)
 
 
-def _check(samples: pd.DataFrame, media: pd.DataFrame, split: str, captions: int, usable: int) -> None:
+def _check(samples: pd.DataFrame, media: pd.DataFrame, split: str, captions: int, usable: int, stage: str) -> None:
     if samples.empty:
         raise ConfigError(
-            f"stage2: none of the media of split {split!r} has a caption with words in it ({captions} rows in table captions); "
-            "check table captions"
+            f"{stage}: none of the media of split {split!r} has a caption with words in it ({captions} rows in table "
+            "captions); check table captions"
         )
     kept = (samples["corpus"] + " (" + samples["media"] + ")").value_counts()
     listed = (media["corpus"] + " (" + media["media"] + ")").value_counts(sort=False)
     if empty := sorted(set(media["corpus"]) - set(samples["corpus"])):
         raise ConfigError(
-            f"stage2: none of the {int(media['corpus'].isin(empty).sum())} media of {', '.join(empty)} has a caption with "
-            f"words in it; check table captions, or leave them out: stage2.corpora: {{{empty[0]}: 0}}"
+            f"{stage}: none of the {int(media['corpus'].isin(empty).sum())} media of {', '.join(empty)} has a caption with "
+            f"words in it; check table captions, or leave them out: {stage}.corpora: {{{empty[0]}: 0}}"
         )
     counts = ", ".join(f"{name} {kept.get(name, 0)} of {size}" for name, size in listed.items())
-    logger.info("stage 2: %d captions; media with captions: %s", usable, counts)
+    logger.info("%s: %d captions; media with captions: %s", stage, usable, counts)
 
 
-def usable_captions(captions: pd.DataFrame, video_ids: pd.Series, clean: bool = True) -> pd.DataFrame:
+def usable_captions(
+    captions: pd.DataFrame, video_ids: pd.Series, clean: bool = True, stage: str = "stage2"
+) -> pd.DataFrame:
     """Return the captions of the given media that are not empty, once cleaned, in order of video and caption id."""
     kept = captions[captions["video_id"].isin(set(video_ids))]
     has_words = kept["caption"].map(lambda text: bool((clean_caption(text) if clean else text).strip())).astype(bool)
     if empty := int((~has_words).sum()):
-        logger.warning("stage 2: %d of %d captions have no word in them and are left out", empty, len(kept))
+        logger.warning("%s: %d of %d captions have no word in them and are left out", stage, empty, len(kept))
     return kept[has_words].sort_values(["video_id", "caption_id"], ignore_index=True)
 
 
@@ -156,16 +160,21 @@ class Captions:
         texts = self._captions.texts("caption", rows_M)
         return encode_batch(self.tokenizer, texts, self._max_length, clean=self._clean, pad_to=PAD_TO)
 
-    def warn_of_cuts(self) -> None:
-        """Log how many captions are longer than ``max_length``, estimated from some of them."""
+    def warn_of_cuts(self, setting: str = "stage2.text.max_length") -> None:
+        """Log how many captions are longer than ``max_length``, estimated from some of them.
+
+        Args:
+            setting: the parameter that decides it.
+        """
         rows = np.linspace(0, len(self._captions) - 1, min(_SAMPLE, len(self._captions))).astype(np.int64)
         _, mask_ML = self.encode(rows)
         full = int((mask_ML.sum(dim=1) == self._max_length).sum())
         if full:
             logger.warning(
-                "stage 2: %d of %d captions looked at fill text.max_length (%d tokens), longer ones are cut: raise it or "
-                "vocab_size",
+                "%d of %d captions looked at fill %s (%d tokens), longer ones are cut: raise it, or the number of words that "
+                "the tokenizer knows",
                 full,
                 len(rows),
+                setting,
                 self._max_length,
             )

@@ -35,7 +35,7 @@ from umt_pipeline.models.question_answering import (
 )
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
 from umt_pipeline.models.video_text import TOKENIZER_FOLDER, load_video_text
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.training.mapped import MappedTable
 from umt_pipeline.training.replacement import read_or_replace, unreadable_share
 from umt_pipeline.training.task import Batch, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
@@ -289,26 +289,16 @@ def start_model(folder: Path, frames: int, image_size: int, drop_path: float) ->
     """
     if model_kind(folder) == KIND:
         old, _ = load_question_answering(folder)
-        vision = _resized(old.config.vision, frames, image_size, drop_path)
+        vision = old.config.vision.resized(frames, image_size, drop_path)
         model = QuestionAnsweringModel(old.config.model_copy(update={"vision": vision}))
         load_weights(model, old.state_dict(), source=str(folder))
         return model
     stage2, _ = load_video_text(folder)
-    vision = _resized(stage2.config.vision, frames, image_size, drop_path)
+    vision = stage2.config.vision.resized(frames, image_size, drop_path)
     model, report = QuestionAnsweringModel.from_video_text(stage2, vision)
     if report.missing:
         logger.warning("question answering: new in the decoder, not from %s: %s", folder, ", ".join(report.missing))
     return model
-
-
-def _resized(vision: ViTConfig, frames: int, image_size: int, drop_path: float) -> ViTConfig:
-    # The positions stay those that were trained with, interpolated to the new clip size.
-    trained = {
-        "position_frames": vision.position_frames or vision.frames,
-        "position_image_size": vision.position_image_size or vision.image_size,
-    }
-    sizes = {"frames": frames, "image_size": image_size, "drop_path": drop_path}
-    return ViTConfig.model_validate({**vision.model_dump(), **sizes, **trained})
 
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,170 @@
+"""Scores of video-text models on a retrieval set, and their records: what every evaluation of retrieval shares.
+
+Shapes: C clips of a retrieval set, S clips with features, U distinct texts, L text length, D width, E embedding width, G
+pairs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from umt_pipeline import __version__
+from umt_pipeline.evaluation.encoders import Features, VideoTextEncoder
+from umt_pipeline.evaluation.metrics import NoDataError
+from umt_pipeline.evaluation.params import SearchParams
+from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
+from umt_pipeline.evaluation.retrieval import (
+    RetrievalSet,
+    SystemScores,
+    dual_scores,
+    dual_softmax,
+    rerank,
+    retrieval_values,
+    set_rows,
+)
+from umt_pipeline.video.views import ViewConfig
+
+logger = logging.getLogger(__name__)
+
+
+def search(
+    params: SearchParams,
+    seed: int,
+    data: RetrievalSet,
+    captions: pd.DataFrame,
+    models: Sequence[VideoTextEncoder],
+    weights: Mapping[str, str],
+    features: Features,
+) -> list[Record]:
+    """Return a record for each score of each model on one set, or one with a note that says why there is none.
+
+    Args:
+        params: how to score.
+        seed: kept in the records.
+        data: the set.
+        captions: the table that it was built from.
+        models: they made ``features`` with ``keep_tokens``.
+        weights: SHA-256 of each model's weights file, by its name.
+        features: of the set's clips, and maybe of others.
+
+    Raises:
+        EvaluationError: scores that are not finite, or ``text_length`` is more than a model can read.
+    """
+    records = []
+    for model in models:
+        try:
+            systems = video_text_scores(params, model, data, features)
+        except NoDataError as error:
+            return [Record(task=f"retrieval/{data.name}", note=str(error))]
+        for system in systems:
+            protocol = search_protocol(
+                params, seed, data, captions, system, failures=features.failures, view=model.view,
+                checkpoint_sha256=weights[model.name], text_length=model.text_length(params.text_length),
+            )  # fmt: skip
+            records.append(search_record(data, system, protocol))
+    return records
+
+
+def clips_with_features(data: RetrievalSet, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of a set's clips that have features, and their rows there.
+
+    Raises:
+        NoDataError: none has.
+    """
+    places, rows = features.select(data.video_ids)
+    if len(rows) == 0:
+        raise NoDataError(f"retrieval set {data.name!r}: none of its {len(data.video_ids)} clips could be read")
+    return places, rows
+
+
+def video_text_scores(
+    params: SearchParams, model: VideoTextEncoder, data: RetrievalSet, features: Features
+) -> list[SystemScores]:
+    """Return the dual encoder's scores of a set, the same by dual softmax, and re-ranked by the matching head.
+
+    Raises:
+        NoDataError: no clip of the set has features.
+        EvaluationError: the matching head gave NaN, or ``text_length`` is more than the model can read.
+    """
+    places, rows = clips_with_features(data, features)
+    clips = len(data.video_ids)
+    row_C = np.full(clips, -1)
+    row_C[places] = rows
+    text_ULD, mask_UL, text_UE = model.encode_text(data.texts, params.text_length)
+    video_SE = features.arrays[f"{model.name}/embedding"][rows].numpy()
+    dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, places, clips)
+    score_rows = model.pair_scorer(text_ULD, mask_UL, features.arrays[f"{model.name}/tokens"])
+    reranked = rerank(dual, lambda text_G, clip_G: score_rows(text_G, row_C[clip_G]), params.rerank_k)
+    cost = reranked.cost
+    assert cost is not None
+    logger.info(
+        "re-ranking %s by %s: %d pairs in %.1f s, %.0f pairs/s",
+        data.name, model.name, cost.pairs, cost.seconds, cost.pairs_per_second,
+    )  # fmt: skip
+    return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
+
+
+def search_protocol(
+    params: SearchParams,
+    seed: int,
+    data: RetrievalSet,
+    captions: pd.DataFrame,
+    system: SystemScores,
+    *,
+    failures: Collection[str],
+    view: ViewConfig,
+    checkpoint_sha256: str | None,
+    text_length: int | None,
+) -> Protocol:
+    """Return how the scores of one system on one set were made.
+
+    Args:
+        params: how they were scored.
+        seed: of the run.
+        data: the set.
+        captions: the table that it was built from.
+        system: the scores.
+        failures: clips without features, of this set or others.
+        view: what the system sees of a clip.
+        checkpoint_sha256: of the model's weights file.
+        text_length: tokens of a text that the model reads; None for a teacher, which has its own context length.
+    """
+    settings: dict[str, float | int | str | None] = {"distinct_texts": len(data.texts)}
+    if text_length is not None:
+        settings["text_length"] = text_length
+    if system.score == "dsl":
+        settings["dsl_temperature"] = params.dsl_temperature or "the model's own"
+    return Protocol(
+        split=data.name,
+        annotation_sha256=rows_sha256(set_rows(data, captions)),
+        clips=len(data.video_ids),
+        queries=len(data.query_text_Q),
+        failures=tuple(video_id for video_id in data.video_ids if video_id in failures),
+        frames=view.frames,
+        resolution=view.size,
+        pool=params.pool,
+        k=system.k,
+        score_type=system.score,
+        other_queries=system.score == "dsl",
+        caption=params.caption,
+        settings=settings,
+        chosen={} if system.temperature is None else {"dsl_temperature": system.temperature},
+        model=system.model,
+        checkpoint_sha256=checkpoint_sha256,
+        seed=seed,
+        version=__version__,
+    )
+
+
+def search_record(data: RetrievalSet, system: SystemScores, protocol: Protocol) -> Record:
+    """Return the recalls and ranks of one system on one set, in both directions.
+
+    Raises:
+        EvaluationError: a score is NaN or +inf.
+    """
+    values = retrieval_values(data, system)
+    return Record(task=f"retrieval/{data.name}/{system.key}", values=values, protocol=protocol, cost=system.cost)
