@@ -1,4 +1,4 @@
-"""All eight pipelines, one after the other, on a tiny demo world."""
+"""All pipelines, one after the other, on a tiny demo world."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from umt_pipeline.models.student import load_student
 from umt_pipeline.models.video_text import load_video_text
 
 PIPELINES = (
-    "demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "question_answering", "evaluation"
+    "demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "retrieval", "question_answering",
+    "evaluation",
 )  # fmt: skip
 SMALL_LOOP = {"epochs": 1, "steps": None, "batch_size": 8, "warmup": 0, "log_every": 1, "checkpoint_every": 2}
 TINY = {
@@ -49,6 +50,10 @@ TINY = {
     "classification": {
         "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
         "test": {"clips": 2, "crops": 1, "workers": 1},
+    },
+    "retrieval": {
+        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
+        "test": {"workers": 1},
     },
     "question_answering": {
         "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
@@ -103,6 +108,14 @@ def test_the_whole_job_runs(finished: Path) -> None:
     assert len(predictions) == 2 * 6, "six test clips, two models"
     assert (results / "plots/classification_confusion.svg").read_text(encoding="utf-8").startswith("<?xml")
 
+    retrieval = json.loads((results / "retrieval.json").read_text(encoding="utf-8"))
+    for split in ("test", "test_motion"):
+        assert set(retrieval["test"][split]) == {"zero_shot", "fine_tuned"}
+        for score, values in retrieval["test"][split]["zero_shot"].items():
+            measured = {name: metrics[f"retrieval/{split}/stage2/{score}/{name}"] for name in ("t2v_r1", "v2t_meanr")}
+            assert measured.items() <= values.items(), "before fine-tuning it is what the evaluation measures"
+    assert load_video_text(finished / "data/06_models/retrieval")[0].heads is None
+
     answering = json.loads((results / "question_answering.json").read_text(encoding="utf-8"))
     assert (answering["table"]["rows_in"], answering["table"]["rejected"]) == (3 * (24 + 6 + 6 + 9) + 6 + 6 + 9, 0)
     for split in ("test", "test_motion"):
@@ -141,7 +154,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     client = mlflow.MlflowClient()
     steps = [metric.step for metric in client.get_metric_history(by_name["stage1"]["run_id"].item(), "stage1/loss")]
     assert steps == [1, 2, 3], "24 clips in batches of 8"
-    for name in ("umt_teacher", "umt_stage1", "umt_stage2", "umt_classification", "umt_question_answering"):
+    for name in ("umt_teacher", "umt_stage1", "umt_stage2", "umt_classification", "umt_retrieval", "umt_question_answering"):
         assert client.get_model_version_by_alias(name, "challenger").version
 
     # What is trained already is not trained again, and the pipeline gives the same result.

@@ -170,6 +170,7 @@ def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str | boo
         "parameters_stage2.yml": {"stage2": {"text": bert}},
         "parameters_ingestion.yml": {"ingestion": {"dataset_id": name, "columns": {"videos": {"corpus": None}}}},
         "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
+        "parameters_retrieval.yml": {"retrieval": {"test": {"sets": ["test"]}}},
         "parameters_question_answering.yml": {"question_answering": {"test_splits": ["test"], **asked}},
     }
     if tasks:

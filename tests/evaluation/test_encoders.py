@@ -133,6 +133,17 @@ def test_pair_scores_are_the_matching_heads(models: Models) -> None:
     assert scores[2] == pytest.approx(float(alone), rel=1e-4)
 
 
+def test_texts_are_cut_where_the_evaluation_says(models: Models) -> None:
+    model, text = models.stage2, ["a disc 0 goes left and a star 1 goes up"]
+    own, _, embedding = model.encode_text(text)
+    short, mask, other = model.encode_text(text, 5)
+    assert (own.shape[1], short.shape[1], mask.sum().item()) == (12, 5, 5)
+    assert not torch.allclose(embedding, other)
+    assert torch.equal(model.encode_text(["a disc"], 12)[2], model.encode_text(["a disc"])[2])
+    with pytest.raises(EvaluationError, match="text_length is 13, but the model 'stage2' has 12 positions"):
+        model.encode_text(text, 13)
+
+
 def test_pooled_by_frame_as_published(models: Models) -> None:
     frames = torch.from_numpy(np.stack([noise("0", models.stage2.view), noise("1", models.stage2.view)]))
     model = models.stage2.model

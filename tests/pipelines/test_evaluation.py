@@ -15,7 +15,9 @@ from kedro.runner import SequentialRunner
 
 from tests.evaluation.tiny import make_folders, make_tables
 from umt_pipeline.datasets.documents import JsonDataset
+from umt_pipeline.evaluation.compare import compare_records
 from umt_pipeline.evaluation.loading import ModelFolders, load_models
+from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import AttentiveConfig, EvaluationParams
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.suite import Tables, evaluate
@@ -155,6 +157,21 @@ def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFol
         assert protocol.pool == "frame"
         if protocol.score_type == "dsl":
             assert protocol.settings["dsl_temperature"] == protocol.chosen["dsl_temperature"] == 0.5
+
+
+def test_another_text_length_is_in_the_protocol_and_warned_of(tables: Tables, folders: ModelFolders) -> None:
+    models = load_models(folders, seed=0)
+    base = PARAMS.model_copy(update={"tasks": (), "retrieval_sets": ("test",)})
+    found = [
+        evaluate(base.model_copy(update={"text_length": length}), 0, tables, models).records for length in (None, 12, 4)
+    ]
+    lengths = [{record.protocol.settings.get("text_length") for record in part if record.protocol} for part in found]
+    assert lengths == [{None, 12}, {None, 12}, {None, 4}], "none for the teacher, which has its own"
+    assert compare_records(found[0], found[1]).warnings == (), "null is the model's own"
+    (warning,) = compare_records(found[0], found[2]).warnings
+    assert warning.startswith("text length is 12 in the first run, 4 in the second (retrieval/test/stage2/dual")
+    with pytest.raises(EvaluationError, match=r"text_length is 13, but the model 'stage2' has 12 positions for tokens"):
+        evaluate(base.model_copy(update={"text_length": 13}), 0, tables, models)
 
 
 def test_without_control_labels_and_validation(tables: Tables, tmp_path: Path) -> None:

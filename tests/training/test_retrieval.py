@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -67,6 +67,7 @@ def arguments(world: StageWorld, folder: Path, weights: RetrievalWeights | None 
         "start": str(start),
         "model": settings.model_for(before.config).model_dump(mode="json"),
         "weights": (weights or RetrievalWeights()).objectives().model_dump(mode="json"),
+        "pool": settings.pool,
         "samples": str(folder / "samples.arrow"),
         "captions": str(folder / "captions.arrow"),
         "max_length": 8,
@@ -83,15 +84,19 @@ def build(world: StageWorld, folder: Path, weights: RetrievalWeights | None = No
     return make_task(**arguments(world, folder, weights, **tuning))
 
 
-def test_the_first_losses_are_those_of_the_stage_2_model(stage_world: StageWorld, tmp_path: Path) -> None:
-    task = build(stage_world, tmp_path)
+@pytest.mark.parametrize("pool", ["clip", "frame"])
+def test_the_first_losses_are_those_of_the_stage_2_model(
+    stage_world: StageWorld, tmp_path: Path, pool: Literal["clip", "frame"]
+) -> None:
+    task = build(stage_world, tmp_path, pool=pool)
     batch = read_batch(task, [0, 1, 2, 3])
     found = task.loss(task.model, batch, torch.Generator().manual_seed(3)).parts
     model, _ = load_video_text(tmp_path / "start")
     patches = normalise_patches(patchify(batch["frames"], 8))
     places = torch.arange(patches.shape[1]).expand(4, -1)
     with torch.no_grad():
-        tokens, video = model.encode_video(patches, places)
+        tokens, video = model.encode_video(patches, places, pool)
+        video = video.mean(dim=1) if pool == "frame" else video
         words, text = model.encode_text(batch["ids"], batch["mask"])
         contrastive = video_text_contrastive(video, text, 0.11, batch["media"])
         similarity = pair_logits(video, text, torch.tensor(0.11))

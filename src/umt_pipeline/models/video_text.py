@@ -74,7 +74,11 @@ class VideoTextConfig(Config):
 
 
 class VideoFeatures(NamedTuple):
-    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not asked for."""
+    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not asked for.
+
+    ``embedding_BE`` are unit vectors or, pooled by frame, the means of the frames' unit vectors: their products with a text
+    are cosines, averaged over frames.
+    """
 
     tokens_BVD: Tensor
     embedding_BE: Tensor
@@ -166,6 +170,7 @@ class VideoTextModel(nn.Module):
         visible_BV: Tensor,
         aligned: bool = True,
         clip_size: tuple[int, int] | None = None,
+        pool: Literal["clip", "frame"] = "clip",
     ) -> VideoFeatures:
         """Encode clips or images for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's.
 
@@ -174,13 +179,16 @@ class VideoTextModel(nn.Module):
             visible_BV: their sorted positions.
             aligned: whether those vectors are wanted; they are None otherwise, and for a model without alignment heads.
             clip_size: see :meth:`VideoViT.positions`; (1, patches along a side) for images.
+            pool: what the embedding is of; see :class:`VideoFeatures`.
         """
         heads = self.heads if aligned else None
         layers = self.layers if heads else ()
         tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, layers, clip_size)
         aligned_KBVC = None if heads is None else heads(layers_KBVD, self.vision.positions(visible_BV, clip_size))
-        pooled_BD = self.pool_tokens(tokens_BVD, visible_BV, clip_size=clip_size)
-        return VideoFeatures(tokens_BVD, self.project_video(pooled_BD), aligned_KBVC)
+        frames = clip_size[0] if clip_size is not None else self.config.vision.frames
+        pooled = self.pool_tokens(tokens_BVD, visible_BV, frames if pool == "frame" else None, clip_size)
+        embedding = self.project_video(pooled)
+        return VideoFeatures(tokens_BVD, embedding.mean(dim=1) if pool == "frame" else embedding, aligned_KBVC)
 
     def pool_tokens(
         self,

@@ -6,6 +6,8 @@ matching pairs, S vocabulary size.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -43,6 +45,14 @@ class Objectives(nn.Module):
     """The model with all objectives in one forward pass, so that DDP sees one call.
 
     What no objective trains is frozen: DDP waits for a gradient of every parameter that is not.
+
+    Args:
+        model: the model.
+        weights: of the objectives.
+        mask_id: id of [MASK].
+        kept_ids: ids of tokens that are never masked.
+        parity: see :func:`umt_pipeline.losses.video_text_contrastive`.
+        pool: what of a clip a caption is compared with: one embedding of the whole ``clip``, or that of each ``frame``.
     """
 
     def __init__(
@@ -52,6 +62,7 @@ class Objectives(nn.Module):
         mask_id: int,
         kept_ids: tuple[int, ...],
         parity: bool = False,
+        pool: Literal["clip", "frame"] = "clip",
     ) -> None:
         super().__init__()
         self.model = model
@@ -59,6 +70,7 @@ class Objectives(nn.Module):
         self.mask_id = mask_id
         self.kept_ids = kept_ids
         self.parity = parity
+        self.pool = pool
         _freeze_untrained(model, weights)
 
     def forward(
@@ -85,7 +97,7 @@ class Objectives(nn.Module):
             clip_size: see :meth:`VideoViT.positions`.
         """
         model, weights = self.model, self.weights
-        video = model.encode_video_aligned(patches_BVP, visible_BV, targets_KBVC is not None, clip_size)
+        video = model.encode_video_aligned(patches_BVP, visible_BV, targets_KBVC is not None, clip_size, self.pool)
         text_BLD, text_BE = model.encode_text(ids_BL, mask_BL)
         parts = {"temperature": model.temperature.detach()}
         total = patches_BVP.new_zeros((), dtype=torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,8 @@ class RetrievalTraining(Config):
         corpora: how often an epoch draws each clip of a corpus, each time with one of its captions, by the corpus' name; 1
             where it is not named, 0 leaves the corpus out.
         weights: of the objectives.
+        pool: what of a clip a caption is compared with in the contrast. ``clip``: one embedding of the whole clip, as in
+            stage 2. ``frame``: each frame's, cosines averaged over frames, as in the published fine-tuning.
         drop_path: largest stochastic depth of the video encoder.
         train: the loop.
     """
@@ -57,6 +59,7 @@ class RetrievalTraining(Config):
     max_length: int | None = Field(None, ge=3)
     corpora: dict[str, float] = Field(default_factory=dict)
     weights: RetrievalWeights = RetrievalWeights()
+    pool: Literal["clip", "frame"] = "clip"
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     train: TrainConfig
 
@@ -107,6 +110,7 @@ def make_task(
     start: str,
     model: dict[str, Any],
     weights: dict[str, Any],
+    pool: Literal["clip", "frame"],
     samples: str,
     captions: str,
     max_length: int,
@@ -122,6 +126,7 @@ def make_task(
         start: folder of a stage-2 model.
         model: the fine-tuned model's :class:`VideoTextConfig` as JSON.
         weights: :class:`ObjectiveWeights` as JSON.
+        pool: see :class:`RetrievalTraining`.
         samples: file of the samples, from :func:`umt_pipeline.training.captions.captioned_media`; videos only.
         captions: file of their captions.
         max_length: L.
@@ -140,5 +145,5 @@ def make_task(
     words = found.tokenizer
     kept = (words.pad_token_id, words.cls_token_id)
     network = start_model(Path(start), config)
-    objectives = Objectives(network, ObjectiveWeights.model_validate(weights), words.mask_token_id, kept)
+    objectives = Objectives(network, ObjectiveWeights.model_validate(weights), words.mask_token_id, kept, pool=pool)
     return Stage2Task(objectives, providers, dataset)
