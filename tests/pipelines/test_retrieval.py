@@ -190,7 +190,7 @@ def test_settings_that_are_refused() -> None:
         params(test={"sets": ["test", "test"]})
     with pytest.raises(ValidationError, match="expected contrastive or matching with a weight above 0"):
         params(tuning={"weights": {"contrastive": 0.0, "matching": 0.0}})
-    with pytest.raises(ValidationError, match="found less for films"):
+    with pytest.raises(ValidationError, match=r"corpora\.films\s+Input should be greater than or equal to 0"):
         params(tuning={"corpora": {"films": -1.0}})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,17 +57,11 @@ class RetrievalTraining(Config):
 
     view: ViewConfig
     max_length: int | None = Field(None, ge=3)
-    corpora: dict[str, float] = Field(default_factory=dict)
+    corpora: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     weights: RetrievalWeights = RetrievalWeights()
     pool: Literal["clip", "frame"] = "clip"
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     train: TrainConfig
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if below := sorted(name for name, weight in self.corpora.items() if weight < 0.0):
-            raise ValueError(f"corpora: expected numbers from 0 up, found less for {', '.join(below)}")
-        return self
 
     def model_for(self, start: VideoTextConfig) -> VideoTextConfig:
         """Return the configuration of a stage-2 model that goes on with these clips, without alignment heads.
