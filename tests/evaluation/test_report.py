@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from umt_pipeline.evaluation import report_chance, report_figures, report_tables
+from umt_pipeline.evaluation import report_chance, report_tables
+from umt_pipeline.evaluation.pages import figures
 from umt_pipeline.evaluation.report import MaskPicture, ReportData, RetrievalExample, render_report
 from umt_pipeline.evaluation.retrieval import SystemScores, build_retrieval_set, retrieval_values
 
@@ -469,7 +470,7 @@ def test_counts_that_do_not_add_up_are_shown() -> None:
 def test_mask_hides_what_the_student_does_not_see() -> None:
     frames = np.full((2, 8, 8, 3), 200, dtype=np.uint8)
     attention = np.tile([0.7, 0.1, 0.1, 0.1], (2, 1))
-    original, heat, shown = report_figures.mask_strips(frames, attention, np.array([0, 7]), None, 64)
+    original, heat, shown = figures.mask_strips(frames, attention, np.array([0, 7]), None, 64)
     assert original.shape == heat.shape == (8, 18, 3)
     assert shown[:4, :4, 3].min() == 255
     assert shown[4:, 14:, 3].min() == 255
@@ -479,15 +480,15 @@ def test_mask_hides_what_the_student_does_not_see() -> None:
 
 def test_mask_that_does_not_fit_names_the_shapes() -> None:
     with pytest.raises(ValueError, match=r"\(2, 5\) does not fit 2 frames"):
-        report_figures.mask_strips(np.zeros((2, 8, 8, 3), np.uint8), np.ones((2, 5)), np.array([0]), None, 64)
+        figures.mask_strips(np.zeros((2, 8, 8, 3), np.uint8), np.ones((2, 5)), np.array([0]), None, 64)
 
 
 def test_filmstrip_takes_even_frames_and_never_enlarges() -> None:
     clip = np.stack([np.full((10, 20, 3), value, dtype=np.uint8) for value in range(9)])
-    strip = report_figures.filmstrip(clip, report_figures.FrameSize(3, 64, 75))
+    strip = figures.filmstrip(clip, figures.FrameSize(3, 64, 75))
     assert strip.shape == (10, 3 * 20 + 2 * 2, 3)
     assert [int(strip[0, x, 0]) for x in (0, 22, 44)] == [0, 4, 8]
-    assert report_figures.filmstrip(clip, report_figures.FrameSize(3, 5, 75)).shape == (5, 3 * 10 + 2 * 2, 3)
+    assert figures.filmstrip(clip, figures.FrameSize(3, 5, 75)).shape == (5, 3 * 10 + 2 * 2, 3)
 
 
 if __name__ == "__main__":

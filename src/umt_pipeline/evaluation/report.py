@@ -8,19 +8,17 @@ Shape legend: T frames, H W pixels, N patches per frame, V visible tokens per cl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-import yaml
 
-from umt_pipeline.evaluation import report_figures as figures
 from umt_pipeline.evaluation import report_tables as tables
+from umt_pipeline.evaluation.pages import figures
+from umt_pipeline.evaluation.pages.examples import Example, Film, Said, clips_of, film_styles
+from umt_pipeline.evaluation.pages.frame import as_yaml, render
+from umt_pipeline.evaluation.pages.tables import Table, facts, record_table
 from umt_pipeline.evaluation.report_chance import chance_agreement, majority_share
 from umt_pipeline.evaluation.report_data import MaskPicture, ReportData, RetrievalExample
 from umt_pipeline.evaluation.report_headline import (
@@ -32,7 +30,6 @@ from umt_pipeline.evaluation.report_headline import (
     summary,
     tiles,
 )
-from umt_pipeline.evaluation.report_tables import Table
 
 __all__ = ["MaskPicture", "ReportData", "RetrievalExample", "render_report"]
 
@@ -42,32 +39,16 @@ _EXAMPLES_OF_A_KIND = 4  # hits, and as many misses, per retrieval set
 _TOP_SHOWN = 5
 _MASKS_SHOWN = 6
 _MASK_SIDE = 112
-_FILM_BUDGET = 1_700_000  # characters of all filmstrips; the page stays below 3 MB
-_FILM_SIZES = tuple(figures.FrameSize(*size) for size in ((6, 64, 75), (6, 56, 55), (5, 40, 40), (4, 28, 30)))
-
-
-@dataclass(frozen=True)
-class _Film:
-    """A clip in an example: CSS class of its filmstrip ("" when its frames are missing), name, right or wrong."""
-
-    style: str
-    video_id: str
-    relevant: bool
-
-
-@dataclass(frozen=True)
-class _Answer:
-    system: str
-    rank: int | None
-    films: tuple[_Film, ...]
-
-
-@dataclass(frozen=True)
-class _Query:
-    text: str
-    hit: bool
-    described: _Film
-    answers: tuple[_Answer, ...]
+_SECTIONS = (
+    ("results", "Results"),
+    ("training", "Training"),
+    ("masks", "Masks and attention"),
+    ("examples", "Retrieval examples"),
+    ("ingestion", "Data"),
+    ("store", "Feature store"),
+    ("protocol", "Protocol"),
+    ("provenance", "Run, data, parameters"),
+)
 
 
 def render_report(data: ReportData) -> str:
@@ -82,10 +63,13 @@ def render_report(data: ReportData) -> str:
     retrieval = tables.metric_tree(data.metrics, "retrieval")
     agreement = tables.metric_tree(data.metrics, "agreement")
     references = {name: reference_rows(data, name) for name in retrieval}
-    chosen = _choose_examples(data)
-    film_css, film_styles = _films(chosen, data.clips)
-    return _template().render(
+    examples = _examples(_choose_examples(data))
+    film_css, styles = film_styles(clips_of(e for shown in examples.values() for e in shown), data.clips)
+    return render(
+        "report.html.j2",
+        sections=_SECTIONS,
         title=data.title,
+        nothing="There are no numbers to sum up: neither ingestion nor evaluation was run.",
         notes=list(data.notes),
         summary=summary(data, probes, retrieval, references),
         tiles=tiles(data, probes, retrieval, references),
@@ -96,7 +80,8 @@ def render_report(data: ReportData) -> str:
         curves=_curves(data),
         masks=_masks(data.masks),
         film_css=film_css,
-        examples=_examples(chosen, film_styles),
+        styles=styles,
+        examples=examples,
         counts=tables.count_table(data.ingestion),
         reasons=tables.reason_table(data.rejects),
         rejects=tables.reject_table(data.rejects),
@@ -104,20 +89,12 @@ def render_report(data: ReportData) -> str:
         corpora=tables.corpora_table(data.ingestion),
         corpus=tables.corpus_table(data.videos),
         histograms=_histograms(data.videos),
-        records=tables.record_table(data.records),
-        provenance=tables.facts("Where this page comes from", data.provenance),
-        parameters=_yaml(data.parameters),
-        features=tables.facts("Feature store", data.features),
+        records=record_table(data.records),
+        provenance=facts("Where this page comes from", data.provenance),
+        parameters=as_yaml(data.parameters),
+        features=facts("Feature store", data.features),
         stages=_stage_facts(data),
     )
-
-
-def _template() -> jinja2.Template:
-    text = resources.files("umt_pipeline.evaluation").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(text)
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------
@@ -201,15 +178,8 @@ def _histograms(videos: pd.DataFrame | None) -> list[figures.Panel]:
 
 def _stage_facts(data: ReportData) -> list[Table]:
     named = (("Teacher", data.teacher_metrics), ("Stage 1", data.stage1_metrics), ("Stage 2", data.stage2_metrics))
-    made = [tables.facts(f"{title}: numbers of the stage", values) for title, values in named]
+    made = [facts(f"{title}: numbers of the stage", values) for title, values in named]
     return [table for table in made if table is not None]
-
-
-def _yaml(parameters: Mapping[str, Any] | None) -> str:
-    if not parameters:
-        return ""
-    plain = json.loads(json.dumps(dict(parameters), default=str))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
 
 # --- retrieval examples -----------------------------------------------------------------------------------------------
@@ -237,51 +207,23 @@ def _is_hit(group: Sequence[RetrievalExample]) -> bool:
     return leader.rank == 1 if leader.rank is not None else any(leader.relevant[:1])
 
 
-def _films(
-    chosen: Mapping[str, Sequence[Sequence[RetrievalExample]]], clips: Mapping[str, np.ndarray]
-) -> tuple[str, dict[str, str]]:
-    """Return style rules that hold each needed filmstrip once, and video_id -> class; many clips get smaller frames."""
-    needed: dict[str, None] = {}
-    for groups in chosen.values():
-        for example in (example for group in groups for example in group):
-            needed |= dict.fromkeys([*example.top[:_TOP_SHOWN], example.query_video_id])
-    styles = {video: f"clip-{place}" for place, video in enumerate(v for v in needed if v in clips)}
-    rules = ""
-    for size in _FILM_SIZES:
-        lines = []
-        for video, style in styles.items():
-            strip = figures.filmstrip(clips[video], size)
-            address = figures.data_address(strip, size.quality)
-            lines.append(
-                f'.{style}{{aspect-ratio:{strip.shape[1]}/{strip.shape[0]};background-image:url("{address}")}}'
-            )
-        rules = "\n".join(lines)
-        if len(rules) <= _FILM_BUDGET:
-            break
-    return rules, styles
+def _examples(chosen: Mapping[str, Sequence[Sequence[RetrievalExample]]]) -> dict[str, list[Example]]:
+    """Return the chosen examples as the page shows them, by set."""
+    return {name: [_example(group) for group in groups] for name, groups in chosen.items()}
 
 
-def _examples(
-    chosen: Mapping[str, Sequence[Sequence[RetrievalExample]]], styles: Mapping[str, str]
-) -> list[tuple[str, list[_Query]]]:
-    """Return the chosen examples with the style of each clip's filmstrip."""
-    made = []
-    for name, groups in chosen.items():
-        queries = []
-        for group in groups:
-            answers = tuple(
-                _Answer(
-                    tables.system_name(example.system),
-                    example.rank,
-                    tuple(
-                        _Film(styles.get(video, ""), video, bool(right))
-                        for video, right in list(zip(example.top, example.relevant, strict=True))[:_TOP_SHOWN]
-                    ),
-                )
-                for example in group
-            )
-            first = group[0]
-            described = _Film(styles.get(first.query_video_id, ""), first.query_video_id, True)
-            queries.append(_Query(first.query, _is_hit(group), described, answers))
-        made.append((name, queries))
-    return made
+def _example(group: Sequence[RetrievalExample]) -> Example:
+    hit = _is_hit(group)
+    said = tuple(
+        Said(
+            tables.system_name(example.system),
+            note=f"first right answer: place {example.rank}" if example.rank else "",
+            films=tuple(
+                Film(video, bool(right))
+                for video, right in list(zip(example.top, example.relevant, strict=True))[:_TOP_SHOWN]
+            ),
+        )
+        for example in group
+    )
+    about = Film(group[0].query_video_id)
+    return Example(group[0].query, about, said, "hit" if hit else "miss", hit, about="the described clip")

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from umt_pipeline.evaluation import report_tables as tables
+from umt_pipeline.evaluation.pages.tables import Bar, Tile, byte_text, percent
 from umt_pipeline.evaluation.report_chance import majority_share, random_retrieval
 from umt_pipeline.evaluation.report_data import ReportData
-from umt_pipeline.evaluation.report_tables import Bar, percent
 
 MetricTree = Mapping[str, Mapping[str, Mapping[str, float]]]
 References = Mapping[str, Mapping[str, Mapping[str, float]]]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline number: label, value, and what to compare it with."""
-
-    label: str
-    value: str
-    beside: Sequence[str]
 
 
 def reference_rows(data: ReportData, name: str) -> dict[str, dict[str, float]]:
@@ -139,7 +129,7 @@ def tiles(data: ReportData, probes: MetricTree, retrieval: MetricTree, reference
     sizes = (data.features or {}).get("bytes_per_clip_view", {})
     if "total" in sizes:
         parts = [name for name in sizes if name != "total"]
-        made.append(Tile("Stored per clip and view", tables.byte_text(float(sizes["total"])), [listed(parts)]))
+        made.append(Tile("Stored per clip and view", byte_text(float(sizes["total"])), [listed(parts)]))
     return made
 
 

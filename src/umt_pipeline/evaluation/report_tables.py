@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-_LONG = 16  # characters that deserve a wide column
-_LISTED = 12  # files named in one cell
-_HEX = re.compile(r"[0-9a-f]{20,}")
+from umt_pipeline.evaluation.pages.tables import LISTED, NOTHING, Cell, Row, Table, byte_text, cell
+
 _RECALL = re.compile(r"r(\d+)")
 _NAMES = {  # also the order of rows
     "teacher_cls": "Teacher, class token",
@@ -25,60 +22,12 @@ _NAMES = {  # also the order of rows
     "control": "Stage 2 from scratch",
     "stage2": "Stage 2",
 }
-NOTHING = "\N{EN DASH}"
-_NBSP = "\N{NO-BREAK SPACE}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _DIRECTIONS = {"t2v": "Text → video", "v2t": "Video → text"}
 _SCORES = {"": "", "dual": "dual", "dsl": "dual softmax", "reranked": "re-ranked"}  # also the order of a model's rows
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: its text, a longer text to show on hover, and a style (``best bad code long`` or none)."""
-
-    text: str
-    title: str = ""
-    style: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A table row: its header, the cells, and a style (``chance`` for rows that no model made, or none)."""
-
-    head: Cell
-    cells: tuple[Cell, ...]
-    style: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Args:
-        caption: its title.
-        head: column heads; the first stands over the row heads.
-        rows: its rows.
-        note: a sentence below it.
-        groups: heads over neighbouring columns as (text, columns), beginning after the row heads.
-    """
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[Row, ...]
-    note: str = ""
-    groups: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a comparison: label, percent, and whether it is a reference rather than a model."""
-
-    label: str
-    value: float
-    reference: bool = False
-
-
-# --- names and numbers ------------------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
 def system_name(system: str) -> str:
@@ -109,72 +58,6 @@ def _split_system(system: str) -> tuple[str, str]:
         if score and model in _NAMES and model != system:
             return model, score
     return system, "" if system in _NAMES else system
-
-
-def number(value: Any, key: str = "") -> str:
-    """Return a value as people read it; a ``key`` with "bytes" in it asks for a unit."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        whole = int(value)
-        return f"{byte_text(whole)} ({whole:,})" if "bytes" in key and whole >= 1024 else f"{whole:,}"
-    if isinstance(value, float | np.floating):
-        real = float(value)
-        if not math.isfinite(real):
-            return NOTHING
-        return f"{real:,.0f}" if abs(real) >= 10_000 else f"{real:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(number(v) for v in value)
-    return str(value)
-
-
-def byte_text(value: float) -> str:
-    """Return a number of bytes with a binary unit."""
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.3g}{_NBSP}{unit}"
-        value /= 1024
-    return f"{value:.3g}{_NBSP}GiB"
-
-
-def cell(value: Any, key: str = "", whole: bool = False) -> Cell:
-    """Return a cell for any value; hashes are shortened, unless ``whole``, and then have a title with all of it."""
-    text = number(value, key)
-    if _HEX.fullmatch(text):
-        return Cell(text, style="code") if whole else Cell(text[:12] + "…", title=text, style="code")
-    return Cell(text, style="long" if len(text) > _LONG else "")
-
-
-def percent(value: float | None) -> str:
-    """Return a percentage with one digit and its sign."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}{_NBSP}%"
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one mapping with dotted keys; lists of mappings are numbered."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(item, Mapping):
-            flat |= flatten(item, f"{name}.")
-        elif isinstance(item, list | tuple) and any(isinstance(part, Mapping) for part in item):
-            flat |= flatten({str(place): part for place, part in enumerate(item)}, f"{name}.")
-        else:
-            flat[name] = item
-    return flat
-
-
-def facts(caption: str, values: Mapping[str, Any] | None, note: str = "") -> Table | None:
-    """Return a two-column table of a nested mapping, or None when there is nothing."""
-    if not values:
-        return None
-    rows = tuple(
-        Row(Cell(key.replace("_", " ").replace(".", " · ")), (cell(value, key, whole=True),))
-        for key, value in flatten(values).items()
-    )
-    return Table(caption, ("Fact", "Value"), rows, note)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -309,7 +192,7 @@ def corpora_table(ingestion: Mapping[str, Any] | None) -> Table | None:
     return Table("Videos and images of each corpus", head, rows)
 
 
-def reason_table(rejects: pd.DataFrame | None, files_shown: int = _LISTED) -> Table | None:
+def reason_table(rejects: pd.DataFrame | None, files_shown: int = LISTED) -> Table | None:
     """Return rejects grouped by table and reason, with the files."""
     if rejects is None or rejects.empty:
         return None
@@ -377,29 +260,3 @@ def corpus_table(videos: pd.DataFrame | None) -> Table | None:
         "On disk",
     )
     return Table("Accepted clips", head, tuple(rows))
-
-
-def record_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Return one row per record with every field that any record has; values and settings become one cell each."""
-    if not records:
-        return None
-    flat = [_record_row(record) for record in records]
-    columns = list(dict.fromkeys(key for row in flat for key, value in row.items() if value not in (None, "", [], ())))
-    if not columns:
-        return None
-    rows = tuple(Row(cell(row.get(columns[0])), tuple(cell(row.get(c), c) for c in columns[1:])) for row in flat)
-    return Table("Protocol of each number", tuple(c.replace("_", " ") for c in columns), rows)
-
-
-def _record_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for key, value in record.items():
-        if key == "protocol" and isinstance(value, Mapping):
-            row |= _record_row(value)
-        elif isinstance(value, Mapping):
-            row[key] = " · ".join(f"{name} {number(item)}".strip() for name, item in value.items() if item is not None)
-        elif isinstance(value, list | tuple) and len(value) > _LISTED:
-            row[key] = f"{number(value[:_LISTED])} and {len(value) - _LISTED:,} more"
-        else:
-            row[key] = value
-    return row

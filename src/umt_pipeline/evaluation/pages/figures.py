@@ -61,6 +61,22 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Panels of training, and the names of their lines."""
+
+    lines: tuple[str, ...]
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a ``data:`` address, and what it shows, for those who cannot see it."""
+
+    address: str
+    about: str
+
+
+@dataclass(frozen=True)
 class FrameSize:
     """How frames are stored in the page: frames per clip, pixels of the shorter side, WebP quality."""
 
@@ -74,6 +90,11 @@ def data_address(image_HWC: np.ndarray, quality: int) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image_HWC).save(buffer, format="WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def svg_picture(svg: str, about: str) -> Picture:
+    """Return an SVG file as a picture, which keeps its own colours and names."""
+    return Picture("data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii"), about)
 
 
 def filmstrip(frames_THWC: np.ndarray, size: FrameSize) -> np.ndarray:
@@ -152,6 +173,21 @@ def curve_panels(key: str, histories: Sequence[tuple[str, pd.DataFrame]]) -> lis
         svg = _draw(f"{key}-{name}", f"{title} by step. {described}", _line_painter(lines, smooth=name not in _EXACT))
         panels.append(Panel(title=title, svg=svg))
     return panels
+
+
+def training_curves(key: str, histories: Sequence[tuple[str, pd.DataFrame]]) -> Curves | None:
+    """Return the curves of training runs, at most two, to be compared; None where none was logged.
+
+    Quantities that were zero all the time, such as the share of unreadable clips, are left out.
+
+    Args:
+        key: short name, unique in the page.
+        histories: (label, rows), as for :func:`curve_panels`.
+    """
+    there = [(label, rows) for label, rows in histories if not rows.empty]
+    numbers = {str(name) for _, rows in there for name in rows.select_dtypes("number").columns if (rows[name] != 0).any()}
+    kept = [(label, rows[[name for name in rows.columns if name in numbers]]) for label, rows in there]
+    return Curves(tuple(label for label, _ in kept), tuple(curve_panels(key, kept))) if kept else None
 
 
 def histogram_panel(key: str, title: str, values: np.ndarray) -> Panel:
