@@ -417,6 +417,19 @@ def test_scores_that_read_all_queries_are_shown_and_never_best() -> None:
     ]  # fmt: skip
 
 
+def test_median_and_mean_rank_are_shown_in_both_directions(html: str) -> None:
+    table = html[html.index("<caption>Retrieval on test,") :]
+    table = table[: table.index("</table>")]
+    heads = re.findall(r'<th scope="col">([^<]+)</th>', table)
+    assert heads == ["R@1", "R@5", "R@10", "MedR", "MeanR"] * 2
+    assert re.findall(r'scope="colgroup" colspan="5">([^<]+)<', table) == ["Text → video", "Video → text"]
+    row = re.search(r">Stage 2, dual</th>(.*?)</tr>", table)
+    assert row is not None
+    cells = re.findall(r"<td[^>]*>([^<]+)</td>", row[1])
+    ranks = [(name, value) for name, value in zip(heads, cells, strict=True) if name in ("MedR", "MeanR")]
+    assert ranks == [("MedR", "2.4"), ("MeanR", "4.1"), ("MedR", "2.3"), ("MeanR", "3.8")]
+
+
 def test_cost_of_reranking_is_shown(page: Page) -> None:
     table = report_tables.cost_table(_sample_records())
     assert table is not None

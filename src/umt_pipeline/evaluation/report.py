@@ -34,7 +34,7 @@ from umt_pipeline.evaluation.report_headline import (
 __all__ = ["MaskPicture", "ReportData", "RetrievalExample", "render_report"]
 
 _PROBES = {"linear": "Linear probe", "knn": "Nearest neighbours", "attentive": "Attentive probe"}
-_RETRIEVAL_COLUMNS = [f"{way}_{metric}" for way in ("t2v", "v2t") for metric in ("r1", "r5", "r10", "medr")]
+_RETRIEVAL_COLUMNS = [f"{way}_{metric}" for way in ("t2v", "v2t") for metric in ("r1", "r5", "r10", "medr", "meanr")]
 _EXAMPLES_OF_A_KIND = 4  # hits, and as many misses, per retrieval set
 _TOP_SHOWN = 5
 _MASKS_SHOWN = 6
@@ -114,8 +114,8 @@ def _retrieval_tables(data: ReportData, retrieval: MetricTree, references: Refer
     made = []
     for name in sorted(retrieval):
         systems = retrieval[name]
-        columns = [c for c in tables.ordered_columns(systems, _RETRIEVAL_COLUMNS) if not c.endswith("meanr")]
-        caption = f"Retrieval on {name}, {clips_in(data, name)}: recall in percent, median rank in places"
+        columns = tables.ordered_columns(systems, _RETRIEVAL_COLUMNS)
+        caption = f"Retrieval on {name}, {clips_in(data, name)}: recall in percent, ranks in places"
         made.append(tables.metric_table(caption, systems, columns, references.get(name, {})))
     if made:
         made.append(tables.cost_table(data.records))
