@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,16 @@ def provenance_tags(project: Path, environment: Mapping[str, str]) -> dict[str, 
     except (OSError, subprocess.SubprocessError):
         _log.info("%s: no git commit to tag the run with", project)
     return tags
+
+
+def page_provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what ties a page to its code: the tags of the run in the current folder, and the versions that records name.
+
+    Args:
+        records: as :class:`umt_pipeline.evaluation.records.Record` dumps them.
+    """
+    versions = {record["protocol"]["version"] for record in records if record.get("protocol")}
+    return {"run": provenance_tags(Path.cwd(), os.environ), "version": sorted(versions)}
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.evaluation.pages.tables import LISTED, NOTHING, Cell, Row, Table, byte_text, cell
+from umt_pipeline.evaluation.pages.tables import LISTED, NOTHING, Cell, Row, Scored, Table, byte_text, cell, score_table
 
 _RECALL = re.compile(r"r(\d+)")
 _NAMES = {  # also the order of rows
@@ -110,28 +110,13 @@ def metric_table(
 
     Systems scored by dual softmax stand out of competition: they read all queries at once.
     """
-    if not systems or not columns:
-        return None
-    fair = {name: row for name, row in systems.items() if not uses_other_queries(name)}
-    best = {
-        column: (min if is_rank(column) else max)(values)
-        for column in columns
-        if len(values := [row[column] for row in fair.values() if math.isfinite(row.get(column, math.nan))]) > 1
-    }
-
-    def cells(row: Mapping[str, float], mark: bool) -> tuple[Cell, ...]:
-        made = []
-        for column in columns:
-            value = row.get(column, math.nan)
-            text = NOTHING if not math.isfinite(value) else f"{value:.1f}".removesuffix(".0" if is_rank(column) else "")
-            made.append(Cell(text, style="best" if mark and value == best.get(column) else ""))
-        return tuple(made)
-
-    ordered = sorted(systems, key=system_order)
-    rows = [Row(Cell(system_name(name), title=name), cells(systems[name], name in fair)) for name in ordered]
-    rows += [Row(Cell(name), cells(row, False), "chance") for name, row in references.items() if row]
-    head = ("", *(column_name(c) for c in columns))
-    return Table(caption, head, tuple(rows), groups=_column_groups(columns))
+    rows = [
+        Scored(Cell(system_name(name), title=name), systems[name], not uses_other_queries(name))
+        for name in sorted(systems, key=system_order)
+    ]
+    ranks = [column for column in columns if is_rank(column)]
+    table = score_table(caption, rows, {column: column_name(column) for column in columns}, references, ranks)
+    return table and replace(table, groups=_column_groups(columns))
 
 
 def cost_table(records: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -5,12 +5,15 @@ Shape legend: T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from umt_pipeline.evaluation.pages.figures import FrameSize, data_address, filmstrip
+
+Item = TypeVar("Item")
 
 _FILM_BUDGET = 1_700_000  # characters of all filmstrips; the page stays below 3 MB
 _FILM_SIZES = tuple(FrameSize(*size) for size in ((6, 64, 75), (6, 56, 55), (5, 40, 40), (4, 28, 30)))
@@ -67,6 +70,13 @@ class Example:
     verdict: str = ""
     good: bool = False
     about: str = "the clip"
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return so many of the items, or all if there are fewer, evenly spread over them: neither the best nor the worst."""
+    if len(items) <= count:
+        return list(items)
+    return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def clips_of(examples: Iterable[Example]) -> list[str]:

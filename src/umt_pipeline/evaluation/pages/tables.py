@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 _LONG = 16  # characters that deserve a wide column
 LISTED = 12  # things named in one cell
@@ -79,6 +80,60 @@ class Tile:
     label: str
     value: str
     beside: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A row of a table of scores: its head, its values by column, and whether it may be marked as best."""
+
+    head: Cell
+    values: Mapping[str, float]
+    fair: bool = True
+
+
+def score_table(
+    caption: str,
+    rows: Sequence[Scored],
+    columns: Mapping[str, str],
+    references: Mapping[str, Mapping[str, float]],
+    ranks: Collection[str] = (),
+    note: str = "",
+) -> Table | None:
+    """Return models x columns with the best value of each column marked, and reference rows (chance ...) below.
+
+    Args:
+        caption: its title.
+        rows: of the models, in order.
+        columns: key of the values -> head of the column.
+        references: what no model made, by name.
+        ranks: keys of columns that count places, where less is better; the others are percent.
+        note: a sentence below the table.
+    """
+    if not rows or not columns:
+        return None
+    fair = [row.values for row in rows if row.fair]
+    best = {
+        column: (min if column in ranks else max)(values)
+        for column in columns
+        if len(values := [row[column] for row in fair if math.isfinite(row.get(column, math.nan))]) > 1
+    }
+
+    def cells(row: Mapping[str, float], mark: bool) -> tuple[Cell, ...]:
+        made = []
+        for column in columns:
+            value = row.get(column, math.nan)
+            text = NOTHING if not math.isfinite(value) else f"{value:.1f}".removesuffix(".0" if column in ranks else "")
+            made.append(Cell(text, style="best" if mark and value == best.get(column) else ""))
+        return tuple(made)
+
+    made = [Row(row.head, cells(row.values, row.fair)) for row in rows]
+    made += [Row(Cell(name), cells(row, False), "chance") for name, row in references.items() if row]
+    return Table(caption, ("", *columns.values()), tuple(made), note)
+
+
+def keyed(table: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    """Return a table's rows by the text of one of its columns."""
+    return {str(row[column]): {str(name): value for name, value in row.items()} for row in table.to_dict("records")}
 
 
 def number(value: Any, key: str = "") -> str:

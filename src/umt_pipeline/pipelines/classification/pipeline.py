@@ -1,10 +1,11 @@
-"""The pipeline ``classification``: encoder and labels → classifiers, their control from scratch, and their test."""
+"""The pipeline ``classification``: encoder and labels → classifiers, their control from scratch, their test, and its page."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.pipelines.classification.nodes import evaluate_classifiers, fine_tune, gather_tasks, train_control
+from umt_pipeline.pipelines.classification.reporting import report_classification
 
 
 def create_pipeline() -> Pipeline:
@@ -48,6 +49,20 @@ def create_pipeline() -> Pipeline:
                     "classification_predictions",
                     "classification_confusion",
                 ],
+            ),
+            Node(
+                report_classification,
+                inputs=[
+                    "params:classification",
+                    "classification_data",
+                    "classification_metrics",
+                    "classification_records",
+                    "classification_predictions",
+                    "classification_confusion",
+                    "classification_history",
+                    "classification_control_history",
+                ],
+                outputs="classification_report",
             ),
         ]
     )

@@ -6,7 +6,6 @@ above, since Kedro reads the parameters' types from them.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +118,12 @@ def write_report(
 def _provenance(feature_store: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what ties the page to code, data and models."""
     from umt_pipeline.features.store import MANIFEST_FILE
-    from umt_pipeline.tracking import provenance_tags
+    from umt_pipeline.tracking import page_provenance
 
     protocols = [record["protocol"] for record in records if record.get("protocol")]
     weights = {protocol["model"]: protocol["checkpoint_sha256"] for protocol in protocols}
     return {
-        "run": provenance_tags(Path.cwd(), os.environ),
-        "version": sorted({protocol["version"] for protocol in protocols}),
+        **page_provenance(records),
         "feature_store_manifest_sha256": sha256_file(feature_store / MANIFEST_FILE),
         "weights_sha256": {model: sha256 for model, sha256 in sorted(weights.items()) if sha256},
     }

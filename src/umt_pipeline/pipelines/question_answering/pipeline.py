@@ -1,4 +1,4 @@
-"""The pipeline ``question_answering``: questions and a stage-2 model → answers, chosen captions, and how right they are."""
+"""The pipeline ``question_answering``: questions and a stage-2 model → answers, chosen captions, how right they are, and a page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from kedro.pipeline import Node, Pipeline
 from umt_pipeline.pipelines.question_answering.asking import ask
 from umt_pipeline.pipelines.question_answering.nodes import fine_tune, fine_tune_control, gather_questions
 from umt_pipeline.pipelines.question_answering.question_table import read_questions
+from umt_pipeline.pipelines.question_answering.reporting import report_answers
 
 
 def create_pipeline() -> Pipeline:
@@ -59,6 +60,19 @@ def create_pipeline() -> Pipeline:
                     "question_answering_control_summary",
                 ],
                 outputs=["question_answering_metrics", "question_answering_records", "question_answering_predictions"],
+            ),
+            Node(
+                report_answers,
+                inputs=[
+                    "params:question_answering",
+                    "question_data",
+                    "question_answering_metrics",
+                    "question_answering_records",
+                    "question_answering_predictions",
+                    "question_answering_history",
+                    "question_answering_control_history",
+                ],
+                outputs="question_answering_report",
             ),
         ]
     )
