@@ -23,6 +23,7 @@ from umt_pipeline.pipelines.classification.nodes import (
     train_control,
 )
 from umt_pipeline.pipelines.classification.params import ClassificationParams
+from umt_pipeline.pipelines.classification.reporting import report_classification
 
 SPLITS = ("train",) * 6 + ("test",) * 3
 
@@ -55,18 +56,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def finish(
     settings: ClassificationParams, inputs: dict[str, Any]
-) -> tuple[ClassificationData, Path, dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
+) -> tuple[ClassificationData, Path, dict[str, Any], list[dict[str, Any]], pd.DataFrame, str, str]:
     data = gather_tasks(settings, **inputs)
     model, history, summary = fine_tune(settings, 0, data, inputs["workspace"])
     control, control_history, control_summary = train_control(settings, 0, data, inputs["workspace"])
     assert history["task"].tolist() == [task for task in settings.tasks for _ in range(2)]
     assert len(control_history) == (len(history) if settings.control else 0)
-    return data, model, *evaluate_classifiers(settings, 0, data, model, summary, control, control_summary)
+    metrics, records, table, svg = evaluate_classifiers(settings, 0, data, model, summary, control, control_summary)
+    html = report_classification(settings, data, metrics, records, table, svg, history, control_history)
+    return data, model, metrics, records, table, svg, html
 
 
 def test_every_task_is_trained_tested_and_recorded(inputs: dict[str, Any]) -> None:
     settings = params()
-    data, folder, metrics, records, table, svg = finish(settings, inputs)
+    data, folder, metrics, records, table, svg, html = finish(settings, inputs)
     assert [record["task"] for record in records] == [
         f"classification/{task}/{model}" for task in ("motion", "shape") for model in ("stage1", "control")
     ]
@@ -88,6 +91,11 @@ def test_every_task_is_trained_tested_and_recorded(inputs: dict[str, Any]) -> No
     assert len(table) == 4 * 3
     assert table.columns[:5].tolist() == ["task", "model", "video_id", "label", "failure"]
     assert "motion, control" in svg
+    assert html.count('<article class="card protocol">') == len(records)
+    for task in ("motion", "shape"):
+        assert f"The classifier of {task}, fine-tuned from stage 1, is right on" in html
+    mistakes = (table[table["model"] == "stage1"].eval("label != top1")).sum()
+    assert (html.count("background-image") > 0) == (mistakes > 0), "frames of mistakes are read from the videos"
     assert data.start == inputs["stage1_model"]
     fresh = {model: table[table["model"] == model]["score1"].to_numpy() for model in ("stage1", "control")}
     assert not (fresh["stage1"] == fresh["control"]).all(), "the control is another model"
@@ -95,11 +103,12 @@ def test_every_task_is_trained_tested_and_recorded(inputs: dict[str, Any]) -> No
 
 def test_stage_2_is_a_start_and_the_control_may_be_left_out(inputs: dict[str, Any]) -> None:
     settings = params(tasks=["motion"], start="stage2", control=False)
-    data, folder, metrics, records, table, _ = finish(settings, inputs)
+    data, folder, metrics, records, table, _, html = finish(settings, inputs)
     assert data.start == inputs["stage2_model"]
     assert [record["task"] for record in records] == ["classification/motion/stage2"]
     assert set(table["model"]) == {"stage2"}
     assert metrics["training"]["control"] == {}
+    assert "From scratch (control)" not in html
     assert not torch.equal(load_classifier(folder / "motion").head.weight, torch.zeros(2, 16))
 
 

@@ -22,6 +22,7 @@ from umt_pipeline.pipelines.question_answering.asking import ask
 from umt_pipeline.pipelines.question_answering.nodes import QuestionData, fine_tune, fine_tune_control, gather_questions
 from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.pipelines.question_answering.question_table import read_questions
+from umt_pipeline.pipelines.question_answering.reporting import report_answers
 from umt_pipeline.schemas import Questions, Rejects
 from umt_pipeline.tables.annotations import write_annotations
 
@@ -85,19 +86,19 @@ def gather(settings: QuestionAnsweringParams, world: dict[str, Any], table: pd.D
 
 def finish(
     settings: QuestionAnsweringParams, world: dict[str, Any], table: pd.DataFrame, **changes: Any
-) -> tuple[Path, Path, dict[str, Any], list[dict[str, Any]], pd.DataFrame]:
+) -> tuple[Path, Path, dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
     report = read_questions(settings, table, world["videos"], NO_REJECTS)[2]
     data = gather(settings, world, table, **changes)
-    model, _, summary = fine_tune(settings, 0, data, world["workspace"])
-    control, _, control_summary = fine_tune_control(settings, 0, data, world["workspace"])
+    model, history, summary = fine_tune(settings, 0, data, world["workspace"])
+    control, control_history, control_summary = fine_tune_control(settings, 0, data, world["workspace"])
     found = ask(settings, 0, data, report, model, summary, control, control_summary)
     json.dumps(found[0])
-    return model, control, *found
+    return model, control, *found, report_answers(settings, data, *found, history, control_history)
 
 
 def test_both_models_are_trained_asked_and_recorded(world: dict[str, Any]) -> None:
     settings = params()
-    model, control, metrics, records, table = finish(settings, world, raw(world))
+    model, control, metrics, records, table, html = finish(settings, world, raw(world))
     assert [record["task"] for record in records] == [
         "question_answering/test/majority",
         "question_answering/test/stage2",
@@ -123,6 +124,9 @@ def test_both_models_are_trained_asked_and_recorded(world: dict[str, Any]) -> No
         assert part["right"].mean() * 100 == pytest.approx(record["values"]["accuracy"])
         assert metrics["choice" if kind == "multiple_choice" else "test"][split][name] == record["values"]["accuracy"]
     assert load_question_answering(model)[0].config.vision.frames == 2
+    assert html.count('<article class="card protocol">') == len(records)
+    assert html.count("background-image") == 3, "each test clip is read once"
+    assert "where does it go (3)" in html
 
 
 def test_rejects_reconcile_and_say_why(world: dict[str, Any]) -> None:
@@ -195,12 +199,14 @@ def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Pat
 def test_an_answer_outside_the_list_is_wrong_and_counted(world: dict[str, Any], tmp_path: Path) -> None:
     write_json(tmp_path / "answers.json", ["disc", "up"])
     settings = params(answers=str(tmp_path / "answers.json"), control=False)
-    _, control, metrics, records, table = finish(settings, world, raw(world))
+    _, control, metrics, records, table, html = finish(settings, world, raw(world))
     assert metrics["answers"]["not_in_list"] == {"test": 3 + 2}, "left thrice, star twice"
     assert records[1]["protocol"]["settings"]["truth_not_in_list"] == 5
     assert records[1]["protocol"]["k"] == 2, "no more than the list has"
     assert set(table["model"]) == {"majority", "stage2"}
     assert read_json(control / SKIPPED_FILE)["reason"] == "question_answering.control is false"
+    assert "There is no control: question_answering.control is false." in html
+    assert "The true answer to 5 open questions of test is not in the list" in html
 
 
 def test_a_project_without_questions_is_told_so(world: dict[str, Any], tmp_path: Path) -> None:
@@ -211,10 +217,11 @@ def test_a_project_without_questions_is_told_so(world: dict[str, Any], tmp_path:
         dataset.save(schema.validate(table))
         assert schema.validate(dataset.load()).empty
     assert report["rows_in"] == 0
-    model, control, metrics, records, predictions = finish(params(), world, empty)
+    model, control, metrics, records, predictions, html = finish(params(), world, empty)
     assert "no open question" in read_json(model / SKIPPED_FILE)["reason"]
     assert read_json(control / SKIPPED_FILE) == read_json(model / SKIPPED_FILE)
     assert (metrics["test"], metrics["choice"], records, len(predictions)) == ({}, {}, [], 0)
+    assert "nothing was measured" in html
 
 
 def test_choices_alone_need_no_training(world: dict[str, Any], tmp_path: Path) -> None:
@@ -222,10 +229,11 @@ def test_choices_alone_need_no_training(world: dict[str, Any], tmp_path: Path) -
     write_json(tmp_path / "skipped" / SKIPPED_FILE, {"reason": "stage2.control is false"})
     table = raw(world)
     table = table[table["correct"].notna()].drop(columns=["answers", "question"])
-    model, _, metrics, records, _ = finish(params(), world, table, stage2_control_model=tmp_path / "skipped")
+    model, _, metrics, records, _, html = finish(params(), world, table, stage2_control_model=tmp_path / "skipped")
     assert [record["task"] for record in records] == ["multiple_choice/test/stage2"]
     assert (model / SKIPPED_FILE).is_file()
     assert set(metrics["choice"]["test"]) == {"chance", "stage2"}
+    assert "captions are chosen right (stage 2; chance" in html
 
 
 def test_tables_of_public_data_sets_are_read(world: dict[str, Any], tmp_path: Path) -> None:

@@ -37,16 +37,18 @@ class Confusion:
 
 
 def confusion_svg(confusions: Sequence[Confusion]) -> str:
-    """Return one SVG file with a panel per matrix; colour is the share of a row, the number in a cell its videos.
+    """Return one SVG file with a panel per matrix, two in a row; colour is the share of a row, the number in a cell its videos.
 
     The same counts give the same bytes. The column of unreadable videos is there only where there are any.
     """
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "confusion", "font.size": 8}):
         most = max(min(len(confusion.labels), _NAMED) for confusion in confusions)
         side = 2.2 + 0.32 * most
-        figure = Figure(figsize=(side * len(confusions), side), layout="constrained")
-        for axes, confusion in zip(figure.subplots(1, len(confusions), squeeze=False)[0], confusions, strict=True):
-            _paint(axes, confusion)
+        columns = min(2, len(confusions))
+        rows = -(-len(confusions) // columns)
+        figure = Figure(figsize=(side * columns, side * rows), layout="constrained")
+        for place, confusion in enumerate(confusions, start=1):
+            _paint(figure.add_subplot(rows, columns, place), confusion)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"

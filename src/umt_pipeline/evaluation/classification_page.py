@@ -178,11 +178,11 @@ def _class_table(results: ClassificationResults, task: str, models: Sequence[str
     told = _of(results, task, models[0])
     rows = []
     for label, clips in sorted(Counter(told["label"]).items()):
-        best = max(values[model].get(label, 0.0) for model in models)
+        shares = [values[model].get(label, 0.0) for model in models]
         cells = [Cell(f"{trained[label]:,}", style="" if trained[label] else "bad"), Cell(f"{clips:,}")]
-        for model in models:
-            value = values[model].get(label, 0.0)
-            cells.append(Cell(f"{value:.1f}", style="best" if value == best and len(models) > 1 else ""))
+        # Equals are all best, unless there is nothing else.
+        best = max(shares) if max(shares) > min(shares) else None
+        cells += [Cell(f"{share:.1f}", style="best" if share == best else "") for share in shares]
         wrong = told[(told["label"] == label) & (told["top1"] != label) & (told["failure"] == "")]["top1"]
         taken = Counter(wrong).most_common(2)
         cells.append(Cell(", ".join(f"{name} ({count:,})" for name, count in taken) or NOTHING))
@@ -215,8 +215,12 @@ def _mistakes(predictions: pd.DataFrame, tasks: Sequence[str], models: Sequence[
 def _said(model: str, row: Mapping[str, Any]) -> Said:
     ranked = [(row[f"top{place}"], float(row[f"score{place}"])) for place in (1, 2, 3) if f"top{place}" in row]
     (best, score), *others = ranked
-    then = "; then " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in others) if others else ""
-    return Said(_NAMES[model], str(best), bool(best == row["label"]), f"sure to {100 * score:.0f} %{then}")
+    then = "; then " + ", ".join(f"{name} {_share(share)}" for name, share in others) if others else ""
+    return Said(_NAMES[model], str(best), bool(best == row["label"]), f"sure to {_share(score)}{then}")
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _failures(predictions: pd.DataFrame) -> list[Block]:

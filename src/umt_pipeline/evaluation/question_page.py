@@ -19,7 +19,7 @@ Kind = Literal["open", "choice"]
 _NAMES = {
     "stage2": "From stage 2",
     "control": "From the control",
-    "majority": "Commonest answer in training",
+    "majority": "Commonest answer",
     "chance": "Chance",
 }
 _CHOOSES = {"stage2": "Stage 2", "control": "Stage 2 from scratch (control)", "chance": "Chance"}

@@ -9,14 +9,18 @@ from typing import Any
 from umt_pipeline.evaluation.pages.tables import Cell, cell, number
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
-# Told in one line of their own, or not worth one.
-_TOLD = frozenset(("frames", "views", "resolution", "settings", "chosen", "failures", "other_queries"))
+# In this order, as far as they say something; whatever else a protocol has follows.
 _NAMES = {
-    "annotation_sha256": "annotations",
+    "split": "split",
+    "clips": "clips",
+    "queries": "queries",
+    "model": "model",
     "checkpoint_sha256": "checkpoint",
+    "annotation_sha256": "annotations",
     "k": "re-ranked or ranked (k)",
     "score_type": "scores",
 }
+_TOLD_OTHERWISE = frozenset(("frames", "views", "resolution", "settings", "chosen", "failures", "other_queries"))
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,18 @@ def _facts(protocol: Mapping[str, Any]) -> tuple[tuple[str, Cell], ...]:
         seen = f"{protocol['frames']} {_TIMES} {protocol['views']} at {protocol['resolution']} pixels"
     failures = list(protocol["failures"])
     failed = Cell(f"{len(failures):,}, counted as wrong", title=", ".join(failures)) if failures else Cell("none")
-    told = [("frames " + _TIMES + " views", Cell(seen)), ("unreadable clips", failed)]
-    plain = {name: value for name, value in protocol.items() if name not in _TOLD and value is not None}
-    if protocol["checkpoint_sha256"] is None:
-        told.append(("checkpoint", Cell("none")))
+    names = [*_NAMES, *(name for name in protocol if name not in _NAMES and name not in _TOLD_OTHERWISE)]
+    told = [("frames " + _TIMES + " views", Cell(seen))]
+    for name in names:
+        if protocol.get(name) is not None:
+            told.append((_NAMES.get(name, name.replace("_", " ")), cell(protocol[name])))
+        elif name == "checkpoint_sha256":
+            told.append(("checkpoint", Cell("none")))
+    told.append(("unreadable clips", failed))
     if protocol["other_queries"]:
         told.append(("reads other queries", Cell("yes")))
-    told += [(_NAMES.get(name, name.replace("_", " ")), cell(value)) for name, value in plain.items()]
-    for group in ("settings", "chosen"):
-        told += [(name.replace("_", " "), cell(value)) for name, value in protocol[group].items() if value is not None]
+    for group, prefix in (("settings", "setting"), ("chosen", "chosen")):
+        for name, value in protocol[group].items():
+            if value is not None:
+                told.append((f"{prefix}: {name.replace('_', ' ')}", cell(value)))
     return tuple(told)

@@ -33,7 +33,7 @@ class Section:
     Args:
         title: its title.
         blocks: what it shows, in order.
-        explain: a sentence or two below the title.
+        explain: a sentence or two above them.
         missing: what it says where there is no block.
     """
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation.classification_page import ClassificationResults, classification_page
+from umt_pipeline.evaluation.pages.tables import keyed
 from umt_pipeline.evaluation.pages.task import render_task_page, with_frames
 from umt_pipeline.pipelines.classification.nodes import ClassificationData
 from umt_pipeline.pipelines.classification.params import ClassificationParams
@@ -46,10 +47,10 @@ def report_classification(
         training_labels={task: rows.train["label"].tolist() for task, rows in data.tasks.items()},
     )
     page = classification_page(results, page_provenance(records), params.model_dump(mode="json"))
-    tested = pd.concat([rows.test for rows in data.tasks.values()]).drop_duplicates("video_id").set_index("video_id")
+    tested = keyed(pd.concat([rows.test for rows in data.tasks.values()]), "video_id")
 
     def load(video_id: str) -> np.ndarray:
-        row = tested.loc[video_id]
+        row = tested[video_id]
         size = int(row["num_frames"]), int(row["height"]), int(row["width"])
         return load_views(data.media / str(row["path"]), evaluation_views(params.fine_tuning.clip, 1, 1, *size))[0]
 

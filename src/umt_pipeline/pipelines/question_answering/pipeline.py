@@ -1,4 +1,4 @@
-"""The pipeline ``question_answering``: questions and a stage-2 model → answers, chosen captions, how right they are, and a page."""
+"""The pipeline ``question_answering``: questions and a stage-2 model → answers, chosen captions, and a page about them."""
 
 from __future__ import annotations
 
