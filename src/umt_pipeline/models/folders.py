@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +21,10 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 SKIPPED_FILE = "skipped.json"
+CLASSES_FILE = "classes.json"
+
+Sizes = TypeVar("Sizes", bound=Config)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,71 @@ def load_config(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]
             f"{folder / CONFIG_FILE} describes a model of kind {content.get('kind')!r}, expected {kind!r}"
         )
     return content["model"], content["extra"]
+
+
+def load_model(folder: Path, kind: str, config: type[Sizes], build: Callable[[Sizes], Model]) -> Model:
+    """Build the model of a folder, load its weights, and put it in eval mode.
+
+    Args:
+        folder: a model folder.
+        kind: of the model.
+        config: class of its configuration.
+        build: makes the model.
+
+    Raises:
+        CheckpointError: the folder is not a complete model of this kind.
+    """
+    sizes, _ = load_config(folder, kind)
+    model = build(config.model_validate(sizes))
+    load_weights(model, read_weights(folder), source=str(folder))
+    return model.eval()
+
+
+def save_with_classes(
+    folder: Path, model: nn.Module, config: Config, kind: str, classes: Sequence[str], extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model folder (:func:`save_model`) with ``classes.json``, the labels in the order of the model's head.
+
+    Raises:
+        CheckpointError: ``classes`` are not as many different labels as the head has rows.
+    """
+    require_classes(classes, config.model_dump()["classes"], str(folder))
+    save_model(folder, model, config, kind, extra)
+    write_json(folder / CLASSES_FILE, list(classes))
+
+
+def load_classes(folder: Path, kind: str) -> tuple[str, ...]:
+    """Read the labels of a model folder, in the head's order.
+
+    Args:
+        folder: of a model with a head of ``classes``.
+        kind: of the model.
+
+    Raises:
+        CheckpointError: ``classes.json`` is missing or is no list of C different labels.
+    """
+    path = folder / CLASSES_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: expected a JSON list of the labels in the order of the model's head, found nothing. A model "
+            "that was imported does not know them: write the list there"
+        )
+    config, _ = load_config(folder, kind)
+    classes, count = read_json(path), int(config["classes"])
+    if not isinstance(classes, list) or len(set(map(str, classes))) != count or len(classes) != count:
+        found = f"{len(classes)} labels" if isinstance(classes, list) else type(classes).__name__
+        raise CheckpointError(f"{path}: expected a JSON list of {count} different labels, found {found}")
+    return tuple(str(name) for name in classes)
+
+
+def require_classes(classes: Sequence[str], count: int, source: str) -> None:
+    """Refuse labels that do not name each row of a head once.
+
+    Raises:
+        CheckpointError: they are not ``count`` different ones.
+    """
+    if len(classes) != count or len(set(classes)) != count:
+        raise CheckpointError(f"{source}: expected {count} different labels, one per row of the head, found {len(classes)}")
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
