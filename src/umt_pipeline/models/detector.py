@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from umt_pipeline.config import Config
-from umt_pipeline.files import write_json
-from umt_pipeline.models.classifier import CLASSES_FILE, INIT_STD, load_classes, require_classes
-from umt_pipeline.models.folders import load_config, load_weights, read_weights, save_model
+from umt_pipeline.models.classifier import INIT_STD
+from umt_pipeline.models.folders import load_classes, load_model, load_weights, save_with_classes
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 
 KIND = "umt_detector"
@@ -118,10 +117,7 @@ def load_detector(folder: Path) -> Detector:
     Raises:
         CheckpointError: the folder is not a complete detector.
     """
-    config, _ = load_config(folder, KIND)
-    model = Detector(DetectorConfig.model_validate(config))
-    load_weights(model, read_weights(folder), source=str(folder))
-    return model.eval()
+    return load_model(folder, KIND, DetectorConfig, Detector)
 
 
 def save_detector(folder: Path, model: Detector, classes: Sequence[str], extra: Mapping[str, Any] | None = None) -> None:
@@ -136,9 +132,7 @@ def save_detector(folder: Path, model: Detector, classes: Sequence[str], extra: 
     Raises:
         CheckpointError: ``classes`` are not C different ones.
     """
-    require_classes(classes, model.config.classes, str(folder))
-    save_model(folder, model, model.config, KIND, extra)
-    write_json(folder / CLASSES_FILE, list(classes))
+    save_with_classes(folder, model, model.config, KIND, classes, extra)
 
 
 def load_actions(folder: Path) -> tuple[str, ...]:
