@@ -10,7 +10,6 @@ import torch
 from umt_pipeline.errors import CheckpointError, ConfigError
 from umt_pipeline.models.checkpoints import classifier_to_published
 from umt_pipeline.models.classifier import (
-    CLASSES_FILE,
     KIND,
     Classifier,
     ClassifierConfig,
@@ -19,7 +18,7 @@ from umt_pipeline.models.classifier import (
     remap_head,
     save_classifier,
 )
-from umt_pipeline.models.folders import save_model
+from umt_pipeline.models.folders import CLASSES_FILE, save_model
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.vit import ViTConfig

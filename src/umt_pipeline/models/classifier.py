@@ -17,14 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from umt_pipeline.config import Config
-from umt_pipeline.errors import CheckpointError, ConfigError
-from umt_pipeline.files import read_json, write_json
-from umt_pipeline.models.folders import load_config, load_weights, read_weights, save_model
+from umt_pipeline.errors import ConfigError
+from umt_pipeline.models import folders
+from umt_pipeline.models.folders import load_model, load_weights, require_classes, save_with_classes
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
 
 KIND = "umt_classifier"
-CLASSES_FILE = "classes.json"
 INIT_STD = 0.02
 
 
@@ -120,10 +119,7 @@ def load_classifier(folder: Path) -> Classifier:
     Raises:
         CheckpointError: the folder is not a complete classifier.
     """
-    config, _ = load_config(folder, KIND)
-    model = Classifier(ClassifierConfig.model_validate(config))
-    load_weights(model, read_weights(folder), source=str(folder))
-    return model.eval()
+    return load_model(folder, KIND, ClassifierConfig, Classifier)
 
 
 def save_classifier(
@@ -137,43 +133,12 @@ def save_classifier(
         classes: C labels.
         extra: further JSON-able facts kept in ``config.json``.
     """
-    require_classes(classes, model.config.classes, str(folder))
-    save_model(folder, model, model.config, KIND, extra)
-    write_json(folder / CLASSES_FILE, list(classes))
+    save_with_classes(folder, model, model.config, KIND, classes, extra)
 
 
-def load_classes(folder: Path, kind: str = KIND) -> tuple[str, ...]:
-    """Read the labels of a model folder, in the head's order.
-
-    Args:
-        folder: a classifier's, or that of another model with a head of ``classes``.
-        kind: of the model.
-
-    Raises:
-        CheckpointError: ``classes.json`` is missing or is no list of C different labels.
-    """
-    path = folder / CLASSES_FILE
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: expected a JSON list of the labels in the order of the model's head, found nothing. A model "
-            "that was imported does not know them: write the list there"
-        )
-    config, _ = load_config(folder, kind)
-    classes, count = read_json(path), int(config["classes"])
-    if not isinstance(classes, list) or len(set(map(str, classes))) != count or len(classes) != count:
-        found = f"{len(classes)} labels" if isinstance(classes, list) else type(classes).__name__
-        raise CheckpointError(f"{path}: expected a JSON list of {count} different labels, found {found}")
-    return tuple(str(name) for name in classes)
-
-
-def require_classes(classes: Sequence[str], count: int, source: str) -> None:
-    """Refuse labels that do not name each row of a head once.
-
-    Raises:
-        CheckpointError: they are not ``count`` different ones.
-    """
-    if len(classes) != count or len(set(classes)) != count:
-        raise CheckpointError(f"{source}: expected {count} different labels, one per row of the head, found {len(classes)}")
+def load_classes(folder: Path) -> tuple[str, ...]:
+    """Read a classifier's labels in the head's order; see :func:`umt_pipeline.models.folders.load_classes`."""
+    return folders.load_classes(folder, KIND)
 
 
 def remap_head(model: Classifier, classes: Sequence[str], sources: Mapping[str, str]) -> Classifier:

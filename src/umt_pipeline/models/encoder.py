@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from umt_pipeline.config import Config
-from umt_pipeline.models.folders import load_config, load_weights, read_weights
+from umt_pipeline.models.folders import load_model
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 
 KIND = "umt_encoder"
@@ -23,7 +23,4 @@ def load_encoder(folder: Path) -> VideoViT:
     Raises:
         CheckpointError: the folder is not a complete encoder.
     """
-    config, _ = load_config(folder, KIND)
-    encoder = VideoViT(EncoderConfig.model_validate(config).vision)
-    load_weights(encoder, read_weights(folder), source=str(folder))
-    return encoder.eval()
+    return load_model(folder, KIND, EncoderConfig, lambda config: VideoViT(config.vision))

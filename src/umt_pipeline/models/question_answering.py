@@ -24,10 +24,9 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertPredictionHeadTransform
 
 from umt_pipeline.config import Config
-from umt_pipeline.models.folders import LoadReport, load_config, load_weights, read_weights, save_model
+from umt_pipeline.models.folders import LoadReport, load_model, load_weights
 from umt_pipeline.models.text import TextConfig, TextModel, bert_config, init_bert_weights
-from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
-from umt_pipeline.models.video_text import TOKENIZER_FOLDER, VideoTextModel
+from umt_pipeline.models.video_text import VideoTextModel, load_own_tokenizer, save_with_tokenizer
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 
 KIND = "umt_question_answering"
@@ -251,9 +250,7 @@ def save_question_answering(
     Raises:
         CheckpointError: the tokenizer has ids that the model has no embedding for.
     """
-    check_vocabulary(tokenizer, model.config.text.vocab_size, folder)
-    save_model(folder, model, model.config, KIND, dict(extra or {}))
-    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
+    save_with_tokenizer(folder, model, model.config, KIND, tokenizer, model.config.text.vocab_size, extra)
 
 
 def load_question_answering(folder: Path) -> tuple[QuestionAnsweringModel, PreTrainedTokenizerFast]:
@@ -262,12 +259,8 @@ def load_question_answering(folder: Path) -> tuple[QuestionAnsweringModel, PreTr
     Raises:
         CheckpointError: the folder is not a complete question-answering model.
     """
-    config, _ = load_config(folder, KIND)
-    model = QuestionAnsweringModel(QuestionAnsweringConfig.model_validate(config))
-    load_weights(model, read_weights(folder), source=str(folder))
-    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-    check_vocabulary(tokenizer, model.config.text.vocab_size, folder)
-    return model.eval(), tokenizer
+    model = load_model(folder, KIND, QuestionAnsweringConfig, QuestionAnsweringModel)
+    return model, load_own_tokenizer(folder, model.config.text.vocab_size)
 
 
 _CROSS_INPUTS = ("crossattention.self.key", "crossattention.self.value")

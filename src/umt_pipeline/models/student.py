@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from umt_pipeline.config import Config
-from umt_pipeline.models.folders import load_config, load_weights, read_weights
+from umt_pipeline.models.folders import load_model
 from umt_pipeline.models.heads import AlignmentHeads
 from umt_pipeline.models.vit import VideoViT, ViTConfig, last_layers
 
@@ -48,10 +48,7 @@ def load_student(folder: Path) -> Student:
     Raises:
         CheckpointError: the folder is not a complete stage-1 model.
     """
-    config, _ = load_config(folder, KIND)
-    student = Student(StudentConfig.model_validate(config))
-    load_weights(student, read_weights(folder), source=str(folder))
-    return student.eval()
+    return load_model(folder, KIND, StudentConfig, Student)
 
 
 def untrained_student(config: StudentConfig, seed: int) -> Student:

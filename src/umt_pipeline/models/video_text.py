@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.config import Config
 from umt_pipeline.losses import HardNegatives
-from umt_pipeline.models.folders import load_config, load_weights, read_weights, save_model
+from umt_pipeline.models.folders import load_model, load_weights, read_weights, save_model
 from umt_pipeline.models.heads import AlignmentHeads
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student
@@ -321,9 +321,7 @@ def save_video_text(
     Raises:
         CheckpointError: the tokenizer has ids that the model has no embedding for.
     """
-    check_vocabulary(tokenizer, model.config.text.vocab_size, folder)
-    save_model(folder, model, model.config, KIND, dict(extra or {}))
-    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
+    save_with_tokenizer(folder, model, model.config, KIND, tokenizer, model.config.text.vocab_size, extra)
 
 
 def load_video_text(folder: Path) -> tuple[VideoTextModel, PreTrainedTokenizerFast]:
@@ -332,9 +330,35 @@ def load_video_text(folder: Path) -> tuple[VideoTextModel, PreTrainedTokenizerFa
     Raises:
         CheckpointError: the folder is not a complete stage-2 model.
     """
-    config, _ = load_config(folder, KIND)
-    model = VideoTextModel(VideoTextConfig.model_validate(config))
-    load_weights(model, read_weights(folder), source=str(folder))
+    model = load_model(folder, KIND, VideoTextConfig, VideoTextModel)
+    return model, load_own_tokenizer(folder, model.config.text.vocab_size)
+
+
+def save_with_tokenizer(
+    folder: Path,
+    model: nn.Module,
+    config: Config,
+    kind: str,
+    tokenizer: PreTrainedTokenizerFast,
+    vocab_size: int,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder (:func:`umt_pipeline.models.folders.save_model`) with ``tokenizer/``.
+
+    Raises:
+        CheckpointError: the tokenizer has ids that the model has no embedding for.
+    """
+    check_vocabulary(tokenizer, vocab_size, folder)
+    save_model(folder, model, config, kind, extra)
+    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
+
+
+def load_own_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        CheckpointError: it cannot be read, or has ids that the model has no embedding for.
+    """
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-    check_vocabulary(tokenizer, model.config.text.vocab_size, folder)
-    return model.eval(), tokenizer
+    check_vocabulary(tokenizer, vocab_size, folder)
+    return tokenizer
