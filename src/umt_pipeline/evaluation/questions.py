@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,7 @@ from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.models.question_answering import QuestionAnsweringModel
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
+from umt_pipeline.models.vit import ViTConfig
 
 logger = logging.getLogger(__name__)
 
@@ -174,15 +175,8 @@ def answer_questions(
     asked: list[int] = []
     parts: list[RankedAnswers] = []
     failures: dict[str, str] = {}
-    view = view_of(model.config.vision)
-    for clips, frames, failed in tqdm(
-        decoded_batches(list(places), [view], load, config.batch_size, config.workers),
-        total=-(-len(places) // config.batch_size), desc=title, unit="batch", disable=None, leave=False,
-    ):  # fmt: skip
-        failures |= failed
-        if not clips:
-            continue
-        tokens_RVW = model.look(*all_patches(torch.from_numpy(frames[view]).to(device), model.config.vision))
+    for clips, patches_RVP, visible_RV in _clips(list(places), model.config.vision, load, config, title, failures):
+        tokens_RVW = model.look(patches_RVP, visible_RV)
         pairs = [(row, place) for row, clip in enumerate(clips) for place in places[clip]]
         for start in range(0, len(pairs), QUESTIONS_PER_PASS):
             rows, chosen = zip(*pairs[start : start + QUESTIONS_PER_PASS], strict=True)
@@ -190,7 +184,6 @@ def answer_questions(
             question = model.ask(tokens_RVW, ids_BL.to(device), mask_BL.to(device), torch.tensor(rows, device=device))
             parts.append(rank_answers(model, question, answers, config.k))
             asked += chosen
-    _warn(failures, title)
     nothing = RankedAnswers(np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
     ids = questions["question_id"].to_numpy()
     return Answered(tuple(ids[asked].tolist()), RankedAnswers.join(parts) if parts else nothing, failures)
@@ -225,15 +218,7 @@ def choose_options(
     scores_QO = np.full((len(questions), widest), -np.inf)
     asked: list[int] = []
     failures: dict[str, str] = {}
-    view = view_of(model.config.vision)
-    for clips, frames, failed in tqdm(
-        decoded_batches(list(places), [view], load, config.batch_size, config.workers),
-        total=-(-len(places) // config.batch_size), desc=title, unit="batch", disable=None, leave=False,
-    ):  # fmt: skip
-        failures |= failed
-        if not clips:
-            continue
-        patches_RVP, visible_RV = all_patches(torch.from_numpy(frames[view]).to(device), model.config.vision)
+    for clips, patches_RVP, visible_RV in _clips(list(places), model.config.vision, load, config, title, failures):
         by_width: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for row, clip in enumerate(clips):
             for place in places[clip]:
@@ -249,7 +234,6 @@ def choose_options(
                 )
                 scores_QO[list(chosen), :width] = scores_BO.double().cpu().numpy()
                 asked += chosen
-    _warn(failures, title)
     ids = questions["question_id"].to_numpy()
     return Chosen(tuple(ids[asked].tolist()), scores_QO[asked], failures)
 
@@ -290,6 +274,28 @@ def _most_common(counts: Counter[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def _warn(failures: Mapping[str, str], title: str) -> None:
+def _clips(
+    video_ids: Sequence[str], vision: ViTConfig, load: ClipLoader, config: AskingConfig, title: str, failures: dict[str, str]
+) -> Iterator[tuple[Sequence[str], Tensor, Tensor]]:
+    """Decode clips ahead of time.
+
+    Args:
+        video_ids: the clips.
+        vision: the encoder that looks at them.
+        load: reads clips.
+        config: batches.
+        title: for the progress bar.
+        failures: gets the clips that could not be read, with the reason.
+
+    Yields:
+        Names of the clips of a batch that could be read, their patches [R, V, P] on the device, and the positions [R, V].
+    """
+    view, device = view_of(vision), default_device()
+    batches = decoded_batches(video_ids, [view], load, config.batch_size, config.workers)
+    count = -(-len(video_ids) // config.batch_size)
+    for clips, frames, failed in tqdm(batches, total=count, desc=title, unit="batch", disable=None, leave=False):
+        failures |= failed
+        if clips:
+            yield clips, *all_patches(torch.from_numpy(frames[view]).to(device), vision)
     for video_id, reason in failures.items():
         logger.warning("%s: questions about video %s count as wrong: %s", title, video_id, reason)
