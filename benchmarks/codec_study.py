@@ -30,7 +30,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from umt_pipeline.evaluation.encoders import Features, VideoEncoder, clip_loader, extract_features
+from umt_pipeline.evaluation.encoders import VideoEncoder, clip_loader
+from umt_pipeline.evaluation.feature_cache import Features, extract_features
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.probes import LabelledFeatures, linear_probe
 from umt_pipeline.features.codebooks import BOOKS_FILE

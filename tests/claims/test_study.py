@@ -68,7 +68,8 @@ def test_runs_that_share_their_pretraining_are_one_job() -> None:
         [Run(name, 0, rates) for name in ("frame_frame", "frame_joint", "aligned")]
         + [Run("scratch", 0, Rates(None, lr)) for lr in (1e-3, 2e-3)]
     )
-    assert [[one.arm for one in job.runs] for job in jobs] == [["frame_frame", "frame_joint"], ["aligned"], ["scratch"], ["scratch"]]
+    names = [[one.arm for one in job.runs] for job in jobs]
+    assert names == [["frame_frame", "frame_joint"], ["aligned"], ["scratch"], ["scratch"]]
 
 
 def test_learning_rates_are_chosen_on_validation_and_the_lowest_of_equals() -> None:
@@ -100,7 +101,9 @@ def test_a_study_reports_one_run_per_arm_and_seed_and_is_not_run_twice(
     kept = table[(table["arm"] == "aligned") & (table["seed"] == 0) & (table["fine_tuning_lr"] == 1e-3)]
     assert again["checkpoint_sha256"].tolist() == kept["checkpoint_sha256"].tolist()
     records = list(protocol_records(config, table, bank))
-    assert [record.task for record in records] == [f"claims/{arm}/seed_{seed}" for arm in ("aligned", "scratch") for seed in (0, 1)]
+    assert [record.task for record in records] == [
+        f"claims/{arm}/seed_{seed}" for arm in ("aligned", "scratch") for seed in (0, 1)
+    ]
     protocol = records[0].protocol
     assert protocol is not None
     assert (protocol.clips, protocol.frames, protocol.views) == (2, 4, 2)

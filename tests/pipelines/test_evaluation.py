@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ from kedro.runner import SequentialRunner
 
 from tests.evaluation.tiny import make_folders, make_tables
 from umt_pipeline.datasets.documents import JsonDataset
+from umt_pipeline.evaluation import feature_cache
 from umt_pipeline.evaluation.compare import compare_records
 from umt_pipeline.evaluation.loading import ModelFolders, load_models
 from umt_pipeline.evaluation.metrics import EvaluationError
@@ -54,6 +56,7 @@ def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = 
         "stage1_model": folders.stage1,
         "stage2_model": folders.stage2,
         "stage2_control_model": folders.control,
+        "workspace": results,
         "rejects": pd.DataFrame(columns=["table", "row", "video", "reason", "detail"]),
         "ingestion_report": {},
         "feature_report": {},
@@ -231,6 +234,33 @@ def test_attentive_probes_of_every_encoder_that_has_tokens(tables: Tables, folde
         assert protocol.chosen["validation_accuracy"] is not None
     again = evaluate(params, 0, tables, load_models(folders, seed=0))
     assert again.metrics == result.metrics
+
+
+def test_another_scoring_reads_the_features_of_the_run_before(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
+    load = functools.partial(load_models, folders, 0)
+    first = evaluate(PARAMS, 0, tables, load(), tmp_path / "kept")
+    kept = sorted((tmp_path / "kept").iterdir())
+    (tmp_path / "kept" / "stage2-of-another-run").mkdir()
+    no_media = dataclasses.replace(tables, media_root=tmp_path / "nowhere")
+    again = evaluate(PARAMS, 0, no_media, load(), tmp_path / "kept")
+    assert again.metrics == first.metrics
+    changed = PARAMS.model_copy(update={"rerank_k": 3, "dsl_temperature": 0.5, "caption": "all"})
+    other = evaluate(changed, 0, no_media, load(), tmp_path / "kept")
+    assert {record.protocol.k for record in other.records if record.protocol and record.cost} == {3}
+    assert not any(record.protocol.failures for record in other.records if record.protocol)
+    assert sorted((tmp_path / "kept").iterdir()) == kept
+
+
+def test_two_processes_measure_the_same_as_one(
+    tables: Tables, folders: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "_SHARD_CLIPS", 4)  # so that there is a shard for each
+    load = functools.partial(load_models, folders, 0)
+    one = evaluate(PARAMS, 0, tables, load(), tmp_path / "one")
+    two = evaluate(PARAMS.model_copy(update={"nproc": 2}), 0, tables, load(), tmp_path / "two", load)
+    assert two.metrics == one.metrics
+    for file in (tmp_path / "one").rglob("*.safetensors"):
+        assert (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes() == file.read_bytes()
 
 
 def test_the_parameter_file_is_what_the_node_takes(root: Path) -> None:

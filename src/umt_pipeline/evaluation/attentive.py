@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from umt_pipeline.evaluation.params import AttentiveConfig
 from umt_pipeline.evaluation.probes import ProbeResult, choose_and_report, seen_classes
+from umt_pipeline.evaluation.stored_arrays import StoredArray
 
 _WARMUP = 0.1  # share of the steps; the rest is a half cosine down to zero
 
@@ -31,13 +32,13 @@ class LabelledTokens:
     """Tokens of the clips of one split and their labels for one task.
 
     Args:
-        tokens_RVD: tokens of R clips, in half precision; mapped from a file, so that only what is read takes memory.
+        tokens_RVD: tokens of R clips, in half precision; in files, so that only what is read takes memory.
         rows_S: the rows of this split's S labelled clips.
         labels: str [S].
         failures: labelled clips of the split that have no tokens.
     """
 
-    tokens_RVD: Tensor
+    tokens_RVD: Tensor | StoredArray
     rows_S: np.ndarray
     labels: np.ndarray
     failures: int = 0
@@ -49,7 +50,7 @@ class LabelledTokens:
 
     def batch(self, places_B: np.ndarray, device: torch.device) -> Tensor:
         """Return the tokens [B, V, D] of some of the labelled clips, in full precision."""
-        return self.tokens_RVD[torch.from_numpy(self.rows_S[places_B])].to(device).float()
+        return self.tokens_RVD[self.rows_S[places_B]].to(device).float()
 
 
 def attentive_probe(

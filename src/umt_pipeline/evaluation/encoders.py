@@ -1,4 +1,4 @@
-"""From clips to features: every clip is decoded once and shown to all encoders.
+"""What turns clips into features and texts into queries; :mod:`umt_pipeline.evaluation.feature_cache` keeps what they give.
 
 A clip whose file cannot be read is a failure with its reason, never replaced by another clip.
 
@@ -8,21 +8,20 @@ E embedding width, U texts, L text length, G pairs of a text and a clip.
 
 from __future__ import annotations
 
-import logging
-import math
+import functools
+import hashlib
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -36,10 +35,19 @@ from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
 
-logger = logging.getLogger(__name__)
-
 # Frames of one view of one clip: uint8 [T, S, S, 3]. Raises VideoError.
 ClipLoader = Callable[[str, ViewConfig], np.ndarray]
+
+# Pairs of a text and a clip that the matching head scores at once. Work is divided at multiples of it.
+PAIRS_PER_PASS = 128
+
+
+class Rows(Protocol):
+    """Something whose rows can be had as a tensor: a tensor, or an array in a file."""
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """Return some rows."""
+        ...
 
 
 class ClipEncoder(Protocol):
@@ -48,6 +56,11 @@ class ClipEncoder(Protocol):
     @property
     def view(self) -> ViewConfig:
         """The number and size of frames that it reads."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Its name, and what else its features depend on besides clips and code, as JSON values."""
         ...
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
@@ -71,6 +84,12 @@ class TeacherEncoder:
     teacher: Teacher
     view: ViewConfig
     keep_tokens: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Weights, settings and view."""
+        facts = {"config": self.teacher.config.model_dump(mode="json"), "grid": self.teacher.grid}
+        return _identity("teacher", self.teacher, self.view, tokens=self.keep_tokens, **facts)
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """Return ``teacher_cls`` [B, E], ``teacher_patch`` [B, C] and, if kept, ``teacher_cls/tokens`` [B, T, E]."""
@@ -113,6 +132,12 @@ class VideoEncoder:
         """The clip size that the encoder was built for."""
         return view_of(self.vision.config)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Weights, sizes and view."""
+        config = self.vision.config.model_dump(mode="json")
+        return _identity(self.name, self.vision, self.view, tokens=self.keep_tokens, config=config)
+
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """Return ``{name}`` [B, D] and, if kept, ``{name}/tokens`` [B, V, D]."""
         tokens_BVD = self.vision(*all_patches(frames_BTHWC, self.vision.config))
@@ -141,6 +166,12 @@ class VideoTextEncoder:
     def view(self) -> ViewConfig:
         """The clip size that the model was built for."""
         return view_of(self.model.config.vision)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Weights, sizes, view and pooling."""
+        facts = {"config": self.model.config.model_dump(mode="json"), "pool": self.pool}
+        return _identity(self.name, self.model, self.view, tokens=self.keep_tokens, **facts)
 
     @property
     def temperature(self) -> float:
@@ -200,16 +231,17 @@ class VideoTextEncoder:
         return torch.cat(tokens), mask_UL, torch.cat(embeddings)
 
     def pair_scorer(
-        self, text_ULD: Tensor, mask_UL: Tensor, video_SVD: Tensor, pairs_per_pass: int = 128
+        self, text_ULD: Rows, mask_UL: Rows, video_SVD: Rows, pairs_per_pass: int = PAIRS_PER_PASS
     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Return a function from text and clip indices [G] to the match logit [G] (class 1, no softmax, as published).
 
         Args:
-            text_ULD: tokens from :meth:`encode_text`.
+            text_ULD: tokens from :meth:`encode_text`, in memory or in a file.
             mask_UL: their mask.
-            video_SVD: ``{name}/tokens`` of the clips.
+            video_SVD: ``{name}/tokens`` of the clips. Of these arrays, no more than one run's rows are in memory at a time.
             pairs_per_pass: pairs per run of the fusion layers; pairs come sorted by clip, so a run reads few clips.
         """
+        device = next(self.model.parameters()).device
 
         @torch.inference_mode()
         def score(text_G: np.ndarray, clip_G: np.ndarray) -> np.ndarray:
@@ -218,35 +250,22 @@ class VideoTextEncoder:
             for start in tqdm(starts, desc=f"matching head, {self.name}", unit="batch", disable=None, leave=False):
                 part = slice(start, start + pairs_per_pass)
                 clips, row_G = np.unique(clip_G[part], return_inverse=True)
-                texts = torch.from_numpy(text_G[part]).to(text_ULD.device)
-                video = video_SVD[torch.from_numpy(clips)].to(text_ULD)
-                rows = torch.from_numpy(row_G).to(text_ULD.device)
-                scores.append(self.model.match_logits(text_ULD[texts], mask_UL[texts], video, rows)[:, 1].float().cpu())
-            return torch.cat(scores).numpy()
+                text_GLD, mask_GL = (array[text_G[part]].to(device) for array in (text_ULD, mask_UL))
+                video_RVD = video_SVD[clips].to(text_GLD)
+                rows_G = torch.from_numpy(row_G).to(device)
+                scores.append(self.model.match_logits(text_GLD, mask_GL, video_RVD, rows_G)[:, 1].float().cpu())
+            return torch.cat(scores).numpy() if scores else np.zeros(0, dtype=np.float32)
 
         return score
 
 
-@dataclass(frozen=True)
-class Features:
-    """Features of a list of clips.
-
-    Args:
-        video_ids: S clips with features, in the order that was asked for.
-        arrays: name -> [S, D] on the CPU, or tokens [S, V, D] in half precision, memory-mapped from a nameless file.
-        failures: clips without features, with the reason.
-    """
-
-    video_ids: tuple[str, ...]
-    arrays: Mapping[str, Tensor]
-    failures: Mapping[str, str]
-
-    def select(self, video_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return places in ``video_ids`` that have features, and their rows here."""
-        row_of = {video_id: row for row, video_id in enumerate(self.video_ids)}
-        pairs = [(place, row_of[video_id]) for place, video_id in enumerate(video_ids) if video_id in row_of]
-        both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        return both[:, 0], both[:, 1]
+def _identity(name: str, model: nn.Module, view: ViewConfig, **facts: Any) -> dict[str, Any]:
+    # Of the weights as they are, not of their file: an untrained encoder has none.
+    sha256 = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        sha256.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return {"name": name, "weights_sha256": sha256.hexdigest(), "view": view.model_dump(mode="json"), **facts}
 
 
 def view_of(config: ViTConfig) -> ViewConfig:
@@ -255,131 +274,25 @@ def view_of(config: ViTConfig) -> ViewConfig:
 
 
 def clip_loader(videos: pd.DataFrame, media_root: Path) -> ClipLoader:
-    """Return a loader of evaluation views (middle frames, centre crop).
+    """Return a loader of evaluation views (middle frames, centre crop); it can be sent to other processes.
 
     Args:
         videos: clean table of videos, with video_id, path, num_frames, height and width.
         media_root: the paths in the table are relative to it.
     """
-    rows = videos.set_index("video_id")[["path", "num_frames", "height", "width"]].to_dict("index")
-
-    def load(video_id: str, view: ViewConfig) -> np.ndarray:
-        row = rows[video_id]
-        chosen = eval_view(view, int(row["num_frames"]), int(row["height"]), int(row["width"]))
-        return load_view(media_root / str(row["path"]), chosen)
-
-    return load
+    rows: dict[Any, Any] = videos.set_index("video_id")[["path", "num_frames", "height", "width"]].to_dict("index")
+    return functools.partial(_load_row, rows, media_root)
 
 
-def extract_features(
-    video_ids: Sequence[str],
-    encoders: Sequence[ClipEncoder],
-    load: ClipLoader,
-    *,
-    batch_size: int,
-    workers: int | None = None,
-    title: str = "clips",
-) -> Features:
-    """Decode each clip once (once per different view) and run all encoders on it.
-
-    Tokens do not stay in memory: they go to a file in the folder for temporary files (``TMPDIR`` names another one), which
-    the system removes when they are no longer used.
-
-    Args:
-        video_ids: the clips.
-        encoders: their models are on :func:`default_device`.
-        load: decodes one view of one clip.
-        batch_size: clips per forward pass.
-        workers: decoding threads; None means one per core.
-        title: for the progress bar.
-
-    Raises:
-        EvaluationError: an encoder gave NaN or infinity for a clip, or the disk has no room for the tokens.
-    """
-    views = list(dict.fromkeys(encoder.view for encoder in encoders))
-    kept: list[str] = []
-    failures: dict[str, str] = {}
-    found: dict[str, _Vectors | _Tokens] = {}
-    device = default_device()
-    with tqdm(total=len(video_ids), desc=title, unit="clip", disable=None, leave=False) as progress:
-        for ids, frames, failed in decoded_batches(video_ids, views, load, batch_size, workers):
-            failures |= failed
-            kept += ids
-            if ids:
-                for name, feature in _encode(encoders, frames, device).items():
-                    if not torch.isfinite(feature).all():
-                        bad = ids[int((~torch.isfinite(feature)).flatten(1).any(dim=1).nonzero()[0])]
-                        raise EvaluationError(
-                            f"encoder {name!r} gave NaN or infinity for clip {bad!r}: check its weights"
-                        )
-                    if name not in found:
-                        found[name] = _Tokens(name, len(video_ids), feature) if feature.ndim == 3 else _Vectors()
-                    found[name].add(feature)
-            progress.update(len(ids) + len(failed))
-    for video_id, reason in failures.items():
-        logger.warning("evaluation: clip %s has no features and counts as wrong: %s", video_id, reason)
-    return Features(tuple(kept), {name: feature.array() for name, feature in found.items()}, failures)
+def _load_row(rows: Mapping[str, Mapping[str, Any]], media_root: Path, video_id: str, view: ViewConfig) -> np.ndarray:
+    row = rows[video_id]
+    chosen = eval_view(view, int(row["num_frames"]), int(row["height"]), int(row["width"]))
+    return load_view(media_root / str(row["path"]), chosen)
 
 
 def default_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-class _Vectors:
-    """Features [B, D] of batch after batch, held in memory."""
-
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-
-    def add(self, feature_BD: Tensor) -> None:
-        self._parts.append(feature_BD)
-
-    def array(self) -> Tensor:
-        return torch.cat(self._parts)
-
-
-class _Tokens:
-    """Tokens [B, V, D] of batch after batch, written to a memory-mapped file in half precision.
-
-    A large model has megabytes of them per clip. Half precision is enough: they come out of a LayerNorm.
-    """
-
-    def __init__(self, name: str, clips: int, first_BVD: Tensor) -> None:
-        shape = (clips, *first_BVD.shape[1:])
-        size = 2 * math.prod(shape)
-        with tempfile.TemporaryFile(prefix="umt_tokens_") as file:
-            try:
-                file.truncate(size)
-                # Take the room now where the system can: a mapped file that runs out of it later ends the process.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                raise EvaluationError(
-                    f"{name}: no room for {size / 1e9:.1f} GB of tokens of {clips} clips in {tempfile.gettempdir()} "
-                    f"({error.strerror}): let TMPDIR name a folder on a larger disk"
-                ) from error
-            self._file_SVD = np.memmap(file, np.float16, "r+", shape=shape)
-        self._rows = 0
-
-    def add(self, tokens_BVD: Tensor) -> None:
-        self._file_SVD[self._rows : self._rows + len(tokens_BVD)] = tokens_BVD.numpy()
-        self._rows += len(tokens_BVD)
-
-    def array(self) -> Tensor:
-        return torch.from_numpy(self._file_SVD[: self._rows])
-
-
-@torch.inference_mode()
-def _encode(
-    encoders: Sequence[ClipEncoder], frames: Mapping[ViewConfig, np.ndarray], device: torch.device
-) -> dict[str, Tensor]:
-    on_device = {view: torch.from_numpy(array).to(device) for view, array in frames.items()}
-    features: dict[str, Tensor] = {}
-    for encoder in encoders:
-        for name, value in encoder.encode(on_device[encoder.view]).items():
-            features[name] = (value.half() if value.ndim == 3 else value).cpu()
-    return features
 
 
 def decoded_batches(

@@ -93,7 +93,8 @@ class EvaluationParams(SearchParams):
         attentive: the attentive probe; null leaves it out. Needs room on disk for all tokens of the clips that it reads.
         max_train_clips: fit probes on so many training clips (chosen by hash); null means all.
         batch_size: clips per forward pass.
-        workers: decoding threads; null means one per core.
+        nproc: processes that encode clips and re-rank pairs, one per GPU. On a CPU they share the cores.
+        workers: decoding threads of each process; null means as many as there are cores for it.
         examples: retrieval queries per set that the report shows.
         mask_pictures: clips of the feature store whose masks the report shows.
     """
@@ -108,6 +109,7 @@ class EvaluationParams(SearchParams):
     attentive: AttentiveConfig | None = None
     max_train_clips: int | None = Field(default=None, ge=2)
     batch_size: int = Field(default=32, ge=1)
+    nproc: int = Field(default=1, ge=1)
     workers: int | None = Field(default=None, ge=1)
     examples: int = Field(default=6, ge=0)
     mask_pictures: int = Field(default=4, ge=0)

@@ -1,7 +1,7 @@
 """Zero-shot retrieval, text to video and video to text: dual encoder, dual softmax, and re-ranked by the matching head.
 
 Shapes: Q queries, U distinct texts, C clips of the set (failed ones included), S clips with features, E embedding
-width, G pairs of a text and a clip, R rows of either direction.
+width, G pairs of a text and a clip, R rows of either direction, B of a block.
 
 A re-ranked row is ordered by the matching head's logit for the k best candidates of the dual encoder; the others
 follow in the dual encoder's order. (The published code gives all others one equal score: the sort decides.)
@@ -26,6 +26,8 @@ from umt_pipeline.models.tokenizer import clean_caption
 
 # Scores pairs: (text index [G], clip index [G]) -> higher is better [G].
 PairScorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ def dual_scores(model: str, text_UE: np.ndarray, video_SE: np.ndarray, clip_S: n
         clips: C.
     """
     scores_UC = np.full((len(text_UE), clips), -np.inf)
-    scores_UC[:, clip_S] = text_UE.astype(np.float64) @ video_SE.astype(np.float64).T
+    text_UE = text_UE.astype(np.float64)
+    for block in _blocks(len(video_SE)):
+        scores_UC[:, clip_S[block]] = text_UE @ video_SE[block].astype(np.float64).T
     return SystemScores(model, "dual", scores_UC, scores_UC.T)
 
 
@@ -233,18 +237,29 @@ def _times_softmax_over_queries(scores_RC: np.ndarray, temperature: float) -> np
 
 def _top_k(scores_RC: np.ndarray, k: int) -> np.ndarray:
     """Mark the k best finite scores of each row; of equals the first."""
-    order_RC = np.argsort(-scores_RC, axis=1, kind="stable")[:, :k]
     chosen_RC = np.zeros(scores_RC.shape, dtype=bool)
-    np.put_along_axis(chosen_RC, order_RC, True, axis=1)
-    return chosen_RC & np.isfinite(scores_RC)
+    for rows in _blocks(len(scores_RC)):
+        order_BC = np.argsort(-scores_RC[rows], axis=1, kind="stable")[:, :k]
+        np.put_along_axis(chosen_RC[rows], order_BC, True, axis=1)
+        chosen_RC[rows] &= np.isfinite(scores_RC[rows])
+    return chosen_RC
 
 
 def _chosen_first(dual_RC: np.ndarray, match_RC: np.ndarray, chosen_RC: np.ndarray) -> np.ndarray:
     """Merge both scores into one per row: all chosen candidates above all others, each group in its own order."""
-    lowest_R1 = np.where(chosen_RC, match_RC, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-    others_RC = np.where(chosen_RC, -np.inf, dual_RC)
-    highest_R1 = others_RC.max(axis=1, keepdims=True, initial=-np.inf)
-    # Rows without a chosen or without another candidate need no shift; zero keeps infinities out of the arithmetic.
-    shift_R1 = np.zeros_like(lowest_R1)
-    np.subtract(lowest_R1 - 1.0, highest_R1, out=shift_R1, where=np.isfinite(lowest_R1) & np.isfinite(highest_R1))
-    return np.where(chosen_RC, match_RC, others_RC + shift_R1)
+    merged_RC = np.empty_like(dual_RC)
+    for rows in _blocks(len(dual_RC)):
+        match_BC, chosen_BC = match_RC[rows], chosen_RC[rows]
+        lowest_B1 = np.where(chosen_BC, match_BC, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+        others_BC = np.where(chosen_BC, -np.inf, dual_RC[rows])
+        highest_B1 = others_BC.max(axis=1, keepdims=True, initial=-np.inf)
+        # Rows without a chosen or without another candidate need no shift; zero keeps infinities out of the arithmetic.
+        shift_B1 = np.zeros_like(lowest_B1)
+        np.subtract(lowest_B1 - 1.0, highest_B1, out=shift_B1, where=np.isfinite(lowest_B1) & np.isfinite(highest_B1))
+        merged_RC[rows] = np.where(chosen_BC, match_BC, others_BC + shift_B1)
+    return merged_RC
+
+
+def _blocks(rows: int) -> list[slice]:
+    """Cut rows into blocks, whose intermediate results are small beside the matrix."""
+    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]

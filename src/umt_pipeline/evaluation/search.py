@@ -7,17 +7,20 @@ pairs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from umt_pipeline import __version__
-from umt_pipeline.evaluation.encoders import Features, VideoTextEncoder
+from umt_pipeline.evaluation.encoders import VideoTextEncoder
+from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import SearchParams
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.retrieval import (
+    PairScorer,
     RetrievalSet,
     SystemScores,
     dual_scores,
@@ -26,6 +29,7 @@ from umt_pipeline.evaluation.retrieval import (
     retrieval_values,
     set_rows,
 )
+from umt_pipeline.evaluation.stored_arrays import StoredArray
 from umt_pipeline.video.views import ViewConfig
 
 logger = logging.getLogger(__name__)
@@ -82,9 +86,21 @@ def clips_with_features(data: RetrievalSet, features: Features) -> tuple[np.ndar
 
 
 def video_text_scores(
-    params: SearchParams, model: VideoTextEncoder, data: RetrievalSet, features: Features
+    params: SearchParams,
+    model: VideoTextEncoder,
+    data: RetrievalSet,
+    features: Features,
+    make_scorer: Callable[[Tensor, Tensor, StoredArray], PairScorer] | None = None,
 ) -> list[SystemScores]:
     """Return the dual encoder's scores of a set, the same by dual softmax, and re-ranked by the matching head.
+
+    Args:
+        params: how to score.
+        model: it made ``features`` with ``keep_tokens``.
+        data: the set.
+        features: of its clips, and maybe of others.
+        make_scorer: makes the function that re-ranks from tokens and mask of the texts and tokens of the clips; None: the
+            model in this process does it.
 
     Raises:
         NoDataError: no clip of the set has features.
@@ -97,7 +113,8 @@ def video_text_scores(
     text_ULD, mask_UL, text_UE = model.encode_text(data.texts, params.text_length)
     video_SE = features.arrays[f"{model.name}/embedding"][rows].numpy()
     dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, places, clips)
-    score_rows = model.pair_scorer(text_ULD, mask_UL, features.arrays[f"{model.name}/tokens"])
+    score_rows = (make_scorer or model.pair_scorer)(text_ULD, mask_UL, features.arrays[f"{model.name}/tokens"])
+    del text_ULD, mask_UL  # the scorer has them, maybe in files
     reranked = rerank(dual, lambda text_G, clip_G: score_rows(text_G, row_C[clip_G]), params.rerank_k)
     cost = reranked.cost
     assert cost is not None

@@ -6,9 +6,12 @@ Shapes: S clips with features, C clips of a retrieval set, U distinct texts, E e
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import os
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +23,27 @@ import torch
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
-from umt_pipeline.evaluation.encoders import (
-    Features,
-    clip_loader,
-    default_device,
-    extract_features,
-)
+from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, VideoTextEncoder, clip_loader, default_device
 from umt_pipeline.evaluation.examples import choose_examples
+from umt_pipeline.evaluation.feature_cache import (
+    Features,
+    ShardGroup,
+    encode_group,
+    missing_groups,
+    plan_features,
+    read_features,
+    remove_others,
+)
 from umt_pipeline.evaluation.loading import Models
 from umt_pipeline.evaluation.metrics import NoDataError
-from umt_pipeline.evaluation.params import EvaluationParams
+from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import LabelledFeatures, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.report_data import RetrievalExample
+from umt_pipeline.evaluation.reranking import pair_scorer
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
 from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
+from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.video.views import ViewConfig, counter_hash
 
 logger = logging.getLogger(__name__)
@@ -69,7 +78,22 @@ class EvaluationResult:
     examples: list[RetrievalExample]
 
 
-def evaluate(params: EvaluationParams, seed: int, tables: Tables, models: Models) -> EvaluationResult:
+@dataclass(frozen=True)
+class _Workplace:
+    """The folder of the features, and the processes that make and read them."""
+
+    folder: Path
+    workers: Workers[Models]
+
+
+def evaluate(
+    params: EvaluationParams,
+    seed: int,
+    tables: Tables,
+    models: Models,
+    folder: Path | None = None,
+    load: Callable[[], Models] | None = None,
+) -> EvaluationResult:
     """Measure everything that the data allow; what they do not allow gets a record with a note.
 
     Args:
@@ -77,12 +101,23 @@ def evaluate(params: EvaluationParams, seed: int, tables: Tables, models: Models
         seed: kept in the records.
         tables: the data.
         models: the models.
+        folder: keeps the features, so that another evaluation of the same models and clips reads them; whatever else lies
+            there is deleted. None: a temporary folder.
+        load: loads the same models in another process; needed where ``params.nproc`` is not 1.
 
     Raises:
-        EvaluationError: features or scores are not finite, or ``text_length`` is more than a model can read.
+        EvaluationError: features or scores are not finite, features cannot be written or read, or ``text_length`` is more
+            than a model can read.
     """
     for model in models.video_text:
         model.text_length(params.text_length)
+    with tempfile.TemporaryDirectory(prefix="umt_features_") as scratch, Workers(models, load, params.nproc) as workers:
+        return _evaluate(params, seed, tables, models, _Workplace(folder or Path(scratch), workers))
+
+
+def _evaluate(
+    params: EvaluationParams, seed: int, tables: Tables, models: Models, workplace: _Workplace
+) -> EvaluationResult:
     records = [] if models.skipped is None else [Record(task="retrieval/control", note=models.skipped)]
     known = set(tables.labels["task"])
     tasks = [task for task in params.tasks if task in known]
@@ -90,12 +125,12 @@ def evaluate(params: EvaluationParams, seed: int, tables: Tables, models: Models
         if task not in known:
             found = ", ".join(sorted(known)) or "no task at all"
             records.append(Record(task=f"probe/{task}", note=f"the labels table has no task {task!r}; it has {found}"))
-    fit, test = _features(params, tables, models, tasks)
+    fit, test = _features(params, tables, models, tasks, workplace)
     for task in tasks:
         records += _probe(params, seed, tables, models, task, fit, test)
     examples: list[RetrievalExample] = []
     for name in params.retrieval_sets:
-        found_records, found_examples = _search(params, seed, tables, models, name, tasks, test)
+        found_records, found_examples = _search(params, seed, tables, models, name, tasks, test, workplace)
         records += found_records
         examples += found_examples
     for record in records:
@@ -108,10 +143,9 @@ def evaluate(params: EvaluationParams, seed: int, tables: Tables, models: Models
 
 
 def _features(
-    params: EvaluationParams, tables: Tables, models: Models, tasks: Sequence[str]
+    params: EvaluationParams, tables: Tables, models: Models, tasks: Sequence[str], workplace: _Workplace
 ) -> tuple[Features, Features]:
     """Return the features of the clips that probes are fitted and chosen on, and of those that are reported on."""
-    load = clip_loader(tables.videos, tables.media_root)
     labelled = set(tables.labels.loc[tables.labels["task"].isin(tasks), "video_id"])
     train, validation = (
         [video_id for video_id in tables.clips(split) if video_id in labelled]
@@ -122,17 +156,42 @@ def _features(
     tested = {video_id for split in params.retrieval_sets for video_id in tables.clips(split)}
     if tasks:
         tested.update(tables.clips(params.test_split))
+    parts = {"clips to fit probes on": train + validation, "test clips": sorted(tested)}
+    videos = tables.videos[tables.videos["video_id"].isin([*train, *validation, *tested])]
+    contents = dict(zip(videos["video_id"], videos["sha256"], strict=True))
+    load = clip_loader(videos, tables.media_root)
+    threads = params.workers or max(1, (os.cpu_count() or 1) // params.nproc)
     attend = params.attentive is not None and bool(tasks)
-    encoders = models.frozen(attend)
-    stage2 = dataclasses.replace(models.stage2, keep_tokens=attend)
-    matchers = [dataclasses.replace(model, keep_tokens=True, pool=params.pool) for model in models.video_text]
-    size: dict[str, Any] = {"batch_size": params.batch_size, "workers": params.workers}
     started = time.perf_counter()
-    fit = extract_features(train + validation, [*encoders, stage2], load, title="clips to fit probes on", **size)
-    test = extract_features(sorted(tested), [*encoders, *matchers], load, title="test clips", **size)
-    clips, seconds = len(train) + len(validation) + len(tested), time.perf_counter() - started
+    choose = {title: functools.partial(_encoders, params.pool, attend, title == "test clips") for title in parts}
+    plans = {
+        title: plan_features(
+            workplace.folder, video_ids, choose[title](models), contents,
+            batch_size=params.batch_size, workers=threads, title=title,
+        )
+        for title, video_ids in parts.items()
+    }  # fmt: skip
+    remove_others(workplace.folder, plans.values())
+    for title, plan in plans.items():
+        work = [(choose[title], load, group) for group in missing_groups(plan, workplace.workers.count)]
+        for _ in workplace.workers.map(_encode, work):
+            pass  # what it made lies in files
+    clips, seconds = sum(map(len, parts.values())), time.perf_counter() - started
     logger.info("evaluation: features of %d clips in %.1f s", clips, seconds)
+    fit, test = (read_features(plan) for plan in plans.values())
     return fit, test
+
+
+def _encoders(pool: PoolRule, attend: bool, test: bool, models: Models) -> list[ClipEncoder]:
+    """Return the encoders of the test clips, or of those that probes are fitted on."""
+    stage2 = [dataclasses.replace(models.stage2, keep_tokens=attend)]
+    matchers = [dataclasses.replace(model, keep_tokens=True, pool=pool) for model in models.video_text]
+    return [*models.frozen(attend), *(matchers if test else stage2)]
+
+
+def _encode(models: Models, work: tuple[Callable[[Models], list[ClipEncoder]], ClipLoader, ShardGroup]) -> None:
+    choose, load, group = work
+    encode_group(choose(models), load, group)
 
 
 def _labelled(features: Features, name: str, video_ids: Sequence[str], label_of: Mapping[str, str]) -> LabelledFeatures:
@@ -236,12 +295,19 @@ def _fit_probe(
 
 
 def _search(
-    params: EvaluationParams, seed: int, tables: Tables, models: Models, name: str, tasks: Sequence[str], test: Features
+    params: EvaluationParams,
+    seed: int,
+    tables: Tables,
+    models: Models,
+    name: str,
+    tasks: Sequence[str],
+    test: Features,
+    workplace: _Workplace,
 ) -> tuple[list[Record], list[RetrievalExample]]:
     """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
     try:
         data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
-        systems = _systems(params, models, data, test)
+        systems = _systems(params, models, data, test, workplace)
     except NoDataError as error:
         return [Record(task=f"retrieval/{name}", note=str(error))], []
     views = {"teacher": models.teacher.view, **{model.name: model.view for model in models.video_text}}
@@ -270,7 +336,9 @@ def _search(
     return records, choose_examples(data, shown, params.examples)
 
 
-def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test: Features) -> list[SystemScores]:
+def _systems(
+    params: EvaluationParams, models: Models, data: RetrievalSet, test: Features, workplace: _Workplace
+) -> list[SystemScores]:
     """Score all systems on one set: the teacher if it knows text, then every stage-2 model, which can also re-rank.
 
     Raises:
@@ -287,8 +355,15 @@ def _systems(params: EvaluationParams, models: Models, data: RetrievalSet, test:
         dual = dual_scores("teacher", models.teacher.encode_text(data.texts), video_SE, places, clips)
         systems += [dual, dual_softmax(dual, params.dsl_temperature or models.teacher.temperature)]
     for model in models.video_text:
-        systems += video_text_scores(params, model, data, test)
+        find = functools.partial(_named, model.name)
+        with tempfile.TemporaryDirectory(prefix="texts-", dir=workplace.folder) as scratch:
+            scorer = functools.partial(pair_scorer, workplace.workers, find, Path(scratch))
+            systems += video_text_scores(params, model, data, test, scorer)
     return systems
+
+
+def _named(name: str, models: Models) -> VideoTextEncoder:
+    return next(model for model in models.video_text if model.name == name)
 
 
 def _agreement(

@@ -6,6 +6,7 @@ above, since Kedro reads the parameters' types from them.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def evaluate_models(
     stage1_model: Path,
     stage2_model: Path,
     stage2_control_model: Path,
+    workspace: Path,
 ) -> tuple[dict[str, float], list[dict[str, Any]], list[RetrievalExample]]:
     """Measure probes, retrieval and agreement on the held-out splits.
 
@@ -44,6 +46,7 @@ def evaluate_models(
         stage1_model: folder of the student.
         stage2_model: folder of the video-language model.
         stage2_control_model: the same trained from scratch, or a folder that says that it was skipped.
+        workspace: folder for unfinished work, in which the features of an earlier run are found again.
 
     Returns:
         Flat metrics, records with their protocols, and retrieval examples for the report.
@@ -53,7 +56,8 @@ def evaluate_models(
 
     folders = ModelFolders(teacher, feature_store, stage1_model, stage2_model, stage2_control_model)
     tables = Tables(videos, captions, labels, raw_media)
-    result = evaluate(params, seed, tables, load_models(folders, seed))
+    load = functools.partial(load_models, folders, seed)
+    result = evaluate(params, seed, tables, load(), workspace / "evaluation_features", load)
     return result.metrics, [record.model_dump(mode="json") for record in result.records], result.examples
 
 

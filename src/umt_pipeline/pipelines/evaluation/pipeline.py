@@ -25,6 +25,7 @@ def create_pipeline() -> Pipeline:
                     "stage1_model",
                     "stage2_model",
                     "stage2_control_model",
+                    "workspace",
                 ],
                 outputs=["metrics", "records", "retrieval_examples"],
                 name="evaluate_models",

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.errors import ConfigError
-from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, default_device, extract_features
+from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, default_device
+from umt_pipeline.evaluation.feature_cache import extract_features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set

@@ -1,0 +1,104 @@
+"""Processes that share the work of an evaluation, one per device; each loads the models once.
+
+They exchange no features: a worker writes what it encodes to files, and hands back numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Generic, Self, TypeVar
+
+import torch
+
+from umt_pipeline.errors import ConfigError
+from umt_pipeline.evaluation.metrics import EvaluationError
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_state: Any = None  # of a worker process: what its ``load`` returned
+
+
+class Workers(Generic[T]):
+    """Calls functions of what is loaded (here, models) and an item: in this process, or in several.
+
+    Args:
+        here: what is loaded in this process.
+        load: loads the same in another process; None allows no other process.
+        count: processes. One means this one; several are started at the first call.
+
+    Raises:
+        ConfigError: more processes than CUDA devices, or several and no ``load``.
+    """
+
+    def __init__(self, here: T, load: Callable[[], T] | None = None, count: int = 1) -> None:
+        if count > 1 and load is None:
+            raise ConfigError(f"`nproc: {count}` needs a way to load the models in other processes; none was given")
+        if count > 1 and torch.cuda.is_available() and count > torch.cuda.device_count():
+            raise ConfigError(f"`nproc: {count}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower `nproc`")
+        self.count = count
+        self._here, self._load = here, load
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def map(self, function: Callable[[T, Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        """Yield the place of each item and the function's result, in the order in which they get ready.
+
+        Raises:
+            EvaluationError: a process ended without an error of its own; errors of the function come as they are.
+        """
+        if self.count == 1 or not items:
+            for place, item in enumerate(items):
+                yield place, function(self._here, item)
+            return
+        if self._pool is None:
+            # Not forked: CUDA and the threads of torch do not survive it.
+            context = multiprocessing.get_context("spawn")
+            start = functools.partial(_start, self._load, context.Value("i", 0), max(1, _cores() // self.count))
+            self._pool = ProcessPoolExecutor(self.count, context, initializer=start)
+        futures = {self._pool.submit(_call, function, item): place for place, item in enumerate(items)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise EvaluationError(
+                f"one of the {self.count} processes of the evaluation ended without a word: it was killed (memory?), or could "
+                "not load the models (then its error stands above). Finished shards of features are kept; run again"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _start(load: Callable[[], Any] | None, started: Any, threads: int) -> None:
+    global _state  # the only way from the initialiser of a pool's process to its calls
+    with started.get_lock():
+        rank = started.value
+        started.value += 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+    assert load is not None
+    _state = load()
+
+
+def _call(function: Callable[[Any, Any], Any], item: Any) -> Any:
+    return function(_state, item)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
