@@ -48,6 +48,10 @@ demo: $(STAMP) ## train and evaluate whatever changed, from the corpus to the re
 tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval and question answering
 	@$(BIN)/dvc repro
 
+.PHONY: claims
+claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md (half an hour)
+	@$(BIN)/dvc repro studies/dvc.yaml
+
 .PHONY: summary
 summary: $(STAMP) ## print the results of the last run
 	@$(BIN)/umt summary

@@ -19,7 +19,8 @@ CODE = f"src/{PACKAGE}"
 WITHOUT_EFFECT = {"__init__.py", "config.py", "errors.py", "files.py", "tracking.py"}
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-STAGES: dict[str, dict[str, Any]] = DVC["stages"]
+STUDIES: dict[str, Any] = yaml.safe_load((ROOT / "studies" / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES: dict[str, dict[str, Any]] = DVC["stages"] | STUDIES["stages"]
 
 
 def entries(stage: str, *keys: str) -> list[str]:
@@ -70,7 +71,7 @@ def test_outs_are_the_outputs(stage: str, kedro_pipelines: dict[str, Pipeline], 
 def test_results_are_kept_by_git(stage: str) -> None:
     for entry in (entry for key in ("outs", "metrics", "plots") for entry in STAGES[stage].get(key, [])):
         path, options = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-        assert (options.get("cache") is False) == path.startswith("results/"), path
+        assert (options.get("cache") is False) == path.startswith(("results/", "docs/")), path
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -81,7 +82,7 @@ def test_parameters_are_the_ones_read(stage: str, kedro_pipelines: dict[str, Pip
         if name.startswith("params:")
     }
     if "parameters" in kedro_pipelines[stage].inputs():
-        read = set(STAGES) | {"seed"}
+        read = set(DVC["stages"]) | {"seed"}
     declared = {file: keys for entry in STAGES[stage]["params"] for file, keys in entry.items()}
     expected = {f"conf/base/parameters{'' if name == 'seed' else '_' + name}.yml": [name] for name in read}
     assert declared == expected
@@ -121,6 +122,13 @@ def test_code_dependencies_follow_the_data_in_alphabetical_order(stage: str) -> 
     deps = entries(stage, "deps")
     data = [path for path in deps if not path.startswith(CODE)]
     assert deps == data + sorted(path for path in deps if path.startswith(CODE))
+
+
+def test_studies_stand_apart_and_read_what_the_project_makes() -> None:
+    assert all(stage["wdir"] == ".." for stage in STUDIES["stages"].values())
+    made = {path for stage in DVC["stages"] for path in entries(stage, "outs", "metrics", "plots")}
+    for stage in STUDIES["stages"]:
+        assert {path for path in entries(stage, "deps") if not path.startswith(CODE)} <= made
 
 
 def test_every_catalog_entry_is_used(kedro_pipelines: dict[str, Pipeline], paths: dict[str, str]) -> None:
