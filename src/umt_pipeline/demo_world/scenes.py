@@ -8,6 +8,7 @@ Shapes: T frames, H W pixels. Object coordinates (u, v) have the object's outlin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +77,37 @@ class Scene:
 def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return the frames [T, H, W, 3] of a scene; ``rng`` decides position, pace, angle and background."""
     H, W = scene.height, scene.width
+    u_THW, v_THW, alpha_THW = _place(scene, _trajectory(scene, rng))
+    tone_THW1 = _texture(scene.appearance.shape, u_THW, v_THW)[..., None]
+    colour_3 = np.asarray(COLOURS[scene.appearance.colour], dtype=np.float32) * rng.uniform(0.92, 1.02)
+    object_THW3 = colour_3 * np.minimum(tone_THW1, 1.0) + (255.0 - colour_3) * np.maximum(tone_THW1 - 1.0, 0.0)
+    frames = _background(H, W, rng)[None] * (1.0 - alpha_THW[..., None]) + object_THW3 * alpha_THW[..., None]
+    return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def object_boxes(scene: Scene, rng: np.random.Generator, frames: Sequence[int]) -> Array:
+    """Return where the object is in some frames of a scene, as boxes [F, 4] of (x1, y1, x2, y2), shares of width and height.
+
+    Args:
+        scene: as it is rendered.
+        rng: in the state in which :func:`render` got it.
+        frames: F numbers of frames.
+    """
+    path = _trajectory(scene, rng)
+    _, _, alpha_FHW = _place(scene, (path[0][frames], path[1][frames], path[2][frames], path[3][frames]))
+    boxes = []
+    for alpha_HW in alpha_FHW:
+        rows, columns = np.flatnonzero(alpha_HW.any(axis=1)), np.flatnonzero(alpha_HW.any(axis=0))
+        edges = (columns[0] / scene.width, rows[0] / scene.height)
+        boxes.append((*edges, (columns[-1] + 1) / scene.width, (rows[-1] + 1) / scene.height))
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def _place(scene: Scene, path: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array]:
+    """Return each pixel's object coordinates (u, v) and how much of it the object covers, all [T, H, W]."""
+    x_T, y_T, radius_T, angle_T = path
+    H, W = scene.height, scene.width
     side = min(H, W)
-    x_T, y_T, radius_T, angle_T = _trajectory(scene, rng)
     row_H = (np.arange(H, dtype=np.float32) - H / 2) / side
     column_W = (np.arange(W, dtype=np.float32) - W / 2) / side
     dy_THW = (row_H[None, :, None] - y_T[:, None, None]) / radius_T[:, None, None]
@@ -87,12 +117,7 @@ def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     distance_THW = _outline(scene.appearance.shape, u_THW, v_THW)
     # One pixel of softness at the edge, in object coordinates.
     edge_T = 1.0 / (radius_T * side)
-    alpha_THW = np.clip(0.5 - distance_THW / edge_T[:, None, None], 0.0, 1.0)
-    tone_THW1 = _texture(scene.appearance.shape, u_THW, v_THW)[..., None]
-    colour_3 = np.asarray(COLOURS[scene.appearance.colour], dtype=np.float32) * rng.uniform(0.92, 1.02)
-    object_THW3 = colour_3 * np.minimum(tone_THW1, 1.0) + (255.0 - colour_3) * np.maximum(tone_THW1 - 1.0, 0.0)
-    frames = _background(H, W, rng)[None] * (1.0 - alpha_THW[..., None]) + object_THW3 * alpha_THW[..., None]
-    return np.clip(frames, 0, 255).astype(np.uint8)
+    return u_THW, v_THW, np.clip(0.5 - distance_THW / edge_T[:, None, None], 0.0, 1.0)
 
 
 def _trajectory(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:

@@ -26,17 +26,19 @@ from tqdm import tqdm
 
 from umt_pipeline.config import Config
 from umt_pipeline.evaluation.classification import decoded
-from umt_pipeline.evaluation.detection import BOX
+from umt_pipeline.evaluation.detection import BOX, MIN_IOU
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.models.detector import Detector
 from umt_pipeline.training.detection import locate
 from umt_pipeline.training.device import resolve_device
-from umt_pipeline.video.box_views import KeyFrameClip, key_frame_indices, load_whole, whole_size, widened
+from umt_pipeline.video.box_views import KeyFrameClip, box_iou, key_frame_indices, load_whole, whole_size, widened
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
 logger = logging.getLogger(__name__)
 
 _FRAME = ["video", "timestamp_s"]
+# Actions of a box in the table for people.
+SHOWN = 5
 
 
 class PeopleConfig(Config):
@@ -191,3 +193,50 @@ def _scored(
             "score": (found_RC * confidence_R[:, None]).ravel(),
         }
     )
+
+
+def prediction_table(found: DetectedActions, truth: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return what a detector said as a table for people: a row per box, its best :data:`SHOWN` actions side by side.
+
+    Args:
+        found: from :func:`predict` with the same ``classes``.
+        truth: annotated boxes; ``true`` names the actions of the one that a box overlaps most, by at least one half.
+        classes: C actions in the head's order.
+
+    Returns:
+        Columns video, timestamp_s, x1, y1, x2, y2, true, failure, action1, score1, action2, …; key frames that could not be
+        read come last, with the reason in ``failure``.
+    """
+    best = min(SHOWN, len(classes))
+    names = np.array(classes, dtype=object)
+    # All actions of a box stand together, in the head's order.
+    scores_RC = found.table["score"].to_numpy(np.float64).reshape(-1, len(classes))
+    order_RC = np.argsort(-scores_RC, axis=1, kind="stable")[:, :best]
+    table = found.table[[*_FRAME, *BOX]].iloc[:: len(classes)].reset_index(drop=True)
+    table["true"] = true_actions(table, truth)
+    table["failure"] = ""
+    for place in range(best):
+        table[f"action{place + 1}"] = names[order_RC[:, place]]
+        table[f"score{place + 1}"] = scores_RC[np.arange(len(table)), order_RC[:, place]]
+    failed = pd.DataFrame([(*frame, reason) for frame, reason in found.failures.items()], columns=[*_FRAME, "failure"])
+    if failed.empty:
+        return table
+    both = pd.concat([table, failed], ignore_index=True) if len(table) else failed.reindex(columns=table.columns)
+    texts = ["true", *(f"action{place + 1}" for place in range(best))]
+    return both.assign(**{name: both[name].fillna("") for name in texts})
+
+
+def true_actions(boxes: pd.DataFrame, truth: pd.DataFrame) -> pd.Series:
+    """Return the actions, joined by ``; ``, of the annotated box that each box overlaps most, empty below one half.
+
+    Args:
+        boxes: columns video, timestamp_s, x1, y1, x2, y2, a row per box, rows numbered from 0.
+        truth: the same and ``label``, a row per box and action.
+    """
+    labels = truth.groupby([*_FRAME, *BOX], sort=False)["label"]
+    people = labels.agg(lambda names: "; ".join(filter(None, names))).reset_index()
+    pairs = boxes[[*_FRAME, *BOX]].reset_index().merge(people, on=_FRAME, suffixes=("", "_true"))
+    theirs = pairs[[f"{edge}_true" for edge in BOX]].to_numpy(np.float64)
+    pairs["iou"] = box_iou(pairs[BOX].to_numpy(np.float64), theirs)
+    near = pairs[pairs["iou"] >= MIN_IOU].sort_values("iou", ascending=False, kind="stable").drop_duplicates("index")
+    return near.set_index("index")["label"].reindex(boxes.index).fillna("").astype(object)

@@ -6,10 +6,11 @@ written. Raw tables have the users' own column names; :func:`select_columns` map
 
 from umt_pipeline.schemas.mapping import Column, Constant, check_table, select_columns
 from umt_pipeline.schemas.models import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
-from umt_pipeline.schemas.tasks import NO_OPTION, Questions, RawBoxes, RawQuestions
+from umt_pipeline.schemas.tasks import NO_OPTION, Boxes, Questions, RawBoxes, RawQuestions
 
 __all__ = [
     "NO_OPTION",
+    "Boxes",
     "Captions",
     "Column",
     "Constant",

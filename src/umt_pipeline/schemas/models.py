@@ -139,7 +139,7 @@ class Labels(_Table):
 class Rejects(_Table):
     """Rows of raw tables that were not accepted. ``row`` counts from 0 and leaves the header out."""
 
-    table: str = pa.Field(isin=["videos", "captions", "labels", "questions"])
+    table: str = pa.Field(isin=["videos", "captions", "labels", "questions", "boxes"])
     row: int = pa.Field(ge=0)
     video: str
     reason: str

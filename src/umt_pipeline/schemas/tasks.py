@@ -17,6 +17,7 @@ NO_OPTION = -1
 
 _TEXTS = "a list of texts, none of them blank"
 _FORM = "options, of which correct is one; or a question without options and with correct -1"
+_AREA = "x1 < x2 and y1 < y2"
 
 
 def _is_texts(value: Any) -> bool:
@@ -34,6 +35,10 @@ def _has_one_form(cls: type, table: pd.DataFrame) -> pd.Series:
     asked = table["question"].str.strip() != ""
     of_choice = (offered > 0) & (table["correct"] >= 0) & (table["correct"] < offered)
     return of_choice | ((offered == 0) & (table["correct"] == NO_OPTION) & asked)
+
+
+def _has_area(cls: type, table: pd.DataFrame) -> pd.Series:
+    return (table["x1"] < table["x2"]) & (table["y1"] < table["y2"])
 
 
 class RawQuestions(_Table):
@@ -109,6 +114,28 @@ class RawBoxes(_Table):
 
     _text = pa.check("video", error=NOT_BLANK)(_not_blank)
 
-    @pa.dataframe_check(error="x1 < x2 and y1 < y2")
-    def _has_area(cls, table: pd.DataFrame) -> pd.Series:  # noqa: N805
-        return (table["x1"] < table["x2"]) & (table["y1"] < table["y2"])
+    _area = pa.dataframe_check(error=_AREA)(_has_area)
+
+
+class Boxes(_Table):
+    """Boxes in accepted videos: the columns of :class:`RawBoxes`, with ``video_id`` in place of ``video``; no row twice."""
+
+    video_id: str
+    timestamp_s: float = pa.Field(ge=0)
+    x1: float = pa.Field(ge=0, le=1)
+    y1: float = pa.Field(ge=0, le=1)
+    x2: float = pa.Field(ge=0, le=1)
+    y2: float = pa.Field(ge=0, le=1)
+    label: str
+    person: str
+    score: float = pa.Field(ge=0, le=1)
+    source: str = pa.Field(isin=["annotated", "detected"])
+
+    _text = pa.check("video_id", error=NOT_BLANK)(_not_blank)
+
+    _area = pa.dataframe_check(error=_AREA)(_has_area)
+
+    class Config(_Table.Config):
+        """A box has an action once."""
+
+        unique = ("video_id", "timestamp_s", "x1", "y1", "x2", "y2", "label", "source")

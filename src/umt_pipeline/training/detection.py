@@ -123,6 +123,11 @@ def key_frames(videos: pd.DataFrame, boxes: pd.DataFrame, split: str, recipe: De
     return locate(frames, rows, recipe.start_s)
 
 
+def key_numbers(timestamp_s: pd.Series, fps: pd.Series, start_s: float) -> pd.Series:
+    """Return the numbers of key frames in files that begin at ``start_s`` of the film; outside a file they are too."""
+    return np.rint((timestamp_s - start_s) * fps).astype(np.int64)
+
+
 def locate(frames: pd.DataFrame, videos: pd.DataFrame, start_s: float) -> pd.DataFrame:
     """Find key frames in their files.
 
@@ -138,7 +143,7 @@ def locate(frames: pd.DataFrame, videos: pd.DataFrame, start_s: float) -> pd.Dat
         TableError: a key frame lies outside its file.
     """
     found = frames.join(videos[["video_id", "num_frames", "height", "width", "fps"]], on="video")
-    found["key"] = np.rint((found["timestamp_s"] - start_s) * found["fps"]).astype(np.int64)
+    found["key"] = key_numbers(found["timestamp_s"], found["fps"], start_s)
     outside = found[(found["key"] < 0) | (found["key"] >= found["num_frames"])]
     if len(outside):
         row = outside.iloc[0]

@@ -1,4 +1,4 @@
-"""Nodes that draw the demo corpus and ask about it."""
+"""Nodes that draw the demo corpus, ask about it and box its objects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from umt_pipeline.demo_world.boxes import make_boxes
 from umt_pipeline.demo_world.corpus import DemoCorpusConfig, write_corpus
 from umt_pipeline.demo_world.questions import make_questions
 
@@ -33,3 +34,8 @@ def make_demo_corpus(
 def ask_about_demo_corpus(params: DemoCorpusConfig, seed: int) -> pd.DataFrame:
     """Ask about every clip of the demo corpus; see :func:`umt_pipeline.demo_world.questions.make_questions`."""
     return make_questions(params, seed)
+
+
+def box_demo_corpus(params: DemoCorpusConfig, seed: int) -> pd.DataFrame:
+    """Box the object of every clip of the demo corpus; see :func:`umt_pipeline.demo_world.boxes.make_boxes`."""
+    return make_boxes(params, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from umt_pipeline.pipelines.demo_corpus.nodes import ask_about_demo_corpus, make_demo_corpus
+from umt_pipeline.pipelines.demo_corpus.nodes import ask_about_demo_corpus, box_demo_corpus, make_demo_corpus
 
 
 def create_pipeline() -> Pipeline:
@@ -17,5 +17,6 @@ def create_pipeline() -> Pipeline:
                 outputs=["raw_media", "raw_videos", "raw_captions", "raw_labels"],
             ),
             Node(ask_about_demo_corpus, inputs=["params:demo_corpus", "params:seed"], outputs="raw_questions"),
+            Node(box_demo_corpus, inputs=["params:demo_corpus", "params:seed"], outputs="raw_boxes"),
         ]
     )
