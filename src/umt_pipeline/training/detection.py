@@ -125,7 +125,7 @@ def key_frames(videos: pd.DataFrame, boxes: pd.DataFrame, split: str, recipe: De
 
 def key_numbers(timestamp_s: pd.Series, fps: pd.Series, start_s: float) -> pd.Series:
     """Return the numbers of key frames in files that begin at ``start_s`` of the film; outside a file they are too."""
-    return np.rint((timestamp_s - start_s) * fps).astype(np.int64)
+    return ((timestamp_s - start_s) * fps).round().astype(np.int64)
 
 
 def locate(frames: pd.DataFrame, videos: pd.DataFrame, start_s: float) -> pd.DataFrame:

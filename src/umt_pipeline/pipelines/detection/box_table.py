@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +28,7 @@ NUMBERS = ["timestamp_s", *EDGES, "score"]
 SAME = ["video", "timestamp_s", *EDGES, "label", "source"]
 
 # Rows that are rejected, the reason, and what to say about a row.
-Problem = tuple[pd.Series, str, Callable[[pd.Series], str]]
+Problem = tuple[pd.Series, str, Callable[[dict[Hashable, Any]], str]]
 
 
 def read_boxes(
@@ -57,8 +57,12 @@ def read_boxes(
     for wrong, name, describe in _problems(params, listed, clips, videos, rejects):
         first = wrong & (reason == "")
         reason[first] = name
-        if first.any():
-            detail[first] = listed[first].apply(describe, axis=1)
+        detail[first] = [describe(row) for row in listed[first].to_dict("records")]
+    # Only now: a row is not the double of one that was rejected.
+    again = listed[reason == ""].duplicated(SAME)
+    twice = listed.index.isin(again.index[again])
+    reason[twice] = "duplicate"
+    detail[twice] = "an earlier row says the same"
     bad = reason != ""
     table = listed.loc[bad, ["video"]].assign(table="boxes", row=np.flatnonzero(bad), reason=reason[bad], detail=detail[bad])
     table = table[REJECT_COLUMNS].reset_index(drop=True).astype({"row": "int64"})
@@ -151,21 +155,21 @@ def _problems(
     other = ~listed["source"].isin(["annotated", "detected"])
     yield other, "wrong_source", lambda row: f"expected source annotated or detected, found {row['source']!r}"
     start_s = params.fine_tuning.start_s
-    file = clips.reindex(listed["video"])[["fps", "num_frames"]].set_index(listed.index)
-    key = key_numbers(listed["timestamp_s"].where(finite, start_s), file["fps"].fillna(0.0), start_s)
+    sizes = {name: dict(zip(clips.index, clips[name], strict=True)) for name in ("fps", "num_frames")}
+    fps, frames = (listed["video"].map(sizes[name]).astype(np.float64).fillna(0.0) for name in ("fps", "num_frames"))
+    key = key_numbers(listed["timestamp_s"].where(finite, start_s), fps, start_s)
     yield (
-        (key < 0) | (key >= file["num_frames"]), "outside_video",
-        lambda row: f"{row['timestamp_s']} s would be frame {key[row.name]} of {file['num_frames'][row.name]:.0f}, if the file "
-        f"begins at start_s {start_s} s of the film",
+        (key < 0) | (key >= frames), "outside_video",
+        lambda row: f"{row['timestamp_s']} s is not in its file of {sizes['num_frames'][row['video']]} frames, "
+        f"{sizes['fps'][row['video']]:g} a second, which begins at start_s {start_s} s of the film",
     )  # fmt: skip
     actions = listed_actions(params.actions, "detection.actions")
     if actions is not None:
         strange = (listed["source"] == "annotated") & (listed["label"] != "") & ~listed["label"].isin(actions)
         yield strange, "unknown_action", lambda row: f"{row['label']!r} is not in detection.actions"
-    yield listed.duplicated(SAME), "duplicate", lambda row: "an earlier row says the same"
 
 
-def _numbers(row: pd.Series, names: list[str]) -> str:
+def _numbers(row: dict[Hashable, Any], names: list[str]) -> str:
     return ", ".join(f"{name} {row[name]}" for name in names)
 
 

@@ -102,9 +102,8 @@ def gather_key_frames(
     evaluated, unseen = _evaluated(params, classes, tested)
     groups = _groups(params, evaluated)
     table, key = write_table(workspace, "detection-frames", train_frames)
-    return replace(
-        nothing, train=train_frames, train_table=table, key=key, classes=classes, evaluated=evaluated, unseen=unseen, groups=groups
-    )
+    learnt = replace(nothing, train=train_frames, train_table=table, key=key, classes=classes)
+    return replace(learnt, evaluated=evaluated, unseen=unseen, groups=groups)
 
 
 def fine_tune(params: DetectionParams, seed: int, detection_data: DetectionData, workspace: Path) -> TrainedModel:
