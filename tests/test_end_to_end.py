@@ -15,6 +15,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 from umt_pipeline.models.classifier import load_classifier
+from umt_pipeline.models.detector import load_detector
 from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
 from umt_pipeline.models.question_answering import load_question_answering
 from umt_pipeline.models.sizes import Asked
@@ -23,7 +24,7 @@ from umt_pipeline.models.video_text import load_video_text
 
 PIPELINES = (
     "demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "retrieval", "question_answering",
-    "evaluation",
+    "detection", "evaluation",
 )  # fmt: skip
 SMALL_LOOP = {"epochs": 1, "steps": None, "batch_size": 8, "warmup": 0, "log_every": 1, "checkpoint_every": 2}
 TINY = {
@@ -56,6 +57,12 @@ TINY = {
         "test": {"workers": 1},
     },
     "question_answering": {
+        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
+        "test": {"workers": 1},
+    },
+    "detection": {
+        # Of so few clips not every group has an action.
+        "groups": None,
         "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
         "test": {"workers": 1},
     },
@@ -131,6 +138,14 @@ def test_the_whole_job_runs(finished: Path) -> None:
         assert re.search(r"https?:|//[a-z]", without_pictures) is None, f"{name}.html must open without a network"
         assert "Where this page comes from" in page
 
+    detection = json.loads((results / "detection.json").read_text(encoding="utf-8"))
+    assert (detection["table"]["rows_in"], detection["table"]["rejected"]) == (3 * (24 + 6 + 6 + 9) + 2 * (6 + 6 + 9), 0)
+    assert set(detection["test"]) == {"stage2", "control", "chance"}
+    assert load_detector(finished / "data/06_models/detection").config.vision.dim == 32
+    found = pd.read_csv(finished / "data/07_model_output/detection_predictions.csv")
+    assert 2 * 6 <= len(found) <= 2 * 12, "six test clips, the object and maybe a false alarm"
+    assert (results / "plots/detection.svg").read_text(encoding="utf-8").startswith("<?xml")
+
     student = load_student(finished / "data/06_models/stage1")
     assert student.config.vision.dim == 32
     card = (finished / "data/06_models/stage1/README.md").read_text(encoding="utf-8")
@@ -156,7 +171,8 @@ def test_the_whole_job_runs(finished: Path) -> None:
     client = mlflow.MlflowClient()
     steps = [metric.step for metric in client.get_metric_history(by_name["stage1"]["run_id"].item(), "stage1/loss")]
     assert steps == [1, 2, 3], "24 clips in batches of 8"
-    for name in ("umt_teacher", "umt_stage1", "umt_stage2", "umt_classification", "umt_retrieval", "umt_question_answering"):
+    models = ("teacher", "stage1", "stage2", "classification", "retrieval", "question_answering", "detection")
+    for name in (f"umt_{model}" for model in models):
         assert client.get_model_version_by_alias(name, "challenger").version
 
     # What is trained already is not trained again, and the pipeline gives the same result.

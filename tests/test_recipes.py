@@ -15,11 +15,13 @@ from kedro.io import DataCatalog
 from tests.conftest import ROOT
 from tests.imports import PACKAGE
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.evaluation.detected_actions import PeopleConfig
 from umt_pipeline.features.extract import make_header
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.models.checkpoints import student_to_published
 from umt_pipeline.models.student import Student
 from umt_pipeline.pipelines.classification.params import ClassificationParams
+from umt_pipeline.pipelines.detection.params import DetectionParams
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
@@ -27,6 +29,7 @@ from umt_pipeline.plan_tables import Counts, plan_project
 from umt_pipeline.planning import Hardware, find_tower
 from umt_pipeline.project_config import config_loader, typed_parameters
 from umt_pipeline.training.classification import Recipe
+from umt_pipeline.training.detection import DetectionRecipe
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.stage1 import Stage1Config
@@ -34,7 +37,7 @@ from umt_pipeline.training.task import TrainConfig
 from umt_pipeline.video.augment import AugmentConfig
 
 K710_CLIPS = 658_340
-STAGES = ("ingestion", "teacher_features", "stage1", "classification")
+STAGES = ("ingestion", "teacher_features", "stage1", "classification", "detection")
 HARDWARE = Hardware(name="h100", peak_tflops=989, mfu=0.4, cores=16, decode_rate=16, image_rate=200, store_rate=2)
 
 
@@ -155,6 +158,23 @@ def test_fine_tuning_is_the_published_one(size: Published) -> None:
     vision = parameters(size)[2].student.student_config(header(size)).vision
     config = tuning.model_for(vision, 710, interpolate=True)
     assert (config.vision.position_frames, config.vision.position_image_size, config.pool) == (None, None, "mean")
+
+
+def test_detection_is_the_published_one(size: Published) -> None:
+    params = typed_parameters(config_loader(ROOT, size.env), "detection", DetectionParams)
+    base, tuning = size.env == "umt_b16", params.fine_tuning
+    assert (params.start, params.control, params.test_split, params.groups) == ("stage1", False, "validation", None)
+    published = DetectionRecipe(drop_path=0.2 if base else 0.4)
+    assert tuning.recipe() == published, "the recipe's defaults, but for what differs between sizes"
+    assert params.test == PeopleConfig()
+    train = tuning.train
+    assert (train.epochs, train.warmup, train.layer_decay) == ((30, 5, 0.75) if base else (25, 5, 0.85))
+    assert (train.betas, train.eps, train.weight_decay, train.clip_grad, train.ema) == ((0.9, 0.999), 1e-8, 0.05, None, None)
+    assert train.lr == pytest.approx(2.5e-4 * train.batch_size / 256)
+    assert train.batch_size // (train.nproc * train.accumulate) == (8 if base else 4)
+    assert train.precision == ("auto" if base else "fp32")
+    vision = parameters(size)[2].student.student_config(header(size)).vision
+    assert tuning.model_for(vision, 80, interpolate=True).vision.drop_path == published.drop_path
 
 
 def test_the_cached_variant_stores_what_it_should(size: Published) -> None:

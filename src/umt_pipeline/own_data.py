@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -73,6 +74,11 @@ def init_environment(
             "raw_questions": {
                 "type": "umt_pipeline.datasets.TableDataset",
                 "filepath": str(raw / "questions.jsonl"),
+                "optional": True,
+            },
+            "raw_boxes": {
+                "type": "umt_pipeline.datasets.TableDataset",
+                "filepath": str(raw / "boxes.csv"),
                 "optional": True,
             },
         },
@@ -165,12 +171,13 @@ def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str | boo
     bert = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
     # The first word, not the text: real questions are hardly ever worded alike.
     asked = {"fine_tuning": {"max_question_length": 25}, "test": {"types": "first_word"}}
-    parameters = {
+    parameters: dict[str, dict[str, Any]] = {
         "parameters_teacher_features.yml": {"teacher_features": {"dataset_id": name, "train_small": small}},
         "parameters_stage2.yml": {"stage2": {"text": bert}},
         "parameters_ingestion.yml": {"ingestion": {"dataset_id": name, "columns": {"videos": {"corpus": None}}}},
         "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
         "parameters_retrieval.yml": {"retrieval": {"test": {"sets": ["test"]}}},
+        "parameters_detection.yml": {"detection": {"groups": None}},
         "parameters_question_answering.yml": {"question_answering": {"test_splits": ["test"], **asked}},
     }
     if tasks:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.features.tiny import make_corpus
-from umt_pipeline.evaluation.detected_actions import PeopleConfig, predict
+from umt_pipeline.evaluation.detected_actions import DetectedActions, PeopleConfig, predict, prediction_table
 from umt_pipeline.evaluation.detection import score
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.models.detector import Detector, DetectorConfig
@@ -110,3 +110,19 @@ def test_refusals(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     torch.nn.init.constant_(model.head.bias, float("nan"))
     with pytest.raises(EvaluationError, match=r"NaN or infinity for 'clip\d\.mp4' at 0\.\d s"):
         predict(model, CLASSES, videos, boxes, folder, CLIP, PeopleConfig())
+
+
+def test_the_table_for_people_names_what_is_true_and_the_best_actions(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
+    boxes = corpus[1]
+    truth = pd.concat([boxes[boxes["source"] == "annotated"], boxes[:1].assign(label="sit")], ignore_index=True)
+    rows = [("clip0.mp4", 0.1, *LEFT), ("clip0.mp4", 0.1, *RIGHT), ("clip1.mp4", 0.2, 0.2, 0.1, 0.5, 0.5)]
+    scores = np.array([[0.2, 0.9, 0.4], [0.5, 0.1, 0.5], [0.1, 0.2, 0.3]])
+    table = pd.DataFrame([(*row, name, 0.0) for row in rows for name in CLASSES], columns=COLUMNS).assign(score=scores.ravel())
+    found = prediction_table(DetectedActions(table, {("clip2.mp4", 0.3): "truncated"}), truth, CLASSES)
+    assert found["true"].tolist() == ["run; sit", "", "walk", ""], "an overlap of one half is enough, none is none"
+    assert found["action1"].tolist() == ["sit", "run", "walk", ""]
+    assert found["score2"].tolist()[:3] == [0.4, 0.5, 0.2]
+    assert found["failure"].tolist() == ["", "", "", "truncated"]
+    assert list(found.columns[:8]) == ["video", "timestamp_s", "x1", "y1", "x2", "y2", "true", "failure"]
+    nothing = prediction_table(DetectedActions(table.iloc[:0], {("clip2.mp4", 0.3): "truncated"}), truth, CLASSES)
+    assert nothing[["video", "failure", "action3"]].to_numpy().tolist() == [["clip2.mp4", "truncated", ""]]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_curve
 
 from umt_pipeline.evaluation.detection import NO_DETECTION, DetectionScores, score
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
@@ -211,3 +212,41 @@ def test_a_hundred_thousand_rows_take_a_moment() -> None:
     result = score(found.assign(score=rng.random(len(found))), truth, names)
     assert time.process_time() - began < 3
     assert result.mean_ap == pytest.approx(100 / classes, rel=0.3), "a random score has the precision of its base rate"
+
+
+# Of each box: whether anything was found there, the score, and whether it lies on the ground truth.
+answers = st.lists(
+    st.tuples(st.booleans(), st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0]), st.booleans()), min_size=1, max_size=40
+).filter(lambda rows: any(hit for _, _, hit in rows))  # fmt: skip
+
+
+@settings(deadline=None)
+@given(answers)
+def test_average_precision_is_the_area_under_scikit_learns_curve(rows: list[tuple[bool, float, bool]]) -> None:
+    """One box a frame, so that nothing is to be assigned: what remains is the interpolated curve, ties and misses included."""
+    known = truth_of(*[("a", at, LEFT, "walk") for at, (_, _, hit) in enumerate(rows) if hit])
+    asked = [(at, value, hit) for at, (found, value, hit) in enumerate(rows) if found]
+    detected = found_of(*[("a", at, LEFT, "walk", value) for at, value, _ in asked])
+    expected = 0.0
+    if any(hit for _, _, hit in asked):
+        precision, recall, _ = precision_recall_curve([hit for _, _, hit in asked], [value for _, value, _ in asked])
+        # From the lowest recall up; boxes that were not found lower the recall that can be reached.
+        best = np.maximum.accumulate(precision)[::-1]
+        share = sum(hit for _, _, hit in asked) / len(known)
+        expected = 100 * share * float(np.sum(np.diff(recall[::-1]) * best[1:]))
+    result = score(detected, known, ["walk"])
+    assert result.mean_ap == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(st.lists(places, min_size=1, max_size=12), st.lists(st.tuples(places, st.sampled_from([0.1, 0.5, 0.9])), max_size=15))
+def test_twice_the_same_detections_never_help(truth: list[Row], found: list[Any]) -> None:
+    known = truth_of(*[(video, at, box, "walk") for video, at, box, _ in truth])
+    detected = found_of(*[("a", *place[1:3], "walk", value) for place, value in found])
+    if not set(known["video"]) & {"a"}:
+        return
+    once = score(detected, known, ["walk"]).mean_ap
+    twice = score(pd.concat([detected, detected], ignore_index=True), known, ["walk"]).mean_ap
+    assert twice <= once + 1e-9
+    less = score(detected, pd.concat([known, known.assign(video="b")], ignore_index=True), ["walk"]).mean_ap
+    assert less <= once + 1e-9, "more to be found, and no more found"

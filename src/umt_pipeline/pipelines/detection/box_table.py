@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,22 +53,20 @@ def read_boxes(
     """
     listed, ignored = _listed(raw_boxes)
     clips = videos[videos["media"] == "video"].set_index("path")
-    reason = pd.Series("", index=listed.index, dtype=object)
-    detail = reason.copy()
+    reason, detail = np.full((2, len(listed)), "", dtype=object)
     for wrong, name, describe in _problems(params, listed, clips, videos, rejects):
-        first = wrong & (reason == "")
+        first = wrong.to_numpy(bool) & (reason == "")
         reason[first] = name
         detail[first] = [describe(row) for row in listed[first].to_dict("records")]
     # Only now: a row is not the double of one that was rejected.
-    again = listed[reason == ""].duplicated(SAME)
-    twice = listed.index.isin(again.index[again])
-    reason[twice] = "duplicate"
-    detail[twice] = "an earlier row says the same"
+    rest = np.flatnonzero(reason == "")
+    twice = rest[listed.iloc[rest].duplicated(SAME).to_numpy(bool)]
+    reason[twice], detail[twice] = "duplicate", "an earlier row says the same"
     bad = reason != ""
     table = listed.loc[bad, ["video"]].assign(table="boxes", row=np.flatnonzero(bad), reason=reason[bad], detail=detail[bad])
     table = table[REJECT_COLUMNS].reset_index(drop=True).astype({"row": "int64"})
     good = check_table(listed[~bad].reset_index(drop=True), RawBoxes, "raw_boxes", {})
-    counts = {str(name): int(number) for name, number in sorted(reason[bad].value_counts().items())}
+    counts = dict(sorted(Counter(table["reason"]).items()))
     if len(listed) and good.empty:
         raise TableError(
             f"Table raw_boxes: none of {len(listed)} rows can be used: {counts}, the first: {table['detail'].iloc[0]}. "

@@ -197,11 +197,12 @@ def _evaluated(
 
 
 def _groups(params: DetectionParams, evaluated: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
-    for name, actions in params.groups.items():
+    groups = params.groups or {}
+    for name, actions in groups.items():
         strange = [action for action in actions if action not in evaluated]
         if strange:
             raise ConfigError(
                 f"detection.groups.{name}: {strange[0]!r} is not among the {len(evaluated)} evaluated actions, such as "
                 f"{evaluated[0]!r}"
             )
-    return params.groups
+    return groups

@@ -23,7 +23,7 @@ class DetectionParams(Config):
         actions: JSON file with the list of actions that the detector tells; boxes of others are rejected. None: all actions of
             the training boxes.
         evaluated: JSON file with the list of actions that count in the test, such as AVA's 60 of 80; None: all.
-        groups: actions by the name of a group; the mean of each group's average precisions is reported too.
+        groups: actions by the name of a group; the mean of each group's average precisions is reported too. None: no groups.
         per_frame: so many of a key frame's detections count, those with the highest scores, as in AVA's own script, which
             takes 50; None: all, as published.
         fine_tuning: frames, augmentation, loop.
@@ -36,7 +36,7 @@ class DetectionParams(Config):
     test_split: str = "test"
     actions: str | None = None
     evaluated: str | None = None
-    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    groups: dict[str, tuple[str, ...]] | None = None
     per_frame: int | None = Field(None, ge=1)
     fine_tuning: DetectionConfig
     test: PeopleConfig = PeopleConfig()
@@ -47,7 +47,7 @@ class DetectionParams(Config):
             raise ValueError("`control` is training from scratch, which `start: scratch` is already; set control to false")
         if self.train_split == self.test_split:
             raise ValueError(f"`train_split` and `test_split` are both {self.test_split!r}: a test is of other videos")
-        empty = [name for name, actions in self.groups.items() if not actions]
+        empty = [name for name, actions in (self.groups or {}).items() if not actions]
         if empty:
             raise ValueError(f"`groups`: expected at least one action in each, found none in {empty[0]!r}")
         return self
