@@ -45,7 +45,7 @@ demo: $(STAMP) ## train and evaluate whatever changed, from the corpus to the re
 	@$(BIN)/umt summary
 
 .PHONY: tasks
-tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval and question answering
+tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval, question answering and action detection
 	@$(BIN)/dvc repro
 
 .PHONY: claims

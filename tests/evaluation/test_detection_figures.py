@@ -35,7 +35,7 @@ def test_key_frames_show_the_boxes_of_people_and_the_detectors_best_actions(tmp_
     assert shown[1].boxes == (ShownBox(LEFT, "run, walk", True),)
     svg = detection_svg(VALUES, shown)
     assert svg == detection_svg(VALUES, shown)
-    for text in ("true: run, walk", "0: b 0.40, c 0.30, d 0.20", "stage2, mean 50.0", "control, mean 10.0", "sit"):
+    for text in ("true: run, walk", "1: b 0.40, c 0.30, d 0.20", "stage2, mean 50.0", "control, mean 10.0", "sit"):
         assert text in svg
     assert svg.count("<image") == len(shown)
 

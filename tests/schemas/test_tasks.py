@@ -7,7 +7,7 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 
-from umt_pipeline.schemas import RawBoxes, RawQuestions
+from umt_pipeline.schemas import Boxes, RawBoxes, RawQuestions
 
 OPEN = {"question_id": "1", "video": "a.mp4", "question": "who?", "answers": ["man", "boy"], "options": [], "correct": -1}
 CHOICE = OPEN | {"question_id": "2", "question": "", "answers": [], "options": ["a", "b"], "correct": 1}
@@ -60,3 +60,11 @@ def test_wrong_questions(row: dict[str, Any], change: dict[str, Any]) -> None:
 def test_wrong_boxes(change: dict[str, Any]) -> None:
     with pytest.raises(pa.errors.SchemaErrors):
         RawBoxes.validate(pd.DataFrame([BOX | change]), lazy=True)
+
+
+def test_a_box_has_an_action_once() -> None:
+    box = {("video_id" if name == "video" else name): value for name, value in BOX.items()}
+    assert len(Boxes.validate(pd.DataFrame([box, box | {"label": "other"}]))) == 2
+    for change in ({}, {"person": "7"}, {"label": "other", "x1": 0.9, "x2": 0.1}):
+        with pytest.raises(pa.errors.SchemaErrors):
+            Boxes.validate(pd.DataFrame([box, box | change]), lazy=True)

@@ -125,13 +125,15 @@ def _paint(axes: Axes, shown: ShownFrame) -> None:
     H, W = shown.frame_HWC.shape[:2]
     axes.imshow(shown.frame_HWC, interpolation="nearest")
     lines = [shown.title]
-    for number, one in enumerate(shown.boxes):
+    detected = 0
+    for one in shown.boxes:
         x1, y1, x2, y2 = one.box
         colour = "white" if one.annotated else "#ff3bd4"
         style = "--" if one.annotated else "-"
         corner, width, height = (x1 * W - 0.5, y1 * H - 0.5), (x2 - x1) * W, (y2 - y1) * H
         axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linestyle=style, linewidth=1.5))
-        name = "true" if one.annotated else f"{number}"
+        detected += not one.annotated
+        name = "true" if one.annotated else f"{detected}"
         axes.text(corner[0] + 1, corner[1] + 1, name, color=colour, va="top", fontsize=7)
         lines.append(f"{name}: {one.text or 'no action'}")
     axes.set_title("\n".join(lines), fontsize=7, loc="left")
