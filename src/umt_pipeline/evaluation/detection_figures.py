@@ -152,4 +152,4 @@ def _bars(axes: Axes, actions: Sequence[str], per_action: Mapping[str, Mapping[s
     axes.set_xlim(-0.6, len(actions) - 0.4)
     axes.set_ylim(0, 100)
     axes.set_ylabel("average precision, per cent")
-    axes.legend(loc="upper right", ncols=len(per_action), frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(per_action), frameon=False)
