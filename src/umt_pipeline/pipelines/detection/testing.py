@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ def evaluate_detectors(
     metrics = {
         "table": box_report,
         "test": values,
+        **_about(data, found, scores),
+        "training": {params.start: summary, "control": control_summary},
+    }
+    frames = shown_frames(found[params.start].table, truth, data.media, data.videos, tuning.start_s) if found else []
+    picture = detection_svg({name: result.per_class for name, result in scores.items()}, frames)
+    return metrics, [record.model_dump(mode="json") for record in records], table, picture
+
+
+def _about(data: DetectionData, found: Mapping[str, DetectedActions], scores: Mapping[str, DetectionScores]) -> dict[str, Any]:
+    """Return the average precision of each action, which actions there are, and what was missed whole."""
+    return {
         "per_action": {
             action: {name: result.per_class[action] for name, result in scores.items() if action in result.per_class}
             for action in data.evaluated
@@ -95,11 +107,7 @@ def evaluate_detectors(
             "without_ground_truth": list(next(iter(scores.values())).skipped) if scores else [],
         },
         "missed": {name: {"videos": result.missing, "frames": len(found[name].failures)} for name, result in scores.items()},
-        "training": {params.start: summary, "control": control_summary},
     }
-    frames = shown_frames(found[params.start].table, truth, data.media, data.videos, tuning.start_s) if found else []
-    picture = detection_svg({name: result.per_class for name, result in scores.items()}, frames)
-    return metrics, [record.model_dump(mode="json") for record in records], table, picture
 
 
 def _values(scores: DetectionScores, data: DetectionData) -> dict[str, float]:
