@@ -201,25 +201,29 @@ def test_test_videos_without_boxes_are_counted_and_those_without_detections_are_
     assert metrics["per_action"]["walk"]["stage1"] <= 50.0, "its boxes count as missed"
 
 
-def test_key_frames_that_cannot_be_read_are_missed_and_listed(world: dict[str, Any]) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_key_frames_that_cannot_be_read_are_missed_and_listed(world: dict[str, Any], count: int) -> None:
     settings = params(control=False)
     data = gather(settings, world, raw(world))
     model, _, summary = fine_tune(settings, 0, data, world["workspace"])
     control = train_control(settings, 0, data, world["workspace"])[0]
-    gone = clips(world, "test")[1]
     report = read_boxes(settings, raw(world), world["videos"], NO_REJECTS)[2]
-    away = world["raw_media"] / gone
-    away.rename(away.with_suffix(".away"))
+    gone = clips(world, "test")[-count:]
+    away = [world["raw_media"] / name for name in gone]
+    for path in away:
+        path.rename(path.with_suffix(".away"))
     try:
         metrics, records, table, svg = evaluate_detectors(settings, 0, data, report, model, summary, control, {})
     finally:
-        away.with_suffix(".away").rename(away)
-    assert records[0]["protocol"]["failures"] == [f"{gone}@0.1"]
-    assert (metrics["missed"]["stage1"]["frames"], list(metrics["missed"]["stage1"]["videos"])) == (1, [gone])
-    last = table.iloc[-1]
-    assert (last["video"], last["action1"], last["model"]) == (gone, "", "stage1")
-    assert gone in last["failure"]
-    assert gone not in svg
+        for path in away:
+            path.with_suffix(".away").rename(path)
+    assert records[0]["protocol"]["failures"] == [f"{name}@0.1" for name in gone]
+    assert (metrics["missed"]["stage1"]["frames"], list(metrics["missed"]["stage1"]["videos"])) == (count, gone)
+    assert metrics["per_action"]["walk"]["stage1"] <= 100 * (3 - count) / 3
+    failed = table[table["failure"] != ""]
+    assert failed["video"].tolist() == gone
+    assert set(failed["action1"]) == {""}
+    assert not any(name in svg for name in gone)
 
 
 def test_actions_are_told_and_counted_as_the_lists_say(world: dict[str, Any], tmp_path: Path) -> None:

@@ -218,7 +218,9 @@ def prediction_table(found: DetectedActions, truth: pd.DataFrame, classes: Seque
     for place in range(best):
         table[f"action{place + 1}"] = names[order_RC[:, place]]
         table[f"score{place + 1}"] = scores_RC[np.arange(len(table)), order_RC[:, place]]
-    failed = pd.DataFrame([(*frame, reason) for frame, reason in found.failures.items()], columns=[*_FRAME, "failure"])
+    # In order: threads find them in any.
+    failures = [(*frame, reason) for frame, reason in sorted(found.failures.items())]
+    failed = pd.DataFrame(failures, columns=[*_FRAME, "failure"])
     if failed.empty:
         return table
     both = pd.concat([table, failed], ignore_index=True) if len(table) else failed.reindex(columns=table.columns)
