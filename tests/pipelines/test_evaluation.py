@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import timm
+import torch
 import yaml
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
@@ -255,8 +256,12 @@ def test_two_processes_measure_the_same_as_one(
     tables: Tables, folders: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "_SHARD_CLIPS", 4)  # so that there is a shard for each
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     load = functools.partial(load_models, folders, 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as each of two has; sums over more threads are rounded elsewhere
     one = evaluate(PARAMS, 0, tables, load(), tmp_path / "one")
+    torch.set_num_threads(threads)
     two = evaluate(PARAMS.model_copy(update={"nproc": 2}), 0, tables, load(), tmp_path / "two", load)
     assert two.metrics == one.metrics
     for file in (tmp_path / "one").rglob("*.safetensors"):
