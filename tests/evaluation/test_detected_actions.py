@@ -13,6 +13,7 @@ from tests.features.tiny import make_corpus
 from umt_pipeline.evaluation.detected_actions import DetectedActions, PeopleConfig, predict, prediction_table
 from umt_pipeline.evaluation.detection import score
 from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.detector import Detector, DetectorConfig
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.schemas import RawBoxes
@@ -55,7 +56,7 @@ def test_defaults_are_the_published_ones() -> None:
 def test_scores_are_probability_times_confidence_on_whole_frames(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     videos, boxes, folder = corpus
     model = detector()
-    found = predict(model, CLASSES, videos, boxes, folder, CLIP, PeopleConfig(workers=1))
+    found = predict(Workers(model), CLASSES, videos, boxes, folder, CLIP, PeopleConfig(workers=1))
     assert list(found.table.columns) == COLUMNS
     assert found.failures == {}
     assert len(found.table) == 5 * 3, "five sure boxes, each once"
@@ -70,8 +71,25 @@ def test_scores_are_probability_times_confidence_on_whole_frames(corpus: tuple[p
     with torch.inference_mode():
         expected = 0.95 * model(patches, wide, (5, 7)).sigmoid()[0, 0]
     np.testing.assert_allclose(first["score"].to_numpy()[3:], expected, atol=1e-5)
-    alone = predict(model, CLASSES, videos, boxes, folder, CLIP, PeopleConfig(batch_size=1, workers=2)).table
+    alone = predict(Workers(model), CLASSES, videos, boxes, folder, CLIP, PeopleConfig(batch_size=1, workers=2)).table
     pd.testing.assert_frame_equal(alone, found.table, atol=1e-5)
+
+
+def test_processes_share_key_frames_and_find_the_same(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
+    """Files of two shapes and one that is gone; two processes, each with a detector that it loaded itself."""
+    videos, boxes, folder = corpus
+    wide = videos["path"] == "clip2.mp4"
+    paths = videos["path"].replace("clip1.mp4", "gone.mp4")
+    videos = videos.assign(path=paths, width=videos["width"].where(~wide, 2 * videos["width"]))
+    boxes = boxes.assign(video=boxes["video"].replace("clip1.mp4", "gone.mp4"))
+    arguments = CLASSES, videos, boxes, folder, CLIP, PeopleConfig(batch_size=1, workers=1)
+    alone = predict(Workers(detector()), *arguments)
+    assert alone.table.groupby(["video", "timestamp_s"]).ngroups == 3
+    with Workers(detector(), detector, count=2) as workers:
+        shared = predict(workers, *arguments)
+    pd.testing.assert_frame_equal(shared.table, alone.table, check_exact=True)
+    assert shared.failures == alone.failures
+    assert list(shared.failures) == [("gone.mp4", 0.2)]
 
 
 def test_key_frames_that_cannot_be_read_are_missed_and_named(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
@@ -79,7 +97,7 @@ def test_key_frames_that_cannot_be_read_are_missed_and_named(corpus: tuple[pd.Da
     truth = boxes[boxes["source"] == "annotated"]
     broken = videos.assign(path=videos["path"].replace("clip1.mp4", "gone.mp4"))
     renamed = boxes.assign(video=boxes["video"].replace("clip1.mp4", "gone.mp4"))
-    found = predict(detector(), CLASSES, broken, renamed, folder, CLIP, PeopleConfig())
+    found = predict(Workers(detector()), CLASSES, broken, renamed, folder, CLIP, PeopleConfig())
     assert list(found.failures) == [("gone.mp4", 0.2)]
     assert "gone.mp4" in found.failed_videos()["gone.mp4"]
     scores = score(
@@ -95,7 +113,7 @@ def test_key_frames_that_cannot_be_read_are_missed_and_named(corpus: tuple[pd.Da
 
 def test_annotated_boxes_tell_the_two_detectors_apart(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     videos, boxes, folder = corpus
-    found = predict(detector(), CLASSES, videos, boxes, folder, CLIP, PeopleConfig(source="annotated")).table
+    found = predict(Workers(detector()), CLASSES, videos, boxes, folder, CLIP, PeopleConfig(source="annotated")).table
     assert len(found) == 2 * 3
     scores = score(found, boxes[boxes["source"] == "annotated"], CLASSES)
     assert scores.missing == {}
@@ -105,11 +123,11 @@ def test_annotated_boxes_tell_the_two_detectors_apart(corpus: tuple[pd.DataFrame
 def test_refusals(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     videos, boxes, folder = corpus
     with pytest.raises(EvaluationError, match=r"expected annotated boxes of the 1 test videos .* found none among 10 rows"):
-        predict(detector(), CLASSES, videos.iloc[2:3], boxes, folder, CLIP, PeopleConfig(source="annotated"))
+        predict(Workers(detector()), CLASSES, videos.iloc[2:3], boxes, folder, CLIP, PeopleConfig(source="annotated"))
     model = detector()
     torch.nn.init.constant_(model.head.bias, float("nan"))
     with pytest.raises(EvaluationError, match=r"NaN or infinity for 'clip\d\.mp4' at 0\.\d s"):
-        predict(model, CLASSES, videos, boxes, folder, CLIP, PeopleConfig())
+        predict(Workers(model), CLASSES, videos, boxes, folder, CLIP, PeopleConfig())
 
 
 def test_the_table_for_people_names_what_is_true_and_the_best_actions(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:

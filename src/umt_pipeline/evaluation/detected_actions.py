@@ -11,7 +11,9 @@ Shapes: B key frames of one batch, M boxes of one of them, C actions.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from umt_pipeline.config import Config
 from umt_pipeline.evaluation.classification import decoded
 from umt_pipeline.evaluation.detection import BOX, MIN_IOU
 from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.detector import Detector
 from umt_pipeline.training.detection import locate
 from umt_pipeline.training.device import resolve_device
@@ -39,6 +42,9 @@ logger = logging.getLogger(__name__)
 _FRAME = ["video", "timestamp_s"]
 # Actions of a box in the table for people.
 SHOWN = 5
+# Batches that a process gets at once. Decoding runs ahead within them only, so they are not too few; progress is seen after
+# each, so they are not too many.
+_BATCHES = 32
 
 
 class PeopleConfig(Config):
@@ -50,13 +56,15 @@ class PeopleConfig(Config):
         score: lowest confidence.
         widen: by how much each edge moves out, as shares of the box's width and height.
         batch_size: key frames per forward pass.
-        workers: decoding threads; null: one per core.
+        nproc: processes that share the key frames, one per GPU. On a CPU they share the cores.
+        workers: decoding threads of each process; null: as many as there are cores for it.
     """
 
     source: Literal["detected", "annotated"] = "detected"
     score: float = Field(0.8, ge=0, le=1)
     widen: tuple[float, float] = (0.1, 0.05)
     batch_size: int = Field(8, ge=1)
+    nproc: int = Field(1, ge=1)
     workers: int | None = Field(None, ge=1)
 
 
@@ -79,8 +87,20 @@ class DetectedActions:
         return {video: reason for video, reason in reasons.items() if video not in read}
 
 
+@dataclass(frozen=True)
+class _Share:
+    """Batches of key frames: each holds rows of one shape, and is the same whoever does it."""
+
+    batches: tuple[list[dict[str, Any]], ...]
+    classes: tuple[str, ...]
+    media_root: Path
+    clip: KeyFrameClip
+    config: PeopleConfig
+    threads: int
+
+
 def predict(
-    model: Detector,
+    workers: Workers[Detector],
     classes: Sequence[str],
     videos: pd.DataFrame,
     boxes: pd.DataFrame,
@@ -92,7 +112,7 @@ def predict(
     """Run a detector on all people of all key frames.
 
     Args:
-        model: it is put on the GPU if there is one, and in eval mode.
+        workers: hold the detector, and share the key frames; each puts it on its GPU if it has one, and in eval mode.
         classes: C actions in the head's order.
         videos: rows of the clean video table, those of the test.
         boxes: a table ``RawBoxes``, whose ``video`` is the video table's ``path``; rows of other videos do not count.
@@ -102,42 +122,68 @@ def predict(
         start_s: where in the film the media files begin.
 
     Raises:
-        EvaluationError: there is no such box, or the model gave NaN or infinity for a key frame.
+        EvaluationError: there is no such box, the model gave NaN or infinity for a key frame, or a process ended.
         TableError: a key frame lies outside its file.
     """
-    device = resolve_device("auto")
-    model = model.to(device).eval()
     frames = _frames(videos.set_index("path"), boxes, config, start_s)
-    patch = model.config.vision.patch_size
+    batches = _batches(frames, workers.here.config.vision.patch_size, clip, config.batch_size)
+    threads = config.workers or max(1, (os.cpu_count() or 1) // workers.count)
+    count = workers.count * -(-len(batches) // (_BATCHES * workers.count))
+    edges = [len(batches) * number // count for number in range(count + 1)]
+    shares = [
+        _Share(tuple(batches[start:stop]), tuple(classes), media_root, clip, config, threads)
+        for start, stop in itertools.pairwise(edges) if stop > start
+    ]  # fmt: skip
+    found: dict[int, DetectedActions] = {}
+    with tqdm(total=len(frames), desc="key frames", unit="frame", disable=None, leave=False) as progress:
+        for place, part in workers.map(_predict_share, shares):
+            found[place] = part
+            progress.update(sum(len(batch) for batch in shares[place].batches))
+    parts = [found[place] for place in range(len(shares))]
+    failures = {frame: reason for part in parts for frame, reason in part.failures.items()}
+    for (video, at), reason in failures.items():
+        logger.warning("detection: the people of %s at %s s count as missed: %s", video, at, reason)
+    tables = [part.table for part in parts if len(part.table)]
+    table = pd.concat(tables).sort_values(_FRAME, kind="stable", ignore_index=True) if tables else parts[0].table
+    return DetectedActions(table, failures)
+
+
+def _batches(frames: pd.DataFrame, patch: int, clip: KeyFrameClip, batch_size: int) -> list[list[dict[str, Any]]]:
+    """Cut key frames into batches of one shape each."""
     sizes = [whole_size(clip, patch, *size) for size in frames[["height", "width"]].to_numpy(int).tolist()]
     frames = frames.assign(
         video_id=frames.index.astype(str), tall=[size[0] for size in sizes], wide=[size[1] for size in sizes]
     )
+    batches = []
+    for _, group in frames.groupby(["tall", "wide"], sort=True):
+        rows = [{str(name): value for name, value in row.items()} for row in group.to_dict("records")]
+        batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return batches
+
+
+def _predict_share(model: Detector, share: _Share) -> DetectedActions:
+    device = resolve_device("auto")
+    model = model.to(device).eval()
 
     def load(row: dict[str, Any]) -> np.ndarray:
-        indices = key_frame_indices(clip, row["key"], row["num_frames"])
-        return load_whole(media_root / row["path"], indices, row["tall"], row["wide"])
+        indices = key_frame_indices(share.clip, row["key"], row["num_frames"])
+        return load_whole(share.media_root / row["path"], indices, row["tall"], row["wide"])
 
     parts: list[pd.DataFrame] = []
     failures: dict[tuple[str, float], str] = {}
-    with tqdm(total=len(frames), desc="key frames", unit="frame", disable=None, leave=False) as progress:
-        # Frames of one shape make a batch.
-        for _, group in frames.groupby(["tall", "wide"], sort=True):
-            rows = {row["video_id"]: {str(name): value for name, value in row.items()} for row in group.to_dict("records")}
-            for batch in decoded(list(rows.values()), load, config.batch_size, config.workers):
-                for name, reason in batch.items():
-                    if isinstance(reason, str):
-                        failures[rows[name]["path"], rows[name]["timestamp_s"]] = reason
-                good = {name: views for name, views in batch.items() if not isinstance(views, str)}
-                if good:
-                    people = [rows[name] for name in good]
-                    parts.append(_scored(model, classes, people, np.stack(list(good.values())), config, device))
-                progress.update(len(batch))
-    for (video, at), reason in failures.items():
-        logger.warning("detection: the people of %s at %s s count as missed: %s", video, at, reason)
+    for _, run in itertools.groupby(share.batches, key=lambda batch: (batch[0]["tall"], batch[0]["wide"])):
+        rows = {row["video_id"]: row for batch in run for row in batch}
+        # Only the last batch of a shape may be smaller: cut again, these are the same batches.
+        for batch in decoded(list(rows.values()), load, share.config.batch_size, share.threads):
+            for name, reason in batch.items():
+                if isinstance(reason, str):
+                    failures[rows[name]["path"], rows[name]["timestamp_s"]] = reason
+            good = {name: views for name, views in batch.items() if not isinstance(views, str)}
+            if good:
+                people = [rows[name] for name in good]
+                parts.append(_scored(model, share.classes, people, np.stack(list(good.values())), share.config, device))
     empty = pd.DataFrame(columns=[*_FRAME, *BOX, "label", "score"])
-    table = pd.concat(parts).sort_values(_FRAME, kind="stable", ignore_index=True) if parts else empty
-    return DetectedActions(table, failures)
+    return DetectedActions(pd.concat(parts, ignore_index=True) if parts else empty, failures)
 
 
 def _frames(videos: pd.DataFrame, boxes: pd.DataFrame, config: PeopleConfig, start_s: float) -> pd.DataFrame:

@@ -29,7 +29,7 @@ class Workers(Generic[T]):
     """Calls functions of what is loaded (here, models) and an item: in this process, or in several.
 
     Args:
-        here: what is loaded in this process.
+        here: what is loaded in this process; kept as an attribute.
         load: loads the same in another process; None allows no other process.
         count: processes. One means this one; several are started at the first call.
 
@@ -40,10 +40,9 @@ class Workers(Generic[T]):
     def __init__(self, here: T, load: Callable[[], T] | None = None, count: int = 1) -> None:
         if count > 1 and load is None:
             raise ConfigError(f"`nproc: {count}` needs a way to load the models in other processes; none was given")
-        if count > 1 and torch.cuda.is_available() and count > torch.cuda.device_count():
-            raise ConfigError(f"`nproc: {count}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower `nproc`")
-        self.count = count
-        self._here, self._load = here, load
+        require_devices(count)
+        self.count, self.here = count, here
+        self._load = load
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +61,7 @@ class Workers(Generic[T]):
         """
         if self.count == 1 or not items:
             for place, item in enumerate(items):
-                yield place, function(self._here, item)
+                yield place, function(self.here, item)
             return
         if self._pool is None:
             # Not forked: CUDA and the threads of torch do not survive it.
@@ -76,11 +75,21 @@ class Workers(Generic[T]):
         except BrokenProcessPool as error:
             raise EvaluationError(
                 f"one of the {self.count} processes of the evaluation ended without a word: it was killed (memory?), or could "
-                "not load the models (then its error stands above). Finished shards of features are kept; run again"
+                "not load the models (then its error stands above). Run again: features that were written are kept"
             ) from error
         finally:
             for future in futures:
                 future.cancel()
+
+
+def require_devices(count: int) -> None:
+    """Check that so many processes have a device each, before anything is done that needs them.
+
+    Raises:
+        ConfigError: there are CUDA devices, but fewer.
+    """
+    if count > 1 and torch.cuda.is_available() and count > torch.cuda.device_count():
+        raise ConfigError(f"`nproc: {count}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower `nproc`")
 
 
 def _start(load: Callable[[], Any] | None, started: Any, threads: int) -> None:

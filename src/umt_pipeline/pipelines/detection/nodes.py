@@ -11,6 +11,7 @@ import pandas as pd
 
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.workers import require_devices
 from umt_pipeline.files import write_json
 from umt_pipeline.models.detector import Detector, save_detector
 from umt_pipeline.models.exchange import load_vision
@@ -79,8 +80,8 @@ def gather_key_frames(
         workspace: folder for unfinished work.
 
     Raises:
-        ConfigError: annotated boxes of only one of training and test, a list of actions that is none, or one that names an
-            action that is not told.
+        ConfigError: annotated boxes of only one of training and test, a list of actions that is none, one that names an
+            action that is not told, or more processes for the test than devices.
         EvaluationError: the test has no box of ``params.test.source``.
         CheckpointError: the model to start from is not complete.
     """
@@ -97,6 +98,7 @@ def gather_key_frames(
     if not trained and test.empty:
         return nothing
     _require_boxes(params, trained, test, tested)
+    require_devices(params.test.nproc)
     train_frames = key_frames(clips, own, params.train_split, params.fine_tuning.recipe())
     classes = listed_actions(params.actions, "detection.actions") or action_names(train_frames)
     evaluated, unseen = _evaluated(params, classes, tested)

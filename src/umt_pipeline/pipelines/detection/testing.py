@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from umt_pipeline.evaluation.detected_actions import DetectedActions, predict, p
 from umt_pipeline.evaluation.detection import MIN_IOU, DetectionScores, score
 from umt_pipeline.evaluation.detection_figures import detection_svg, shown_frames
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
+from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.detector import load_actions, load_detector
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
 from umt_pipeline.pipelines.detection.nodes import DetectionData
@@ -58,13 +60,7 @@ def evaluate_detectors(
     folders = {params.start: model, "control": control_model}
     trained = {name: folder for name, folder in folders.items() if not (folder / SKIPPED_FILE).is_file()}
     truth = data.boxes[data.boxes["source"] == "annotated"]
-    found = {
-        name: predict(
-            load_detector(folder), load_actions(folder), data.videos, data.boxes, data.media, tuning.clip, params.test,
-            tuning.start_s,
-        )
-        for name, folder in trained.items()
-    }  # fmt: skip
+    found = {name: _predict(params, data, folder) for name, folder in trained.items()}
     if found:
         first = next(iter(found.values()))
         found[CHANCE] = DetectedActions(first.table.assign(score=1.0), first.failures)
@@ -91,6 +87,15 @@ def evaluate_detectors(
     frames = shown_frames(found[params.start].table, truth, data.media, data.videos, tuning.start_s) if found else []
     picture = detection_svg({name: result.per_class for name, result in scores.items()}, frames)
     return metrics, [record.model_dump(mode="json") for record in records], table, picture
+
+
+def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
+    load = functools.partial(load_detector, folder)
+    tuning = params.fine_tuning
+    with Workers(load(), load, params.test.nproc) as workers:
+        return predict(
+            workers, load_actions(folder), data.videos, data.boxes, data.media, tuning.clip, params.test, tuning.start_s
+        )
 
 
 def _about(data: DetectionData, found: Mapping[str, DetectedActions], scores: Mapping[str, DetectionScores]) -> dict[str, Any]:
