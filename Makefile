@@ -47,6 +47,7 @@ demo: $(STAMP) ## train and evaluate whatever changed, from the corpus to the re
 .PHONY: tasks
 tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval, question answering and action detection
 	@$(BIN)/dvc repro
+	@$(BIN)/umt summary
 
 .PHONY: claims
 claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md (half an hour)

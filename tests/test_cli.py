@@ -50,6 +50,20 @@ def test_summary_prints_numbers_and_where_things_are(project: Path) -> None:
         assert expected in text
 
 
+def test_summary_names_the_pages_of_the_tasks_that_were_run(project: Path) -> None:
+    write_json(project / "results" / "metrics.json", METRICS)
+    folder = project / "data" / "08_reporting"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("question_answering", "classification"):
+        (folder / f"{name}.html").touch()
+    console = Console(file=io.StringIO(), width=100)
+    print_summary(console, project, None)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [line for line in text.splitlines() if line.startswith("Task")] == [
+        f"Task     {folder}/classification.html", f"Task     {folder}/question_answering.html"
+    ]  # fmt: skip
+
+
 def test_summary_without_results(project: Path) -> None:
     with pytest.raises(UmtError, match=r"metrics\.json: expected the metrics of an evaluation, found nothing"):
         print_summary(Console(), project, None)

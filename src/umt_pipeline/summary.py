@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kedro.config import OmegaConfigLoader
 from rich.console import Console
 from rich.table import Table
 
@@ -42,8 +43,14 @@ def metrics_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def task_pages(project: Path, loader: OmegaConfigLoader) -> list[Path]:
+    """Return the pages of single tasks that there are, in the catalog's order: its datasets ``<task>_report`` of HTML."""
+    paths = [catalog_path(project, loader, name) for name in loader["catalog"] if name.endswith("_report")]
+    return [path for path in paths if path.suffix == ".html" and path.is_file()]
+
+
 def print_summary(console: Console, project: Path, env: str | None) -> None:
-    """Print the metrics file, and where the report and the runs are.
+    """Print the metrics file, and where the report, the pages of the tasks that were run, and the runs are.
 
     Raises:
         UmtError: there is no metrics file.
@@ -58,5 +65,7 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
         console.print(metrics_table(title, rows))
     report = catalog_path(project, loader, "report")
     console.print(f"\nReport   {report}", soft_wrap=True, highlight=False)
+    for page in task_pages(project, loader):
+        console.print(f"Task     {page}", soft_wrap=True, highlight=False)
     console.print(f"Metrics  {path}", soft_wrap=True, highlight=False)
     console.print("Runs     `make mlflow`, then open http://127.0.0.1:5000", soft_wrap=True, highlight=False)
