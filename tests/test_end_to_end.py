@@ -132,7 +132,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     answers = pd.read_csv(finished / "data/07_model_output/question_answering_predictions.csv")
     assert len(answers) == 3 * 3 * (6 + 9) + 2 * (6 + 9)
 
-    for name in ("report", "classification", "question_answering"):
+    for name in ("report", "classification", "retrieval", "question_answering", "detection"):
         page = (finished / f"data/08_reporting/{name}.html").read_text(encoding="utf-8")
         without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
         assert re.search(r"https?:|//[a-z]", without_pictures) is None, f"{name}.html must open without a network"

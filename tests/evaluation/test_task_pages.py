@@ -15,12 +15,16 @@ from tests.evaluation.test_report import EVIL, Page
 from umt_pipeline.errors import VideoError
 from umt_pipeline.evaluation.classification_figures import Confusion, confusion_svg
 from umt_pipeline.evaluation.classification_page import ClassificationResults, classification_page
+from umt_pipeline.evaluation.detection_figures import boxes_on_frame, corner_names
+from umt_pipeline.evaluation.detection_page import DetectionResults, choose_frames, detection_page
 from umt_pipeline.evaluation.pages.examples import Example, Film, Said, spread
 from umt_pipeline.evaluation.pages.figures import Curves, training_curves
 from umt_pipeline.evaluation.pages.tables import NOTHING, Bar, Cell, Scored, Tile, score_table
 from umt_pipeline.evaluation.pages.task import Section, TaskPage, clips_shown, render_task_page, with_frames
 from umt_pipeline.evaluation.question_page import QuestionResults, question_page
 from umt_pipeline.evaluation.records import Protocol, Record
+from umt_pipeline.evaluation.report_data import RetrievalExample
+from umt_pipeline.evaluation.retrieval_page import RetrievalResults, retrieval_page
 
 FRAMES = np.full((2, 16, 16, 3), 90, np.uint8)
 PARAMETERS = {"note": EVIL, "seed": 0}
@@ -100,11 +104,77 @@ def asked() -> QuestionResults:
     )
 
 
+def detected() -> DetectionResults:
+    """Four key frames. In the first all is told, in the second nothing, in the third half; the fourth cannot be read."""
+    left, right = (0.1, 0.1, 0.4, 0.9), (0.6, 0.1, 0.9, 0.9)
+    columns = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label"]
+    done = [("v", 1.0, left, "run"), ("v", 1.0, left, EVIL), ("v", 2.0, left, "sit"), ("v", 3.0, left, "run")]
+    done += [("v", 3.0, right, "sit"), ("gone", 1.0, left, "sit")]
+    truth = pd.DataFrame([(video, at, *box, label) for video, at, box, label in done], columns=columns)
+    told = [("v", 1.0, left, f"run; {EVIL}", EVIL, "run"), ("v", 1.0, right, "", "sit", "run")]
+    told += [("v", 2.0, left, "sit", "run", "sit"), ("v", 3.0, left, "run", "run", "sit"), ("gone", 1.0, left, "", "", "")]
+    rows = [
+        {
+            "model": model, "video": video, "timestamp_s": at,
+            **{edge: value if one else None for edge, value in zip(("x1", "y1", "x2", "y2"), box, strict=True)},
+            "true": true, "failure": "" if one else EVIL, "action1": one if model == "stage2" or not one else "walk",
+            "score1": 0.75 if one else None, "action2": two, "score2": 0.5 if one else None,
+        }
+        for model in ("stage2", "control") for video, at, box, true, one, two in told
+    ]  # fmt: skip
+    test = {
+        "chance": {"map": 10.0, "map_moving": 12.0}, "stage2": {"map": 40.0, "map_moving": 45.0},
+        "control": {"map": 30.0, "map_moving": 50.0},
+    }  # fmt: skip
+    per_action = {
+        "run": {"stage2": 20.0, "control": 50.0, "chance": 12.0}, "sit": {"stage2": 60.0, "control": 10.0, "chance": 8.0},
+        "fly": {},
+    }  # fmt: skip
+    return DetectionResults(
+        metrics={"test": test, "per_action": per_action, "missed": {"stage2": {"videos": {"gone": EVIL, "dark": "none"}}}},
+        records=[record(f"detection/test/{model}", ("gone@1.0",), **values) for model, values in test.items()],
+        predictions=pd.DataFrame(rows),
+        truth=truth,
+        trained={"sit": 7},
+        groups={"moving": ["run"]},
+        picture=confusion_svg([Confusion("any picture", ["a", "b"], np.ones((2, 3), int))]),
+        histories={"stage2": history(3), "control": history(3)},
+        notes=[f"left out: {EVIL}"],
+    )
+
+
+def detection_of(results: DetectionResults) -> TaskPage:
+    return detection_page(results, choose_frames(results), {"name": EVIL}, PARAMETERS)
+
+
+def searched() -> RetrievalResults:
+    """Before fine-tuning a fifth is found, after it half; by re-ranking 10 points more, by the dual softmax 20."""
+    models: dict[str, dict[str, dict[str, float]]] = {}
+    records = []
+    for model, r1 in (("fine_tuned", 50.0), ("zero_shot", 20.0)):
+        for place, score in enumerate(("dual", "dsl", "reranked")):
+            gain = {"dual": 0.0, "dsl": 20.0, "reranked": 10.0}[score]
+            values = {f"{way}_{name}": r1 + gain for way in ("t2v", "v2t") for name in ("r1", "r5", "r10")}
+            values |= {f"{way}_{name}": 4.0 - place for way in ("t2v", "v2t") for name in ("medr", "meanr")}
+            models.setdefault(model, {})[score] = values
+            one = record(f"retrieval/test/{model}/{score}", ("clip5",), **values)
+            records.append(one | ({"cost": {"pairs": 1800, "seconds": 2.0}} if score == "reranked" else {}))
+    examples = [
+        RetrievalExample("test", f"{model}/reranked", query, "clip0", ["clip1", "clip0"], [False, True], 2)
+        for query in (EVIL, "a star") for model in ("fine_tuned", "zero_shot")
+    ]  # fmt: skip
+    examples[2] = dataclasses.replace(examples[2], top=["clip0"], relevant=[True], rank=1)
+    chance = {"test": dict.fromkeys(models["zero_shot"]["dual"], 1.0)}
+    return RetrievalResults({"test": {"test": models}}, records, examples, chance, history(3), ["nothing left out"])
+
+
 def pages() -> dict[str, TaskPage]:
     provenance = {"run": {"git.commit": "01" * 20}, "name": EVIL}
     made = {
         "classification": classification_page(classified(), provenance, PARAMETERS),
         "questions": question_page(asked(), provenance, PARAMETERS),
+        "detection": detection_of(detected()),
+        "retrieval": retrieval_page(searched(), provenance, PARAMETERS),
     }
     return {name: with_frames(page, lambda _: FRAMES) for name, page in made.items()}
 
@@ -125,7 +195,7 @@ def rows_below(html: str, caption: str) -> list[list[str]]:
     return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in body.split("</tr>")[:-1]]
 
 
-@pytest.mark.parametrize("name", ["classification", "questions"])
+@pytest.mark.parametrize("name", ["classification", "questions", "detection", "retrieval"])
 def test_a_page_is_one_file_well_formed_escaped_and_the_same_every_time(name: str) -> None:
     html = page_of(name)
     page = Page(html)
@@ -214,6 +284,86 @@ def test_examples_of_questions_are_right_and_wrong_ones_with_everybodys_answer()
     assert [said.who for said in choices[0].said] == ["The truth", "Stage 2", "Stage 2 from scratch (control)"]
 
 
+def test_actions_are_compared_one_by_one_in_groups_and_as_a_mean() -> None:
+    html = page_of("detection")
+    text = text_of(html)
+    assert "with a mean average precision of 40.0 % in 4 held-out key frames" in text
+    assert "(from scratch (control) 30.0 %, chance 10.0 %)" in text
+    assert rows_below(html, "Mean average precision") == [
+        ["From stage 2", "40.0", "45.0"], ["From scratch (control)", "30.0", "50.0"], ["Chance", "10.0", "12.0"]
+    ]  # fmt: skip
+    assert rows_below(html, "Average precision of each action") == [
+        ["sit", NOTHING, "7", "3", "60.0", "10.0", "8.0"], ["run", "moving", "0", "2", "20.0", "50.0", "12.0"]
+    ]  # fmt: skip
+    assert [row[:2] for row in rows_below(html, "Key frames that were missed whole")] == [["gone", "1 s"], ["dark", "all"]]
+    assert html.count('src="data:image/svg+xml;base64,') == 1
+
+
+def test_key_frames_are_the_best_and_the_worst_told_with_everybodys_actions() -> None:
+    results = detected()
+    frames = choose_frames(results)
+    assert [(frame.name, frame.best, frame.right, frame.true) for frame in frames] == [
+        ("v, 1 s", True, 2, 2), ("v, 3 s", True, 1, 2), ("v, 2 s", False, 0, 1)
+    ]  # fmt: skip
+    assert (len(frames[0].people), len(frames[0].found)) == (1, 2)
+    page = detection_page(dataclasses.replace(results, histories=NO_HISTORY), frames, {}, {})
+    shown = [block for section in page.sections for block in section.blocks if isinstance(block, Example)]
+    assert [example.verdict for example in shown] == ["2 of 2", "1 of 2", "0 of 1"]
+    assert [(said.who, said.text) for said in shown[0].said] == [
+        ("The truth", f"A: run, {EVIL}"),
+        ("From stage 2", f"1: {EVIL} 0.75, run 0.50 · 2: sit 0.75, run 0.50"),
+        ("From scratch (control)", "1: walk 0.75, run 0.50 · 2: walk 0.75, run 0.50"),
+    ]
+    assert shown[1].said[0].text == "A: run · B: sit"
+
+
+def test_boxes_are_drawn_where_they_are() -> None:
+    frame = boxes_on_frame(np.full((32, 64, 3), 90, np.uint8), [(0.0, 0.0, 0.25, 0.5)], [(0.5, 0.25, 1.0, 1.0)])
+    assert frame.shape == (256, 512, 3), "large enough for lines and names"
+    assert frame[64, 128].tolist() == [255, 255, 255]
+    assert frame[128, 256].tolist() == [255, 59, 212]
+    assert frame[32, 400].tolist() == [90, 90, 90]
+    assert (corner_names(28)[0], corner_names(28)[-2:]) == ("A", ["A2", "B2"])
+
+
+def test_detection_without_boxes_says_so() -> None:
+    nothing: dict[str, Any] = {"test": {}, "per_action": {}, "missed": {}}
+    empty = pd.DataFrame({"model": [], "video": pd.Series(dtype=str)})
+    none = {model: history(0) for model in ("stage2", "control")}
+    results = DetectionResults(nothing, [], empty, detected().truth.iloc[:0], {}, {}, "", none, ["no boxes"])
+    page = Page(render_task_page(detection_of(results)))
+    text = " ".join("".join(page.text).split())
+    for sentence in ("There are no numbers to sum up", "Nothing was tested.", "Nothing was trained.", "no boxes"):
+        assert sentence in text
+
+
+def test_finding_is_compared_before_and_after_and_with_chance() -> None:
+    html = page_of("retrieval")
+    text = text_of(html)
+    assert "from the set test, the fine-tuned model puts a right one of 6 clips first in 50.0 % of the cases" in text
+    assert "(re-ranked 60.0 %, zero-shot 20.0 %, zero-shot re-ranked 30.0 %, chance 1.0 %)" in text
+    rows = rows_below(html, "Retrieval on test")
+    assert [row[0] for row in rows] == [
+        *(f"{model}, {score}" for model in ("Zero-shot", "Fine-tuned") for score in ("dual", "dual softmax", "re-ranked")),
+        "Chance",
+    ]
+    assert rows[3] == ["Fine-tuned, dual", *["50.0", "50.0", "50.0", "4", "4"] * 2]
+    best = re.findall(r'<td class="best">([^<]*)</td>', html[html.index("<caption>Retrieval on test") :])
+    assert best == ["2", "2"] * 2 + ["60.0", "60.0", "60.0", "2", "2"] * 2, "the dual softmax does not compete"
+    assert rows_below(html, "What re-ranking costs")[0] == ["Fine-tuned, re-ranked", "test", "1,800", "2.00", "900"]
+    assert rows_below(html, "Clips that could not be read") == [["clip5", "test"]]
+
+
+def test_queries_show_what_was_found_before_and_after() -> None:
+    page = retrieval_page(dataclasses.replace(searched(), history=history(0)), {}, {})
+    shown = [block for section in page.sections for block in section.blocks if isinstance(block, Example)]
+    assert [(example.head, example.verdict) for example in shown] == [(EVIL, "miss"), ("a star", "hit")]
+    assert [(said.who, said.note) for said in shown[1].said] == [
+        ("Zero-shot, re-ranked", "first right answer: place 2"), ("Fine-tuned, re-ranked", "first right answer: place 1")
+    ]  # fmt: skip
+    assert clips_shown(page.sections) == ["clip1", "clip0"]
+
+
 def test_tables_read_from_files_give_the_same_page() -> None:
     """Cells of a CSV file are text."""
     # Curves take time and do not depend on the tables.
@@ -226,6 +376,12 @@ def test_tables_read_from_files_give_the_same_page() -> None:
     assert render_task_page(question_page(dataclasses.replace(answers, predictions=written), {}, {})) == (
         render_task_page(question_page(answers, {}, {}))
     )
+
+
+def test_boxes_read_from_files_give_the_same_page() -> None:
+    results = dataclasses.replace(detected(), histories=NO_HISTORY)
+    written = dataclasses.replace(results, predictions=results.predictions.astype(object).fillna("").astype(str))
+    assert render_task_page(detection_of(written)) == render_task_page(detection_of(results))
 
 
 def test_nothing_asked_is_said_in_every_section() -> None:

@@ -22,6 +22,7 @@ from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
 from umt_pipeline.pipelines.detection.box_table import read_boxes
 from umt_pipeline.pipelines.detection.nodes import DetectionData, fine_tune, gather_key_frames, train_control
 from umt_pipeline.pipelines.detection.params import DetectionParams
+from umt_pipeline.pipelines.detection.reporting import report_detection
 from umt_pipeline.pipelines.detection.testing import evaluate_detectors
 from umt_pipeline.schemas import Boxes, RawBoxes, Rejects
 from umt_pipeline.tables.annotations import write_annotations
@@ -96,6 +97,8 @@ def finish(
     assert len(control_history) == (len(history) if settings.control else 0)
     found = evaluate_detectors(settings, 0, data, report, model, summary, control, control_summary)
     json.dumps(found[:2])
+    page = report_detection(settings, data, *found, history, control_history)
+    assert ("frames of " in page) == bool(len(found[2])), "key frames with boxes, where any were tested"
     return model, control, *found
 
 

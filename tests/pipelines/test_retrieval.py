@@ -13,7 +13,7 @@ from kedro.runner import SequentialRunner
 from pydantic import ValidationError
 
 from tests.evaluation.tiny import VISION, make_tables, make_video_text
-from umt_pipeline.datasets import FolderDataset, JsonDataset, TableDataset
+from umt_pipeline.datasets import FolderDataset, JsonDataset, TableDataset, TextFileDataset
 from umt_pipeline.errors import CheckpointError, ConfigError
 from umt_pipeline.evaluation.compare import compare_records, load_records
 from umt_pipeline.evaluation.records import Record
@@ -60,8 +60,9 @@ def run(settings: RetrievalParams, world: dict[str, Any], results: Path) -> dict
         catalog[name] = JsonDataset(filepath=str(results / f"{name}.json"))
     catalog["retrieval_model"] = FolderDataset(str(results / "model"))
     catalog["retrieval_history"] = TableDataset(str(results / "history.csv"), infer_types=True)
+    catalog["retrieval_report"] = TextFileDataset(str(results / "retrieval.html"))
     SequentialRunner().run(create_pipeline(), catalog)
-    return {name: catalog[f"retrieval_{name}"].load() for name in ("metrics", "records", "model", "history")}
+    return {name: catalog[f"retrieval_{name}"].load() for name in ("metrics", "records", "model", "history", "report")}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,7 @@ def test_both_models_are_searched_in_both_directions_and_recorded(world: dict[st
     assert cost["pairs_per_second"] > 0
     assert result["metrics"]["training"]["steps"] == 2
     assert result["metrics"]["training"]["median_mfu"] > 0
+    assert result["report"].count("Fine-tuned, re-ranked<br>") == 6, "three queries of each set, with what was found"
     assert {"contrastive", "matching", "temperature"} <= set(result["history"])
     assert not {"masked_language", "alignment"} & set(result["history"])
 
@@ -144,6 +146,7 @@ def test_clips_that_cannot_be_read_count_as_wrong(world: dict[str, Any], tmp_pat
     found = run(params(), {**world, "raw_media": tmp_path}, tmp_path / "results")
     records = {record["task"]: record for record in found["records"]}
     assert records["retrieval/test_motion"]["note"].endswith("none of its 3 clips could be read")
+    assert "none of its 3 clips could be read." in found["report"]
     assert set(found["metrics"]["test"]) == {"test"}
     for task in ("retrieval/test/zero_shot/dual", "retrieval/test/fine_tuned/reranked"):
         assert records[task]["values"]["t2v_r1"] == pytest.approx(100 / 3)

@@ -6,6 +6,7 @@ Shapes: H W pixels.
 from __future__ import annotations
 
 import io
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from umt_pipeline.errors import VideoError
 from umt_pipeline.evaluation.detected_actions import true_actions
@@ -25,6 +26,8 @@ from umt_pipeline.evaluation.detection import BOX
 from umt_pipeline.training.detection import locate
 from umt_pipeline.video.reader import read_frames
 
+# x1, y1, x2, y2 as shares of the frame.
+Box = tuple[float, float, float, float]
 _FRAME = ["video", "timestamp_s"]
 # Key frames shown, actions named at a box, and the longest side of a frame in the file.
 FRAMES = 6
@@ -33,13 +36,16 @@ _SIDE = 256
 # Bars of more actions than these could not be told apart: only the mean is written.
 _BARS = 80
 _COLOURS = ("#3b6ea5", "#c98b3d", "#9a9a9a")
+_TRUE, _FOUND = "#ffffff", "#ff3bd4"
+# Short side in pixels of a frame with boxes on it, and the size of their names.
+_DRAWN, _LETTER = 256, 16
 
 
 @dataclass(frozen=True)
 class ShownBox:
-    """A box in a picture: x1, y1, x2, y2 as shares of the frame; what is written at it; whether people drew it."""
+    """A box in a picture; what is written at it; whether people drew it."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     text: str
     annotated: bool
 
@@ -121,6 +127,36 @@ def detection_svg(per_action: Mapping[str, Mapping[str, float]], frames: Sequenc
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
+def corner_names(count: int) -> list[str]:
+    """Return names of boxes that people drew: A, B, ... Z, A2, B2, ..."""
+    letters = string.ascii_uppercase
+    return [letters[n % 26] + (str(n // 26 + 1) if n >= 26 else "") for n in range(count)]
+
+
+def boxes_on_frame(frame_HWC: np.ndarray, people: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
+    """Return a frame, uint8 RGB [H, W, 3], with boxes on it, so large that their lines and names can be seen.
+
+    Args:
+        frame_HWC: the frame.
+        people: boxes that people drew, in white, with the letters of :func:`corner_names` below them.
+        found: a person detector's, in pink, with their numbers above.
+    """
+    image = Image.fromarray(frame_HWC)
+    scale = _DRAWN / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(_LETTER)
+    named = [(box, name, _TRUE, "ls") for name, box in zip(corner_names(len(people)), people, strict=True)]
+    named += [(box, str(number), _FOUND, "la") for number, box in enumerate(found, start=1)]
+    for (x1, y1, x2, y2), name, colour, anchor in named:
+        left, top, right, bottom = x1 * image.width, y1 * image.height, x2 * image.width, y2 * image.height
+        # A dark line around the coloured one: one of both is seen on any ground.
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=5)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=3)
+        corner = (left + 6, top + 5) if anchor == "la" else (left + 6, bottom - 6)
+        draw.text(corner, name, fill=colour, font=font, anchor=anchor, stroke_width=2, stroke_fill="black")
+    return np.asarray(image)
+
+
 def _paint(axes: Axes, shown: ShownFrame) -> None:
     H, W = shown.frame_HWC.shape[:2]
     axes.imshow(shown.frame_HWC, interpolation="nearest")
@@ -128,7 +164,7 @@ def _paint(axes: Axes, shown: ShownFrame) -> None:
     detected = 0
     for one in shown.boxes:
         x1, y1, x2, y2 = one.box
-        colour = "white" if one.annotated else "#ff3bd4"
+        colour = _TRUE if one.annotated else _FOUND
         style = "--" if one.annotated else "-"
         corner, width, height = (x1 * W - 0.5, y1 * H - 0.5), (x2 - x1) * W, (y2 - y1) * H
         axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linestyle=style, linewidth=1.5))

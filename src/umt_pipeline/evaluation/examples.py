@@ -14,16 +14,20 @@ import pandas as pd
 
 from umt_pipeline.errors import VideoError
 from umt_pipeline.evaluation.encoders import ClipLoader
+from umt_pipeline.evaluation.pages.examples import Example, Film, Said
 from umt_pipeline.evaluation.report_data import MaskPicture, RetrievalExample
+from umt_pipeline.evaluation.report_tables import system_name
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, query_ranks
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.video.views import ViewConfig, load_view
 
 logger = logging.getLogger(__name__)
 
+_TOP_SHOWN = 5
+
 
 def choose_examples(
-    data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = 5
+    data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = _TOP_SHOWN
 ) -> list[RetrievalExample]:
     """Choose a few text-to-video queries and give every system's best clips for them.
 
@@ -58,6 +62,30 @@ def choose_examples(
                 )
             )
     return examples
+
+
+def is_hit(group: Sequence[RetrievalExample]) -> bool:
+    """Say whether the last of the systems that were asked the same put a right answer first."""
+    leader = group[-1]
+    return leader.rank == 1 if leader.rank is not None else any(leader.relevant[:1])
+
+
+def shown_example(group: Sequence[RetrievalExample]) -> Example:
+    """Return what several systems found for the same query as a page shows it; the last one decides what is a hit."""
+    hit = is_hit(group)
+    said = tuple(
+        Said(
+            system_name(example.system),
+            note=f"first right answer: place {example.rank}" if example.rank else "",
+            films=tuple(
+                Film(video, bool(right))
+                for video, right in list(zip(example.top, example.relevant, strict=True))[:_TOP_SHOWN]
+            ),
+        )
+        for example in group
+    )
+    about = Film(group[0].query_video_id)
+    return Example(group[0].query, about, said, "hit" if hit else "miss", hit, about="the described clip")
 
 
 def example_clips(examples: Sequence[RetrievalExample], load: ClipLoader, view: ViewConfig) -> dict[str, np.ndarray]:

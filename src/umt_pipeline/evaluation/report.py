@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation import report_tables as tables
+from umt_pipeline.evaluation.examples import is_hit, shown_example
 from umt_pipeline.evaluation.pages import figures
-from umt_pipeline.evaluation.pages.examples import Example, Film, Said, clips_of, film_styles
+from umt_pipeline.evaluation.pages.examples import Example, clips_of, film_styles
 from umt_pipeline.evaluation.pages.frame import as_yaml, render
 from umt_pipeline.evaluation.pages.tables import Table, facts, record_table
 from umt_pipeline.evaluation.report_chance import chance_agreement, majority_share
@@ -36,7 +37,6 @@ __all__ = ["MaskPicture", "ReportData", "RetrievalExample", "render_report"]
 _PROBES = {"linear": "Linear probe", "knn": "Nearest neighbours", "attentive": "Attentive probe"}
 _RETRIEVAL_COLUMNS = [f"{way}_{metric}" for way in ("t2v", "v2t") for metric in ("r1", "r5", "r10", "medr", "meanr")]
 _EXAMPLES_OF_A_KIND = 4  # hits, and as many misses, per retrieval set
-_TOP_SHOWN = 5
 _MASKS_SHOWN = 6
 _MASK_SIDE = 112
 _SECTIONS = (
@@ -196,34 +196,12 @@ def _choose_examples(data: ReportData) -> dict[str, list[list[RetrievalExample]]
     chosen = {}
     for name in sorted(grouped):
         queries = [sorted(group, key=lambda e: tables.system_order(e.system)) for group in grouped[name].values()]
-        hits = [group for group in queries if _is_hit(group)]
-        misses = [group for group in queries if not _is_hit(group)]
+        hits = [group for group in queries if is_hit(group)]
+        misses = [group for group in queries if not is_hit(group)]
         chosen[name] = hits[:_EXAMPLES_OF_A_KIND] + misses[:_EXAMPLES_OF_A_KIND]
     return chosen
 
 
-def _is_hit(group: Sequence[RetrievalExample]) -> bool:
-    leader = group[-1]
-    return leader.rank == 1 if leader.rank is not None else any(leader.relevant[:1])
-
-
 def _examples(chosen: Mapping[str, Sequence[Sequence[RetrievalExample]]]) -> dict[str, list[Example]]:
     """Return the chosen examples as the page shows them, by set."""
-    return {name: [_example(group) for group in groups] for name, groups in chosen.items()}
-
-
-def _example(group: Sequence[RetrievalExample]) -> Example:
-    hit = _is_hit(group)
-    said = tuple(
-        Said(
-            tables.system_name(example.system),
-            note=f"first right answer: place {example.rank}" if example.rank else "",
-            films=tuple(
-                Film(video, bool(right))
-                for video, right in list(zip(example.top, example.relevant, strict=True))[:_TOP_SHOWN]
-            ),
-        )
-        for example in group
-    )
-    about = Film(group[0].query_video_id)
-    return Example(group[0].query, about, said, "hit" if hit else "miss", hit, about="the described clip")
+    return {name: [shown_example(group) for group in groups] for name, groups in chosen.items()}

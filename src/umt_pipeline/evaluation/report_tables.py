@@ -21,6 +21,8 @@ _NAMES = {  # also the order of rows
     "stage1": "Stage 1",
     "control": "Stage 2 from scratch",
     "stage2": "Stage 2",
+    "zero_shot": "Zero-shot",
+    "fine_tuned": "Fine-tuned",
 }
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _DIRECTIONS = {"t2v": "Text → video", "v2t": "Video → text"}
@@ -39,7 +41,7 @@ def system_name(system: str) -> str:
 
 
 def system_order(system: str) -> tuple[int, int, str]:
-    """Return the sort key of a system: teacher, untrained, stage 1, control, stage 2, then unknown ones."""
+    """Return the sort key of a system: teacher, untrained, stage 1, control, stage 2, before and after fine-tuning, then unknown ones."""
     model, score = _split_system(system)
     if model not in _NAMES:
         return len(_NAMES), 0, system

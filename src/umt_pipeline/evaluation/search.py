@@ -15,10 +15,12 @@ from torch import Tensor
 
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
+from umt_pipeline.evaluation.examples import choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import SearchParams
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
+from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import (
     PairScorer,
     RetrievalSet,
@@ -43,8 +45,9 @@ def search(
     models: Sequence[VideoTextEncoder],
     weights: Mapping[str, str],
     features: Features,
-) -> list[Record]:
-    """Return a record for each score of each model on one set, or one with a note that says why there is none.
+    examples: int = 0,
+) -> tuple[list[Record], list[RetrievalExample]]:
+    """Return a record for each score of each model on one set, or one with a note that says why there is none; and examples.
 
     Args:
         params: how to score.
@@ -54,23 +57,27 @@ def search(
         models: they made ``features`` with ``keep_tokens``.
         weights: SHA-256 of each model's weights file, by its name.
         features: of the set's clips, and maybe of others.
+        examples: queries of which the clips that each model found, re-ranked, are returned too; the last model decides what is
+            a hit.
 
     Raises:
         EvaluationError: scores that are not finite, or ``text_length`` is more than a model can read.
     """
-    records = []
+    records: list[Record] = []
+    shown: list[SystemScores] = []
     for model in models:
         try:
             systems = video_text_scores(params, model, data, features)
         except NoDataError as error:
-            return [Record(task=f"retrieval/{data.name}", note=str(error))]
+            return [Record(task=f"retrieval/{data.name}", note=str(error))], []
         for system in systems:
             protocol = search_protocol(
                 params, seed, data, captions, system, failures=features.failures, view=model.view,
                 checkpoint_sha256=weights[model.name], text_length=model.text_length(params.text_length),
             )  # fmt: skip
             records.append(search_record(data, system, protocol))
-    return records
+        shown = [*(system for system in systems if system.score == "reranked"), *shown]
+    return records, choose_examples(data, shown, examples)
 
 
 def clips_with_features(data: RetrievalSet, features: Features) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ Shape legend: T frames, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ Item = TypeVar("Item")
 
 _FILM_BUDGET = 1_700_000  # characters of all filmstrips; the page stays below 3 MB
 _FILM_SIZES = tuple(FrameSize(*size) for size in ((6, 64, 75), (6, 56, 55), (5, 40, 40), (4, 28, 30)))
+
+_STILL = 4  # the side of a single frame, as a multiple of that of each frame of a strip
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def clips_of(examples: Iterable[Example]) -> list[str]:
 def film_styles(video_ids: Iterable[str], clips: Mapping[str, np.ndarray]) -> tuple[str, dict[str, str]]:
     """Return style rules that hold each clip's filmstrip once, and video_id -> class; many clips get smaller frames.
 
+    A clip of one frame is a picture, and larger.
+
     Args:
         video_ids: clips to show. Those without frames have no class.
         clips: uint8 RGB [T, H, W, 3] by name.
@@ -97,7 +101,8 @@ def film_styles(video_ids: Iterable[str], clips: Mapping[str, np.ndarray]) -> tu
     for size in _FILM_SIZES:
         lines = []
         for video, style in styles.items():
-            strip = filmstrip(clips[video], size)
+            still = len(clips[video]) == 1
+            strip = filmstrip(clips[video], replace(size, side=_STILL * size.side) if still else size)
             address = data_address(strip, size.quality)
             lines.append(f'.{style}{{aspect-ratio:{strip.shape[1]}/{strip.shape[0]};background-image:url("{address}")}}')
         rules = "\n".join(lines)

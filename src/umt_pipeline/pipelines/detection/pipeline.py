@@ -1,4 +1,4 @@
-"""The pipeline ``detection``: encoder and boxes → a detector of actions, its control from scratch, and their test."""
+"""The pipeline ``detection``: encoder and boxes → a detector of actions, its control from scratch, their test, and its page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.pipelines.detection.box_table import read_boxes
 from umt_pipeline.pipelines.detection.nodes import fine_tune, gather_key_frames, train_control
+from umt_pipeline.pipelines.detection.reporting import report_detection
 from umt_pipeline.pipelines.detection.testing import evaluate_detectors
 
 
@@ -43,6 +44,20 @@ def create_pipeline() -> Pipeline:
                     "detection_control_summary",
                 ],
                 outputs=["detection_metrics", "detection_records", "detection_predictions", "detection_picture"],
+            ),
+            Node(
+                report_detection,
+                inputs=[
+                    "params:detection",
+                    "detection_data",
+                    "detection_metrics",
+                    "detection_records",
+                    "detection_predictions",
+                    "detection_picture",
+                    "detection_history",
+                    "detection_control_history",
+                ],
+                outputs="detection_report",
             ),
         ]
     )

@@ -14,6 +14,7 @@ from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, defa
 from umt_pipeline.evaluation.feature_cache import extract_features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.records import Record
+from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
 from umt_pipeline.evaluation.search import search
 from umt_pipeline.models.folders import load_config, load_weights, weights_sha256
@@ -170,7 +171,7 @@ def fine_tune(params: RetrievalParams, seed: int, retrieval_data: RetrievalData,
 
 def search_before_and_after(
     params: RetrievalParams, seed: int, retrieval_data: RetrievalData, model: Path, summary: dict[str, Any]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[RetrievalExample]]:
     """Search every set with the stage-2 model as it is, and with the fine-tuned one.
 
     Each sees a clip in the size that it was built for.
@@ -183,7 +184,8 @@ def search_before_and_after(
         summary: of its training.
 
     Returns:
-        Metrics by set, model and score, with the summary of training; records with their protocols.
+        Metrics by set, model and score, with the summary of training; records with their protocols; a few queries with what was
+        found.
 
     Raises:
         EvaluationError: features or scores that are not finite.
@@ -198,13 +200,14 @@ def search_before_and_after(
     load = clip_loader(data.videos, data.media)
     features = extract_features(clips, models, load, batch_size=test.batch_size, workers=test.workers, title="test clips")
     weights = {name: weights_sha256(folder) for name, folder in folders.items()}
-    records = [
-        record
-        for found in data.sets.values()
-        for record in search(test, seed, found, data.captions, models, weights, features)
-    ]
+    records: list[Record] = []
+    examples: list[RetrievalExample] = []
+    for found in data.sets.values():
+        measured, shown = search(test, seed, found, data.captions, models, weights, features, test.examples)
+        records += measured
+        examples += shown
     metrics = {"test": _by_set(records), "training": summary}
-    return metrics, [record.model_dump(mode="json") for record in records]
+    return metrics, [record.model_dump(mode="json") for record in records], examples
 
 
 def _by_set(records: list[Record]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

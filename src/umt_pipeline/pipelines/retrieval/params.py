@@ -14,11 +14,13 @@ class RetrievalTest(SearchParams):
 
     Attributes:
         sets: splits that are searched, each by itself.
+        examples: queries per set that the page shows.
         batch_size: clips per forward pass.
         workers: decoding threads; None: one per core.
     """
 
     sets: tuple[str, ...] = Field(("test",), min_length=1)
+    examples: int = Field(6, ge=0)
     batch_size: int = Field(32, ge=1)
     workers: int | None = Field(None, ge=1)
 
