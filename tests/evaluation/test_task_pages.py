@@ -320,7 +320,7 @@ def test_key_frames_are_the_best_and_the_worst_told_with_everybodys_actions() ->
 def test_boxes_are_drawn_where_they_are() -> None:
     frame = boxes_on_frame(np.full((32, 64, 3), 90, np.uint8), [(0.0, 0.0, 0.25, 0.5)], [(0.5, 0.25, 1.0, 1.0)])
     assert frame.shape == (256, 512, 3), "large enough for lines and names"
-    assert frame[64, 128].tolist() == [255, 255, 255]
+    assert frame[64, 131].tolist() == [255, 255, 255]
     assert frame[128, 256].tolist() == [255, 59, 212]
     assert frame[32, 400].tolist() == [90, 90, 90]
     assert (corner_names(28)[0], corner_names(28)[-2:]) == ("A", ["A2", "B2"])

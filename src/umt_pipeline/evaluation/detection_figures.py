@@ -145,14 +145,15 @@ def boxes_on_frame(frame_HWC: np.ndarray, people: Sequence[Box], found: Sequence
     scale = _DRAWN / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_LETTER)
-    named = [(box, name, _TRUE, "ls") for name, box in zip(corner_names(len(people)), people, strict=True)]
-    named += [(box, str(number), _FOUND, "la") for number, box in enumerate(found, start=1)]
-    for (x1, y1, x2, y2), name, colour, anchor in named:
-        left, top, right, bottom = x1 * image.width, y1 * image.height, x2 * image.width, y2 * image.height
+    # Beside each other where both are the same.
+    named = [(box, name, _TRUE, "ls", 4) for name, box in zip(corner_names(len(people)), people, strict=True)]
+    named += [(box, str(number), _FOUND, "la", 0) for number, box in enumerate(found, start=1)]
+    for (x1, y1, x2, y2), name, colour, anchor, out in named:
+        left, top, right, bottom = x1 * image.width - out, y1 * image.height - out, x2 * image.width + out, y2 * image.height + out
         # A dark line around the coloured one: one of both is seen on any ground.
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=5)
         draw.rectangle((left, top, right, bottom), outline=colour, width=3)
-        corner = (left + 6, top + 5) if anchor == "la" else (left + 6, bottom - 6)
+        corner = (left + 6, top + 5) if anchor == "la" else (left + 10, bottom - 10)
         draw.text(corner, name, fill=colour, font=font, anchor=anchor, stroke_width=2, stroke_fill="black")
     return np.asarray(image)
 

@@ -41,7 +41,7 @@ def system_name(system: str) -> str:
 
 
 def system_order(system: str) -> tuple[int, int, str]:
-    """Return the sort key of a system: teacher, untrained, stage 1, control, stage 2, before and after fine-tuning, then unknown ones."""
+    """Return the sort key of a system: teacher, untrained, stage 1, control, stage 2, zero-shot, fine-tuned, others."""
     model, score = _split_system(system)
     if model not in _NAMES:
         return len(_NAMES), 0, system
