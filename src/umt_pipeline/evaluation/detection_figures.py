@@ -149,7 +149,8 @@ def boxes_on_frame(frame_HWC: np.ndarray, people: Sequence[Box], found: Sequence
     named = [(box, name, _TRUE, "ls", 4) for name, box in zip(corner_names(len(people)), people, strict=True)]
     named += [(box, str(number), _FOUND, "la", 0) for number, box in enumerate(found, start=1)]
     for (x1, y1, x2, y2), name, colour, anchor, out in named:
-        left, top, right, bottom = x1 * image.width - out, y1 * image.height - out, x2 * image.width + out, y2 * image.height + out
+        left, right = x1 * image.width - out, x2 * image.width + out
+        top, bottom = y1 * image.height - out, y2 * image.height + out
         # A dark line around the coloured one: one of both is seen on any ground.
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=5)
         draw.rectangle((left, top, right, bottom), outline=colour, width=3)
