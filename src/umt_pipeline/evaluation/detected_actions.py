@@ -33,7 +33,6 @@ from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.detector import Detector
 from umt_pipeline.training.detection import locate
-from umt_pipeline.training.device import resolve_device
 from umt_pipeline.video.box_views import KeyFrameClip, box_iou, key_frame_indices, load_whole, whole_size, widened
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
@@ -162,7 +161,8 @@ def _batches(frames: pd.DataFrame, patch: int, clip: KeyFrameClip, batch_size: i
 
 
 def _predict_share(model: Detector, share: _Share) -> DetectedActions:
-    device = resolve_device("auto")
+    # The current GPU: each worker process has made its own one the current one.
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
 
     def load(row: dict[str, Any]) -> np.ndarray:

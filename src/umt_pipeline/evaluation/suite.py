@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from umt_pipeline.evaluation.reranking import pair_scorer
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
 from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
 from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.training.state import run_lock
 from umt_pipeline.video.views import ViewConfig, counter_hash
 
 logger = logging.getLogger(__name__)
@@ -108,10 +110,16 @@ def evaluate(
     Raises:
         EvaluationError: features or scores are not finite, features cannot be written or read, or ``text_length`` is more
             than a model can read.
+        TrainingError: another evaluation is at work in ``folder``.
     """
     for model in models.video_text:
         model.text_length(params.text_length)
-    with tempfile.TemporaryDirectory(prefix="umt_features_") as scratch, Workers(models, load, params.nproc) as workers:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="umt_features_"))
+        if folder is not None:
+            # Beside the folder, in which another evaluation would delete what this one reads.
+            stack.enter_context(run_lock(folder.with_name(f"{folder.name}.lock")))
+        workers = stack.enter_context(Workers(models, load, params.nproc))
         return _evaluate(params, seed, tables, models, _Workplace(folder or Path(scratch), workers))
 
 

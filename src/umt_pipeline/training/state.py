@@ -91,7 +91,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     inherit it.
 
     Raises:
-        TrainingError: another process trains in the folder.
+        TrainingError: another process is at work in the folder.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("a+") as handle:
@@ -100,7 +100,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         except OSError as error:
             handle.seek(0)
             raise TrainingError(
-                f"{run_dir} is in use by process {handle.read().strip() or 'unknown'}, which is still training there; "
+                f"{run_dir} is in use by process {handle.read().strip() or 'unknown'}, which is at work there; "
                 "wait for it or end it"
             ) from error
         handle.truncate(0)

@@ -171,6 +171,11 @@ def _require_boxes(params: DetectionParams, trained: int, test: pd.DataFrame, te
             f"videos of {params.train_split} and {len(test)} of {params.test_split}. Change detection.train_split or "
             "test_split, or add boxes"
         )
+    if (tested.loc[tested["source"] == "annotated", "label"] == "").all():
+        raise EvaluationError(
+            f"detection: expected actions in the annotated boxes of {params.test_split}, found boxes without any; name the "
+            "actions in the column label"
+        )
     source, lowest = params.test.source, params.test.score
     if not ((tested["source"] == source) & (tested["score"] >= lowest)).any():
         raise EvaluationError(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.detected_actions import DetectedActions, predict, prediction_table
-from umt_pipeline.evaluation.detection import MIN_IOU, DetectionScores, score
+from umt_pipeline.evaluation.detection import BOX, MIN_IOU, DetectionScores, score
 from umt_pipeline.evaluation.detection_figures import detection_svg, shown_frames
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers
@@ -38,7 +38,7 @@ def evaluate_detectors(
 ) -> Results:
     """Test the detectors on all key frames of the test split in which there are boxes of ``params.test.source``.
 
-    Beside the models stands ``chance``: the same boxes, all actions of all of them equally likely.
+    Beside the models stands ``chance``: the same boxes with their confidence, all actions equally likely in each.
 
     Args:
         params: whose boxes, which actions count.
@@ -63,7 +63,7 @@ def evaluate_detectors(
     found = {name: _predict(params, data, folder) for name, folder in trained.items()}
     if found:
         first = next(iter(found.values()))
-        found[CHANCE] = DetectedActions(first.table.assign(score=1.0), first.failures)
+        found[CHANCE] = DetectedActions(_with_confidence(first.table, data.boxes, params), first.failures)
     scores = {
         name: score(
             actions.table, truth, data.evaluated, failures=actions.failed_videos(), per_frame=params.per_frame
@@ -87,6 +87,13 @@ def evaluate_detectors(
     frames = shown_frames(found[params.start].table, truth, data.media, data.videos, tuning.start_s) if found else []
     picture = detection_svg({name: result.per_class for name, result in scores.items()}, frames)
     return metrics, [record.model_dump(mode="json") for record in records], table, picture
+
+
+def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: DetectionParams) -> pd.DataFrame:
+    """Return detections whose score is the box's own: what is known of a box before anybody looks for actions in it."""
+    place = ["video", "timestamp_s", *BOX]
+    people = boxes[boxes["source"] == params.test.source].drop_duplicates(place)
+    return table.drop(columns="score").merge(people[[*place, "score"]], on=place, how="left", validate="many_to_one")
 
 
 def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
