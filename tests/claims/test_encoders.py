@@ -64,14 +64,19 @@ def test_the_teacher_as_an_encoder_says_what_it_says_as_a_teacher(tmp_path: Path
     expected = teacher.tower.visual.ln_post(output.layers_KFNW[-1]).reshape(2, 64, -1)  # type: ignore[union-attr, operator]
     patches = normalise_patches(cut(frames, 8, 1))
     places = all_places(patches)
-    frame = TeacherEncoder(make_teacher(tmp_path), InputConfig(), "frame")
+    frame = TeacherEncoder(make_teacher(tmp_path), 8, InputConfig(), "frame")
     assert torch.allclose(frame(patches, places), expected, atol=1e-4)
-    joint = TeacherEncoder(make_teacher(tmp_path), InputConfig(), "joint")
+    joint = TeacherEncoder(make_teacher(tmp_path), 8, InputConfig(), "joint")
     assert not torch.allclose(joint(patches, places), expected, atol=1e-2)
     assert all(parameter.requires_grad for parameter in joint.parameters())
     assert joint.positions(places).shape == (2, 64, joint.dim)
 
 
+def test_a_teacher_with_other_patches_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="teacher's patches have 8 pixels, those of the study 16"):
+        TeacherEncoder(make_teacher(tmp_path), 16, InputConfig(), "joint")
+
+
 def test_a_teacher_has_no_tubelets(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="with tubelet 1"):
-        TeacherEncoder(make_teacher(tmp_path), InputConfig(frames=4, tubelet=2), "joint")
+        TeacherEncoder(make_teacher(tmp_path), 8, InputConfig(frames=4, tubelet=2), "joint")

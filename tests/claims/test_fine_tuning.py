@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,7 +15,6 @@ from umt_pipeline.claims.encoders import EncoderSize, TeacherEncoder
 from umt_pipeline.claims.fine_tuning import (
     FineTuningConfig,
     FineTuningTask,
-    LabelledViews,
     encoder_weights,
     make_label_model,
     top1_accuracy,
@@ -63,14 +61,6 @@ def test_the_teacher_itself_can_be_fine_tuned(bank: ClipBank, tmp_path: Path) ->
     train(task, loop, seed=0, run_dir=tmp_path / "run")
     assert not torch.equal(model.encoder.visual.conv1.weight, before)
     assert not torch.equal(model.encoder.temporal_T1W, torch.zeros_like(model.encoder.temporal_T1W))
-
-
-def test_few_labels_are_always_the_same_clips(bank: ClipBank) -> None:
-    few = [LabelledViews(bank, "train", FineTuningConfig(labels=0.5), seed) for seed in (0, 1)]
-    chosen = [set(views.batch(np.arange(len(views)), np.zeros(len(views), dtype=int))["clip"]) for views in few]
-    assert chosen[0] == chosen[1]
-    assert len(chosen[0]) == round(0.5 * len(bank.places(["train"])))
-    assert chosen[0] < set(bank.places(["train"]).tolist())
 
 
 def test_accuracy_counts_every_clip_once_and_ties_as_wrong(bank: ClipBank, tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def test_both_models_are_trained_tested_and_recorded(world: dict[str, Any]) -> N
     for record in records:
         assert metrics["test"][record["protocol"]["model"]] == record["values"]
         assert set(record["values"]) == {"map", "map_moving", "map_still"}
-    # Seven detected boxes are sure enough: three on the left (0.95), one that is nobody (0.9), three on the right (0.85). Chance
-    # knows no more than this order: walkers come first, two of three tied boxes wave, and sitters come last.
+    # Seven detected boxes are sure enough: three on the left (0.95), one that is nobody (0.9), three on the right (0.85).
+    # Chance knows no more than this order: walkers come first, two of three tied boxes wave, and sitters come last.
     chance = {action: values["chance"] for action, values in metrics["per_action"].items()}
     assert chance == pytest.approx({"sit": 100 * 3 / 7, "walk": 100.0, "wave": 100 * 2 / 3})
     assert metrics["test"]["chance"]["map_moving"] == pytest.approx(100 * 5 / 6)

@@ -80,11 +80,16 @@ class TeacherEncoder(nn.Module):
 
     positions_PD: Tensor
 
-    def __init__(self, teacher: Teacher, clip: InputConfig, attention: AttentionKind) -> None:
+    def __init__(self, teacher: Teacher, patch_size: int, clip: InputConfig, attention: AttentionKind) -> None:
         super().__init__()
         if not isinstance(teacher.tower, OpenClipTower) or clip.tubelet > 1:
             raise ConfigError("claims: only a teacher of open_clip, with tubelet 1, can be fine-tuned as a video encoder")
         visual: OpenClipViT = teacher.tower.visual
+        if teacher.tower.patch_size != patch_size:
+            raise ConfigError(
+                f"claims: the teacher's patches have {teacher.tower.patch_size} pixels, those of the study {patch_size}: set "
+                "claims.patch_size to the teacher's, or leave the arms that fine-tune it out of claims.arms"
+            )
         self.frames = clip.frames
         self.attention = attention
         self.dim = int(visual.class_embedding.shape[0])

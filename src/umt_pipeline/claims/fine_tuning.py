@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,7 +25,6 @@ from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import NORM_EPS
 from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task
 from umt_pipeline.video.pixels import normalise_patches
-from umt_pipeline.video.views import counter_hash
 
 _VIEW_STREAM = 2
 TEST_BATCH = 96
@@ -39,13 +37,11 @@ class FineTuningConfig(Config):
         attention: over the whole clip, or within frames.
         clip: frames.
         teacher: whether the teacher's own tower is fine-tuned in place of a student.
-        labels: share of the training clips, chosen by a hash of their names.
     """
 
     attention: AttentionKind = "joint"
     clip: InputConfig = InputConfig()
     teacher: bool = False
-    labels: float = Field(1.0, gt=0, le=1)
 
 
 class LabelModel(nn.Module):
@@ -74,11 +70,9 @@ class LabelModel(nn.Module):
 class LabelledViews(SampleDataset):
     """Random views of labelled clips."""
 
-    def __init__(self, bank: ClipBank, split: str, config: FineTuningConfig, seed: int) -> None:
-        self._bank, self._clip, self._seed = bank, config.clip, seed
-        places = bank.places([split])
-        order = sorted(places.tolist(), key=lambda place: counter_hash("labels", bank.video_ids[place]))
-        self._places = np.sort(order[: round(config.labels * len(places))])
+    def __init__(self, bank: ClipBank, split: str, clip: InputConfig, seed: int) -> None:
+        self._bank, self._clip, self._seed = bank, clip, seed
+        self._places = bank.places([split])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -98,7 +92,7 @@ class FineTuningTask(Task):
         self.model: nn.Module = model
         self._patch_size, self._tubelet = bank.patch_size, config.clip.tubelet
         self._tasks = bank.tasks
-        self._dataset = LabelledViews(bank, split, config, seed)
+        self._dataset = LabelledViews(bank, split, config.clip, seed)
 
     def dataset(self) -> LabelledViews:
         """See :class:`Task`."""
@@ -133,7 +127,7 @@ def make_label_model(
     """
     if config.teacher:
         loaded = load_teacher(teacher, TeacherConfig(layers=1), bank.size // bank.patch_size)
-        return LabelModel(TeacherEncoder(loaded, config.clip, config.attention), bank.classes)
+        return LabelModel(TeacherEncoder(loaded, bank.patch_size, config.clip, config.attention), bank.classes)
     encoder = ClipEncoder(size, bank.size, bank.patch_size, config.clip, config.attention)
     if start is not None:
         load_weights(encoder, start, source="pre-trained encoder of the study")

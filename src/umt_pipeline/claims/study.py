@@ -1,4 +1,4 @@
-"""Runs the arms: a small search for learning rates, the same for every arm, then one run per seed with what it chose.
+"""Runs the arms: every arm with every seed and all of a small grid of learning rates, the same for all.
 
 A killed study goes on where it stopped: each training run has a folder of its own, and a finished one is not run again.
 
@@ -7,12 +7,14 @@ Shapes: none; a table has a row per fine-tuned model.
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,6 +29,7 @@ from umt_pipeline.claims.bank import ClipBank
 from umt_pipeline.claims.encoders import EncoderSize
 from umt_pipeline.claims.fine_tuning import FineTuningConfig, make_label_model, top1_accuracy
 from umt_pipeline.config import Config
+from umt_pipeline.errors import TrainingError
 from umt_pipeline.files import fingerprint, read_json, sha256_file, write_json
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.launch import RunSpec, run
@@ -37,6 +40,11 @@ from umt_pipeline.video.decode import follow_parent
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+# What a run's numbers depend on; not what puts runs into words.
+_CODE = (
+    "claims/bank.py", "claims/encoders.py", "claims/fine_tuning.py", "claims/inputs.py", "claims/pretraining.py",
+    "losses.py", "masking.py", "models", "training", "video/pixels.py",
+)  # fmt: skip
 PRETRAINING = "umt_pipeline.claims.pretraining:make_task"
 FINE_TUNING = "umt_pipeline.claims.fine_tuning:make_task"
 
@@ -85,7 +93,7 @@ class StudyConfig(Config):
         size: side of a frame in pixels.
         patch_size: side of a patch.
         student: its size.
-        seeds: one run each; the first one's are also the search.
+        seeds: every run is repeated with each.
         pretraining: first phase.
         fine_tuning: second phase.
         longer_steps: fine-tuning steps of an arm that gets the time of both phases.
@@ -96,8 +104,8 @@ class StudyConfig(Config):
 
     tasks: tuple[str, str]
     train_split: str = "train"
-    validation_splits: tuple[str, ...] = ("validation",)
-    test_splits: tuple[str, ...] = ("test",)
+    validation_splits: tuple[str, ...] = Field(("validation",), min_length=1)
+    test_splits: tuple[str, ...] = Field(("test",), min_length=1)
     size: int
     patch_size: int
     student: EncoderSize
@@ -106,7 +114,7 @@ class StudyConfig(Config):
     fine_tuning: Phase
     longer_steps: int = Field(ge=1)
     views: int = Field(2, ge=1)
-    arms: tuple[str, ...] | None = None
+    arms: tuple[str, ...] | None = Field(None, min_length=1)
     workers: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
@@ -116,6 +124,13 @@ class StudyConfig(Config):
             raise ValueError(f"`arms`: {unknown[0]!r} is none of {', '.join(ARMS)}")
         if self.size % self.patch_size:
             raise ValueError(f"`size` {self.size} is not a multiple of `patch_size` {self.patch_size}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"`seeds` names one more than once: {', '.join(map(str, self.seeds))}")
+        if self.layers > self.student.depth:
+            raise ValueError(
+                f"`student.depth` is {self.student.depth}, but an arm aligns {self.layers} layers; raise it, or leave the arm "
+                "out of `arms`"
+            )
         held_out = {*self.validation_splits, *self.test_splits}
         if self.train_split in held_out or set(self.validation_splits) & set(self.test_splits):
             raise ValueError("`train_split`, `validation_splits` and `test_splits` must be different splits")
@@ -125,6 +140,11 @@ class StudyConfig(Config):
     def chosen_arms(self) -> dict[str, Arm]:
         """Those that are run, by name."""
         return {name: arm for name, arm in ARMS.items() if self.arms is None or name in self.arms}
+
+    @property
+    def layers(self) -> int:
+        """Most layers that an arm aligns."""
+        return max((arm.pretraining.layers for arm in self.chosen_arms.values() if arm.pretraining is not None), default=1)
 
     @property
     def longest_clip(self) -> int:
@@ -173,7 +193,7 @@ class Place:
 
 
 def run_study(config: StudyConfig, seed: int, place: Place) -> pd.DataFrame:
-    """Search, then run every seed.
+    """Run the whole grid of every arm with every seed, and say which of its runs are reported.
 
     Args:
         config: the study.
@@ -182,34 +202,47 @@ def run_study(config: StudyConfig, seed: int, place: Place) -> pd.DataFrame:
 
     Returns:
         A row per fine-tuned model: arm, seed, learning rates, ``validation_TASK`` and ``test_TASK`` in percent, seconds of
-        both phases, final losses, hash of the weights, and whether the row is ``reported`` (the others were only searched).
+        both phases, final losses, hash of the weights, and ``reported_TASK``: whether these are the arm's best rates by the
+        mean validation accuracy over seeds.
 
     Raises:
         TrainingError: a run failed.
     """
     arms = config.chosen_arms
-    first, *others = (seed + number for number in config.seeds)
     wanted = (
-        Run(name, first, Rates(lr, fine_lr))
+        Run(name, seed + number, Rates(lr, fine_lr))
         for name, arm in arms.items()
+        for number in config.seeds
         for lr in (config.pretraining.lrs if arm.pretraining is not None else (None,))
         for fine_lr in config.fine_tuning.lrs
     )
-    rows = _run_all(config, place, _grouped(wanted), "search")
-    best = {name: choose([row for row in rows if row["arm"] == name], config.tasks) for name in arms}
-    rows += _run_all(config, place, _grouped(Run(name, seed, best[name]) for name in arms for seed in others), "seeds")
-    for row in rows:
-        row["reported"] = Rates(row["pretraining_lr"], row["fine_tuning_lr"]) == best[row["arm"]]
+    rows = _run_all(config, place, _grouped(wanted))
     order = list(arms)
     rows.sort(key=lambda row: (order.index(row["arm"]), row["seed"], row["pretraining_lr"] or 0.0, row["fine_tuning_lr"]))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for task in config.tasks:
+        best = {name: choose([row for row in rows if row["arm"] == name], task) for name in arms}
+        table[f"reported_{task}"] = [
+            Rates(row["pretraining_lr"], row["fine_tuning_lr"]) == best[row["arm"]] for row in rows
+        ]
+    return table
 
 
-def choose(rows: Sequence[Row], tasks: Sequence[str]) -> Rates:
-    """Return the learning rates of the row with the best mean validation accuracy; of equals the lowest."""
-    ordered = sorted(rows, key=lambda row: (row["pretraining_lr"] or 0.0, row["fine_tuning_lr"]))
-    row = max(ordered, key=lambda row: sum(row[f"validation_{task}"] for task in tasks))
-    return Rates(row["pretraining_lr"], row["fine_tuning_lr"])
+def choose(rows: Sequence[Row], task: str) -> Rates:
+    """Return the learning rates with the best mean validation accuracy over all seeds; of equals the lowest."""
+    found: dict[Rates, list[float]] = {}
+    for row in rows:
+        found.setdefault(Rates(row["pretraining_lr"], row["fine_tuning_lr"]), []).append(row[f"validation_{task}"])
+    ordered = sorted(found, key=lambda rates: (rates.pretraining or 0.0, rates.fine_tuning))
+    return max(ordered, key=lambda rates: sum(found[rates]) / len(found[rates]))
+
+
+@functools.cache
+def code_key() -> str:
+    """Return a fingerprint of the code that a run's numbers depend on, so that no run is reused after it has changed."""
+    package = Path(__file__).parents[1]
+    files = [file for part in _CODE for file in sorted((package / part).rglob("*.py")) or [package / part]]
+    return fingerprint([sha256_file(file) for file in files], torch.__version__)
 
 
 def _grouped(wanted: Iterable[Run]) -> list[Job]:
@@ -224,7 +257,7 @@ def _grouped(wanted: Iterable[Run]) -> list[Job]:
     return sorted(jobs, key=lambda job: len(job.runs) + (job.pretraining_lr is not None), reverse=True)
 
 
-def _run_all(config: StudyConfig, place: Place, jobs: list[Job], title: str) -> list[Row]:
+def _run_all(config: StudyConfig, place: Place, jobs: list[Job]) -> list[Row]:
     device = resolve_device("auto")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = config.workers or (1 if device.type == "cuda" else cores)
@@ -233,7 +266,7 @@ def _run_all(config: StudyConfig, place: Place, jobs: list[Job], title: str) -> 
     for done, found in enumerate(_finished(config, place, jobs, workers, max(1, cores // workers)), start=1):
         rows += found
         left = (time.perf_counter() - began) / done * (len(jobs) - done) / 60
-        logger.info("claims, %s: %d of %d jobs, about %.0f min left", title, done, len(jobs), left)
+        logger.info("claims: %d of %d jobs, about %.0f min left", done, len(jobs), left)
     return rows
 
 
@@ -250,6 +283,11 @@ def _finished(config: StudyConfig, place: Place, jobs: list[Job], workers: int, 
         try:
             for finished in as_completed(waiting):
                 yield finished.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "claims: a process died, maybe for want of memory; run again with fewer `claims.workers`: finished runs are "
+                "kept, and with 1 all happens in this process"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -276,7 +314,7 @@ def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
             "seed": job.seed,
         }
         loop = config.pretraining.at(job.pretraining_lr)
-        spec = _spec(place, PRETRAINING, arguments, place.bank.name, loop, job.seed)
+        spec = _spec(place, PRETRAINING, arguments, f"{place.bank.name} {code_key()}", loop, job.seed)
         result = run(spec)
         start = {
             "path": str(final_weights(spec.run_dir)),
@@ -289,7 +327,7 @@ def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
 
 def _fine_tune(config: StudyConfig, place: Place, one: Run, start: dict[str, Any]) -> Row:
     arm = ARMS[one.arm]
-    model = FineTuningConfig(attention=arm.attention, clip=arm.clip, teacher=arm.teacher, labels=arm.labels)
+    model = FineTuningConfig(attention=arm.attention, clip=arm.clip, teacher=arm.teacher)
     arguments = {
         "bank": str(place.bank),
         "split": config.train_split,
@@ -300,7 +338,7 @@ def _fine_tune(config: StudyConfig, place: Place, one: Run, start: dict[str, Any
         "seed": one.seed,
     }
     loop = config.fine_tuning.at(one.rates.fine_tuning, config.longer_steps if arm.longer else None)
-    spec = _spec(place, FINE_TUNING, arguments, f"{place.bank.name} {start['inputs']}", loop, one.seed)
+    spec = _spec(place, FINE_TUNING, arguments, f"{place.bank.name} {start['inputs']} {code_key()}", loop, one.seed)
     kept = spec.run_dir / f"tested-{fingerprint(config.validation_splits, config.test_splits, config.views)}.json"
     if not kept.is_file():
         result = run(spec)

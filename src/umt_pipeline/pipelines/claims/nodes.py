@@ -35,10 +35,9 @@ def gather_clips(
         ConfigError: a split without videos, a video without a label, or a clip with fewer frames than an arm reads.
     """
     splits = (params.train_split, *params.validation_splits, *params.test_splits)
-    layers = max(arm.pretraining.layers for arm in params.chosen_arms.values() if arm.pretraining is not None)
-    loaded = load_teacher(teacher, TeacherConfig(layers=layers), params.size // params.patch_size)
+    loaded = load_teacher(teacher, TeacherConfig(layers=params.layers), params.size // params.patch_size)
     clips = choose_clips(videos, labels, params.tasks, splits, params.train_split, params.longest_clip)
-    key = bank_key(clips, params.size, params.patch_size, layers, loaded.weights_sha256)
+    key = bank_key(clips, params.size, params.patch_size, params.layers, loaded.weights_sha256)
     return build_bank(workspace / "claims" / key, clips, raw_media, loaded, params.size, params.patch_size)
 
 
