@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation.tiny import VISION, make_folders, make_tables
+from tests.evaluation.tiny import VISION, encode_clips, make_folders, make_tables
 from umt_pipeline.errors import VideoError
 from umt_pipeline.evaluation.encoders import (
     ClipEncoder,
@@ -16,7 +16,6 @@ from umt_pipeline.evaluation.encoders import (
     clip_loader,
     view_of,
 )
-from umt_pipeline.evaluation.feature_cache import extract_features
 from umt_pipeline.evaluation.loading import Models, load_models
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.suite import Tables
@@ -40,7 +39,7 @@ def noise(video_id: str, view: ViewConfig) -> np.ndarray:
     return rng.integers(0, 256, (view.frames, view.size, view.size, 3), dtype=np.uint8)
 
 
-def test_each_clip_is_decoded_once_for_all_encoders_and_batches_do_not_matter(models: Models) -> None:
+def test_each_clip_is_decoded_once_for_all_encoders_and_batches_do_not_matter(models: Models, tmp_path: Path) -> None:
     decoded: list[str] = []
 
     def load(video_id: str, view: ViewConfig) -> np.ndarray:
@@ -49,9 +48,9 @@ def test_each_clip_is_decoded_once_for_all_encoders_and_batches_do_not_matter(mo
 
     ids = [str(number) for number in range(7)]
     everyone: list[ClipEncoder] = [models.teacher, models.untrained, models.stage1, models.stage2]
-    some = extract_features(ids, everyone, load, batch_size=3, workers=2)
+    some = encode_clips(tmp_path, ids, everyone, load, batch_size=3, workers=2)
     assert sorted(decoded) == ids
-    alone = extract_features(ids, everyone, load, batch_size=1, workers=1)
+    alone = encode_clips(tmp_path, ids, everyone, load, batch_size=1, workers=1)
     assert some.video_ids == alone.video_ids == tuple(ids)
     assert set(some.arrays) == {
         "teacher_cls", "teacher_patch", "untrained", "stage1", "stage2", "stage2/embedding",
@@ -74,10 +73,10 @@ def test_features_are_what_they_say(models: Models) -> None:
     torch.testing.assert_close(one["teacher_cls"].norm(dim=-1), torch.ones(2))
 
 
-def test_encoders_of_other_clip_sizes_get_their_own_view() -> None:
+def test_encoders_of_other_clip_sizes_get_their_own_view(tmp_path: Path) -> None:
     small = VideoEncoder("small", VideoViT(VISION.model_copy(update={"frames": 1, "image_size": 16})))
     large = VideoEncoder("large", VideoViT(VISION))
-    features = extract_features(["0", "1"], [small, large], noise, batch_size=2, workers=1)
+    features = encode_clips(tmp_path, ["0", "1"], [small, large], noise, batch_size=2, workers=1)
     assert features.arrays["small"].shape == features.arrays["large"].shape == (2, VISION.dim)
 
 
@@ -89,7 +88,8 @@ def test_a_clip_that_fails_is_listed_and_not_replaced(tables: Tables, models: Mo
     (root / "clip1.mp4").write_bytes(b"no video")
     (root / "clip2.mp4").unlink()
     ids = [f"clip{number}" for number in range(6)]
-    features = extract_features(ids, [models.stage1], clip_loader(tables.videos, root), batch_size=2, workers=2)
+    load = clip_loader(tables.videos, root)
+    features = encode_clips(tmp_path / "features", ids, [models.stage1], load, batch_size=2, workers=2)
     assert features.video_ids == ("clip0", "clip3", "clip4", "clip5")
     assert set(features.failures) == {"clip1", "clip2"}
     assert features.arrays["stage1"].shape == (4, VISION.dim)
@@ -97,30 +97,30 @@ def test_a_clip_that_fails_is_listed_and_not_replaced(tables: Tables, models: Mo
     assert (places.tolist(), rows.tolist()) == ([0, 2], [3, 0])
 
 
-def test_all_clips_fail(models: Models) -> None:
+def test_all_clips_fail(models: Models, tmp_path: Path) -> None:
     def load(video_id: str, view: ViewConfig) -> np.ndarray:
         raise VideoError("missing_file", video_id)
 
-    features = extract_features(["0", "1"], [models.stage1], load, batch_size=2)
+    features = encode_clips(tmp_path, ["0", "1"], [models.stage1], load, batch_size=2)
     assert (features.video_ids, dict(features.arrays), len(features.failures)) == ((), {}, 2)
-    assert extract_features([], [models.stage1], load, batch_size=2).video_ids == ()
+    assert encode_clips(tmp_path, [], [models.stage1], load, batch_size=2).video_ids == ()
 
 
-def test_broken_weights_are_an_error() -> None:
+def test_broken_weights_are_an_error(tmp_path: Path) -> None:
     vision = VideoViT(VISION)
     with torch.no_grad():
         vision.norm.weight[0] = torch.nan
     with pytest.raises(EvaluationError, match="'stage1' gave NaN or infinity for clip '0'"):
-        extract_features(["0"], [VideoEncoder("stage1", vision)], noise, batch_size=2)
+        encode_clips(tmp_path, ["0"], [VideoEncoder("stage1", vision)], noise, batch_size=2)
 
 
-def test_pair_scores_are_the_matching_heads(models: Models) -> None:
+def test_pair_scores_are_the_matching_heads(models: Models, tmp_path: Path) -> None:
     model = VideoTextEncoder("stage2", models.stage2.model, models.stage2.tokenizer, keep_tokens=True)
     texts = ["a disc 0 goes left", "star", "disc moving up"]
     text, mask, embedding = model.encode_text(texts, batch_size=2)
     assert mask.sum(1).max() == mask.shape[1] == text.shape[1]
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(3))
-    video = extract_features(["0", "1", "2"], [model], noise, batch_size=2).arrays["stage2/tokens"]
+    video = encode_clips(tmp_path, ["0", "1", "2"], [model], noise, batch_size=2).arrays["stage2/tokens"]
     assert video.dtype == torch.float16
     text_g, clip_g = np.array([0, 2, 1, 1, 2]), np.array([0, 0, 1, 2, 2])
     scores = model.pair_scorer(text, mask, video, pairs_per_pass=2)(text_g, clip_g)

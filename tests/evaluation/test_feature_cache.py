@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from umt_pipeline.evaluation.feature_cache import (
     FeaturePlan,
     Features,
     encode_group,
-    extract_features,
     missing_groups,
     plan_features,
     read_features,
@@ -231,18 +229,6 @@ def test_divided_work_gives_the_same_bits(models: Models, tmp_path: Path) -> Non
     assert workers.shares == 3
     whole = models.stage2.pair_scorer(text, mask, one.arrays["stage2/tokens"].all())(text_g, clip_g)
     np.testing.assert_array_equal(scores, whole)
-
-
-def test_a_temporary_folder_lives_as_long_as_its_arrays(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feature_cache.tempfile, "tempdir", str(tmp_path))
-    array = extract_features(IDS, chosen(models), noise, batch_size=2, workers=1).arrays["stage2/tokens"]
-    gc.collect()
-    assert len(array.all()) == 7
-    del array
-    gc.collect()
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from open_clip.model import CLIP
 
 from tests.features.tiny import MODEL_CONFIG, make_config, make_corpus
+from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader
+from umt_pipeline.evaluation.feature_cache import Features, encode_group, missing_groups, plan_features, read_features
 from umt_pipeline.evaluation.loading import ModelFolders
 from umt_pipeline.evaluation.suite import Tables
 from umt_pipeline.features.extract import extract, plan_extraction
@@ -46,6 +49,16 @@ def make_tables(folder: Path, splits: Sequence[str] = SPLITS) -> Tables:
         labels.append((video_id, "shape", "disc"))
     videos = pd.concat([stills, videos], ignore_index=True)
     return Tables(videos, captions, pd.DataFrame(labels, columns=["video_id", "task", "label"]), folder)
+
+
+def encode_clips(
+    folder: Path, video_ids: Sequence[str], encoders: Sequence[ClipEncoder], load: ClipLoader, *, workers: int = 1, **plan: Any
+) -> Features:
+    """Return the features of some clips, which lie in ``folder``."""
+    own = plan_features(folder, video_ids, encoders, dict.fromkeys(video_ids, ""), workers=workers, **plan)
+    for group in missing_groups(own, 1):
+        encode_group(encoders, load, group)
+    return read_features(own)
 
 
 def make_folders(folder: Path, tables: Tables, *, control: bool = True) -> ModelFolders:

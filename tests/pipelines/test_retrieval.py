@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from umt_pipeline.models.folders import save_model, weights_sha256
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
 from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.pipelines.retrieval import create_pipeline
-from umt_pipeline.pipelines.retrieval.nodes import RetrievalData, gather_captions
+from umt_pipeline.pipelines.retrieval.nodes import RetrievalData, gather_captions, search_before_and_after
 from umt_pipeline.pipelines.retrieval.params import RetrievalParams
 from umt_pipeline.training.mapped import MappedTable
 
@@ -128,6 +129,23 @@ def test_other_text_lengths_make_other_records(world: dict[str, Any], result: di
     ]  # fmt: skip
     same = run(params(test={"text_length": 8}, tuning={"view": {**VIEW, "frames": 2}}), world, tmp_path / "again")["records"]
     assert {record["protocol"]["settings"]["text_length"] for record in same} == {8}, "whatever each was trained with"
+
+
+def test_another_search_reads_the_features_of_the_one_before_in_any_number_of_processes(
+    world: dict[str, Any], result: dict[str, Any], tmp_path: Path
+) -> None:
+    data = gather(params(), world)
+    gone = dataclasses.replace(data, media=tmp_path / "nowhere")
+
+    def search_again(test: dict[str, Any], retrieval_data: RetrievalData) -> list[dict[str, Any]]:
+        arguments = (0, retrieval_data, result["model"], {}, tmp_path)
+        return search_before_and_after(params(test=test), *arguments)[1]
+
+    first = search_again({}, data)
+    assert [record["values"] for record in first] == [record["values"] for record in result["records"]]
+    two = search_again({"nproc": 2}, gone)
+    assert [(record["values"], record["protocol"]) for record in two] == [(r["values"], r["protocol"]) for r in first]
+    assert {record["protocol"]["k"] for record in search_again({"rerank_k": 1}, gone)} == {None, 1}
 
 
 def test_all_captions_may_ask(world: dict[str, Any], tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ import hashlib
 import logging
 import math
 import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,45 +226,6 @@ def read_features(plan: FeaturePlan) -> Features:
         logger.warning("evaluation: clip %s has no features and counts as wrong: %s", video_id, reason)
     kept = tuple(video_id for video_id in plan.video_ids if video_id not in failures)
     return Features(kept, arrays, failures)
-
-
-def extract_features(
-    video_ids: Sequence[str],
-    encoders: Sequence[ClipEncoder],
-    load: ClipLoader,
-    *,
-    batch_size: int,
-    workers: int | None = None,
-    title: str = "clips",
-) -> Features:
-    """Encode clips in this process, into a temporary folder (``TMPDIR`` names its place) that goes with the features.
-
-    Args:
-        video_ids: the clips.
-        encoders: their models are on :func:`default_device`.
-        load: decodes one view of one clip.
-        batch_size: clips per forward pass.
-        workers: decoding threads; None means one per core.
-        title: for the progress bar.
-
-    Raises:
-        EvaluationError: an encoder gave NaN or infinity for a clip, or the disk is full.
-    """
-    root = Path(tempfile.mkdtemp(prefix="umt_features_"))
-    owner = _Owner()
-    weakref.finalize(owner, shutil.rmtree, root, ignore_errors=True)
-    contents = dict.fromkeys(video_ids, "")
-    plan = plan_features(root, video_ids, encoders, contents, batch_size=batch_size, workers=workers, title=title)
-    for group in missing_groups(plan, 1):
-        encode_group(encoders, load, group)
-    features = read_features(plan)
-    for array in features.arrays.values():
-        array.owner = owner
-    return features
-
-
-class _Owner:
-    """Something whose end is the end of a temporary folder."""
 
 
 @torch.inference_mode()

@@ -7,14 +7,12 @@ pairs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from umt_pipeline import __version__
-from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.evaluation.examples import choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
@@ -22,7 +20,6 @@ from umt_pipeline.evaluation.params import SearchParams
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import (
-    PairScorer,
     RetrievalSet,
     SystemScores,
     dual_scores,
@@ -31,7 +28,7 @@ from umt_pipeline.evaluation.retrieval import (
     retrieval_values,
     set_rows,
 )
-from umt_pipeline.evaluation.stored_arrays import StoredArray
+from umt_pipeline.evaluation.workplace import T, Workplace, named
 from umt_pipeline.video.views import ViewConfig
 
 logger = logging.getLogger(__name__)
@@ -42,8 +39,7 @@ def search(
     seed: int,
     data: RetrievalSet,
     captions: pd.DataFrame,
-    models: Sequence[VideoTextEncoder],
-    weights: Mapping[str, str],
+    workplace: Workplace[T],
     features: Features,
     examples: int = 0,
 ) -> tuple[list[Record], list[RetrievalExample]]:
@@ -54,8 +50,7 @@ def search(
         seed: kept in the records.
         data: the set.
         captions: the table that it was built from.
-        models: they made ``features`` with ``keep_tokens``.
-        weights: SHA-256 of each model's weights file, by its name.
+        workplace: its models, all of which are searched with, made ``features`` with ``keep_tokens``.
         features: of the set's clips, and maybe of others.
         examples: queries of which the clips that each model found, re-ranked, are returned too; the last model decides what is
             a hit.
@@ -65,15 +60,15 @@ def search(
     """
     records: list[Record] = []
     shown: list[SystemScores] = []
-    for model in models:
+    for model in workplace.models.video_text:
         try:
-            systems = video_text_scores(params, model, data, features)
+            systems = video_text_scores(params, model.name, data, features, workplace)
         except NoDataError as error:
             return [Record(task=f"retrieval/{data.name}", note=str(error))], []
         for system in systems:
             protocol = search_protocol(
                 params, seed, data, captions, system, failures=features.failures, view=model.view,
-                checkpoint_sha256=weights[model.name], text_length=model.text_length(params.text_length),
+                checkpoint_sha256=workplace.models.weights[model.name], text_length=model.text_length(params.text_length),
             )  # fmt: skip
             records.append(search_record(data, system, protocol))
         shown = [*(system for system in systems if system.score == "reranked"), *shown]
@@ -93,21 +88,16 @@ def clips_with_features(data: RetrievalSet, features: Features) -> tuple[np.ndar
 
 
 def video_text_scores(
-    params: SearchParams,
-    model: VideoTextEncoder,
-    data: RetrievalSet,
-    features: Features,
-    make_scorer: Callable[[Tensor, Tensor, StoredArray], PairScorer] | None = None,
+    params: SearchParams, name: str, data: RetrievalSet, features: Features, workplace: Workplace[T]
 ) -> list[SystemScores]:
     """Return the dual encoder's scores of a set, the same by dual softmax, and re-ranked by the matching head.
 
     Args:
         params: how to score.
-        model: it made ``features`` with ``keep_tokens``.
+        name: of the model. It made ``features`` with ``keep_tokens``.
         data: the set.
         features: of its clips, and maybe of others.
-        make_scorer: makes the function that re-ranks from tokens and mask of the texts and tokens of the clips; None: the
-            model in this process does it.
+        workplace: has the model.
 
     Raises:
         NoDataError: no clip of the set has features.
@@ -117,17 +107,19 @@ def video_text_scores(
     clips = len(data.video_ids)
     row_C = np.full(clips, -1)
     row_C[places] = rows
+    model = named(name, workplace.models)
     text_ULD, mask_UL, text_UE = model.encode_text(data.texts, params.text_length)
-    video_SE = features.arrays[f"{model.name}/embedding"][rows].numpy()
-    dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, places, clips)
-    score_rows = (make_scorer or model.pair_scorer)(text_ULD, mask_UL, features.arrays[f"{model.name}/tokens"])
-    del text_ULD, mask_UL  # the scorer has them, maybe in files
-    reranked = rerank(dual, lambda text_G, clip_G: score_rows(text_G, row_C[clip_G]), params.rerank_k)
+    video_SE = features.arrays[f"{name}/embedding"][rows].numpy()
+    dual = dual_scores(name, text_UE.cpu().numpy(), video_SE, places, clips)
+    scorer = workplace.pair_scorer(name, text_ULD, mask_UL, features.arrays[f"{name}/tokens"])
+    del text_ULD, mask_UL
+    with scorer as score:
+        reranked = rerank(dual, lambda text_G, clip_G: score(text_G, row_C[clip_G]), params.rerank_k)
     cost = reranked.cost
     assert cost is not None
     logger.info(
         "re-ranking %s by %s: %d pairs in %.1f s, %.0f pairs/s",
-        data.name, model.name, cost.pairs, cost.seconds, cost.pairs_per_second,
+        data.name, name, cost.pairs, cost.seconds, cost.pairs_per_second,
     )  # fmt: skip
     return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 

@@ -49,10 +49,6 @@ class StoredArray:
         self.name, self.files, self.dtype = name, list(files), dtype
         self.shape = (len(file_S), *shape)
         self._file_S, self._place_S = file_S, place_S
-        self.owner: object = None  # of a temporary folder, kept alive as long as the array
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "owner": None}
 
     def __len__(self) -> int:
         return self.shape[0]

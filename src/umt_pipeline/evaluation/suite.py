@@ -8,11 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,28 +21,18 @@ import torch
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
-from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, VideoTextEncoder, clip_loader, default_device
+from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader, default_device
 from umt_pipeline.evaluation.examples import choose_examples
-from umt_pipeline.evaluation.feature_cache import (
-    Features,
-    ShardGroup,
-    encode_group,
-    missing_groups,
-    plan_features,
-    read_features,
-    remove_others,
-)
+from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.loading import Models
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import LabelledFeatures, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.report_data import RetrievalExample
-from umt_pipeline.evaluation.reranking import pair_scorer
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
 from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
-from umt_pipeline.evaluation.workers import Workers
-from umt_pipeline.training.state import run_lock
+from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
 from umt_pipeline.video.views import ViewConfig, counter_hash
 
 logger = logging.getLogger(__name__)
@@ -80,14 +67,6 @@ class EvaluationResult:
     examples: list[RetrievalExample]
 
 
-@dataclass(frozen=True)
-class _Workplace:
-    """The folder of the features, and the processes that make and read them."""
-
-    folder: Path
-    workers: Workers[Models]
-
-
 def evaluate(
     params: EvaluationParams,
     seed: int,
@@ -114,17 +93,12 @@ def evaluate(
     """
     for model in models.video_text:
         model.text_length(params.text_length)
-    with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="umt_features_"))
-        if folder is not None:
-            # Beside the folder, in which another evaluation would delete what this one reads.
-            stack.enter_context(run_lock(folder.with_name(f"{folder.name}.lock")))
-        workers = stack.enter_context(Workers(models, load, params.nproc))
-        return _evaluate(params, seed, tables, models, _Workplace(folder or Path(scratch), workers))
+    with open_workplace(models, folder, load, params.nproc) as workplace:
+        return _evaluate(params, seed, tables, models, workplace)
 
 
 def _evaluate(
-    params: EvaluationParams, seed: int, tables: Tables, models: Models, workplace: _Workplace
+    params: EvaluationParams, seed: int, tables: Tables, models: Models, workplace: Workplace[Models]
 ) -> EvaluationResult:
     records = [] if models.skipped is None else [Record(task="retrieval/control", note=models.skipped)]
     known = set(tables.labels["task"])
@@ -151,7 +125,7 @@ def _evaluate(
 
 
 def _features(
-    params: EvaluationParams, tables: Tables, models: Models, tasks: Sequence[str], workplace: _Workplace
+    params: EvaluationParams, tables: Tables, models: Models, tasks: Sequence[str], workplace: Workplace[Models]
 ) -> tuple[Features, Features]:
     """Return the features of the clips that probes are fitted and chosen on, and of those that are reported on."""
     labelled = set(tables.labels.loc[tables.labels["task"].isin(tasks), "video_id"])
@@ -167,26 +141,18 @@ def _features(
     parts = {"clips to fit probes on": train + validation, "test clips": sorted(tested)}
     videos = tables.videos[tables.videos["video_id"].isin([*train, *validation, *tested])]
     contents = dict(zip(videos["video_id"], videos["sha256"], strict=True))
-    load = clip_loader(videos, tables.media_root)
-    threads = params.workers or max(1, (os.cpu_count() or 1) // params.nproc)
     attend = params.attentive is not None and bool(tasks)
-    started = time.perf_counter()
-    choose = {title: functools.partial(_encoders, params.pool, attend, title == "test clips") for title in parts}
-    plans = {
-        title: plan_features(
-            workplace.folder, video_ids, choose[title](models), contents,
-            batch_size=params.batch_size, workers=threads, title=title,
-        )
-        for title, video_ids in parts.items()
-    }  # fmt: skip
-    remove_others(workplace.folder, plans.values())
-    for title, plan in plans.items():
-        work = [(choose[title], load, group) for group in missing_groups(plan, workplace.workers.count)]
-        for _ in workplace.workers.map(_encode, work):
-            pass  # what it made lies in files
-    clips, seconds = sum(map(len, parts.values())), time.perf_counter() - started
-    logger.info("evaluation: features of %d clips in %.1f s", clips, seconds)
-    fit, test = (read_features(plan) for plan in plans.values())
+    features = workplace.features(
+        {
+            title: Part(video_ids, functools.partial(_encoders, params.pool, attend, title == "test clips"))
+            for title, video_ids in parts.items()
+        },
+        contents,
+        clip_loader(videos, tables.media_root),
+        batch_size=params.batch_size,
+        threads=params.workers,
+    )
+    fit, test = features.values()
     return fit, test
 
 
@@ -195,11 +161,6 @@ def _encoders(pool: PoolRule, attend: bool, test: bool, models: Models) -> list[
     stage2 = [dataclasses.replace(models.stage2, keep_tokens=attend)]
     matchers = [dataclasses.replace(model, keep_tokens=True, pool=pool) for model in models.video_text]
     return [*models.frozen(attend), *(matchers if test else stage2)]
-
-
-def _encode(models: Models, work: tuple[Callable[[Models], list[ClipEncoder]], ClipLoader, ShardGroup]) -> None:
-    choose, load, group = work
-    encode_group(choose(models), load, group)
 
 
 def _labelled(features: Features, name: str, video_ids: Sequence[str], label_of: Mapping[str, str]) -> LabelledFeatures:
@@ -310,7 +271,7 @@ def _search(
     name: str,
     tasks: Sequence[str],
     test: Features,
-    workplace: _Workplace,
+    workplace: Workplace[Models],
 ) -> tuple[list[Record], list[RetrievalExample]]:
     """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
     try:
@@ -345,7 +306,7 @@ def _search(
 
 
 def _systems(
-    params: EvaluationParams, models: Models, data: RetrievalSet, test: Features, workplace: _Workplace
+    params: EvaluationParams, models: Models, data: RetrievalSet, test: Features, workplace: Workplace[Models]
 ) -> list[SystemScores]:
     """Score all systems on one set: the teacher if it knows text, then every stage-2 model, which can also re-rank.
 
@@ -363,15 +324,8 @@ def _systems(
         dual = dual_scores("teacher", models.teacher.encode_text(data.texts), video_SE, places, clips)
         systems += [dual, dual_softmax(dual, params.dsl_temperature or models.teacher.temperature)]
     for model in models.video_text:
-        find = functools.partial(_named, model.name)
-        with tempfile.TemporaryDirectory(prefix="texts-", dir=workplace.folder) as scratch:
-            scorer = functools.partial(pair_scorer, workplace.workers, find, Path(scratch))
-            systems += video_text_scores(params, model, data, test, scorer)
+        systems += video_text_scores(params, model.name, data, test, workplace)
     return systems
-
-
-def _named(name: str, models: Models) -> VideoTextEncoder:
-    return next(model for model in models.video_text if model.name == name)
 
 
 def _agreement(

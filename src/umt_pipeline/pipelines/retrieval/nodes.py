@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pandas as pd
 
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, default_device
-from umt_pipeline.evaluation.feature_cache import extract_features
 from umt_pipeline.evaluation.metrics import NoDataError
+from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
 from umt_pipeline.evaluation.search import search
+from umt_pipeline.evaluation.workers import require_devices
+from umt_pipeline.evaluation.workplace import Part, open_workplace
 from umt_pipeline.models.folders import load_config, load_weights, weights_sha256
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import (
@@ -84,10 +87,12 @@ def gather_captions(
         workspace: folder for unfinished work.
 
     Raises:
-        ConfigError: no training clip has a caption, a set has no query, or lengths and sizes do not fit the model.
+        ConfigError: no training clip has a caption, a set has no query, lengths and sizes do not fit the model, or the test
+            wants more CUDA devices than there are.
         CheckpointError: ``stage2_model`` is no model of video and text.
     """
     tuning, test = params.fine_tuning, params.test
+    require_devices(test.nproc)
     start = VideoTextConfig.model_validate(load_config(stage2_model, KIND)[0])
     config = tuning.model_for(start)
     positions = start.text.max_positions
@@ -170,7 +175,12 @@ def fine_tune(params: RetrievalParams, seed: int, retrieval_data: RetrievalData,
 
 
 def search_before_and_after(
-    params: RetrievalParams, seed: int, retrieval_data: RetrievalData, model: Path, summary: dict[str, Any]
+    params: RetrievalParams,
+    seed: int,
+    retrieval_data: RetrievalData,
+    model: Path,
+    summary: dict[str, Any],
+    workspace: Path,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[RetrievalExample]]:
     """Search every set with the stage-2 model as it is, and with the fine-tuned one.
 
@@ -182,6 +192,7 @@ def search_before_and_after(
         retrieval_data: from :func:`gather_captions`.
         model: the fine-tuned model's folder.
         summary: of its training.
+        workspace: folder for unfinished work, in which the features of an earlier run are found again.
 
     Returns:
         Metrics by set, model and score, with the summary of training; records with their protocols; a few queries with what was
@@ -191,23 +202,43 @@ def search_before_and_after(
         EvaluationError: features or scores that are not finite.
     """
     data, test = retrieval_data, params.test
-    folders = {ZERO_SHOT: data.start, FINE_TUNED: model}
+    load = functools.partial(_load, {ZERO_SHOT: data.start, FINE_TUNED: model}, test.pool)
+    tested = {video_id for found in data.sets.values() for video_id in found.video_ids}
+    clips = data.videos[data.videos["video_id"].isin(tested)].sort_values("video_id")
+    records: list[Record] = []
+    examples: list[RetrievalExample] = []
+    with open_workplace(load(), workspace / "retrieval_features", load, test.nproc) as workplace:
+        features = workplace.features(
+            {"test clips": Part(clips["video_id"].tolist(), _encoders)},
+            dict(zip(clips["video_id"], clips["sha256"], strict=True)),
+            clip_loader(clips, data.media),
+            batch_size=test.batch_size,
+            threads=test.workers,
+        )["test clips"]
+        for found in data.sets.values():
+            measured, shown = search(test, seed, found, data.captions, workplace, features, test.examples)
+            records += measured
+            examples += shown
+    metrics = {"test": _by_set(records), "training": summary}
+    return metrics, [record.model_dump(mode="json") for record in records], examples
+
+
+@dataclass(frozen=True)
+class _Models:
+    video_text: Sequence[VideoTextEncoder]
+    weights: Mapping[str, str]
+
+
+def _load(folders: Mapping[str, Path], pool: PoolRule) -> _Models:
     models = []
     for name, folder in folders.items():
         network, tokenizer = load_video_text(folder)
-        models.append(VideoTextEncoder(name, network.to(default_device()), tokenizer, keep_tokens=True, pool=test.pool))
-    clips = sorted({video_id for found in data.sets.values() for video_id in found.video_ids})
-    load = clip_loader(data.videos, data.media)
-    features = extract_features(clips, models, load, batch_size=test.batch_size, workers=test.workers, title="test clips")
-    weights = {name: weights_sha256(folder) for name, folder in folders.items()}
-    records: list[Record] = []
-    examples: list[RetrievalExample] = []
-    for found in data.sets.values():
-        measured, shown = search(test, seed, found, data.captions, models, weights, features, test.examples)
-        records += measured
-        examples += shown
-    metrics = {"test": _by_set(records), "training": summary}
-    return metrics, [record.model_dump(mode="json") for record in records], examples
+        models.append(VideoTextEncoder(name, network.to(default_device()), tokenizer, keep_tokens=True, pool=pool))
+    return _Models(models, {name: weights_sha256(folder) for name, folder in folders.items()})
+
+
+def _encoders(models: _Models) -> Sequence[VideoTextEncoder]:
+    return models.video_text
 
 
 def _by_set(records: list[Record]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

@@ -24,7 +24,14 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 search_before_and_after,
-                inputs=["params:retrieval", "params:seed", "retrieval_data", "retrieval_model", "retrieval_summary"],
+                inputs=[
+                    "params:retrieval",
+                    "params:seed",
+                    "retrieval_data",
+                    "retrieval_model",
+                    "retrieval_summary",
+                    "workspace",
+                ],
                 # Not in the catalog, like those of the evaluation: from one node to the next.
                 outputs=["retrieval_metrics", "retrieval_records", "found_before_and_after"],
             ),

@@ -1,0 +1,172 @@
+"""Where clips are encoded and searched: the folder of their features, and the processes that make and read them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, VideoTextEncoder
+from umt_pipeline.evaluation.feature_cache import (
+    Features,
+    ShardGroup,
+    encode_group,
+    missing_groups,
+    plan_features,
+    read_features,
+    remove_others,
+)
+from umt_pipeline.evaluation.reranking import pair_scorer
+from umt_pipeline.evaluation.retrieval import PairScorer
+from umt_pipeline.evaluation.stored_arrays import StoredArray
+from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.training.state import run_lock
+
+logger = logging.getLogger(__name__)
+
+
+class SearchModels(Protocol):
+    """What is loaded to search with."""
+
+    @property
+    def video_text(self) -> Sequence[VideoTextEncoder]:
+        """The models that know text and video, each with a name of its own."""
+
+    @property
+    def weights(self) -> Mapping[str, str | None]:
+        """Model name -> SHA-256 of its weights file."""
+
+
+T = TypeVar("T", bound=SearchModels)
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """Clips that the same encoders see.
+
+    Args:
+        video_ids: the clips.
+        choose: picks the encoders among what is loaded. It is sent to the processes, so it is no lambda.
+    """
+
+    video_ids: Sequence[str]
+    choose: Callable[[T], Sequence[ClipEncoder]]
+
+
+@dataclass(frozen=True)
+class Workplace(Generic[T]):
+    """The folder of the features, and the processes, each of which holds the models.
+
+    Args:
+        folder: keeps the features.
+        workers: hold the models.
+    """
+
+    folder: Path
+    workers: Workers[T]
+
+    @property
+    def models(self) -> T:
+        """The models in this process."""
+        return self.workers.here
+
+    def features(
+        self,
+        parts: Mapping[str, Part[T]],
+        contents: Mapping[str, str],
+        load: ClipLoader,
+        *,
+        batch_size: int,
+        threads: int | None = None,
+    ) -> dict[str, Features]:
+        """Return the features of each part. What the folder has is read; the rest is made, and what no part uses deleted.
+
+        Args:
+            parts: clips and encoders by the title that the progress bar shows.
+            contents: video_id -> something that changes when the clip does.
+            load: decodes one view of one clip.
+            batch_size: clips per forward pass.
+            threads: decoding threads of each process; None means as many as there are cores for it.
+
+        Raises:
+            EvaluationError: an encoder gave NaN or infinity for a clip, or the disk is full.
+        """
+        started = time.perf_counter()
+        threads = threads or max(1, (os.cpu_count() or 1) // self.workers.count)
+        plans = {
+            title: plan_features(
+                self.folder, part.video_ids, part.choose(self.models), contents,
+                batch_size=batch_size, workers=threads, title=title,
+            )
+            for title, part in parts.items()
+        }  # fmt: skip
+        remove_others(self.folder, plans.values())
+        for title, plan in plans.items():
+            work = [(parts[title].choose, load, group) for group in missing_groups(plan, self.workers.count)]
+            for _ in self.workers.map(_encode, work):
+                pass  # what it made lies in files
+        clips = sum(len(plan.video_ids) for plan in plans.values())
+        logger.info("evaluation: features of %d clips in %.1f s", clips, time.perf_counter() - started)
+        return {title: read_features(plan) for title, plan in plans.items()}
+
+    @contextmanager
+    def pair_scorer(self, model: str, text_ULD: Tensor, mask_UL: Tensor, video_SVD: StoredArray) -> Iterator[PairScorer]:
+        """Give a function from text and clip indices [G], sorted by clip, to match logits [G]; all processes share its work.
+
+        The texts' tokens lie in a file meanwhile, so the caller need not keep them.
+
+        Args:
+            model: name of the one whose matching head gives the logits.
+            text_ULD: tokens of U texts of length L from :meth:`VideoTextEncoder.encode_text`.
+            mask_UL: their mask.
+            video_SVD: V tokens of each of S clips.
+        """
+        with tempfile.TemporaryDirectory(prefix="texts-", dir=self.folder) as scratch:
+            score = pair_scorer(self.workers, functools.partial(named, model), Path(scratch), text_ULD, mask_UL, video_SVD)
+            del text_ULD, mask_UL
+            yield score
+
+
+@contextmanager
+def open_workplace(
+    models: T, folder: Path | None = None, load: Callable[[], T] | None = None, nproc: int = 1
+) -> Iterator[Workplace[T]]:
+    """Open a workplace; the processes end with it.
+
+    Args:
+        models: the models, on :func:`umt_pipeline.evaluation.encoders.default_device`.
+        folder: keeps the features, so that the next search with the same models and clips reads them; whatever else lies
+            there is deleted. None: a temporary folder (``TMPDIR`` names its place).
+        load: loads the same models in another process; needed where ``nproc`` is not 1.
+        nproc: processes, one per GPU. On a CPU they share the cores.
+
+    Raises:
+        ConfigError: more processes than CUDA devices.
+        TrainingError: another process is at work in ``folder``.
+    """
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="umt_features_"))
+        if folder is not None:
+            # Beside the folder, in which another evaluation would delete what this one reads.
+            stack.enter_context(run_lock(folder.with_name(f"{folder.name}.lock")))
+        workers = stack.enter_context(Workers(models, load, nproc))
+        yield Workplace(folder or Path(scratch), workers)
+
+
+def named(name: str, models: SearchModels) -> VideoTextEncoder:
+    """Return the model of that name."""
+    return next(model for model in models.video_text if model.name == name)
+
+
+def _encode(models: T, work: tuple[Callable[[T], Sequence[ClipEncoder]], ClipLoader, ShardGroup]) -> None:
+    choose, load, group = work
+    encode_group(choose(models), load, group)
