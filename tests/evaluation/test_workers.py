@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Sequence
 
 import pytest
 
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.evaluation.workers import Tick, Workers, cores
+
+
+def two() -> int:
+    return 2
 
 
 def loaded() -> str:
@@ -35,6 +41,30 @@ def test_errors_of_other_processes_arrive() -> None:
             list(workers.map(work, [3]))
         with pytest.raises(EvaluationError, match=r"one of the 2 processes .* ended without a word"):
             list(workers.map(work, [1, 4, 2]))
+
+
+def add(what: str, loaded: int, batches: Sequence[list[int]], tick: Tick) -> tuple[str, int, int]:
+    for batch in batches:
+        tick(len(batch))
+    return what, loaded, sum(map(sum, batches))
+
+
+def test_shares_are_neighbours_and_come_in_order() -> None:
+    batches = [[number] * 2 for number in range(100)]
+    run = functools.partial(add, "sum")
+    alone = Workers(1).share(run, batches, "adding", "number")
+    assert alone == [("sum", 1, 2 * sum(range(100)))]
+    with Workers(1, two, count=2) as workers:
+        shared = workers.share(run, batches, "adding", "number")
+        assert workers.share(run, batches[:1], "adding", "number") == [("sum", 2, 0)], "no process gets nothing"
+    assert shared == [("sum", 2, 2 * sum(range(25 * n, 25 * n + 25))) for n in range(4)]
+    assert Workers(1).share(run, [], "adding", "number") == [("sum", 1, 0)]
+
+
+def test_cores_are_shared() -> None:
+    assert Workers(1).threads() == cores()
+    assert Workers(1, two, count=64).threads() == 1
+    assert Workers(1, two, count=64).threads(3) == 3
 
 
 def test_processes_need_a_way_to_load() -> None:

@@ -10,11 +10,9 @@ Shapes: S videos, C classes of the head, L labels (those of the head, then other
 
 from __future__ import annotations
 
+import functools
 import logging
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,12 @@ import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 
 from umt_pipeline.config import Config
-from umt_pipeline.errors import VideoError
+from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, retrieval_ranks
+from umt_pipeline.evaluation.workers import Tick, Workers, default_device
 from umt_pipeline.models.classifier import Classifier
-from umt_pipeline.training.device import resolve_device
 from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
@@ -47,12 +44,14 @@ class MultiViewConfig(Config):
         clips: choices of frames.
         crops: squares along the longer side.
         batch_size: views per forward pass; a video's views stay together.
-        workers: decoding threads; null: one per core.
+        nproc: processes that share the videos, one per GPU. On a CPU they share the cores.
+        workers: decoding threads of each process; null: as many as there are cores for it.
     """
 
     clips: int = Field(4, ge=1)
     crops: int = Field(3, ge=1)
     batch_size: int = Field(48, ge=1)
+    nproc: int = Field(1, ge=1)
     workers: int | None = Field(None, ge=1)
 
 
@@ -90,12 +89,17 @@ class Scores:
 
 
 def predict(
-    model: Classifier, clips: pd.DataFrame, media_root: Path, clip: ClipConfig, config: MultiViewConfig, title: str = "test"
+    workers: Workers[Classifier],
+    clips: pd.DataFrame,
+    media_root: Path,
+    clip: ClipConfig,
+    config: MultiViewConfig,
+    title: str = "test",
 ) -> Predictions:
     """Run a classifier on all views of all videos.
 
     Args:
-        model: it is put on the GPU if there is one, and in eval mode.
+        workers: hold the classifier, and share the videos; each puts it on its GPU if it has one, and in eval mode.
         clips: columns video_id, path, num_frames, height and width.
         media_root: the paths are relative to it.
         clip: frames and their sampling.
@@ -103,32 +107,50 @@ def predict(
         title: for the progress bar.
 
     Raises:
-        EvaluationError: the model gave NaN or infinity for a video.
+        EvaluationError: the model gave NaN or infinity for a video, or a process ended.
     """
-    device = resolve_device("auto")
-    model = model.to(device).eval()
+    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in clips.to_dict("records")]
+    videos = max(1, config.batch_size // (config.clips * config.crops))
+    batches = [rows[start : start + videos] for start in range(0, len(rows), videos)]
+    run = functools.partial(_predict, media_root, clip, config, videos, workers.threads(config.workers))
+    parts = workers.share(run, batches, title, "video")
+    failures = {video_id: reason for part in parts for video_id, reason in part.failures.items()}
+    for video_id, reason in failures.items():
+        logger.warning("classification: video %s counts as wrong: %s", video_id, reason)
+    kept = tuple(video_id for part in parts for video_id in part.video_ids)
+    return Predictions(kept, np.concatenate([part.probabilities_SC for part in parts]), failures)
 
-    def load(row: dict[str, Any]) -> np.ndarray:
+
+def _predict(
+    media_root: Path,
+    clip: ClipConfig,
+    config: MultiViewConfig,
+    videos: int,
+    threads: int,
+    model: Classifier,
+    batches: Sequence[Sequence[Mapping[str, Any]]],
+    tick: Tick,
+) -> Predictions:
+    device = default_device()
+    model = model.to(device).eval()
+    rows = {str(row["video_id"]): row for batch in batches for row in batch}
+
+    def load(video_id: str) -> np.ndarray:
+        row = rows[video_id]
         size = int(row["num_frames"]), int(row["height"]), int(row["width"])
         return load_views(media_root / row["path"], evaluation_views(clip, config.clips, config.crops, *size))
 
     kept: list[str] = []
-    parts: list[np.ndarray] = []
+    parts = [np.empty((0, model.config.classes))]
     failures: dict[str, str] = {}
-    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in clips.to_dict("records")]
-    videos = max(1, config.batch_size // (config.clips * config.crops))
-    with tqdm(total=len(rows), desc=title, unit="video", disable=None, leave=False) as progress:
-        for batch in decoded(rows, load, videos, config.workers):
-            good = {video_id: views for video_id, views in batch.items() if not isinstance(views, str)}
-            failures |= {video_id: reason for video_id, reason in batch.items() if isinstance(reason, str)}
-            if good:
-                parts.append(_mean_softmax(model, good, device))
-                kept += good
-            progress.update(len(batch))
-    for video_id, reason in failures.items():
-        logger.warning("classification: video %s counts as wrong: %s", video_id, reason)
-    classes = model.config.classes
-    return Predictions(tuple(kept), np.concatenate(parts) if parts else np.empty((0, classes)), failures)
+    for batch in decoded(list(rows), load, videos, threads):
+        good = {video_id: views for video_id, views in batch.items() if not isinstance(views, str)}
+        failures |= {video_id: reason for video_id, reason in batch.items() if isinstance(reason, str)}
+        if good:
+            parts.append(_mean_softmax(model, good, device))
+            kept += good
+        tick(len(batch))
+    return Predictions(tuple(kept), np.concatenate(parts), failures)
 
 
 def score(predictions: Predictions, truth: Mapping[str, str], classes: Sequence[str]) -> Scores:
@@ -229,36 +251,3 @@ def _mean_softmax(model: Classifier, views: Mapping[str, np.ndarray], device: to
         bad = list(views)[int(np.flatnonzero(~np.isfinite(mean).all(axis=1))[0])]
         raise EvaluationError(f"the classifier gave NaN or infinity for video {bad!r}: check its weights")
     return mean
-
-
-def decoded(
-    rows: Sequence[dict[str, Any]], load: Callable[[dict[str, Any]], np.ndarray], batch: int, workers: int | None
-) -> Iterator[dict[str, np.ndarray | str]]:
-    """Decode in threads, two batches ahead.
-
-    Args:
-        rows: what to read, each with a ``video_id`` of its own.
-        load: reads one of them.
-        batch: so many at once, fewer in the last batch.
-        workers: threads; None: one per core.
-
-    Yields:
-        Batches of ``video_id`` -> what was read, or why nothing could be.
-    """
-
-    def decode(row: dict[str, Any]) -> np.ndarray | str:
-        try:
-            return load(row)
-        except VideoError as error:
-            return str(error)
-
-    waiting: deque[tuple[str, Future[np.ndarray | str]]] = deque()
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        ahead = iter(rows)
-        while True:
-            while len(waiting) < 3 * batch and (row := next(ahead, None)) is not None:
-                waiting.append((row["video_id"], pool.submit(decode, row)))
-            if not waiting:
-                return
-            taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
-            yield {video_id: future.result() for video_id, future in taken}

@@ -11,9 +11,9 @@ Shapes: B key frames of one batch, M boxes of one of them, C actions.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,12 @@ import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 
 from umt_pipeline.config import Config
-from umt_pipeline.evaluation.classification import decoded
+from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.detection import BOX, MIN_IOU
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.evaluation.workers import Tick, Workers, default_device
 from umt_pipeline.models.detector import Detector
 from umt_pipeline.training.detection import locate
 from umt_pipeline.video.box_views import KeyFrameClip, box_iou, key_frame_indices, load_whole, whole_size, widened
@@ -41,9 +40,6 @@ logger = logging.getLogger(__name__)
 _FRAME = ["video", "timestamp_s"]
 # Actions of a box in the table for people.
 SHOWN = 5
-# Batches that a process gets at once. Decoding runs ahead within them only, so they are not too few; progress is seen after
-# each, so they are not too many.
-_BATCHES = 32
 
 
 class PeopleConfig(Config):
@@ -86,18 +82,6 @@ class DetectedActions:
         return {video: reason for video, reason in reasons.items() if video not in read}
 
 
-@dataclass(frozen=True)
-class _Share:
-    """Batches of key frames: each holds rows of one shape, and is the same whoever does it."""
-
-    batches: tuple[list[dict[str, Any]], ...]
-    classes: tuple[str, ...]
-    media_root: Path
-    clip: KeyFrameClip
-    config: PeopleConfig
-    threads: int
-
-
 def predict(
     workers: Workers[Detector],
     classes: Sequence[str],
@@ -126,19 +110,10 @@ def predict(
     """
     frames = _frames(videos.set_index("path"), boxes, config, start_s)
     batches = _batches(frames, workers.here.config.vision.patch_size, clip, config.batch_size)
-    threads = config.workers or max(1, (os.cpu_count() or 1) // workers.count)
-    count = workers.count * -(-len(batches) // (_BATCHES * workers.count))
-    edges = [len(batches) * number // count for number in range(count + 1)]
-    shares = [
-        _Share(tuple(batches[start:stop]), tuple(classes), media_root, clip, config, threads)
-        for start, stop in itertools.pairwise(edges) if stop > start
-    ]  # fmt: skip
-    found: dict[int, DetectedActions] = {}
-    with tqdm(total=len(frames), desc="key frames", unit="frame", disable=None, leave=False) as progress:
-        for place, part in workers.map(_predict_share, shares):
-            found[place] = part
-            progress.update(sum(len(batch) for batch in shares[place].batches))
-    parts = [found[place] for place in range(len(shares))]
+    threads = workers.threads(config.workers)
+    parts = workers.share(
+        functools.partial(_predict, tuple(classes), media_root, clip, config, threads), batches, "key frames", "frame"
+    )
     failures = {frame: reason for part in parts for frame, reason in part.failures.items()}
     for (video, at), reason in failures.items():
         logger.warning("detection: the people of %s at %s s count as missed: %s", video, at, reason)
@@ -160,28 +135,39 @@ def _batches(frames: pd.DataFrame, patch: int, clip: KeyFrameClip, batch_size: i
     return batches
 
 
-def _predict_share(model: Detector, share: _Share) -> DetectedActions:
-    # The current GPU: each worker process has made its own one the current one.
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _predict(
+    classes: tuple[str, ...],
+    media_root: Path,
+    clip: KeyFrameClip,
+    config: PeopleConfig,
+    threads: int,
+    model: Detector,
+    batches: Sequence[Sequence[dict[str, Any]]],
+    tick: Tick,
+) -> DetectedActions:
+    device = default_device()
     model = model.to(device).eval()
+    rows = {str(row["video_id"]): row for batch in batches for row in batch}
 
-    def load(row: dict[str, Any]) -> np.ndarray:
-        indices = key_frame_indices(share.clip, row["key"], row["num_frames"])
-        return load_whole(share.media_root / row["path"], indices, row["tall"], row["wide"])
+    def load(name: str) -> np.ndarray:
+        row = rows[name]
+        indices = key_frame_indices(clip, row["key"], row["num_frames"])
+        return load_whole(media_root / row["path"], indices, row["tall"], row["wide"])
 
     parts: list[pd.DataFrame] = []
     failures: dict[tuple[str, float], str] = {}
-    for _, run in itertools.groupby(share.batches, key=lambda batch: (batch[0]["tall"], batch[0]["wide"])):
-        rows = {row["video_id"]: row for batch in run for row in batch}
+    for _, run in itertools.groupby(batches, key=lambda batch: (batch[0]["tall"], batch[0]["wide"])):
+        names = [str(row["video_id"]) for batch in run for row in batch]
         # Only the last batch of a shape may be smaller: cut again, these are the same batches.
-        for batch in decoded(list(rows.values()), load, share.config.batch_size, share.threads):
+        for batch in decoded(names, load, config.batch_size, threads):
             for name, reason in batch.items():
                 if isinstance(reason, str):
                     failures[rows[name]["path"], rows[name]["timestamp_s"]] = reason
             good = {name: views for name, views in batch.items() if not isinstance(views, str)}
             if good:
                 people = [rows[name] for name in good]
-                parts.append(_scored(model, share.classes, people, np.stack(list(good.values())), share.config, device))
+                parts.append(_scored(model, classes, people, np.stack(list(good.values())), config, device))
+            tick(len(batch))
     empty = pd.DataFrame(columns=[*_FRAME, *BOX, "label", "score"])
     return DetectedActions(pd.concat(parts, ignore_index=True) if parts else empty, failures)
 

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from umt_pipeline.errors import VideoError
+from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.models.teacher import Teacher
@@ -290,11 +287,6 @@ def _load_row(rows: Mapping[str, Mapping[str, Any]], media_root: Path, video_id:
     return load_view(media_root / str(row["path"]), chosen)
 
 
-def default_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def decoded_batches(
     video_ids: Sequence[str], views: Sequence[ViewConfig], load: ClipLoader, batch_size: int, workers: int | None
 ) -> Iterator[tuple[list[str], dict[ViewConfig, np.ndarray], dict[str, str]]]:
@@ -311,30 +303,14 @@ def decoded_batches(
         Clips that work, their frames [B, T, S, S, 3] per view, and the reasons of those that failed.
     """
 
-    def decode(video_id: str) -> dict[ViewConfig, np.ndarray] | str:
-        try:
-            return {view: load(video_id, view) for view in views}
-        except VideoError as error:
-            return str(error)
+    def read(video_id: str) -> dict[ViewConfig, np.ndarray]:
+        return {view: load(video_id, view) for view in views}
 
-    ids = iter(video_ids)
-    queue: deque[tuple[str, Future[dict[ViewConfig, np.ndarray] | str]]] = deque()
-    # Threads, not processes: the decoder and the resize let go of the interpreter's lock, and nothing is copied.
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-
-        def fill() -> None:
-            while len(queue) < 3 * batch_size and (video_id := next(ids, None)) is not None:
-                queue.append((video_id, pool.submit(decode, video_id)))
-
-        fill()
-        while queue:
-            batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-            done = {video_id: future.result() for video_id, future in batch}
-            fill()
-            good = {video_id: frames for video_id, frames in done.items() if isinstance(frames, dict)}
-            failed = {video_id: reason for video_id, reason in done.items() if isinstance(reason, str)}
-            stacked = {view: np.stack([frames[view] for frames in good.values()]) for view in views} if good else {}
-            yield list(good), stacked, failed
+    for batch in decoded(video_ids, read, batch_size, workers):
+        good = {video_id: frames for video_id, frames in batch.items() if isinstance(frames, dict)}
+        failed = {video_id: reason for video_id, reason in batch.items() if isinstance(reason, str)}
+        stacked = {view: np.stack([frames[view] for frames in good.values()]) for view in views} if good else {}
+        yield list(good), stacked, failed
 
 
 def all_patches(frames_BTHWC: Tensor, config: ViTConfig) -> tuple[Tensor, Tensor]:

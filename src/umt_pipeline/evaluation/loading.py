@@ -12,9 +12,9 @@ from umt_pipeline.evaluation.encoders import (
     TeacherEncoder,
     VideoEncoder,
     VideoTextEncoder,
-    default_device,
     view_of,
 )
+from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.files import read_json
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256

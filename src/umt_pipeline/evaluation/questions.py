@@ -7,6 +7,7 @@ Shapes: Q questions, B questions of a batch, R clips of a batch, O options, L te
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.config import Config
@@ -30,8 +30,9 @@ from umt_pipeline.evaluation.answering import (
     rank_answers,
     score_choices,
 )
-from umt_pipeline.evaluation.encoders import ClipLoader, all_patches, decoded_batches, default_device, view_of
+from umt_pipeline.evaluation.encoders import ClipLoader, all_patches, decoded_batches, view_of
 from umt_pipeline.evaluation.params import PoolRule
+from umt_pipeline.evaluation.workers import Tick, Workers, default_device
 from umt_pipeline.models.question_answering import QuestionAnsweringModel
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
@@ -64,13 +65,15 @@ class AskingConfig(Config):
         parity: write and score answers as the published code does; see :mod:`umt_pipeline.evaluation.answering`.
         types: what questions are counted by: their ``text``, once cleaned, or its ``first_word`` (what, who, where, ...).
         batch_size: clips per batch.
-        workers: decoding threads; null: one per core.
+        nproc: processes that share the clips, one per GPU. On a CPU they share the cores.
+        workers: decoding threads of each process; null: as many as there are cores for it.
     """
 
     k: int = Field(CANDIDATES, ge=1)
     parity: bool = False
     types: TypeRule = "first_word"
     batch_size: int = Field(32, ge=1)
+    nproc: int = Field(1, ge=1)
     workers: int | None = Field(None, ge=1)
 
 
@@ -145,10 +148,8 @@ def accuracy_by_type(
     return {kind: 100.0 * sum(found) / len(found) for kind, found in sorted(right.items())}
 
 
-@torch.inference_mode()
 def answer_questions(
-    model: QuestionAnsweringModel,
-    tokenizer: PreTrainedTokenizerFast,
+    workers: Workers[tuple[QuestionAnsweringModel, PreTrainedTokenizerFast]],
     questions: pd.DataFrame,
     answers: AnswerList,
     load: ClipLoader,
@@ -159,40 +160,61 @@ def answer_questions(
     """Rank the answers of a list for open questions.
 
     Args:
-        model: it is put on the GPU if there is one, and in eval mode.
-        tokenizer: the model's.
+        workers: hold the model and its tokenizer, and share the clips; each puts the model on its GPU if it has one, and in
+            eval mode.
         questions: columns question_id, video_id and question.
         answers: the list.
-        load: reads clips.
+        load: reads clips; it can be sent to other processes.
         max_length: longest question in tokens, as in training.
         config: candidates and batches.
         title: for the progress bar.
+
+    Raises:
+        EvaluationError: a process ended without an error of its own.
     """
-    device = default_device()
-    model, answers = model.to(device).eval(), answers.to(device)
-    places = _by_clip(questions)
-    texts = questions["question"].tolist()
-    asked: list[int] = []
-    parts: list[RankedAnswers] = []
-    failures: dict[str, str] = {}
-    for clips, patches_RVP, visible_RV in _clips(list(places), model.config.vision, load, config, title, failures):
-        tokens_RVW = model.look(patches_RVP, visible_RV)
-        pairs = [(row, place) for row, clip in enumerate(clips) for place in places[clip]]
-        for start in range(0, len(pairs), QUESTIONS_PER_PASS):
-            rows, chosen = zip(*pairs[start : start + QUESTIONS_PER_PASS], strict=True)
-            ids_BL, mask_BL = encode_batch(tokenizer, [texts[place] for place in chosen], max_length)
-            question = model.ask(tokens_RVW, ids_BL.to(device), mask_BL.to(device), torch.tensor(rows, device=device))
-            parts.append(rank_answers(model, question, answers, config.k))
-            asked += chosen
+    run = functools.partial(_answer, answers, load, max_length, config, workers.threads(config.workers))
+    parts = workers.share(run, _batches(questions, config.batch_size), title, "question")
+    ranked = [part.ranked for part in parts if part.question_ids]
     nothing = RankedAnswers(np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
-    ids = questions["question_id"].to_numpy()
-    return Answered(tuple(ids[asked].tolist()), RankedAnswers.join(parts) if parts else nothing, failures)
+    return Answered(
+        tuple(name for part in parts for name in part.question_ids),
+        RankedAnswers.join(ranked) if ranked else nothing,
+        _all_failures([part.failures for part in parts], title),
+    )
 
 
 @torch.inference_mode()
+def _answer(
+    answers: AnswerList,
+    load: ClipLoader,
+    max_length: int,
+    config: AskingConfig,
+    threads: int,
+    loaded: tuple[QuestionAnsweringModel, PreTrainedTokenizerFast],
+    batches: Sequence[pd.DataFrame],
+    tick: Tick,
+) -> Answered:
+    device = default_device()
+    (model, tokenizer), answers = loaded, answers.to(device)
+    model = model.to(device).eval()
+    asked: list[str] = []
+    parts: list[RankedAnswers] = []
+    failures: dict[str, str] = {}
+    for seen in _look(batches, model.config.vision, load, config.batch_size, threads, failures, tick):
+        tokens_RVW = model.look(seen.patches_RVP, seen.visible_RV)
+        for start in range(0, len(seen.questions), QUESTIONS_PER_PASS):
+            some = seen.questions.iloc[start : start + QUESTIONS_PER_PASS]
+            ids_BL, mask_BL = encode_batch(tokenizer, some["question"].tolist(), max_length)
+            clip_B = torch.tensor(some["row"].to_numpy(), device=device)
+            question = model.ask(tokens_RVW, ids_BL.to(device), mask_BL.to(device), clip_B)
+            parts.append(rank_answers(model, question, answers, config.k))
+            asked += some["question_id"].tolist()
+    nothing = RankedAnswers(np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
+    return Answered(tuple(asked), RankedAnswers.join(parts) if parts else nothing, failures)
+
+
 def choose_options(
-    model: VideoTextModel,
-    tokenizer: PreTrainedTokenizerFast,
+    workers: Workers[tuple[VideoTextModel, PreTrainedTokenizerFast]],
     questions: pd.DataFrame,
     load: ClipLoader,
     choice: ChoiceConfig,
@@ -202,40 +224,58 @@ def choose_options(
     """Score the options of multiple-choice questions; an option is read behind the question's text, if it has one.
 
     Args:
-        model: it is put on the GPU if there is one, and in eval mode.
-        tokenizer: the model's.
+        workers: hold the model and its tokenizer, and share the clips; each puts the model on its GPU if it has one, and in
+            eval mode.
         questions: columns question_id, video_id, question and options.
-        load: reads clips.
+        load: reads clips; it can be sent to other processes.
         choice: the scores.
         config: batches.
         title: for the progress bar.
+
+    Raises:
+        EvaluationError: a process ended without an error of its own.
     """
-    device = default_device()
+    widest = max(map(len, questions["options"]), default=1)
+    run = functools.partial(_choose, widest, load, choice, config, workers.threads(config.workers))
+    parts = workers.share(run, _batches(questions, config.batch_size), title, "question")
+    return Chosen(
+        tuple(name for part in parts for name in part.question_ids),
+        np.concatenate([part.scores_QO for part in parts]),
+        _all_failures([part.failures for part in parts], title),
+    )
+
+
+@torch.inference_mode()
+def _choose(
+    widest: int,
+    load: ClipLoader,
+    choice: ChoiceConfig,
+    config: AskingConfig,
+    threads: int,
+    loaded: tuple[VideoTextModel, PreTrainedTokenizerFast],
+    batches: Sequence[pd.DataFrame],
+    tick: Tick,
+) -> Chosen:
+    device, (model, tokenizer) = default_device(), loaded
     model = model.to(device).eval()
-    places = _by_clip(questions)
-    texts = [[f"{text} {option}".strip() for option in options] for text, options in _choices(questions)]
-    widest = max(map(len, texts), default=1)
-    scores_QO = np.full((len(questions), widest), -np.inf)
-    asked: list[int] = []
+    asked: list[str] = []
+    parts = [np.empty((0, widest))]
     failures: dict[str, str] = {}
-    for clips, patches_RVP, visible_RV in _clips(list(places), model.config.vision, load, config, title, failures):
-        by_width: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for row, clip in enumerate(clips):
-            for place in places[clip]:
-                by_width[len(texts[place])].append((row, place))
-        for width, pairs in by_width.items():
-            for start in range(0, len(pairs), config.batch_size):
-                rows, chosen = zip(*pairs[start : start + config.batch_size], strict=True)
-                ids_XL, mask_XL = _encode_options(model, tokenizer, [text for place in chosen for text in texts[place]])
-                ids_BOL, mask_BOL = (x.to(device).unflatten(0, (len(chosen), width)) for x in (ids_XL, mask_XL))
-                clip_B = torch.tensor(rows, device=device)
+    for seen in _look(batches, model.config.vision, load, config.batch_size, threads, failures, tick):
+        for width, questions in seen.questions.groupby(seen.questions["options"].map(len), sort=False):
+            width = int(width)
+            for start in range(0, len(questions), config.batch_size):
+                some = questions.iloc[start : start + config.batch_size]
+                ids_XL, mask_XL = _encode_options(model, tokenizer, _texts(some))
+                ids_BOL, mask_BOL = (x.to(device).unflatten(0, (len(some), width)) for x in (ids_XL, mask_XL))
+                clip_B = torch.tensor(some["row"].to_numpy(), device=device)
                 scores_BO = score_choices(
-                    model, patches_RVP[clip_B], visible_RV[clip_B], ids_BOL, mask_BOL, choice.pool, choice.match_share
+                    model, seen.patches_RVP[clip_B], seen.visible_RV[clip_B], ids_BOL, mask_BOL, choice.pool, choice.match_share
                 )
-                scores_QO[list(chosen), :width] = scores_BO.double().cpu().numpy()
-                asked += chosen
-    ids = questions["question_id"].to_numpy()
-    return Chosen(tuple(ids[asked].tolist()), scores_QO[asked], failures)
+                own = scores_BO.double().cpu().numpy()
+                parts.append(np.pad(own, ((0, 0), (0, widest - width)), constant_values=-np.inf))
+                asked += some["question_id"].tolist()
+    return Chosen(tuple(asked), np.concatenate(parts), failures)
 
 
 def said_options(scores_QO: np.ndarray, truth_Q: np.ndarray) -> np.ndarray:
@@ -258,44 +298,71 @@ def _encode_options(
     return encode_batch(tokenizer, texts, length, clean=model.config.clean_captions, pad_to=1)
 
 
-def _choices(questions: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    return [(text, list(options)) for text, options in zip(questions["question"], questions["options"], strict=True)]
+def _texts(questions: pd.DataFrame) -> list[str]:
+    """Return what is read of each option of each question."""
+    pairs = zip(questions["question"], questions["options"], strict=True)
+    return [f"{text} {option}".strip() for text, options in pairs for option in options]
 
 
-def _by_clip(questions: pd.DataFrame) -> dict[str, list[int]]:
-    """Return the places of each clip's questions, clips in order of appearance."""
-    places: defaultdict[str, list[int]] = defaultdict(list)
-    for place, video_id in enumerate(questions["video_id"]):
-        places[video_id].append(place)
-    return dict(places)
+def _batches(questions: pd.DataFrame, clips: int) -> list[pd.DataFrame]:
+    """Cut questions into those about so many clips each; clips come in order of appearance, with all of their questions."""
+    if questions.empty:
+        return []
+    number_Q = pd.factorize(questions["video_id"])[0]
+    return [part for _, part in questions.iloc[number_Q.argsort(kind="stable")].groupby(np.sort(number_Q) // clips)]
 
 
 def _most_common(counts: Counter[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def _clips(
-    video_ids: Sequence[str], vision: ViTConfig, load: ClipLoader, config: AskingConfig, title: str, failures: dict[str, str]
-) -> Iterator[tuple[Sequence[str], Tensor, Tensor]]:
+@dataclass(frozen=True)
+class _Seen:
+    """Clips of a batch that could be read: patches [R, V, P] on the device, their positions [R, V], and what is asked.
+
+    ``questions`` has the columns of the table and ``row``, the clip's.
+    """
+
+    questions: pd.DataFrame
+    patches_RVP: Tensor
+    visible_RV: Tensor
+
+
+def _look(
+    batches: Sequence[pd.DataFrame],
+    vision: ViTConfig,
+    load: ClipLoader,
+    batch_size: int,
+    threads: int,
+    failures: dict[str, str],
+    tick: Tick,
+) -> Iterator[_Seen]:
     """Decode clips ahead of time.
 
     Args:
-        video_ids: the clips.
-        vision: the encoder that looks at them.
+        batches: questions about ``batch_size`` clips each, about fewer in the last.
+        vision: the encoder that looks at the clips.
         load: reads clips.
-        config: batches.
-        title: for the progress bar.
+        batch_size: likewise.
+        threads: that decode.
         failures: gets the clips that could not be read, with the reason.
-
-    Yields:
-        Names of the clips of a batch that could be read, their patches [R, V, P] on the device, and the positions [R, V].
+        tick: is called with the number of questions that are done.
     """
     view, device = view_of(vision), default_device()
-    batches = decoded_batches(video_ids, [view], load, config.batch_size, config.workers)
-    count = -(-len(video_ids) // config.batch_size)
-    for clips, frames, failed in tqdm(batches, total=count, desc=title, unit="batch", disable=None, leave=False):
+    video_ids = [video_id for batch in batches for video_id in batch["video_id"].unique()]
+    found = decoded_batches(video_ids, [view], load, batch_size, threads)
+    for batch, (clips, frames, failed) in zip(batches, found, strict=True):
         failures |= failed
         if clips:
-            yield clips, *all_patches(torch.from_numpy(frames[view]).to(device), vision)
+            row_of = {video_id: row for row, video_id in enumerate(clips)}
+            asked = batch[batch["video_id"].isin(clips)]
+            asked = asked.assign(row=asked["video_id"].map(row_of))
+            yield _Seen(asked, *all_patches(torch.from_numpy(frames[view]).to(device), vision))
+        tick(len(batch))
+
+
+def _all_failures(parts: Sequence[Mapping[str, str]], title: str) -> dict[str, str]:
+    failures = {video_id: reason for part in parts for video_id, reason in part.items()}
     for video_id, reason in failures.items():
         logger.warning("%s: questions about video %s count as wrong: %s", title, video_id, reason)
+    return failures

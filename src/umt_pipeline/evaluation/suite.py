@@ -21,7 +21,7 @@ import torch
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
-from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader, default_device
+from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader
 from umt_pipeline.evaluation.examples import choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.loading import Models
@@ -32,6 +32,7 @@ from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows
 from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
 from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
+from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
 from umt_pipeline.video.views import ViewConfig, counter_hash
 

@@ -6,14 +6,16 @@ They exchange no features: a worker writes what it encodes to files, and hands b
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, Self, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.evaluation.metrics import EvaluationError
@@ -21,6 +23,12 @@ from umt_pipeline.evaluation.metrics import EvaluationError
 T = TypeVar("T")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Batch = TypeVar("Batch", bound=Sized)
+Tick = Callable[[int], object]
+
+# Batches that another process gets at once. Decoding runs ahead within them only, so they are not too few; progress is seen
+# after each, so they are not too many.
+_BATCHES = 32
 
 _state: Any = None  # of a worker process: what its ``load`` returned
 
@@ -66,7 +74,7 @@ class Workers(Generic[T]):
         if self._pool is None:
             # Not forked: CUDA and the threads of torch do not survive it.
             context = multiprocessing.get_context("spawn")
-            start = functools.partial(_start, self._load, context.Value("i", 0), max(1, _cores() // self.count))
+            start = functools.partial(_start, self._load, context.Value("i", 0), max(1, cores() // self.count))
             self._pool = ProcessPoolExecutor(self.count, context, initializer=start)
         futures = {self._pool.submit(_call, function, item): place for place, item in enumerate(items)}
         try:
@@ -81,6 +89,40 @@ class Workers(Generic[T]):
             for future in futures:
                 future.cancel()
 
+    def share(
+        self, function: Callable[[T, Sequence[Batch], Tick], Result], batches: Sequence[Batch], title: str, unit: str
+    ) -> list[Result]:
+        """Divide batches among the processes, neighbours together, and show how many of their items are done.
+
+        Args:
+            function: of what is loaded, some batches, and something to call with the number of items that are done. It is
+                sent to other processes, so it is no lambda.
+            batches: the same whoever works at them.
+            title: for the progress bar, as is ``unit``.
+            unit: what an item is.
+
+        Returns:
+            Results in the order of the batches; one for all of them if this process does it alone.
+
+        Raises:
+            EvaluationError: a process ended without an error of its own; errors of the function come as they are.
+        """
+        with tqdm(total=sum(map(len, batches)), desc=title, unit=unit, disable=None, leave=False) as progress:
+            if self.count == 1 or not batches:
+                return [function(self.here, batches, progress.update)]
+            count = min(len(batches), self.count * -(-len(batches) // (_BATCHES * self.count)))
+            edges = [len(batches) * number // count for number in range(count + 1)]
+            shares = [batches[start:stop] for start, stop in itertools.pairwise(edges)]
+            found: dict[int, Result] = {}
+            for place, result in self.map(functools.partial(_do_share, function), shares):
+                found[place] = result
+                progress.update(sum(map(len, shares[place])))
+        return [found[place] for place in range(count)]
+
+    def threads(self, asked: int | None = None) -> int:
+        """Return how many threads each process decodes in: as many as asked for, or as there are cores for it."""
+        return asked or max(1, cores() // self.count)
+
 
 def require_devices(count: int) -> None:
     """Check that so many processes have a device each, before anything is done that needs them.
@@ -90,6 +132,11 @@ def require_devices(count: int) -> None:
     """
     if count > 1 and torch.cuda.is_available() and count > torch.cuda.device_count():
         raise ConfigError(f"`nproc: {count}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower `nproc`")
+
+
+def default_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU. Each process has made its own GPU the current one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _start(load: Callable[[], Any] | None, started: Any, threads: int) -> None:
@@ -109,5 +156,14 @@ def _call(function: Callable[[Any, Any], Any], item: Any) -> Any:
     return function(_state, item)
 
 
-def _cores() -> int:
+def _do_share(function: Callable[[T, Sequence[Batch], Tick], Result], loaded: T, share: Sequence[Batch]) -> Result:
+    return function(loaded, share, _ignore)
+
+
+def _ignore(_: int) -> None:
+    pass  # the first process counts whole shares
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,11 +100,10 @@ class Workplace(Generic[T]):
             EvaluationError: an encoder gave NaN or infinity for a clip, or the disk is full.
         """
         started = time.perf_counter()
-        threads = threads or max(1, (os.cpu_count() or 1) // self.workers.count)
         plans = {
             title: plan_features(
                 self.folder, part.video_ids, part.choose(self.models), contents,
-                batch_size=batch_size, workers=threads, title=title,
+                batch_size=batch_size, workers=self.workers.threads(threads), title=title,
             )
             for title, part in parts.items()
         }  # fmt: skip
@@ -143,7 +141,7 @@ def open_workplace(
     """Open a workplace; the processes end with it.
 
     Args:
-        models: the models, on :func:`umt_pipeline.evaluation.encoders.default_device`.
+        models: the models, on :func:`umt_pipeline.evaluation.workers.default_device`.
         folder: keeps the features, so that the next search with the same models and clips reads them; whatever else lies
             there is deleted. None: a temporary folder (``TMPDIR`` names its place).
         load: loads the same models in another process; needed where ``nproc`` is not 1.

@@ -178,14 +178,20 @@ def curve_panels(key: str, histories: Sequence[tuple[str, pd.DataFrame]]) -> lis
 def training_curves(key: str, histories: Sequence[tuple[str, pd.DataFrame]]) -> Curves | None:
     """Return the curves of training runs, at most two, to be compared; None where none was logged.
 
-    Quantities that were zero all the time, such as the share of unreadable clips, are left out.
+    Quantities that were the same all the time, such as no unreadable clips or two boxes in each, are left out.
 
     Args:
         key: short name, unique in the page.
         histories: (label, rows), as for :func:`curve_panels`.
     """
     there = [(label, rows) for label, rows in histories if not rows.empty]
-    numbers = {str(name) for _, rows in there for name in rows.select_dtypes("number").columns if (rows[name] != 0).any()}
+    # Of a run that logged once, whatever is not zero.
+    numbers = {
+        str(name)
+        for _, rows in there
+        for name, values in rows.select_dtypes("number").items()
+        if values.nunique() > 1 or (len(rows) == 1 and (values != 0).any())
+    }
     kept = [(label, rows[[name for name in rows.columns if name in numbers]]) for label, rows in there]
     return Curves(tuple(label for label, _ in kept), tuple(curve_panels(key, kept))) if kept else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from umt_pipeline.evaluation.classification import Scores, predict, prediction_t
 from umt_pipeline.evaluation.classification_figures import Confusion, confusion_svg
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
+from umt_pipeline.evaluation.workers import Workers, require_devices
 from umt_pipeline.files import write_json
 from umt_pipeline.models.classifier import Classifier, load_classes, load_classifier, save_classifier
 from umt_pipeline.models.exchange import load_vision
@@ -86,10 +88,12 @@ def gather_tasks(
         workspace: folder for unfinished work.
 
     Raises:
-        ConfigError: a task or split is not in the tables, or has fewer than two classes in training.
+        ConfigError: a task or split is not in the tables, or has fewer than two classes in training; or the test wants more
+            CUDA devices than there are.
         EvaluationError: a test video has no label.
         CheckpointError: the model to start from is not complete.
     """
+    require_devices(params.test.nproc)
     tasks = {}
     for task in params.tasks:
         train_clips, unlabelled = labelled_clips(videos, labels, task, params.train_split)
@@ -175,9 +179,10 @@ def evaluate_classifiers(
     for task, rows in data.tasks.items():
         truth = dict(zip(rows.test["video_id"], rows.test["label"], strict=True))
         for name, parent in folders.items():
-            classifier, classes = load_classifier(parent / task), load_classes(parent / task)
+            load, classes = functools.partial(load_classifier, parent / task), load_classes(parent / task)
             title = f"classification/{task}/{name}"
-            predictions = predict(classifier, rows.test, data.media, params.fine_tuning.clip, params.test, title)
+            with Workers(load(), load, params.test.nproc) as workers:
+                predictions = predict(workers, rows.test, data.media, params.fine_tuning.clip, params.test, title)
             scores = score(predictions, truth, classes)
             sha256 = weights_sha256(parent / task)
             records.append(_record(title, params, seed, rows, scores, tuple(predictions.failures), sha256))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from umt_pipeline.evaluation.questions import (
     true_answers,
 )
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
+from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
 from umt_pipeline.models.question_answering import load_question_answering
 from umt_pipeline.models.video_text import load_video_text
@@ -155,53 +157,57 @@ def _majority(results: _Results, split: str, questions: pd.DataFrame, truth: Map
 def _answer(results: _Results, name: str, folder: Path) -> dict[str, Any]:
     """Answer the open questions of all splits with one model; return what is to be known about its list of answers."""
     params, data = results.params, results.data
-    model, tokenizer = load_question_answering(folder)
+    load = functools.partial(load_question_answering, folder)
+    model, tokenizer = load()
     answers = make_answer_list(tokenizer, data.answers, model.config.text.max_positions, parity=params.test.parity)
-    for split, questions in data.tests.items():
-        title = f"question_answering/{split}/{name}"
-        truth = true_answers(questions)
-        said = answer_questions(
-            model, tokenizer, questions, answers, results.load, params.fine_tuning.max_question_length, params.test, title
-        )
-        found = answering_result(truth, said.question_ids, said.ranked, answers)
-        _count(results, split, name, questions, truth, found.predicted, said.failures)
-        results.test.setdefault(split, {})[name] = found.accuracy
-        results.record(
-            title, found.accuracy, questions, failures=tuple(said.failures), k=min(params.test.k, len(answers.texts)),
-            frames=model.config.vision.frames, resolution=model.config.vision.image_size,
-            checkpoint_sha256=weights_sha256(folder),
-            settings={
-                "answers": len(answers.texts), "answers_cut": len(answers.cut), "parity": str(params.test.parity),
-                "max_question_length": params.fine_tuning.max_question_length,
-                "truth_not_in_list": len(found.not_in_list), "truth_tied": len(found.tied),
-            },
-        )  # fmt: skip
+    with Workers((model, tokenizer), load, params.test.nproc) as workers:
+        for split, questions in data.tests.items():
+            title = f"question_answering/{split}/{name}"
+            truth = true_answers(questions)
+            said = answer_questions(
+                workers, questions, answers, results.load, params.fine_tuning.max_question_length, params.test, title
+            )
+            found = answering_result(truth, said.question_ids, said.ranked, answers)
+            _count(results, split, name, questions, truth, found.predicted, said.failures)
+            results.test.setdefault(split, {})[name] = found.accuracy
+            results.record(
+                title, found.accuracy, questions, failures=tuple(said.failures), k=min(params.test.k, len(answers.texts)),
+                frames=model.config.vision.frames, resolution=model.config.vision.image_size,
+                checkpoint_sha256=weights_sha256(folder),
+                settings={
+                    "answers": len(answers.texts), "answers_cut": len(answers.cut), "parity": str(params.test.parity),
+                    "max_question_length": params.fine_tuning.max_question_length,
+                    "truth_not_in_list": len(found.not_in_list), "truth_tied": len(found.tied),
+                },
+            )  # fmt: skip
     return _about(answers, tokenizer.unk_token_id)
 
 
 def _choose(results: _Results, name: str, folder: Path) -> None:
     params = results.params
-    model, tokenizer = load_video_text(folder)
-    for split, questions in results.data.choices.items():
-        title = f"multiple_choice/{split}/{name}"
-        chosen = choose_options(model, tokenizer, questions, results.load, params.choice, params.test, title)
-        by_id = questions.set_index("question_id")
-        asked = by_id.loc[list(chosen.question_ids)]
-        truth_Q = asked["correct"].to_numpy(dtype=np.int64)
-        value = choice_accuracy(chosen.scores_QO, truth_Q, failures=len(questions) - len(asked))
-        results.choice[split][name] = value
-        said_Q = said_options(chosen.scores_QO, truth_Q) if len(asked) else truth_Q
-        options = dict(zip(questions["question_id"], questions["options"], strict=True))
-        true = {key: options[key][place] for key, place in zip(by_id.index, by_id["correct"], strict=True)}
-        said = {key: options[key][place] for key, place in zip(asked.index, said_Q.tolist(), strict=True)}
-        right = dict(zip(asked.index, (said_Q == truth_Q).tolist(), strict=True))
-        results.table("choice", split, name, questions, true, said, right, chosen.failures)
-        results.record(
-            title, value, questions, failures=tuple(chosen.failures), pool=params.choice.pool,
-            frames=model.config.vision.frames, resolution=model.config.vision.image_size,
-            checkpoint_sha256=weights_sha256(folder),
-            settings={"match_share": params.choice.match_share, "chance": chance(questions)},
-        )  # fmt: skip
+    load = functools.partial(load_video_text, folder)
+    model, tokenizer = load()
+    with Workers((model, tokenizer), load, params.test.nproc) as workers:
+        for split, questions in results.data.choices.items():
+            title = f"multiple_choice/{split}/{name}"
+            chosen = choose_options(workers, questions, results.load, params.choice, params.test, title)
+            by_id = questions.set_index("question_id")
+            asked = by_id.loc[list(chosen.question_ids)]
+            truth_Q = asked["correct"].to_numpy(dtype=np.int64)
+            value = choice_accuracy(chosen.scores_QO, truth_Q, failures=len(questions) - len(asked))
+            results.choice[split][name] = value
+            said_Q = said_options(chosen.scores_QO, truth_Q) if len(asked) else truth_Q
+            options = dict(zip(questions["question_id"], questions["options"], strict=True))
+            true = {key: options[key][place] for key, place in zip(by_id.index, by_id["correct"], strict=True)}
+            said = {key: options[key][place] for key, place in zip(asked.index, said_Q.tolist(), strict=True)}
+            right = dict(zip(asked.index, (said_Q == truth_Q).tolist(), strict=True))
+            results.table("choice", split, name, questions, true, said, right, chosen.failures)
+            results.record(
+                title, value, questions, failures=tuple(chosen.failures), pool=params.choice.pool,
+                frames=model.config.vision.frames, resolution=model.config.vision.image_size,
+                checkpoint_sha256=weights_sha256(folder),
+                settings={"match_share": params.choice.match_share, "chance": chance(questions)},
+            )  # fmt: skip
 
 
 def _count(

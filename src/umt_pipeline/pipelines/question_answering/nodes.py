@@ -12,6 +12,7 @@ import pandas as pd
 from umt_pipeline.errors import ConfigError
 from umt_pipeline.evaluation.answering import make_answer_list
 from umt_pipeline.evaluation.records import rows_sha256
+from umt_pipeline.evaluation.workers import require_devices
 from umt_pipeline.files import read_json, staged_file, write_json
 from umt_pipeline.models.folders import SKIPPED_FILE, load_config, load_weights, weights_sha256
 from umt_pipeline.models.question_answering import save_question_answering
@@ -79,10 +80,12 @@ def gather_questions(
         workspace: folder for unfinished work.
 
     Raises:
-        ConfigError: open questions of only one of training and test; or ``answers`` is no list of texts.
+        ConfigError: open questions of only one of training and test; ``answers`` is no list of texts; or the test wants more
+            CUDA devices than there are.
         EvaluationError: an answer is twice in the list, or too long for the model.
         CheckpointError: a model to start from is not complete.
     """
+    require_devices(params.test.nproc)
     clips = videos.loc[videos["media"] == "video", CLIP_COLUMNS].reset_index(drop=True)
     split_of = questions["video_id"].map(dict(zip(clips["video_id"], clips["split"], strict=True)))
     free = is_open(questions)

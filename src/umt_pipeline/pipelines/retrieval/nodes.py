@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.errors import ConfigError
-from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, default_device
+from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
 from umt_pipeline.evaluation.search import search
-from umt_pipeline.evaluation.workers import require_devices
+from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, open_workplace
 from umt_pipeline.models.folders import load_config, load_weights, weights_sha256
 from umt_pipeline.models.tokenizer import load_tokenizer
