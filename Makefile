@@ -89,6 +89,6 @@ constraints: $(STAMP) ## write constraints.txt anew from pyproject.toml (UPGRADE
 	  $(if $(UPGRADE),--upgrade) --output-file constraints.txt
 
 .PHONY: clean
-clean: ## delete caches, build leftovers and the resume points of killed runs; results and data stay
+clean: ## delete caches, build leftovers, kept features and resume points; results and data stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis data/.checkpoints
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,9 +31,10 @@ import yaml
 from safetensors.torch import load_file
 
 from umt_pipeline.evaluation.encoders import VideoEncoder, clip_loader
-from umt_pipeline.evaluation.feature_cache import Features, extract_features
+from umt_pipeline.evaluation.feature_cache import Features, encode_group, missing_groups, plan_features, read_features
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.probes import LabelledFeatures, linear_probe
+from umt_pipeline.evaluation.workers import cores
 from umt_pipeline.features.codebooks import BOOKS_FILE
 from umt_pipeline.features.codecs import CodecName
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
@@ -216,18 +217,19 @@ def probe(world: World, students: dict[str, Student]) -> dict[str, float]:
     parts = [train, clips(params.validation_split), clips(params.test_split)]
     encoders = [VideoEncoder(name, student.encoder) for name, student in students.items()]
     load = clip_loader(world.videos, world.media)
-    features = extract_features(
-        [clip for part in parts for clip in part],
-        encoders,
-        load,
-        title="clips to probe with",
-        batch_size=params.batch_size,
-        workers=params.workers,
-    )
-    return {
-        name: linear_probe(*(labelled(features, name, part, world.labels) for part in parts), params.linear).accuracy
-        for name in students
-    }
+    asked = [clip for part in parts for clip in part]
+    with tempfile.TemporaryDirectory(prefix="umt-benchmark-") as folder:
+        plan = plan_features(
+            Path(folder), asked, encoders, dict.fromkeys(asked, ""),
+            batch_size=params.batch_size, threads=params.workers or cores(), title="clips to probe with",
+        )  # fmt: skip
+        for group in missing_groups(plan, 1):
+            encode_group(encoders, load, group)
+        features = read_features(plan)
+        return {
+            name: linear_probe(*(labelled(features, name, part, world.labels) for part in parts), params.linear).accuracy
+            for name in students
+        }
 
 
 def labelled(features: Features, name: str, clips: list[str], labels: dict[str, str]) -> LabelledFeatures:

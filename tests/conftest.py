@@ -1,4 +1,4 @@
-"""What holds for every test: no network, no trace outside temporary folders."""
+"""What holds for every test: no network, no GPU, no trace outside temporary folders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 # Before any import of the packages that read them.
 os.environ.update(
+    # What tests expect are a CPU's numbers, and some start two processes where there may be one GPU.
+    CUDA_VISIBLE_DEVICES="",
     DO_NOT_TRACK="1",
     DVC_NO_ANALYTICS="1",
     HF_HUB_OFFLINE="1",

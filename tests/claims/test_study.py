@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from scipy import stats
 
 from tests.claims.tiny import make_bank, study
 from tests.features.tiny import make_teacher_folder
@@ -16,7 +17,7 @@ from umt_pipeline.claims.arms import ARMS, BASELINE, COMPARISONS
 from umt_pipeline.claims.bank import ClipBank
 from umt_pipeline.claims.document import document
 from umt_pipeline.claims.figure import figure_svg
-from umt_pipeline.claims.findings import find, protocol_records, said
+from umt_pipeline.claims.findings import Verdict, find, margin, protocol_records
 from umt_pipeline.claims.study import Job, Place, Rates, Run, _grouped, choose, run_job, run_study
 
 
@@ -132,7 +133,7 @@ def test_what_is_found_is_said_with_its_spread() -> None:
     assert findings.arms["aligned"].spread("shape") == pytest.approx(2.0)
     over_pixels, _, over_scratch, _ = findings.verdicts["target"]
     assert (over_pixels.says, over_pixels.difference) == ("yes", pytest.approx(29.0 / 3))
-    assert over_pixels.spread == pytest.approx(np.std([10.0, 10.0, 9.0], ddof=1))
+    assert over_pixels.margin == margin(np.array(values["aligned"]), np.array(values["pixels"]))
     assert over_scratch.says == "cannot be told"
     worse = find(config, pd.DataFrame([{**one, "test_shape": 100.0 - one["test_shape"]} for one in rows]))
     assert worse.verdicts["target"][0].says == "the other way round"
@@ -140,27 +141,31 @@ def test_what_is_found_is_said_with_its_spread() -> None:
     assert "| **unmasked tokens aligned (UMT)** | 82.0 ± 2.0 | 83.0 ± 3.0 | 1.00 | 0.001, 0.001 | 84.9 | 70.2 |" in text
     assert "hides 12 of the 16 patches" in text
     assert "## Which patches are seen" not in text, "a comparison of which one arm was run is none"
-    assert findings.metrics()["difference"]["aligned_over_pixels"]["shape"] == pytest.approx(29.0 / 3)
+    assert findings.metrics()["difference"]["aligned_over_pixels"]["shape"]["mean"] == pytest.approx(29.0 / 3)
     svg = figure_svg(findings)
     assert svg == figure_svg(findings)
     assert "hidden pixels reconstructed" in "".join(ET.fromstring(svg).itertext())
 
 
-def test_a_difference_is_told_by_students_t() -> None:
-    assert said(np.array([1.0, 1.0, 1.0])) == "yes"
-    assert said(np.array([-3.0, -3.2, -2.8])) == "the other way round"
-    # Above its deviation, but with three seeds that is not enough.
-    assert said(np.array([1.0, 2.0, 3.5])) == "cannot be told"
-    assert said(np.array([9.0])) == "cannot be told"
+def test_a_difference_is_told_by_welchs_t() -> None:
     generator = np.random.default_rng(0)
-    false_alarms = [said(generator.normal(size=3)) != "cannot be told" for _ in range(2000)]
-    assert np.mean(false_alarms) == pytest.approx(0.05, abs=0.015)
+    one_R, other_R = generator.normal(3.0, 1.0, 5), generator.normal(0.0, 4.0, 7)
+    interval = stats.ttest_ind(one_R, other_R, equal_var=False).confidence_interval(0.95)
+    assert margin(one_R, other_R) == pytest.approx((interval.high - interval.low) / 2)
+    assert margin(np.array([1.0]), other_R) == np.inf
+    assert margin(np.ones(3), np.zeros(3)) == 0.0
+    expected = COMPARISONS[0].expected[0]
+    told = [Verdict(expected, "shape", *values).says for values in ((2.0, 1.5), (-2.0, 1.5), (-1.0, 1.5), (0.0, 0.0))]
+    assert told == ["yes", "the other way round", "cannot be told", "cannot be told"]
+    draws = generator.normal(size=(2000, 2, 5))
+    assert np.mean([abs(a.mean() - b.mean()) > margin(a, b) for a, b in draws]) == pytest.approx(0.05, abs=0.015)
 
 
 def test_a_single_seed_has_no_spread() -> None:
     config = study(arms=["aligned", "pixels"], seeds=[0])
     findings = find(config, pd.DataFrame([row("aligned", 0, 0.0, 80.0), row("pixels", 0, 0.0, 70.0)]))
     assert findings.arms["pixels"].spread("shape") == 0.0
+    assert {verdict.says for verdict in findings.verdicts["target"]} == {"cannot be told"}
 
 
 @pytest.mark.parametrize(

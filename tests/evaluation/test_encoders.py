@@ -48,9 +48,9 @@ def test_each_clip_is_decoded_once_for_all_encoders_and_batches_do_not_matter(mo
 
     ids = [str(number) for number in range(7)]
     everyone: list[ClipEncoder] = [models.teacher, models.untrained, models.stage1, models.stage2]
-    some = encode_clips(tmp_path, ids, everyone, load, batch_size=3, workers=2)
+    some = encode_clips(tmp_path, ids, everyone, load, batch_size=3, threads=2)
     assert sorted(decoded) == ids
-    alone = encode_clips(tmp_path, ids, everyone, load, batch_size=1, workers=1)
+    alone = encode_clips(tmp_path, ids, everyone, load, batch_size=1, threads=1)
     assert some.video_ids == alone.video_ids == tuple(ids)
     assert set(some.arrays) == {
         "teacher_cls", "teacher_patch", "untrained", "stage1", "stage2", "stage2/embedding",
@@ -76,7 +76,7 @@ def test_features_are_what_they_say(models: Models) -> None:
 def test_encoders_of_other_clip_sizes_get_their_own_view(tmp_path: Path) -> None:
     small = VideoEncoder("small", VideoViT(VISION.model_copy(update={"frames": 1, "image_size": 16})))
     large = VideoEncoder("large", VideoViT(VISION))
-    features = encode_clips(tmp_path, ["0", "1"], [small, large], noise, batch_size=2, workers=1)
+    features = encode_clips(tmp_path, ["0", "1"], [small, large], noise, batch_size=2, threads=1)
     assert features.arrays["small"].shape == features.arrays["large"].shape == (2, VISION.dim)
 
 
@@ -89,7 +89,7 @@ def test_a_clip_that_fails_is_listed_and_not_replaced(tables: Tables, models: Mo
     (root / "clip2.mp4").unlink()
     ids = [f"clip{number}" for number in range(6)]
     load = clip_loader(tables.videos, root)
-    features = encode_clips(tmp_path / "features", ids, [models.stage1], load, batch_size=2, workers=2)
+    features = encode_clips(tmp_path / "features", ids, [models.stage1], load, batch_size=2, threads=2)
     assert features.video_ids == ("clip0", "clip3", "clip4", "clip5")
     assert set(features.failures) == {"clip1", "clip2"}
     assert features.arrays["stage1"].shape == (4, VISION.dim)

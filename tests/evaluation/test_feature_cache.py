@@ -77,7 +77,7 @@ def stage2(models: Models) -> VideoTextEncoder:
 
 def plan(root: Path, models: Models, **changed: Any) -> FeaturePlan:
     arguments: dict[str, Any] = {"video_ids": IDS, "encoders": chosen(models), "contents": dict.fromkeys(IDS, "a")}
-    return plan_features(root, **(arguments | changed), batch_size=2, workers=1)
+    return plan_features(root, **(arguments | changed), batch_size=2, threads=1)
 
 
 def fill(root: Path, models: Models, **changed: Any) -> tuple[Features, int]:

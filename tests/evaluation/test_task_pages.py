@@ -39,7 +39,7 @@ def record(task: str, failures: tuple[str, ...] = (), **values: float) -> dict[s
     return Record(task=task, values=values, protocol=protocol).model_dump(mode="json")
 
 
-def history(rows: int, **columns: float) -> pd.DataFrame:
+def history(rows: int, **columns: Any) -> pd.DataFrame:
     steps = np.arange(1, rows + 1)
     return pd.DataFrame({"step": steps, "loss": 1 / steps, "unreadable": np.zeros(rows), **columns})
 
@@ -456,14 +456,20 @@ def test_scores_mark_the_best_fair_model_and_ranks_are_better_low() -> None:
     assert score_table("x", [], {"r1": "R@1"}, {}) is None
 
 
-def test_curves_leave_out_what_was_zero_and_runs_that_were_not() -> None:
-    curves = training_curves("k", [("model", history(3, lr=1.0)), ("control", history(0))])
+def test_curves_leave_out_what_never_changed_and_runs_that_were_not() -> None:
+    curves = training_curves("k", [("model", history(3, lr=[1.0, 2.0, 3.0], boxes=2.0)), ("control", history(0))])
     assert isinstance(curves, Curves)
     assert curves.lines == ("model",)
     assert [panel.title for panel in curves.panels] == ["total loss", "learning rate"]
-    both = training_curves("k", [("model", history(3)), ("control", history(2, full=0.5))])
+    both = training_curves("k", [("model", history(3)), ("control", history(2, full=[0.5, 0.6], unreadable=0.0))])
     assert both is not None
     assert [panel.title for panel in both.panels] == ["total loss", "full"]
+    apart = training_curves("k", [("model", history(3, lr=1.0)), ("control", history(3, lr=2.0))])
+    assert apart is not None
+    assert [panel.title for panel in apart.panels] == ["total loss", "learning rate"], "each constant, but not the same"
+    once = training_curves("k", [("model", history(3, full=[None, None, 0.5], lr=[None, 0.0, None]))])
+    assert once is not None
+    assert [panel.title for panel in once.panels] == ["total loss", "full"]
     assert training_curves("k", [("model", history(0))]) is None
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from umt_pipeline.errors import ConfigError
+from umt_pipeline.evaluation import workers
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.workers import Tick, Workers, cores
+from umt_pipeline.evaluation.workers import Tick, Workers, require_devices
 
 
 def two() -> int:
@@ -54,17 +55,26 @@ def test_shares_are_neighbours_and_come_in_order() -> None:
     run = functools.partial(add, "sum")
     alone = Workers(1).share(run, batches, "adding", "number")
     assert alone == [("sum", 1, 2 * sum(range(100)))]
-    with Workers(1, two, count=2) as workers:
-        shared = workers.share(run, batches, "adding", "number")
-        assert workers.share(run, batches[:1], "adding", "number") == [("sum", 2, 0)], "no process gets nothing"
+    with Workers(1, two, count=2) as both:
+        shared = both.share(run, batches, "adding", "number")
+        assert both.share(run, batches[:1], "adding", "number") == [("sum", 2, 0)], "no process gets nothing"
     assert shared == [("sum", 2, 2 * sum(range(25 * n, 25 * n + 25))) for n in range(4)]
     assert Workers(1).share(run, [], "adding", "number") == [("sum", 1, 0)]
 
 
-def test_cores_are_shared() -> None:
-    assert Workers(1).threads() == cores()
-    assert Workers(1, two, count=64).threads() == 1
+def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 6)
+    assert [Workers(1, two, count=count).threads() for count in (1, 2, 4, 64)] == [6, 3, 1, 1]
     assert Workers(1, two, count=64).threads(3) == 3
+
+
+def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_devices(8, "a.test.nproc")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    require_devices(2, "a.test.nproc")
+    with pytest.raises(ConfigError, match=r"`a\.test\.nproc: 3` needs as many CUDA devices, found 2; lower it"):
+        require_devices(3, "a.test.nproc")
 
 
 def test_processes_need_a_way_to_load() -> None:

@@ -52,10 +52,10 @@ def make_tables(folder: Path, splits: Sequence[str] = SPLITS) -> Tables:
 
 
 def encode_clips(
-    folder: Path, video_ids: Sequence[str], encoders: Sequence[ClipEncoder], load: ClipLoader, *, workers: int = 1, **plan: Any
+    folder: Path, video_ids: Sequence[str], encoders: Sequence[ClipEncoder], load: ClipLoader, *, threads: int = 1, **plan: Any
 ) -> Features:
     """Return the features of some clips, which lie in ``folder``."""
-    own = plan_features(folder, video_ids, encoders, dict.fromkeys(video_ids, ""), workers=workers, **plan)
+    own = plan_features(folder, video_ids, encoders, dict.fromkeys(video_ids, ""), threads=threads, **plan)
     for group in missing_groups(own, 1):
         encode_group(encoders, load, group)
     return read_features(own)

@@ -38,6 +38,24 @@ def test_under_autocast_it_is_as_close_to_fp32_as_torchs(asked: dict[str, object
     assert (weights is None) == (not asked.get("need_weights"))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_takes_the_same_way_unless_attention_is_dropped(dropout: float) -> None:
+    torchs, ours = (module.train() for module in make_pair())
+    torchs.dropout = ours.dropout = dropout
+    x = torch.randn(3, 7, 32)
+    found = []
+    for module in (torchs, ours):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            module(x, x, x, need_weights=False)[0].sum().backward()
+        gradient = module.in_proj_weight.grad
+        assert gradient is not None
+        found.append(gradient)
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.05)
+    # With dropout both are torch's own, which draws from the seed.
+    assert torch.equal(found[0], found[1]) == (dropout > 0)
+
+
 def test_other_modules_stay_what_they_are() -> None:
     for module in (nn.Linear(2, 2), nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=4, batch_first=True)):
         before = type(module)

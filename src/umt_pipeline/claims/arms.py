@@ -170,7 +170,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         published={"aligned": Published(70.2, 84.9), "random": Published(70.2, 84.6), "tube": Published(70.2, 84.3)},
         expected=(Expectation("aligned", "random", motion=False), Expectation("aligned", "tube", motion=False)),
         note=(
-            "The paper's own differences are a few tenths of a point, far below what three seeds of this size can tell "
+            "The paper's own differences are a few tenths of a point, far below what a few seeds of this size can tell "
             "apart."
         ),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from umt_pipeline.claims.arms import BASELINE, Comparison
-from umt_pipeline.claims.findings import Findings, Verdict
+from umt_pipeline.claims.findings import CONFIDENCE, Findings, Verdict
 from umt_pipeline.masking import MaskConfig, visible_count
 
 
@@ -61,12 +61,14 @@ def _opening(findings: Findings, figure: str) -> Iterator[str]:
 
 def _summary(findings: Findings) -> Iterator[str]:
     appearance, motion = findings.config.tasks
+    verdicts = [verdict for found in findings.verdicts.values() for verdict in found]
     yield "## In short"
     yield ""
     yield (
-        "Differences of means in points ± their sample deviation over seeds. *Yes*, or *the other way round*: zero lies "
-        "outside the 95 % confidence interval of the mean difference (Student's t over seeds); else it cannot be told. A "
-        "direction is the paper's, or ours where the paper has no number."
+        f"Differences of means in points with their {CONFIDENCE:.0%} confidence interval over seeds (Welch's t). *Yes*, or "
+        f"*the other way round*: zero lies outside; else it cannot be told. Of {len(verdicts)} such cells about "
+        f"{(1 - CONFIDENCE) * len(verdicts):.0f} would lie outside by chance alone, if all arms were equal. A direction is "
+        "the paper's, or ours where the paper has no number."
     )
     yield ""
     yield f"| direction | whose | {appearance} | | {motion} | |"
@@ -78,8 +80,8 @@ def _summary(findings: Findings) -> Iterator[str]:
             expected = verdict.expectation
             pair = f"{names[expected.better]} > {names[expected.worse]}"
             by_pair.setdefault((pair, expected.source), []).append(verdict)
-        for (pair, source), verdicts in by_pair.items():
-            said = {verdict.task: f"{verdict.difference:+.1f} ± {verdict.spread:.1f} | {verdict.says}" for verdict in verdicts}
+        for (pair, source), found in by_pair.items():
+            said = {verdict.task: f"{verdict.difference:+.1f} ± {verdict.margin:.1f} | {verdict.says}" for verdict in found}
             cells = " | ".join(said.get(task, " | no difference claimed") for task in findings.config.tasks)
             yield f"| {pair} | {source} | {cells} |"
     yield ""

@@ -20,7 +20,7 @@ from umt_pipeline.claims.study import StudyConfig
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 
 Says = Literal["yes", "the other way round", "cannot be told"]
-# Two-sided, of the mean of the seeds' differences.
+# Two-sided, of a difference of means over seeds.
 CONFIDENCE = 0.95
 
 
@@ -56,16 +56,21 @@ class Verdict:
     Attributes:
         expectation: the direction.
         task: label task.
-        difference: mean over seeds of (better - worse), points.
-        spread: sample deviation of these differences.
-        says: ``cannot be told`` where the confidence interval of the mean difference holds zero, or there is one seed only.
+        difference: of the means over seeds, better - worse, points.
+        margin: half the width of its confidence interval; infinite with one seed.
     """
 
     expectation: Expectation
     task: str
     difference: float
-    spread: float
-    says: Says
+    margin: float
+
+    @property
+    def says(self) -> Says:
+        """Return ``cannot be told`` where the confidence interval holds zero."""
+        if abs(self.difference) <= self.margin:
+            return "cannot be told"
+        return "yes" if self.difference > 0 else "the other way round"
 
 
 @dataclass(frozen=True)
@@ -132,21 +137,22 @@ def _verdicts(config: StudyConfig, arms: dict[str, ArmResult], comparison: Compa
             continue
         for task, claimed in ((appearance, expectation.appearance), (motion, expectation.motion)):
             if claimed:
-                difference_R = arms[expectation.better].accuracy[task] - arms[expectation.worse].accuracy[task]
-                yield Verdict(
-                    expectation, task, float(difference_R.mean()), deviation(difference_R), said(difference_R)
-                )
+                better_R, worse_R = (arms[name].accuracy[task] for name in (expectation.better, expectation.worse))
+                yield Verdict(expectation, task, float(better_R.mean() - worse_R.mean()), margin(better_R, worse_R))
 
 
-def said(difference_R: np.ndarray) -> Says:
-    """Tell whether differences, one per seed, are above zero: by Student's t, which asks three seeds for 2.5 deviations."""
-    if len(difference_R) < 2:
-        return "cannot be told"
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, df=len(difference_R) - 1))
-    mean = float(difference_R.mean())
-    if abs(mean) <= quantile * deviation(difference_R) / np.sqrt(len(difference_R)):
-        return "cannot be told"
-    return "yes" if mean > 0 else "the other way round"
+def margin(one_R: np.ndarray, other_R: np.ndarray) -> float:
+    """Return half the width of the confidence interval of a difference of means, by Welch's t; infinite for a single seed.
+
+    Not of pairs with the same seed: what two arms do with one seed is no more alike than with two.
+    """
+    if min(len(one_R), len(other_R)) < 2:
+        return float("inf")
+    parts = [deviation(values_R) ** 2 / len(values_R) for values_R in (one_R, other_R)]
+    if sum(parts) == 0:
+        return 0.0
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(own) - 1) for part, own in zip(parts, (one_R, other_R), strict=True))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, df=freedom)) * sum(parts) ** 0.5
 
 
 def deviation(values_R: np.ndarray) -> float:
@@ -154,11 +160,15 @@ def deviation(values_R: np.ndarray) -> float:
     return float(values_R.std(ddof=1)) if len(values_R) > 1 else 0.0
 
 
-def _nested(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, float]]:
-    nested: dict[str, dict[str, float]] = {}
+def _nested(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, dict[str, float]]]:
+    nested: dict[str, dict[str, dict[str, float]]] = {}
     for verdict in (verdict for found in verdicts.values() for verdict in found):
         name = f"{verdict.expectation.better}_over_{verdict.expectation.worse}"
-        nested.setdefault(name, {})[verdict.task] = verdict.difference
+        nested.setdefault(name, {})[verdict.task] = {
+            "mean": verdict.difference,
+            # JSON knows no infinity.
+            **({"margin": verdict.margin} if np.isfinite(verdict.margin) else {}),
+        }
     return nested
 
 

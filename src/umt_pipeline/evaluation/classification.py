@@ -143,13 +143,12 @@ def _predict(
     kept: list[str] = []
     parts = [np.empty((0, model.config.classes))]
     failures: dict[str, str] = {}
-    for batch in decoded(list(rows), load, videos, threads):
-        good = {video_id: views for video_id, views in batch.items() if not isinstance(views, str)}
-        failures |= {video_id: reason for video_id, reason in batch.items() if isinstance(reason, str)}
+    for good, failed in decoded(list(rows), load, videos, threads):
+        failures |= failed
         if good:
             parts.append(_mean_softmax(model, good, device))
             kept += good
-        tick(len(batch))
+        tick(len(good) + len(failed))
     return Predictions(tuple(kept), np.concatenate(parts), failures)
 
 

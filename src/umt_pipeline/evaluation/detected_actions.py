@@ -159,15 +159,12 @@ def _predict(
     for _, run in itertools.groupby(batches, key=lambda batch: (batch[0]["tall"], batch[0]["wide"])):
         names = [str(row["video_id"]) for batch in run for row in batch]
         # Only the last batch of a shape may be smaller: cut again, these are the same batches.
-        for batch in decoded(names, load, config.batch_size, threads):
-            for name, reason in batch.items():
-                if isinstance(reason, str):
-                    failures[rows[name]["path"], rows[name]["timestamp_s"]] = reason
-            good = {name: views for name, views in batch.items() if not isinstance(views, str)}
+        for good, failed in decoded(names, load, config.batch_size, threads):
+            failures |= {(rows[name]["path"], rows[name]["timestamp_s"]): reason for name, reason in failed.items()}
             if good:
                 people = [rows[name] for name in good]
                 parts.append(_scored(model, classes, people, np.stack(list(good.values())), config, device))
-            tick(len(batch))
+            tick(len(good) + len(failed))
     empty = pd.DataFrame(columns=[*_FRAME, *BOX, "label", "score"])
     return DetectedActions(pd.concat(parts, ignore_index=True) if parts else empty, failures)
 

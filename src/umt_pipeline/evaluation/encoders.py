@@ -288,7 +288,7 @@ def _load_row(rows: Mapping[str, Mapping[str, Any]], media_root: Path, video_id:
 
 
 def decoded_batches(
-    video_ids: Sequence[str], views: Sequence[ViewConfig], load: ClipLoader, batch_size: int, workers: int | None
+    video_ids: Sequence[str], views: Sequence[ViewConfig], load: ClipLoader, batch_size: int, threads: int
 ) -> Iterator[tuple[list[str], dict[ViewConfig, np.ndarray], dict[str, str]]]:
     """Decode clips in the given order, two batches ahead, in threads.
 
@@ -297,7 +297,7 @@ def decoded_batches(
         views: the views of each.
         load: reads one view of one clip.
         batch_size: clips per batch.
-        workers: threads; None: one per core.
+        threads: that decode.
 
     Yields:
         Clips that work, their frames [B, T, S, S, 3] per view, and the reasons of those that failed.
@@ -306,9 +306,7 @@ def decoded_batches(
     def read(video_id: str) -> dict[ViewConfig, np.ndarray]:
         return {view: load(video_id, view) for view in views}
 
-    for batch in decoded(video_ids, read, batch_size, workers):
-        good = {video_id: frames for video_id, frames in batch.items() if isinstance(frames, dict)}
-        failed = {video_id: reason for video_id, reason in batch.items() if isinstance(reason, str)}
+    for good, failed in decoded(video_ids, read, batch_size, threads):
         stacked = {view: np.stack([frames[view] for frames in good.values()]) for view in views} if good else {}
         yield list(good), stacked, failed
 

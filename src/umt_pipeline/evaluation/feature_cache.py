@@ -83,7 +83,7 @@ class FeaturePlan:
         video_ids: the clips.
         folders: one per encoder, in the encoders' order.
         batch_size: clips per forward pass.
-        workers: decoding threads; None means one per core.
+        threads: that decode in each process.
         title: for the progress bar.
         shard_clips: clips per shard: whole batches, so that a clip's batch does not depend on who encodes it.
     """
@@ -91,7 +91,7 @@ class FeaturePlan:
     video_ids: tuple[str, ...]
     folders: tuple[Path, ...]
     batch_size: int
-    workers: int | None
+    threads: int
     title: str
     shard_clips: int
 
@@ -121,7 +121,7 @@ def plan_features(
     contents: Mapping[str, str],
     *,
     batch_size: int,
-    workers: int | None = None,
+    threads: int,
     title: str = "clips",
 ) -> FeaturePlan:
     """Name the folders of the features to come.
@@ -132,7 +132,7 @@ def plan_features(
         encoders: the encoders.
         contents: video_id -> something that changes when the clip does.
         batch_size: clips per forward pass.
-        workers: decoding threads; None means one per core.
+        threads: that decode in each process.
         title: for the progress bar.
     """
     folders = []
@@ -148,14 +148,14 @@ def plan_features(
             leftover.unlink()
         folders.append(folder)
     shard_clips = batch_size * math.ceil(_SHARD_CLIPS / batch_size)
-    return FeaturePlan(video_ids, tuple(folders), batch_size, workers, title, shard_clips)
+    return FeaturePlan(video_ids, tuple(folders), batch_size, threads, title, shard_clips)
 
 
 def remove_others(root: Path, plans: Iterable[FeaturePlan]) -> None:
     """Delete whatever lies in ``root`` and belongs to none of the plans."""
     kept = {folder for plan in plans for folder in plan.folders}
     for path in set(root.iterdir()) - kept:
-        logger.info("evaluation: deleting %s: features that this run does not use", path)
+        logger.info("features: deleting %s: features that this run does not use", path)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -171,7 +171,7 @@ def missing_groups(plan: FeaturePlan, count: int) -> list[ShardGroup]:
             lacking[shard] = tuple(places)
     found = plan.shards - len(lacking)
     if found:
-        logger.info("evaluation: %s: %d of %d shards of features were there", plan.title, found, plan.shards)
+        logger.info("features: %s: %d of %d shards of features were there", plan.title, found, plan.shards)
     groups = min(len(lacking), max(count, math.ceil(len(lacking) / _GROUP_SHARDS)))
     # Every n-th shard: the short one stays last in its group, so that batches end where shards do.
     parts = [{shard: lacking[shard] for shard in list(lacking)[number::groups]} for number in range(groups)]
@@ -189,7 +189,7 @@ def encode_group(encoders: Sequence[ClipEncoder], load: ClipLoader, group: Shard
     needed = sorted({place for places in group.lacking.values() for place in places})
     views = list(dict.fromkeys(encoders[place].view for place in needed))
     ids = [video_id for shard in group.lacking for video_id in plan.clips(shard)]
-    batches = decoded_batches(ids, views, load, plan.batch_size, plan.workers)
+    batches = decoded_batches(ids, views, load, plan.batch_size, plan.threads)
     with tqdm(total=len(ids), desc=group.name, unit="clip", disable=None, leave=False) as progress:
         for shard, places in group.lacking.items():
             kept: list[str] = []
@@ -224,7 +224,7 @@ def read_features(plan: FeaturePlan) -> Features:
     for folder, row in zip(plan.folders, cards, strict=True):
         arrays |= _arrays(folder, row, failures)  # type: ignore[arg-type]
     for video_id, reason in failures.items():
-        logger.warning("evaluation: clip %s has no features and counts as wrong: %s", video_id, reason)
+        logger.warning("features: clip %s has none and counts as wrong: %s", video_id, reason)
     kept = tuple(video_id for video_id in plan.video_ids if video_id not in failures)
     return Features(kept, arrays, failures)
 
@@ -271,7 +271,7 @@ def _is_whole(folder: Path, shard: int, clips: Sequence[str]) -> bool:
     path = folder / f"{shard:05d}.safetensors"
     whole = path.is_file() and sha256_file(path) == card["sha256"]
     if not whole:
-        logger.warning("evaluation: %s is damaged or gone: its %d clips are encoded again", path, len(clips))
+        logger.warning("features: %s is damaged or gone: its %d clips are encoded again", path, len(clips))
     return whole
 
 

@@ -174,11 +174,9 @@ def answer_questions(
     """
     run = functools.partial(_answer, answers, load, max_length, config, workers.threads(config.workers))
     parts = workers.share(run, _batches(questions, config.batch_size), title, "question")
-    ranked = [part.ranked for part in parts if part.question_ids]
-    nothing = RankedAnswers(np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
     return Answered(
         tuple(name for part in parts for name in part.question_ids),
-        RankedAnswers.join(ranked) if ranked else nothing,
+        RankedAnswers.join([part.ranked for part in parts]),
         _all_failures([part.failures for part in parts], title),
     )
 
@@ -198,7 +196,8 @@ def _answer(
     (model, tokenizer), answers = loaded, answers.to(device)
     model = model.to(device).eval()
     asked: list[str] = []
-    parts: list[RankedAnswers] = []
+    candidates = min(config.k, len(answers.texts))
+    parts = [RankedAnswers(np.empty((0, candidates), dtype=np.int64), np.empty((0, candidates)))]
     failures: dict[str, str] = {}
     for seen in _look(batches, model.config.vision, load, config.batch_size, threads, failures, tick):
         tokens_RVW = model.look(seen.patches_RVP, seen.visible_RV)
@@ -209,8 +208,7 @@ def _answer(
             question = model.ask(tokens_RVW, ids_BL.to(device), mask_BL.to(device), clip_B)
             parts.append(rank_answers(model, question, answers, config.k))
             asked += some["question_id"].tolist()
-    nothing = RankedAnswers(np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
-    return Answered(tuple(asked), RankedAnswers.join(parts) if parts else nothing, failures)
+    return Answered(tuple(asked), RankedAnswers.join(parts), failures)
 
 
 def choose_options(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline import __version__
+from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.evaluation.examples import choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
@@ -28,7 +29,7 @@ from umt_pipeline.evaluation.retrieval import (
     retrieval_values,
     set_rows,
 )
-from umt_pipeline.evaluation.workplace import T, Workplace, named
+from umt_pipeline.evaluation.workplace import T, Workplace
 from umt_pipeline.video.views import ViewConfig
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def search(
     shown: list[SystemScores] = []
     for model in workplace.models.video_text:
         try:
-            systems = video_text_scores(params, model.name, data, features, workplace)
+            systems = video_text_scores(params, model, data, features, workplace)
         except NoDataError as error:
             return [Record(task=f"retrieval/{data.name}", note=str(error))], []
         for system in systems:
@@ -88,16 +89,16 @@ def clips_with_features(data: RetrievalSet, features: Features) -> tuple[np.ndar
 
 
 def video_text_scores(
-    params: SearchParams, name: str, data: RetrievalSet, features: Features, workplace: Workplace[T]
+    params: SearchParams, model: VideoTextEncoder, data: RetrievalSet, features: Features, workplace: Workplace[T]
 ) -> list[SystemScores]:
     """Return the dual encoder's scores of a set, the same by dual softmax, and re-ranked by the matching head.
 
     Args:
         params: how to score.
-        name: of the model. It made ``features`` with ``keep_tokens``.
+        model: one of ``workplace``. It made ``features`` with ``keep_tokens``.
         data: the set.
         features: of its clips, and maybe of others.
-        workplace: has the model.
+        workplace: its processes share the re-ranking.
 
     Raises:
         NoDataError: no clip of the set has features.
@@ -107,11 +108,10 @@ def video_text_scores(
     clips = len(data.video_ids)
     row_C = np.full(clips, -1)
     row_C[places] = rows
-    model = named(name, workplace.models)
     text_ULD, mask_UL, text_UE = model.encode_text(data.texts, params.text_length)
-    video_SE = features.arrays[f"{name}/embedding"][rows].numpy()
-    dual = dual_scores(name, text_UE.cpu().numpy(), video_SE, places, clips)
-    scorer = workplace.pair_scorer(name, text_ULD, mask_UL, features.arrays[f"{name}/tokens"])
+    video_SE = features.arrays[f"{model.name}/embedding"][rows].numpy()
+    dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, places, clips)
+    scorer = workplace.pair_scorer(model.name, text_ULD, mask_UL, features.arrays[f"{model.name}/tokens"])
     del text_ULD, mask_UL
     with scorer as score:
         reranked = rerank(dual, lambda text_G, clip_G: score(text_G, row_C[clip_G]), params.rerank_k)
@@ -119,7 +119,7 @@ def video_text_scores(
     assert cost is not None
     logger.info(
         "re-ranking %s by %s: %d pairs in %.1f s, %.0f pairs/s",
-        data.name, name, cost.pairs, cost.seconds, cost.pairs_per_second,
+        data.name, model.name, cost.pairs, cost.seconds, cost.pairs_per_second,
     )  # fmt: skip
     return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 

@@ -32,7 +32,7 @@ from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows
 from umt_pipeline.evaluation.report_data import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
 from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
-from umt_pipeline.evaluation.workers import default_device
+from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
 from umt_pipeline.video.views import ViewConfig, counter_hash
 
@@ -92,6 +92,7 @@ def evaluate(
             than a model can read.
         TrainingError: another evaluation is at work in ``folder``.
     """
+    require_devices(params.nproc, "evaluation.nproc")
     for model in models.video_text:
         model.text_length(params.text_length)
     with open_workplace(models, folder, load, params.nproc) as workplace:
@@ -325,7 +326,7 @@ def _systems(
         dual = dual_scores("teacher", models.teacher.encode_text(data.texts), video_SE, places, clips)
         systems += [dual, dual_softmax(dual, params.dsl_temperature or models.teacher.temperature)]
     for model in models.video_text:
-        systems += video_text_scores(params, model.name, data, test, workplace)
+        systems += video_text_scores(params, model, data, test, workplace)
     return systems
 
 

@@ -1,6 +1,6 @@
-"""Processes that share the work of an evaluation, one per device; each loads the models once.
+"""Processes that share the work of a test, one per device; each loads the models once, and hands back little.
 
-They exchange no features: a worker writes what it encodes to files, and hands back numbers.
+Features of clips are not sent: who makes them writes them to files (:mod:`umt_pipeline.evaluation.feature_cache`).
 """
 
 from __future__ import annotations
@@ -42,13 +42,12 @@ class Workers(Generic[T]):
         count: processes. One means this one; several are started at the first call.
 
     Raises:
-        ConfigError: more processes than CUDA devices, or several and no ``load``.
+        ConfigError: several processes and no ``load``.
     """
 
     def __init__(self, here: T, load: Callable[[], T] | None = None, count: int = 1) -> None:
         if count > 1 and load is None:
             raise ConfigError(f"`nproc: {count}` needs a way to load the models in other processes; none was given")
-        require_devices(count)
         self.count, self.here = count, here
         self._load = load
         self._pool: ProcessPoolExecutor | None = None
@@ -82,8 +81,9 @@ class Workers(Generic[T]):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise EvaluationError(
-                f"one of the {self.count} processes of the evaluation ended without a word: it was killed (memory?), or could "
-                "not load the models (then its error stands above). Run again: features that were written are kept"
+                f"one of the {self.count} processes of the test ended without a word: it was killed (memory?), or could not "
+                "load the models (then its error stands above). Run again, maybe with a lower `nproc`: training that has "
+                "finished and features that were written are kept"
             ) from error
         finally:
             for future in futures:
@@ -124,14 +124,18 @@ class Workers(Generic[T]):
         return asked or max(1, cores() // self.count)
 
 
-def require_devices(count: int) -> None:
+def require_devices(count: int, setting: str) -> None:
     """Check that so many processes have a device each, before anything is done that needs them.
+
+    Args:
+        count: processes.
+        setting: name of the parameter that says so.
 
     Raises:
         ConfigError: there are CUDA devices, but fewer.
     """
     if count > 1 and torch.cuda.is_available() and count > torch.cuda.device_count():
-        raise ConfigError(f"`nproc: {count}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower `nproc`")
+        raise ConfigError(f"`{setting}: {count}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower it")
 
 
 def default_device() -> torch.device:

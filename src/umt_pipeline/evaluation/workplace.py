@@ -97,13 +97,13 @@ class Workplace(Generic[T]):
             threads: decoding threads of each process; None means as many as there are cores for it.
 
         Raises:
-            EvaluationError: an encoder gave NaN or infinity for a clip, or the disk is full.
+            EvaluationError: an encoder gave NaN or infinity for a clip, the disk is full, or a process ended.
         """
         started = time.perf_counter()
         plans = {
             title: plan_features(
                 self.folder, part.video_ids, part.choose(self.models), contents,
-                batch_size=batch_size, workers=self.workers.threads(threads), title=title,
+                batch_size=batch_size, threads=self.workers.threads(threads), title=title,
             )
             for title, part in parts.items()
         }  # fmt: skip
@@ -113,7 +113,7 @@ class Workplace(Generic[T]):
             for _ in self.workers.map(_encode, work):
                 pass  # what it made lies in files
         clips = sum(len(plan.video_ids) for plan in plans.values())
-        logger.info("evaluation: features of %d clips in %.1f s", clips, time.perf_counter() - started)
+        logger.info("features of %d clips in %.1f s", clips, time.perf_counter() - started)
         return {title: read_features(plan) for title, plan in plans.items()}
 
     @contextmanager
@@ -127,9 +127,12 @@ class Workplace(Generic[T]):
             text_ULD: tokens of U texts of length L from :meth:`VideoTextEncoder.encode_text`.
             mask_UL: their mask.
             video_SVD: V tokens of each of S clips.
+
+        Raises:
+            EvaluationError: the disk is full; or, from the function, a process ended or a file of features is gone.
         """
         with tempfile.TemporaryDirectory(prefix="texts-", dir=self.folder) as scratch:
-            score = pair_scorer(self.workers, functools.partial(named, model), Path(scratch), text_ULD, mask_UL, video_SVD)
+            score = pair_scorer(self.workers, functools.partial(_named, model), Path(scratch), text_ULD, mask_UL, video_SVD)
             del text_ULD, mask_UL
             yield score
 
@@ -148,7 +151,7 @@ def open_workplace(
         nproc: processes, one per GPU. On a CPU they share the cores.
 
     Raises:
-        ConfigError: more processes than CUDA devices.
+        ConfigError: several processes and no ``load``.
         TrainingError: another process is at work in ``folder``.
     """
     with ExitStack() as stack:
@@ -160,8 +163,7 @@ def open_workplace(
         yield Workplace(folder or Path(scratch), workers)
 
 
-def named(name: str, models: SearchModels) -> VideoTextEncoder:
-    """Return the model of that name."""
+def _named(name: str, models: SearchModels) -> VideoTextEncoder:
     return next(model for model in models.video_text if model.name == name)
 
 

@@ -1,4 +1,4 @@
-"""Self-attention of a frozen open_clip tower under autocast, without the copies that torch's module makes.
+"""Self-attention of an open_clip tower under autocast, without the copies that torch's module makes.
 
 Shapes: F frames, S tokens, W width, H heads, d width of a head.
 """
@@ -29,7 +29,8 @@ class PackedAttention(nn.MultiheadAttention):
         """See ``nn.MultiheadAttention``."""
         asked = {name for name, given in kwargs.items() if given is not None and given is not False}
         plain = query is key and key is value and not args and not asked and "need_weights" in kwargs
-        if not plain or self.training or not torch.is_autocast_enabled(query.device.type):
+        drops = self.training and self.dropout > 0
+        if not plain or drops or not torch.is_autocast_enabled(query.device.type):
             return super().forward(query, key, value, *args, **kwargs)
         qkv_FS3Hd = F.linear(query, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.num_heads, -1))
         q_FHSd, k_FHSd, v_FHSd = qkv_FS3Hd.permute(2, 0, 3, 1, 4).unbind(0)

@@ -185,12 +185,12 @@ def training_curves(key: str, histories: Sequence[tuple[str, pd.DataFrame]]) -> 
         histories: (label, rows), as for :func:`curve_panels`.
     """
     there = [(label, rows) for label, rows in histories if not rows.empty]
-    # Of a run that logged once, whatever is not zero.
+    logged = pd.concat([rows.select_dtypes("number") for _, rows in there]) if there else pd.DataFrame()
+    # What was logged only once is shown unless it is zero.
     numbers = {
         str(name)
-        for _, rows in there
-        for name, values in rows.select_dtypes("number").items()
-        if values.nunique() > 1 or (len(rows) == 1 and (values != 0).any())
+        for name, values in logged.items()
+        if values.nunique() > 1 or (values.count() == 1 and (values.dropna() != 0).all())
     }
     kept = [(label, rows[[name for name in rows.columns if name in numbers]]) for label, rows in there]
     return Curves(tuple(label for label, _ in kept), tuple(curve_panels(key, kept))) if kept else None

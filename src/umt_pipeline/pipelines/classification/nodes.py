@@ -93,7 +93,7 @@ def gather_tasks(
         EvaluationError: a test video has no label.
         CheckpointError: the model to start from is not complete.
     """
-    require_devices(params.test.nproc)
+    require_devices(params.test.nproc, "classification.test.nproc")
     tasks = {}
     for task in params.tasks:
         train_clips, unlabelled = labelled_clips(videos, labels, task, params.train_split)
@@ -166,7 +166,7 @@ def evaluate_classifiers(
         matrices as one SVG.
 
     Raises:
-        EvaluationError: scores from which no honest number can be computed.
+        EvaluationError: scores from which no honest number can be computed, or a process ended.
     """
     folders: dict[str, Path] = {params.start: model}
     if not (control_model / SKIPPED_FILE).is_file():

@@ -98,7 +98,7 @@ def gather_key_frames(
     if not trained and test.empty:
         return nothing
     _require_boxes(params, trained, test, tested)
-    require_devices(params.test.nproc)
+    require_devices(params.test.nproc, "detection.test.nproc")
     train_frames = key_frames(clips, own, params.train_split, params.fine_tuning.recipe())
     classes = listed_actions(params.actions, "detection.actions") or action_names(train_frames)
     evaluated, unseen = _evaluated(params, classes, tested)

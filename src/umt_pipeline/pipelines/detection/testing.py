@@ -54,7 +54,7 @@ def evaluate_detectors(
         Metrics with the summaries of training, records with their protocols, a row per box and model, and a picture (SVG).
 
     Raises:
-        EvaluationError: scores from which no honest number can be computed.
+        EvaluationError: scores from which no honest number can be computed, or a process ended.
     """
     data, tuning = detection_data, params.fine_tuning
     folders = {params.start: model, "control": control_model}

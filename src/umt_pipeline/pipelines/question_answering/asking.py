@@ -43,7 +43,9 @@ class _Results:
 
     def __init__(self, params: QuestionAnsweringParams, seed: int, data: QuestionData) -> None:
         self.params, self.seed, self.data = params, seed, data
-        self.load = clip_loader(data.videos, data.media)
+        asked = {video_id for table in (*data.tests.values(), *data.choices.values()) for video_id in table["video_id"]}
+        # It goes to other processes with every share: without the training clips.
+        self.load = clip_loader(data.videos[data.videos["video_id"].isin(asked)], data.media)
         self.records: list[Record] = []
         self.tables: list[pd.DataFrame] = []
         self.test: dict[str, dict[str, float]] = {}
@@ -113,7 +115,7 @@ def ask(
         Metrics with the summaries of training, records with their protocols, and a row for each question and model.
 
     Raises:
-        EvaluationError: scores from which no honest number can be computed.
+        EvaluationError: scores from which no honest number can be computed, or a process ended.
     """
     results = _Results(params, seed, question_data)
     folders = {"stage2": model, "control": control_model}

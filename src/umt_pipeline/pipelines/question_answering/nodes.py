@@ -85,7 +85,7 @@ def gather_questions(
         EvaluationError: an answer is twice in the list, or too long for the model.
         CheckpointError: a model to start from is not complete.
     """
-    require_devices(params.test.nproc)
+    require_devices(params.test.nproc, "question_answering.test.nproc")
     clips = videos.loc[videos["media"] == "video", CLIP_COLUMNS].reset_index(drop=True)
     split_of = questions["video_id"].map(dict(zip(clips["video_id"], clips["split"], strict=True)))
     free = is_open(questions)

@@ -92,7 +92,7 @@ def gather_captions(
         CheckpointError: ``stage2_model`` is no model of video and text.
     """
     tuning, test = params.fine_tuning, params.test
-    require_devices(test.nproc)
+    require_devices(test.nproc, "retrieval.test.nproc")
     start = VideoTextConfig.model_validate(load_config(stage2_model, KIND)[0])
     config = tuning.model_for(start)
     positions = start.text.max_positions
@@ -199,7 +199,8 @@ def search_before_and_after(
         found.
 
     Raises:
-        EvaluationError: features or scores that are not finite.
+        EvaluationError: features or scores are not finite, features cannot be written or read, or a process ended.
+        TrainingError: another search is at work in the workspace.
     """
     data, test = retrieval_data, params.test
     load = functools.partial(_load, {ZERO_SHOT: data.start, FINE_TUNED: model}, test.pool)
