@@ -38,22 +38,27 @@ def test_under_autocast_it_is_as_close_to_fp32_as_torchs(asked: dict[str, object
     assert (weights is None) == (not asked.get("need_weights"))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_training_takes_the_same_way_unless_attention_is_dropped(dropout: float) -> None:
-    torchs, ours = (module.train() for module in make_pair())
-    torchs.dropout = ours.dropout = dropout
+def gradient(module: nn.MultiheadAttention) -> torch.Tensor:
+    torch.manual_seed(1)
     x = torch.randn(3, 7, 32)
-    found = []
-    for module in (torchs, ours):
-        torch.manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16):
-            module(x, x, x, need_weights=False)[0].sum().backward()
-        gradient = module.in_proj_weight.grad
-        assert gradient is not None
-        found.append(gradient)
-    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.05)
-    # With dropout both are torch's own, which draws from the seed.
-    assert torch.equal(found[0], found[1]) == (dropout > 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        module(x, x, x, need_weights=False)[0].square().sum().backward()
+    assert module.in_proj_weight.grad is not None
+    return module.in_proj_weight.grad
+
+
+def test_training_takes_the_short_way_too_unless_attention_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchs, ours = (module.train() for module in make_pair())
+    expected = gradient(torchs)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("torch's own way")
+
+    monkeypatch.setattr(nn.MultiheadAttention, "forward", never)
+    torch.testing.assert_close(gradient(ours), expected, rtol=0.02, atol=0.02)
+    ours.dropout = 0.5
+    with pytest.raises(AssertionError, match="torch's own way"):
+        gradient(ours)
 
 
 def test_other_modules_stay_what_they_are() -> None:
