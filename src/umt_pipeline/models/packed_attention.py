@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from umt_pipeline.models.vit import attend
+
 
 class PackedAttention(nn.MultiheadAttention):
     """torch's multi-head attention; plain self-attention under autocast takes a shorter way.
@@ -34,5 +36,4 @@ class PackedAttention(nn.MultiheadAttention):
             return super().forward(query, key, value, *args, **kwargs)
         qkv_FS3Hd = F.linear(query, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.num_heads, -1))
         q_FHSd, k_FHSd, v_FHSd = qkv_FS3Hd.permute(2, 0, 3, 1, 4).unbind(0)
-        attended_FHSd = F.scaled_dot_product_attention(q_FHSd, k_FHSd, v_FHSd)
-        return self.out_proj(attended_FHSd.transpose(1, 2).flatten(2)), None
+        return self.out_proj(attend(q_FHSd, k_FHSd, v_FHSd).transpose(1, 2).flatten(2)), None
