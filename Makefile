@@ -54,7 +54,7 @@ claims: $(STAMP) ## compare what the paper compares, in many small runs, and wri
 	@$(BIN)/dvc repro studies/dvc.yaml
 
 .PHONY: summary
-summary: $(STAMP) ## print the results of the last run
+summary: $(STAMP) ## print the results of the evaluation and of the tasks
 	@$(BIN)/umt summary
 
 .PHONY: test

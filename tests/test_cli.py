@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from umt_pipeline import cli
 from umt_pipeline.errors import ConfigError, TableError, UmtError
+from umt_pipeline.evaluation.records import Record
 from umt_pipeline.files import write_json
 from umt_pipeline.own_data import assign_splits, init_environment, parse_shares
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
@@ -56,9 +57,15 @@ def test_summary_names_the_pages_of_the_tasks_that_were_run(project: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("question_answering", "classification"):
         (folder / f"{name}.html").touch()
+    record = Record(task="classification/motion/stage2", values={"top1": 77.75}, protocol=None, note="made up")
+    write_json(project / "results" / "classification_records.json", [record.model_dump(mode="json")])
     console = Console(file=io.StringIO(), width=100)
     print_summary(console, project, None)
     text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "classification/motion, of the pipeline classification" in text
+    assert "77.8" in text
+    (project / "results" / "metrics.json").unlink()
+    print_summary(console, project, None)
     assert [line for line in text.splitlines() if line.startswith("Task")] == [
         f"Task     {folder}/classification.html", f"Task     {folder}/question_answering.html"
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The results of the last evaluation as tables in a terminal."""
+"""The results of the evaluation and of the tasks as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from umt_pipeline.errors import UmtError
+from umt_pipeline.evaluation.records import Record, flat_metrics
 from umt_pipeline.files import read_json
 from umt_pipeline.project_config import catalog_path, config_loader
 
@@ -43,29 +44,40 @@ def metrics_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def task_pages(project: Path, loader: OmegaConfigLoader) -> list[Path]:
-    """Return the pages of single tasks that there are, in the catalog's order: its datasets ``<task>_report`` of HTML."""
-    paths = [catalog_path(project, loader, name) for name in loader["catalog"] if name.endswith("_report")]
-    return [path for path in paths if path.suffix == ".html" and path.is_file()]
+def finished_tasks(project: Path, loader: OmegaConfigLoader) -> dict[str, Path]:
+    """Return the pages of the tasks that were run, in the catalog's order: its datasets ``<task>_report`` of HTML."""
+    paths = {
+        name.removesuffix("_report"): catalog_path(project, loader, name)
+        for name in loader["catalog"] if name.endswith("_report")
+    }  # fmt: skip
+    return {task: path for task, path in paths.items() if path.suffix == ".html" and path.is_file()}
 
 
 def print_summary(console: Console, project: Path, env: str | None) -> None:
-    """Print the metrics file, and where the report, the pages of the tasks that were run, and the runs are.
+    """Print the metrics of the evaluation and of the tasks that were run, and where pages, numbers and runs are.
 
     Raises:
-        UmtError: there is no metrics file.
+        UmtError: neither was run.
     """
     loader = config_loader(project, env)
-    path = catalog_path(project, loader, "metrics")
-    if not path.is_file():
+    metrics = catalog_path(project, loader, "metrics")
+    tasks = finished_tasks(project, loader)
+    if not metrics.is_file() and not tasks:
         raise UmtError(
-            f"{path}: expected the metrics of an evaluation, found nothing. Run `make demo` (or `dvc repro`) first."
+            f"{metrics}: expected the metrics of an evaluation, found nothing. Run `make demo` (or `dvc repro`) first."
         )
-    for title, rows in grouped(read_json(path)).items():
-        console.print(metrics_table(title, rows))
-    report = catalog_path(project, loader, "report")
-    console.print(f"\nReport   {report}", soft_wrap=True, highlight=False)
-    for page in task_pages(project, loader):
-        console.print(f"Task     {page}", soft_wrap=True, highlight=False)
-    console.print(f"Metrics  {path}", soft_wrap=True, highlight=False)
+    places: list[tuple[str, Path]] = []
+    if metrics.is_file():
+        for title, rows in grouped(read_json(metrics)).items():
+            console.print(metrics_table(title, rows))
+        places = [("Report", catalog_path(project, loader, "report")), ("Metrics", metrics)]
+    for task, page in tasks.items():
+        numbers = catalog_path(project, loader, f"{task}_records")
+        if numbers.is_file():
+            for title, rows in grouped(flat_metrics(map(Record.model_validate, read_json(numbers)))).items():
+                console.print(metrics_table(f"{title}, of the pipeline {task}", rows))
+        places.append(("Task", page))
+    console.print()
+    for what, place in places:
+        console.print(f"{what:<8} {place}", soft_wrap=True, highlight=False)
     console.print("Runs     `make mlflow`, then open http://127.0.0.1:5000", soft_wrap=True, highlight=False)
