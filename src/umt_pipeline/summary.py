@@ -33,7 +33,7 @@ def grouped(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str, float
 def metrics_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return one group of metrics as a table; the columns are in the order of their first appearance."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", min_width=len(title))
     if any(rows):
         table.add_column("")
     for column in columns:
@@ -74,8 +74,9 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
     for task, page in tasks.items():
         numbers = catalog_path(project, loader, f"{task}_records")
         if numbers.is_file():
+            console.print(f"\nPipeline {task}", style="bold")
             for title, rows in grouped(flat_metrics(map(Record.model_validate, read_json(numbers)))).items():
-                console.print(metrics_table(f"{title}, of the pipeline {task}", rows))
+                console.print(metrics_table(title, rows))
         places.append(("Task", page))
     console.print()
     for what, place in places:
