@@ -62,7 +62,7 @@ def test_summary_names_the_pages_of_the_tasks_that_were_run(project: Path) -> No
     console = Console(file=io.StringIO(), width=100)
     print_summary(console, project, None)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "classification/motion, of the pipeline classification" in text
+    assert "Pipeline classification" in text
     assert "77.8" in text
     (project / "results" / "metrics.json").unlink()
     print_summary(console, project, None)
