@@ -166,7 +166,7 @@ def test_detection_is_the_published_one(size: Published) -> None:
     assert (params.start, params.control, params.test_split, params.groups) == ("stage1", False, "validation", None)
     published = DetectionRecipe(drop_path=0.2 if base else 0.4)
     assert tuning.recipe() == published, "the recipe's defaults, but for what differs between sizes"
-    assert params.test == PeopleConfig()
+    assert params.test == PeopleConfig(nproc=8), "as many GPUs as in training"
     train = tuning.train
     assert (train.epochs, train.warmup, train.layer_decay) == ((30, 5, 0.75) if base else (25, 5, 0.85))
     assert (train.betas, train.eps, train.weight_decay, train.clip_grad, train.ema) == ((0.9, 0.999), 1e-8, 0.05, None, None)
