@@ -234,7 +234,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         expected=(Expectation("aligned", "teacher_frame"), Expectation("aligned", "teacher_joint")),
         note=(
             "The teacher is as small as the student and was trained on the same clips; CLIP is neither. On shape it wants "
-            "lower learning rates than the student, and is as good with them (README.md); not so on motion."
+            "lower learning rates than the student, and cannot be told from it with them (README.md); not so on motion."
         ),
     ),
 )
