@@ -30,6 +30,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.evaluation.encoders import VideoEncoder, clip_loader
 from umt_pipeline.evaluation.feature_cache import Features, encode_group, missing_groups, plan_features, read_features
 from umt_pipeline.evaluation.params import EvaluationParams
@@ -45,7 +46,6 @@ from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.student import Student, untrained_student
 from umt_pipeline.models.teacher import load_teacher
 from umt_pipeline.training.launch import RunSpec, run
-from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.stage1 import Stage1Config, Targets, open_provider
 from umt_pipeline.training.state import final_weights
 from umt_pipeline.video.pixels import normalise_patches

@@ -28,12 +28,12 @@ import pandas as pd
 import torch
 from drawn_files import draw_files
 
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
+from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_clip
 from umt_pipeline.training.device import resolve_device, uses_bf16
 from umt_pipeline.training.loop import train
-from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import Task, TrainConfig

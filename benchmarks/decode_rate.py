@@ -18,8 +18,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from umt_pipeline.errors import VideoError
-from umt_pipeline.own_data import scan_videos
+from umt_pipeline.commands.init import scan_videos
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.media import VideoRules
 from umt_pipeline.video.reader import probe
 from umt_pipeline.video.views import ViewConfig, load_view, make_view

@@ -38,12 +38,12 @@ from common import (
     written_by,
 )
 
+from umt_pipeline.data.mapped import MappedTable
+from umt_pipeline.data.samples import SampleDataset, stack_samples
 from umt_pipeline.features.provider import CachedDataset, OnlineDataset
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.training.mapped import MappedTable
 from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage1 import StudentSize, Targets, make_task
-from umt_pipeline.training.task import SampleDataset, stack_samples
 from umt_pipeline.video.views import ViewConfig
 
 DEFAULTS = Defaults(cpu=(8, 4), cuda=(128, 50))

@@ -50,18 +50,18 @@ from common import (
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from umt_pipeline.data.captions import captioned_media
+from umt_pipeline.data.mapped import write_mapped
+from umt_pipeline.data.samples import Batch, stack_samples
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import VideoTextMacs, video_text_macs
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
-from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.device import to_device, uses_bf16
-from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage1 import StudentSize, Targets
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Task, make_task
-from umt_pipeline.training.task import Batch, stack_samples
 from umt_pipeline.video.views import ViewConfig
 
 DEFAULTS = Defaults(cpu=(16, 5), cuda=(128, 50))

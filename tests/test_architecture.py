@@ -12,7 +12,7 @@ import pytest
 from kedro.framework.project import configure_project, pipelines
 
 from tests.imports import PACKAGE, SOURCE, imported_names, module_name
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 
 UPSTAIRS = {
     "__main__",

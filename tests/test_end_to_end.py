@@ -14,13 +14,13 @@ import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from umt_pipeline.models.classifier import load_classifier
-from umt_pipeline.models.detector import load_detector
-from umt_pipeline.models.exchange import export_checkpoint, import_checkpoint
-from umt_pipeline.models.question_answering import load_question_answering
-from umt_pipeline.models.sizes import Asked
+from umt_pipeline.exchange.convert import export_checkpoint, import_checkpoint
+from umt_pipeline.exchange.sizes import Asked
 from umt_pipeline.models.student import load_student
 from umt_pipeline.models.video_text import load_video_text
+from umt_pipeline.tasks.classification.model import load_classifier
+from umt_pipeline.tasks.detection.model import load_detector
+from umt_pipeline.tasks.question_answering.model import load_question_answering
 
 PIPELINES = (
     "demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "retrieval", "question_answering",

@@ -10,11 +10,11 @@ from torch import Tensor
 from tests.golden_files import golden_meta, golden_tensors
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.checkpoints import classifier_from_published, student_from_published
-from umt_pipeline.models.classifier import Classifier, ClassifierConfig
 from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.models.vit import ViTConfig, position_table
+from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig
 from umt_pipeline.video.pixels import patchify
 
 META = golden_meta("stage1")["config"]

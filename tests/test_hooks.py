@@ -16,8 +16,8 @@ from kedro.pipeline import Node, Pipeline
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import ROOT
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import FolderDataset, JsonDataset
-from umt_pipeline.errors import ConfigError
 from umt_pipeline.hooks import track_outputs, tracked_dataset
 
 FILES = {
@@ -44,7 +44,7 @@ FILES = {
     "src/toy/pipeline_registry.py": """
         from pathlib import Path
         from kedro.pipeline import Node, Pipeline
-        from umt_pipeline.config import Config
+        from umt_pipeline.core.config import Config
         from umt_pipeline.tracking import metric_logger
 
         class Optim(Config):

@@ -14,8 +14,9 @@ from kedro.io import DataCatalog
 
 from tests.conftest import ROOT
 from tests.imports import PACKAGE
+from umt_pipeline.commands.plan import Counts, plan_project
+from umt_pipeline.commands.plan_stage1 import Hardware, find_tower
 from umt_pipeline.datasets import TableDataset
-from umt_pipeline.evaluation.detected_actions import PeopleConfig
 from umt_pipeline.features.extract import make_header
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.models.checkpoints import student_to_published
@@ -25,11 +26,10 @@ from umt_pipeline.pipelines.detection.params import DetectionParams
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.plan_tables import Counts, plan_project
-from umt_pipeline.planning import Hardware, find_tower
 from umt_pipeline.project_config import config_loader, typed_parameters
-from umt_pipeline.training.classification import Recipe
-from umt_pipeline.training.detection import DetectionRecipe
+from umt_pipeline.tasks.classification.training import Recipe
+from umt_pipeline.tasks.detection.testing import PeopleConfig
+from umt_pipeline.tasks.detection.training import DetectionRecipe
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.stage1 import Stage1Config

@@ -15,6 +15,8 @@ from tests.conftest import ROOT
 from tests.imports import PACKAGE
 from tests.tables.reading import read
 from tests.tables.test_retrieval import DATA
+from umt_pipeline.commands.plan_stage1 import find_tower
+from umt_pipeline.data.samples import Corpus
 from umt_pipeline.features.extract import make_header
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
@@ -22,13 +24,12 @@ from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.pipelines.retrieval.params import RetrievalParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.planning import find_tower
 from umt_pipeline.project_config import config_loader, typed_parameters
 from umt_pipeline.training.objectives import Objectives
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.stage1 import Stage1Config
 from umt_pipeline.training.stage2 import Stage2Config
-from umt_pipeline.training.task import Corpus, TrainConfig
+from umt_pipeline.training.task import TrainConfig
 
 VIEW = {"frames": 12, "size": 224, "scales": (1.0, 0.9, 0.8, 0.71), "flip": True}
 

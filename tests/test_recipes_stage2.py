@@ -16,13 +16,13 @@ from kedro.io import DataCatalog
 from tests.conftest import ROOT
 from tests.imports import PACKAGE
 from tests.test_recipes import HARDWARE
+from umt_pipeline.commands.plan import Counts, plan_project
+from umt_pipeline.commands.plan_stage1 import find_tower
 from umt_pipeline.features.extract import make_header
 from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.plan_tables import Counts, plan_project
-from umt_pipeline.planning import find_tower
 from umt_pipeline.project_config import config_loader, typed_parameters
 from umt_pipeline.training.stage1 import Stage1Config
 from umt_pipeline.training.stage2 import Stage2Config

@@ -16,9 +16,9 @@ from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from pydantic import BaseModel
 
 from umt_pipeline import tracking
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets.base import PathDataset
-from umt_pipeline.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 
 # Scores are below 100 in size, so float32 rounds them by at most 8e-6.
 _SCORE_ROUNDING = 1e-5

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 from pydantic import ValidationError
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
 
 _Config = TypeVar("_Config", bound=Config)
 

@@ -19,7 +19,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from umt_pipeline.files import sha256_file
+from umt_pipeline.core.files import sha256_file
 
 CHALLENGER = "challenger"
 

@@ -11,7 +11,7 @@ import torch
 from tests.claims.tiny import PATCH, SIZE, make_bank, tables
 from tests.features.tiny import make_teacher
 from umt_pipeline.claims.bank import ClipBank, bank_key, build_bank, choose_clips, unit_mean
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.features.targets import ask_teacher
 
 

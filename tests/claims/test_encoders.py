@@ -10,7 +10,7 @@ import torch
 from tests.features.tiny import make_teacher
 from umt_pipeline.claims.encoders import AttentionKind, ClipEncoder, EncoderSize, TeacherEncoder
 from umt_pipeline.claims.inputs import InputConfig, all_places, cut
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches
 
 SIZE = EncoderSize(dim=16, depth=2, heads=2)

@@ -21,7 +21,7 @@ from umt_pipeline.claims.fine_tuning import (
 )
 from umt_pipeline.claims.inputs import InputConfig
 from umt_pipeline.claims.pretraining import PretrainingConfig, PretrainingTask
-from umt_pipeline.errors import CheckpointError
+from umt_pipeline.core.errors import CheckpointError
 from umt_pipeline.training.loop import train
 from umt_pipeline.training.task import TrainConfig
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from kedro.io import DataCatalog, DatasetError
 
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import CorporaTableDataset
-from umt_pipeline.errors import TableError
 
 TRAIN = {"constant": "train"}
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from umt_pipeline.cli import app
-from umt_pipeline.errors import UmtError
+from umt_pipeline.commands.main import app
+from umt_pipeline.core.errors import UmtError
 from umt_pipeline.evaluation.compare import compare_protocols, compare_records, load_records
 from umt_pipeline.evaluation.records import Cost, Protocol, Record
 

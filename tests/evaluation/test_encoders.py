@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.evaluation.tiny import VISION, encode_clips, make_folders, make_tables
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.evaluation.encoders import (
     ClipEncoder,
     VideoEncoder,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.evaluation.tiny import make_folders, make_tables
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.evaluation import feature_cache, stored_arrays
 from umt_pipeline.evaluation.encoders import ClipEncoder, VideoTextEncoder
 from umt_pipeline.evaluation.feature_cache import (

@@ -21,12 +21,18 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from umt_pipeline.evaluation.answering import AnswerList, RankedAnswers, answering_result, choice_accuracy, make_answer_list
-from umt_pipeline.evaluation.classification import Predictions, Scores, score
 from umt_pipeline.evaluation.metrics import EvaluationError, accuracy, recall_summary, retrieval_ranks
-from umt_pipeline.evaluation.questions import accuracy_by_type, said_options
 from umt_pipeline.evaluation.retrieval import SystemScores, build_retrieval_set, retrieval_values
 from umt_pipeline.models.tokenizer import train_wordpiece
+from umt_pipeline.tasks.classification.testing import Predictions, Scores, score
+from umt_pipeline.tasks.question_answering.answering import (
+    AnswerList,
+    RankedAnswers,
+    answering_result,
+    choice_accuracy,
+    make_answer_list,
+)
+from umt_pipeline.tasks.question_answering.testing import accuracy_by_type, said_options
 
 NAMES = tuple("abcdefgh")
 # The same tokens in upper and in lower case: such answers are equals.

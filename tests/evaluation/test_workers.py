@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation import workers
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.workers import Tick, Workers, require_devices

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.features.codebooks import BOOKS_FILE, read_books, train_books, write_books
 from umt_pipeline.features.codecs import Codec, CodecName, PqCodec, PqConfig, cosine_error, make_codec
 

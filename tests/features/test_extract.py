@@ -13,7 +13,7 @@ import torch
 from tests.features.conftest import MakeStore, World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_teacher
-from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import mask_noise

@@ -14,15 +14,15 @@ import torch
 
 from tests.features.conftest import MakeStore, World
 from tests.features.tiny import make_teacher
-from umt_pipeline.errors import ConfigError, StoreError, TrainingError
+from umt_pipeline.core.errors import ConfigError, StoreError, TrainingError
+from umt_pipeline.data.mapped import MappedTable, write_mapped
+from umt_pipeline.data.samples import stack_samples
 from umt_pipeline.features.provider import CachedTargets, ClipDataset, OnlineTargets, TargetProvider
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import TargetBatch
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.student import StudentConfig, untrained_student
 from umt_pipeline.models.vit import ViTConfig
-from umt_pipeline.training.mapped import MappedTable, write_mapped
-from umt_pipeline.training.task import stack_samples
 from umt_pipeline.video.pixels import normalise_patches
 
 CPU = torch.device("cpu")

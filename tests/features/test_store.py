@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umt_pipeline.errors import StoreError
+from umt_pipeline.core.errors import StoreError
+from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features.codebooks import write_books
 from umt_pipeline.features.codecs import make_codec
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
-from umt_pipeline.files import read_json, write_json
 from umt_pipeline.masking import MaskConfig
 from umt_pipeline.video.views import View, ViewConfig
 

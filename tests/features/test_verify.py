@@ -11,10 +11,10 @@ import pytest
 
 from tests.features.conftest import MakeStore, World
 from tests.features.tiny import make_config, make_teacher_folder, write_clip
-from umt_pipeline.errors import CheckpointError, StoreError
+from umt_pipeline.core.errors import CheckpointError, StoreError
+from umt_pipeline.core.files import read_json, sha256_file, write_json
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, sample_rows, verify_store
-from umt_pipeline.files import read_json, sha256_file, write_json
 from umt_pipeline.models.teacher import teacher_weights_file
 
 PQ = {"codec": "pq", "mask": {"kind": "none"}, "pq": {"bytes_per_token": 4}}

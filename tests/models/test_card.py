@@ -11,14 +11,17 @@ import pytest
 from huggingface_hub import ModelCard
 from torch import nn
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import ConfigError
-from umt_pipeline.models import classifier, detector, encoder, question_answering, student, video_text
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.models import encoder, student, video_text
 from umt_pipeline.models.card import model_card
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import train_wordpiece
 from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.tasks.classification import model as classifier
+from umt_pipeline.tasks.detection import model as detector
+from umt_pipeline.tasks.question_answering import model as question_answering
 
 VISION = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=2, heads=2)
 TEXT = TextConfig(vocab_size=40, dim=16, layers=3, fusion_layer=2, heads=2, mlp_dim=32, max_positions=12, vision_dim=24)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from umt_pipeline.errors import CheckpointError
+from umt_pipeline.core.errors import CheckpointError
+from umt_pipeline.exchange.published import load_renamed
 from umt_pipeline.models.checkpoints import (
     any_encoder_from_published,
     classifier_from_published,
@@ -25,15 +26,14 @@ from umt_pipeline.models.checkpoints import (
     video_text_from_published,
     video_text_to_published,
 )
-from umt_pipeline.models.classifier import Classifier, ClassifierConfig
 from umt_pipeline.models.containers import read_checkpoint
 from umt_pipeline.models.folders import LoadReport
-from umt_pipeline.models.published import load_renamed
-from umt_pipeline.models.question_answering import QuestionAnsweringConfig, QuestionAnsweringModel
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import VideoViT, ViTConfig, position_table
+from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig
+from umt_pipeline.tasks.question_answering.model import QuestionAnsweringConfig, QuestionAnsweringModel
 
 PATCH = 8
 VISION = ViTConfig(image_size=16, patch_size=PATCH, frames=2, dim=12, depth=2, heads=2)

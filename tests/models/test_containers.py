@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from umt_pipeline.errors import CheckpointError, ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.models.containers import read_checkpoint
 
 # The class that trainers of this family keep their configuration in: a dict whose keys are also attributes.

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.features.tiny import MODEL_CONFIG, make_teacher_folder
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.features.targets import draw_targets
 from umt_pipeline.masking import MaskConfig, visible_count
 from umt_pipeline.models.flops import TowerSize, student_macs, teacher_macs, training_flops

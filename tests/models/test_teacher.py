@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.models import save_for_hf
 
 from tests.models.tiny_towers import alone
-from umt_pipeline.errors import CheckpointError, ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_clip
 from umt_pipeline.models.tokenizer import train_wordpiece
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD

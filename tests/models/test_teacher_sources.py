@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.models.tiny_towers import TEXT
-from umt_pipeline.errors import CheckpointError, ConfigError
-from umt_pipeline.files import read_json
+from umt_pipeline.core.errors import CheckpointError, ConfigError
+from umt_pipeline.core.files import read_json
 from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_clip
 from umt_pipeline.models.teacher_sources import SOURCES, fetch_teacher
 from umt_pipeline.video.pixels import IMAGENET_MEAN

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from umt_pipeline.errors import CheckpointError, ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import (
     SPECIAL_TOKENS,

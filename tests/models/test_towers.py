@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.models.tiny_towers import CLASS, NORM, POOL, TOWERS, own
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from umt_pipeline.errors import CheckpointError
+from umt_pipeline.core.errors import CheckpointError
 from umt_pipeline.losses import (
     hard_negatives,
     mask_tokens,

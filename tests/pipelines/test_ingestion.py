@@ -16,9 +16,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tests.video_files import write_video
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import CorporaTableDataset
 from umt_pipeline.demo_world.broken_files import write_broken_files
-from umt_pipeline.errors import TableError
 from umt_pipeline.pipelines.ingestion import create_pipeline, nodes
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.schemas import Captions, Labels, Rejects, Videos

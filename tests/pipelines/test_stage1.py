@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
-from umt_pipeline.errors import StoreError
+from umt_pipeline.core.errors import StoreError
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.stage1.nodes import train_student

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tests.features.tiny import make_config
 from tests.training.conftest import StageWorld, stage_world
-from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.models.folders import SKIPPED_FILE, save_model
 from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece

@@ -12,15 +12,15 @@ from pydantic import ValidationError
 
 from tests.features.test_image_store import write_images
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
-from umt_pipeline.errors import CheckpointError, ConfigError, StoreError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
+from umt_pipeline.core.files import move_folder
+from umt_pipeline.data.mapped import MappedTable, write_mapped
 from umt_pipeline.features.provider import OnlineTargets
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.files import move_folder
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
-from umt_pipeline.training.mapped import MappedTable, write_mapped
 
 
 def test_extract_features_resumes_and_hands_over_a_whole_store(tmp_path: Path) -> None:

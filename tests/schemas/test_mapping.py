@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.schemas import Column, Constant, RawCaptions, RawLabels, RawVideos, check_table, select_columns
 
 MAPPING: dict[str, Column] = {"video": "file", "caption": "text"}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.tables.reading import read, rows, splits
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 
 MAP = """item {
   name: "bend/bow (at the waist)"

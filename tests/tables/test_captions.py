@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.tables.reading import read, rows, splits
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables import READERS
 
 WEBVID = "videoid,contentUrl,duration,page_dir,name\n"

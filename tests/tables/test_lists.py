@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.tables.reading import read, rows, splits
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
 SSV2 = {

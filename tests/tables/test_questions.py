@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.tables.reading import read, rows, splits
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 
 MSRVTT_QA = [{"answer": "couch", "category_id": 14, "id": 158581, "question": "what are people on?", "video_id": 6513}]
 MSVD_QA = [{"answer": "onion", "id": 0, "question": "what is chopped?", "video_id": 1}]

@@ -12,9 +12,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.tables.reading import put, read, rows
-from umt_pipeline import cli
+from umt_pipeline.commands import main as cli
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import TableDataset
-from umt_pipeline.errors import TableError
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.tables import READERS, find_reader, write_annotations

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tables.reading import put, read, rows
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.collect import with_suffix
 from umt_pipeline.tables.sources import Files
 

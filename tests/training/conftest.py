@@ -11,13 +11,14 @@ import torch
 
 from tests.features.test_image_store import write_images
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
+from umt_pipeline.data.mapped import write_mapped
+from umt_pipeline.data.samples import Batch
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import ViTConfig
-from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.sampler import BatchReader, MicroBatch
-from umt_pipeline.training.task import Batch, Task
+from umt_pipeline.training.task import Task
 
 sys.path.insert(0, str(Path(__file__).parent))
 

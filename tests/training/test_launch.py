@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from umt_pipeline.errors import ConfigError, TrainingError
+from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.training import launch, state
 from umt_pipeline.training.launch import RunSpec
 from umt_pipeline.training.state import Row

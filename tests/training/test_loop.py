@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_tasks import make_toy
 
-from umt_pipeline.errors import CheckpointError, ConfigError, TrainingError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
 from umt_pipeline.training import device, loop, state
 from umt_pipeline.training.loop import train
 from umt_pipeline.training.metrics import COLUMNS

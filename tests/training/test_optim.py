@@ -4,7 +4,7 @@ import pytest
 from toy_tasks import make_toy
 
 from tests.training.conftest import StageWorld
-from umt_pipeline.errors import ConfigError, TrainingError
+from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.optim import layer_scale, param_groups
 from umt_pipeline.training.stage1 import make_task

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_tasks import ToyTask, make_toy
 
-from umt_pipeline.errors import ConfigError, TrainingError
+from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.data.samples import Corpus
 from umt_pipeline.training.sampler import BatchReader, Loader, MicroBatch, Sampler
-from umt_pipeline.training.task import Corpus
 
 SIZES = st.integers(8, 60)
 BATCHES = st.integers(8, 20)

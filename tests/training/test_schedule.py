@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.training.schedule import Schedule, make_schedule
 from umt_pipeline.training.task import TrainConfig
 

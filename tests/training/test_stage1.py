@@ -10,7 +10,7 @@ import torch
 
 from tests.features.tiny import MODEL_CONFIG
 from tests.training.conftest import StageWorld, read_batch
-from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.provider import CachedTargets, OnlineTargets
 from umt_pipeline.models.flops import TowerSize, student_macs, teacher_macs

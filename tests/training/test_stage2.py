@@ -15,7 +15,9 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tests.features.tiny import make_config
 from tests.training.conftest import StageWorld, read_batch
-from umt_pipeline.errors import CheckpointError, ConfigError, StoreError, TrainingError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError, TrainingError
+from umt_pipeline.data.captions import captioned_media
+from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.losses import HardNegatives, hard_negatives
@@ -28,10 +30,8 @@ from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.pipelines.stage2.nodes import make_tokenizer
-from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.launch import RunSpec, run
 from umt_pipeline.training.loop import OnRow, train
-from umt_pipeline.training.mapped import write_mapped
 from umt_pipeline.training.objectives import ObjectiveWeights
 from umt_pipeline.training.optim import param_groups
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Task, TextSize, make_task

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from umt_pipeline.errors import CheckpointError, TrainingError
+from umt_pipeline.core.errors import CheckpointError, TrainingError
 from umt_pipeline.training import state
 from umt_pipeline.training.state import CheckpointInfo
 

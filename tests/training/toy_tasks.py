@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from umt_pipeline.training.task import Batch, LossParts, Sample, SampleDataset, Task
+from umt_pipeline.data.samples import Batch, Sample, SampleDataset
+from umt_pipeline.training.task import LossParts, Task
 
 
 class ToyData(SampleDataset):

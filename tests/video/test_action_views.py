@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.video_files import write_video
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.action_views import (
     ClipConfig,
     evaluation_indices,

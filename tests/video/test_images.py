@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.images import FORMATS, probe_image, read_image
 from umt_pipeline.video.media import IMAGE_SUFFIXES, Reason, VideoInfo, VideoRules, is_image
 from umt_pipeline.video.probing import Refusal, probe_all, try_probe

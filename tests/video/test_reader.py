@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.video.dying import die_at_bad
 from tests.video_files import number_shown, write_video
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.demo_world.broken_files import write_broken_files
-from umt_pipeline.errors import VideoError
 from umt_pipeline.video import reader
 from umt_pipeline.video.media import Reason, VideoInfo, VideoRules
 from umt_pipeline.video.probing import Refusal, probe_all, try_probe

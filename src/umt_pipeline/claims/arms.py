@@ -13,7 +13,7 @@ from pydantic import model_validator
 from umt_pipeline.claims.encoders import AttentionKind
 from umt_pipeline.claims.inputs import InputConfig
 from umt_pipeline.claims.pretraining import PretrainingConfig
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.masking import MaskConfig
 
 

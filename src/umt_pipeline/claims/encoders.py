@@ -13,8 +13,8 @@ from open_clip.transformer import VisionTransformer as OpenClipViT
 from torch import Tensor, nn
 
 from umt_pipeline.claims.inputs import InputConfig
-from umt_pipeline.config import Config
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.towers import OpenClipTower
 from umt_pipeline.models.vit import VideoViT, ViTConfig, sinusoid_table

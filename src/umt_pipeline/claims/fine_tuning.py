@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from umt_pipeline.claims.bank import ClipBank
 from umt_pipeline.claims.encoders import AttentionKind, ClipEncoder, EncoderSize, TeacherEncoder
 from umt_pipeline.claims.inputs import InputConfig, all_places, cut, uniform
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
+from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import NORM_EPS
-from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task
+from umt_pipeline.training.task import LossParts, Task
 from umt_pipeline.video.pixels import normalise_patches
 
 _VIEW_STREAM = 2

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from umt_pipeline.claims.bank import ClipBank, unit_mean
 from umt_pipeline.claims.encoders import AttentionKind, ClipEncoder, EncoderSize
 from umt_pipeline.claims.inputs import InputConfig, cut, uniform
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
+from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.masking import MaskConfig, draw_visible
 from umt_pipeline.models.heads import AlignmentHeads
 from umt_pipeline.models.vit import NORM_EPS, Block, last_layers
-from umt_pipeline.training.task import Batch, LossParts, SampleDataset, Task
+from umt_pipeline.training.task import LossParts, Task
 from umt_pipeline.video.pixels import normalise_patches
 
 _VIEW_STREAM, _MASK_STREAM = 0, 1

@@ -10,9 +10,9 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import Field, TypeAdapter, ValidationError
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets.table import TableDataset
-from umt_pipeline.errors import TableError
 from umt_pipeline.schemas.mapping import Column, select_columns
 
 # Ours for the path of a file: the column that `folder` is put before.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from umt_pipeline.core.errors import UmtError
+from umt_pipeline.core.files import read_json, staged_file, write_json
 from umt_pipeline.datasets.base import PathDataset
-from umt_pipeline.errors import UmtError
-from umt_pipeline.files import read_json, staged_file, write_json
 
 
 class JsonDataset(PathDataset[Any, Any]):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from umt_pipeline.core.errors import UmtError
+from umt_pipeline.core.files import move_folder
 from umt_pipeline.datasets.base import PathDataset
-from umt_pipeline.errors import UmtError
-from umt_pipeline.files import move_folder
 
 
 class FolderDataset(PathDataset[Path, Path]):

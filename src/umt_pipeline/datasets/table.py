@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from umt_pipeline.core.errors import TableError
+from umt_pipeline.core.files import staged_file
 from umt_pipeline.datasets.base import PathDataset
-from umt_pipeline.errors import TableError
-from umt_pipeline.files import staged_file
 
 
 class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):

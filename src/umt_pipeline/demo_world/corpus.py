@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.demo_world.captions import STILL_TEMPLATES, captions
 from umt_pipeline.demo_world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, Appearance, Scene, render

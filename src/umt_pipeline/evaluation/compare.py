@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from umt_pipeline.errors import UmtError
+from umt_pipeline.core.errors import UmtError
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics
 
 # What is compared, not how: two runs have other models, weights and seeds, and choose other numbers on validation.

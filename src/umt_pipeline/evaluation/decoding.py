@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

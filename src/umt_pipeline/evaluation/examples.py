@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.evaluation.encoders import ClipLoader
-from umt_pipeline.evaluation.pages.examples import Example, Film, Said
-from umt_pipeline.evaluation.report_data import MaskPicture, RetrievalExample
-from umt_pipeline.evaluation.report_tables import system_name
+from umt_pipeline.evaluation.results import MaskPicture, RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, query_ranks
 from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.reports.evaluation.tables import system_name
+from umt_pipeline.reports.examples import Example, Film, Said
 from umt_pipeline.video.views import ViewConfig, load_view
 
 logger = logging.getLogger(__name__)

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from umt_pipeline.core.files import fingerprint, read_json, sha256_file, write_json
 from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, decoded_batches
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.stored_arrays import DTYPES, StoredArray, places_in_file, store_arrays
 from umt_pipeline.evaluation.workers import default_device
-from umt_pipeline.files import fingerprint, read_json, sha256_file, write_json
 from umt_pipeline.video.views import ViewConfig
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from umt_pipeline.core.files import read_json
 from umt_pipeline.evaluation.encoders import (
     ClipEncoder,
     TeacherEncoder,
@@ -16,7 +17,6 @@ from umt_pipeline.evaluation.encoders import (
 )
 from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.files import read_json
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
 from umt_pipeline.models.student import load_student, untrained_student
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from umt_pipeline.errors import UmtError
+from umt_pipeline.core.errors import UmtError
 
 RECALL_AT = (1, 5, 10)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 
 CaptionRule = Literal["first", "all"]
 PoolRule = Literal["clip", "frame"]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import CaptionRule, PoolRule, ScoreType
 

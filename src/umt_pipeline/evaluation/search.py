@@ -19,7 +19,7 @@ from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import SearchParams
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.report_data import RetrievalExample
+from umt_pipeline.evaluation.results import RetrievalExample
 from umt_pipeline.evaluation.retrieval import (
     RetrievalSet,
     SystemScores,

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from umt_pipeline.core.files import staged_file
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.files import staged_file
 
 DTYPES = {"F16": torch.float16, "F32": torch.float32, "BOOL": torch.bool}
 

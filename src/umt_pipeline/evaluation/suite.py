@@ -29,7 +29,7 @@ from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import LabelledFeatures, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
-from umt_pipeline.evaluation.report_data import RetrievalExample
+from umt_pipeline.evaluation.results import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
 from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
 from umt_pipeline.evaluation.workers import default_device, require_devices

@@ -17,7 +17,7 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 from tqdm import tqdm
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.metrics import EvaluationError
 
 T = TypeVar("T")

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.core.errors import ConfigError, StoreError
+from umt_pipeline.core.files import staged_file
 from umt_pipeline.features.codecs import WORDS
-from umt_pipeline.files import staged_file
 
 BOOKS_FILE = "codebooks.safetensors"
 # Tokens per layer: 128 for each word, in the middle of what faiss asks for (39 to 256).

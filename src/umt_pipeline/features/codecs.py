@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
 
 CodecName = Literal["fp16", "int8", "pq"]
 

@@ -23,14 +23,14 @@ import torch
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
-from umt_pipeline.config import Config
-from umt_pipeline.errors import ConfigError, StoreError, VideoError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
+from umt_pipeline.core.files import fingerprint
 from umt_pipeline.features.codebooks import SAMPLED_TOKENS, train_books
 from umt_pipeline.features.codecs import Codec, CodecName, PqConfig, cosine_error
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStoreWriter
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
-from umt_pipeline.files import fingerprint
 from umt_pipeline.masking import Importance, MaskConfig, MaskKind, visible_count
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.decode import decode_batches

@@ -16,10 +16,10 @@ import pyarrow.parquet as parquet
 from pydantic import ValidationError, model_validator
 from torch import Tensor
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import StoreError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import StoreError
+from umt_pipeline.core.files import read_json, sha256_file, staged_file
 from umt_pipeline.features.codecs import ArraySpec, Codec, CodecName, PqConfig, make_codec
-from umt_pipeline.files import read_json, sha256_file, staged_file
 from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.video.views import ViewConfig
 

@@ -19,16 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from umt_pipeline.errors import ConfigError, StoreError
+from umt_pipeline.core.errors import ConfigError, StoreError
+from umt_pipeline.data.mapped import MappedTable
+from umt_pipeline.data.replacement import read_or_replace
+from umt_pipeline.data.samples import Batch, Sample, SampleDataset
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise, no_targets
 from umt_pipeline.models.flops import TowerSize, teacher_macs
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.towers import OpenClipTower
-from umt_pipeline.training.mapped import MappedTable
-from umt_pipeline.training.replacement import read_or_replace
-from umt_pipeline.training.task import Batch, Sample, SampleDataset
 from umt_pipeline.video.pixels import patchify
 from umt_pipeline.video.views import ViewConfig, load_view, make_view
 

@@ -29,7 +29,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from umt_pipeline.errors import StoreError
+from umt_pipeline.core.errors import StoreError
+from umt_pipeline.core.files import fingerprint, read_json, sha256_file, write_json
 from umt_pipeline.features.codebooks import BOOKS_FILE, read_books, write_books
 from umt_pipeline.features.codecs import ArraySpec, Codec
 from umt_pipeline.features.manifest import (
@@ -43,7 +44,6 @@ from umt_pipeline.features.manifest import (
     read_manifest,
     write_index,
 )
-from umt_pipeline.files import fingerprint, read_json, sha256_file, write_json
 from umt_pipeline.video.views import View
 
 _PLAN_FILE = "plan.json"

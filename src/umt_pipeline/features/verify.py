@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from umt_pipeline.errors import CheckpointError, StoreError, VideoError
+from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.features.codecs import Codec, cosine_error
 from umt_pipeline.features.extract import FeatureConfig
 from umt_pipeline.features.manifest import StoreHeader, read_manifest
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import ask_teacher, gather_patches, mask_noise
-from umt_pipeline.files import sha256_file
 from umt_pipeline.masking import is_drawn
 from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, teacher_weights_file
 from umt_pipeline.video.decode import decode_batches

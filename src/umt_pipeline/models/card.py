@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 
 JsonDict = Mapping[str, Any]
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from umt_pipeline.errors import CheckpointError
+from umt_pipeline.core.errors import CheckpointError
 from umt_pipeline.models.containers import State
 from umt_pipeline.models.text import from_bert_names
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.models.folders import load_model
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 

@@ -17,7 +17,7 @@ from typing import Any
 import open_clip
 from open_clip.transformer import VisionTransformer
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.vit import ViTConfig
 

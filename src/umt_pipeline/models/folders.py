@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import CheckpointError
-from umt_pipeline.files import read_json, sha256_file, staged_file, write_json
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import CheckpointError
+from umt_pipeline.core.files import read_json, sha256_file, staged_file, write_json
 from umt_pipeline.models.card import model_card
 
 CONFIG_FILE = "config.json"

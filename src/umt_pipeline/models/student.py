@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.models.folders import load_model
 from umt_pipeline.models.heads import AlignmentHeads
 from umt_pipeline.models.vit import VideoViT, ViTConfig, last_layers

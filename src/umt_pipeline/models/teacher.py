@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import CheckpointError, ConfigError
-from umt_pipeline.files import sha256_file, write_json
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import CheckpointError, ConfigError
+from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.masking import Importance
 from umt_pipeline.models.towers import TowerOutput, make_tower
 from umt_pipeline.models.vit import last_layers

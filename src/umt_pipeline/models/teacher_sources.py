@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from timm.models import load_state_dict as load_timm_state
 from timm.models import save_for_hf
 
-from umt_pipeline.errors import CheckpointError, ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, save_clip
 
 OPEN_CLIP_PREFIX = "open_clip:"

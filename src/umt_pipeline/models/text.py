@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertPredictionHeadTransform
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import CheckpointError
-from umt_pipeline.files import sha256_file
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import CheckpointError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.models.folders import LoadReport, load_weights
 
 # BERT's own standard deviation, which suits its width; narrower models need larger weights for the same activations.

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from umt_pipeline.errors import CheckpointError, ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError
 
 # [PAD] is 0 as in every BERT: BertEmbeddings keeps row 0 at zero.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

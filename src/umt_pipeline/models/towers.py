@@ -22,7 +22,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.masking import Importance
 from umt_pipeline.models.importance import can_read, class_attention, pool_attention, token_norm
 from umt_pipeline.models.packed_attention import PackedAttention

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.losses import HardNegatives
 from umt_pipeline.models.folders import load_model, load_weights, read_weights, save_model
 from umt_pipeline.models.heads import AlignmentHeads

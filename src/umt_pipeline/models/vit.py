@@ -19,7 +19,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 
 NORM_EPS = 1e-6
 # Up to so many tokens plain attention is faster than flash in bf16 on a CPU; see `attend`.

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import TableError
 
 # Problems that one message lists; it counts the others.
 MAX_LISTED = 5

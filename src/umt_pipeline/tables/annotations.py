@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.errors import TableError
-from umt_pipeline.files import sha256_file, staged_folder, write_json
+from umt_pipeline.core.errors import TableError
+from umt_pipeline.core.files import sha256_file, staged_folder, write_json
 
 SUMMARY = "annotations.json"
 FILES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.collect import Collector
 from umt_pipeline.tables.labels import read_label_map
 from umt_pipeline.tables.sources import Files, Place, number_of, whole_number

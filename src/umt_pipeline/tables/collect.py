@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.schemas import (
     NO_OPTION,
     RawBoxes,

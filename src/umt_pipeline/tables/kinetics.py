@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.collect import Collector, with_suffix
 from umt_pipeline.tables.labels import label_of, read_label_map
 from umt_pipeline.tables.sources import Files, Place, whole_number

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.sources import Files, Place, whole_number
 
 # AVA writes `item { name: "…" id: 1 }` or `label { name: "…" label_id: 1 label_type: … }`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.annotations import Annotations
 from umt_pipeline.tables.collect import Collector
 from umt_pipeline.tables.sources import Files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables import ava, captions, kinetics, questions, retrieval, something_something, split_lists, umt_style
 from umt_pipeline.tables.reader import Reader, Role
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.collect import Collector, with_suffix
 from umt_pipeline.tables.sources import Files, Place, name_of, objects, texts_of, value_of
 

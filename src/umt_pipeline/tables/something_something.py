@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.collect import Collector
 from umt_pipeline.tables.sources import Files, name_of, value_of
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 
 T = TypeVar("T")
 

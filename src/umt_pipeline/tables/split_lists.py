@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.collect import Collector
 from umt_pipeline.tables.labels import label_of, read_label_map
 from umt_pipeline.tables.sources import Files, whole_number

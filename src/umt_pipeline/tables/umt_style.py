@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.tables.collect import Collector, with_suffix
 from umt_pipeline.tables.sources import Files, Place, name_of, texts_of, value_of
 

@@ -8,8 +8,8 @@ import os
 import torch
 from torch import Tensor
 
-from umt_pipeline.errors import ConfigError
-from umt_pipeline.training.task import Batch
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.data.samples import Batch
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from umt_pipeline.errors import ConfigError, TrainingError
+from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.data.samples import Batch
 from umt_pipeline.training import state
 from umt_pipeline.training.device import resolve_device, to_device, uses_bf16
 from umt_pipeline.training.ema import AverageWeights
@@ -31,7 +32,7 @@ from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.training.sampler import BatchReader, Loader, Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.state import Row, TrainResult
-from umt_pipeline.training.task import Batch, Task, TrainConfig
+from umt_pipeline.training.task import Task, TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from umt_pipeline.errors import TrainingError
+from umt_pipeline.core.errors import TrainingError
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import LossParts
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.losses import (
     alignment_loss,
     hard_negatives,

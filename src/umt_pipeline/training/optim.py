@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from umt_pipeline.errors import ConfigError, TrainingError
+from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.training.task import Task, TrainConfig
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from umt_pipeline.errors import ConfigError, TrainingError
-from umt_pipeline.training.task import Batch, Corpus, Sample, SampleDataset
+from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.data.samples import Batch, Corpus, Sample, SampleDataset
 
 logger = logging.getLogger(__name__)
 

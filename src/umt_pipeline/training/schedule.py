@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.training.task import TrainConfig
 
 

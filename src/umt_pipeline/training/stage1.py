@@ -10,7 +10,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
+from umt_pipeline.data.mapped import MappedTable
+from umt_pipeline.data.replacement import unreadable_share
+from umt_pipeline.data.samples import Batch
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.provider import CachedTargets, ClipDataset, OnlineTargets, TargetProvider, needs_teacher
 from umt_pipeline.features.store import FeatureStore
@@ -19,9 +22,7 @@ from umt_pipeline.models.flops import student_macs, training_flops
 from umt_pipeline.models.student import Student, StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import VideoViT, ViTConfig
-from umt_pipeline.training.mapped import MappedTable
-from umt_pipeline.training.replacement import unreadable_share
-from umt_pipeline.training.task import Batch, LossParts, Task, TrainConfig
+from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import normalise_patches
 
 Targets = Literal["cached", "online"]

@@ -15,8 +15,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.data.captions import Captions
+from umt_pipeline.data.replacement import read_or_replace, unreadable_share
+from umt_pipeline.data.samples import Batch, Corpus, Sample, SampleDataset, stack_samples
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.provider import ClipDataset, TargetProvider
 from umt_pipeline.models.flops import training_flops
@@ -25,12 +28,10 @@ from umt_pipeline.models.student import StudentConfig, load_student
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import VideoViT, ViTConfig
-from umt_pipeline.training.captions import Captions
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
-from umt_pipeline.training.replacement import read_or_replace, unreadable_share
 from umt_pipeline.training.stage1 import Targets, open_provider
-from umt_pipeline.training.task import Batch, Corpus, LossParts, Sample, SampleDataset, Task, TrainConfig, stack_samples
-from umt_pipeline.training.text import TextPretrainingConfig
+from umt_pipeline.training.task import LossParts, Task, TrainConfig
+from umt_pipeline.training.text_tower import TextPretrainingConfig
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
 Media = Literal["video", "image"]
@@ -381,7 +382,7 @@ def make_task(
         text_tower: folder of a text tower trained on captions alone, or None.
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
         tokenizer: folder of the tokenizer.
-        samples: file of the samples, from :func:`umt_pipeline.training.captions.captioned_media`.
+        samples: file of the samples, from :func:`umt_pipeline.data.captions.captioned_media`.
         captions: file of their captions.
         max_length: L.
         corpora: their weights, by name.

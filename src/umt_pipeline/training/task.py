@@ -25,17 +25,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
+from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
 from umt_pipeline.models.vit import VideoViT
-
-Sample = dict[str, Any]
-Batch = dict[str, Any]
-"""Tensors (first axis B) are moved to the device by the loop; any other value stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -50,62 +46,6 @@ class LossParts:
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A run of consecutive samples that are drawn with one weight.
-
-    Args:
-        name: for messages.
-        size: number of samples.
-        weight: how often an epoch draws each sample, on average: 1 once, 0.5 half of them, 2 each twice; above 0.
-        group: samples of different groups never share a batch, and so no step: videos and images have other shapes.
-    """
-
-    name: str
-    size: int
-    weight: float = 1.0
-    group: str = ""
-
-
-class SampleDataset(ABC):
-    """Samples as a pure function of ``(index, pass)``; the pass counts from 0 how often the sample was drawn before.
-
-    No random state: whatever varies between passes is derived from the key (``video.views.counter_generator``), so any
-    worker on any rank gives the same sample. Picklable; files are opened on first use, not in ``__init__``. May be read
-    from a background thread or worker process, never from two threads at once.
-    """
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def corpora(self) -> tuple[Corpus, ...]:
-        """What the samples are made of, in order; by default one corpus, so that an epoch is one pass over all."""
-        return (Corpus("all samples", len(self)),)
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample ``key = (index, pass)``: a dict of tensors, arrays, numbers and strings.
-
-        Not needed where ``batch`` is overridden.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define __getitem__ or batch")
-
-    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch | None:
-        """A whole batch read at once, for stores that do that faster (memory-mapped rows).
-
-        The loop asks here first; None (the default) means: read one by one and ``Task.collate``.
-
-        Args:
-            indices_B: int64.
-            passes_B: int64.
-
-        Returns:
-            dict of tensors or arrays with first axis B, lists for what is no number. The reader adds ``epoch`` and
-            ``group``, which are the same for all of it.
-        """
-        return None
 
 
 class Task(ABC):
@@ -170,20 +110,6 @@ class Task(ABC):
         nobody has counted them: then the history has no ``mfu``, and no matmul peak is measured.
         """
         return None
-
-
-def stack_samples(samples: list[Sample]) -> Batch:
-    """Stack arrays, tensors and numbers per key to tensors with first axis B; anything else becomes a list."""
-    batch: Batch = {}
-    for key, first in samples[0].items():
-        values = [sample[key] for sample in samples]
-        if isinstance(first, Tensor):
-            batch[key] = torch.stack(values)
-        elif isinstance(first, np.ndarray | np.generic | int | float):
-            batch[key] = torch.from_numpy(np.stack(values))
-        else:
-            batch[key] = values
-    return batch
 
 
 class TrainConfig(Config):

@@ -16,8 +16,8 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.views import View, apply_view
 
 Sampling = Literal["sparse", "segments", "dense"]

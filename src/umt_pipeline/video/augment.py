@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import Field
 from timm.data.auto_augment import NAME_TO_OP
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.video.action_views import ClipConfig, random_crop, train_indices
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 from umt_pipeline.video.views import View, apply_view, counter_generator

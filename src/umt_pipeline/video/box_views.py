@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.video.views import View, apply_view, counter_generator
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from umt_pipeline.errors import UmtError, VideoError
+from umt_pipeline.core.errors import UmtError, VideoError
 from umt_pipeline.video.views import View, load_view
 
 # Batches that may wait for the consumer: enough to ride out a slow file, little memory.

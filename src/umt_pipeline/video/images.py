@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from umt_pipeline.errors import VideoError
-from umt_pipeline.files import sha256_file
+from umt_pipeline.core.errors import VideoError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, check_file
 
 # Formats that corpora of images consist of. Pillow knows others, some of which start other programs. JPEG brings MPO along.

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import VideoError
 
 Media = Literal["video", "image"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.images import probe_image
 from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, is_image
 from umt_pipeline.video.reader import probe
@@ -24,7 +24,7 @@ FILES_PER_CALL = 8
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a file was not accepted: the parts of a :class:`~umt_pipeline.errors.VideoError`, which is no value.
+    """Why a file was not accepted: the parts of a :class:`~umt_pipeline.core.errors.VideoError`, which is no value.
 
     Attributes:
         reason: one of :class:`~umt_pipeline.video.media.Reason`.

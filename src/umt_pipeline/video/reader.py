@@ -22,8 +22,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from umt_pipeline.errors import VideoError
-from umt_pipeline.files import sha256_file
+from umt_pipeline.core.errors import VideoError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.video.load_decord import DECORDLimitReachedError, decord
 from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, check_file
 

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
-from umt_pipeline.config import Config
-from umt_pipeline.errors import VideoError
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.media import is_image
 
 # Two crop sides within this many pixels of the wanted side are taken as the wanted side: no resampling for nothing.

@@ -11,22 +11,22 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline import __version__
-from umt_pipeline.evaluation.classification import Scores, predict, prediction_table, score
-from umt_pipeline.evaluation.classification_figures import Confusion, confusion_svg
+from umt_pipeline.core.files import write_json
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers, require_devices
-from umt_pipeline.files import write_json
-from umt_pipeline.models.classifier import Classifier, load_classes, load_classifier, save_classifier
-from umt_pipeline.models.exchange import load_vision
+from umt_pipeline.exchange.convert import load_vision
 from umt_pipeline.models.folders import SKIPPED_FILE, load_weights, weights_sha256
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.pipelines.classification.params import ClassificationParams
-from umt_pipeline.runs import fresh_folder, train, write_table
-from umt_pipeline.training.classification import class_names, labelled_clips
+from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
+from umt_pipeline.tasks.classification.figures import Confusion, confusion_svg
+from umt_pipeline.tasks.classification.model import Classifier, load_classes, load_classifier, save_classifier
+from umt_pipeline.tasks.classification.testing import Scores, predict, prediction_table, score
+from umt_pipeline.tasks.classification.training import class_names, labelled_clips
 
 TrainedModels = tuple[Path, pd.DataFrame, dict[str, Any]]
-FACTORY = "umt_pipeline.training.classification:make_task"
+FACTORY = "umt_pipeline.tasks.classification.training:make_task"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from umt_pipeline.config import Config
-from umt_pipeline.evaluation.classification import MultiViewConfig
-from umt_pipeline.training.classification import ClassificationConfig
+from umt_pipeline.core.config import Config
+from umt_pipeline.tasks.classification.testing import MultiViewConfig
+from umt_pipeline.tasks.classification.training import ClassificationConfig
 
 
 class ClassificationParams(Config):

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.evaluation.classification_page import ClassificationResults, classification_page
-from umt_pipeline.evaluation.pages.tables import keyed
-from umt_pipeline.evaluation.pages.task import render_task_page, with_frames
 from umt_pipeline.pipelines.classification.nodes import ClassificationData
 from umt_pipeline.pipelines.classification.params import ClassificationParams
+from umt_pipeline.reports.tables import keyed
+from umt_pipeline.reports.task import render_task_page, with_frames
+from umt_pipeline.tasks.classification.page import ClassificationResults, classification_page
 from umt_pipeline.tracking import page_provenance
 from umt_pipeline.video.action_views import evaluation_views, load_views
 

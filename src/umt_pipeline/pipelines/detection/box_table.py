@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.errors import ConfigError, TableError
-from umt_pipeline.files import read_json
+from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.core.files import read_json
 from umt_pipeline.pipelines.detection.params import DetectionParams
 from umt_pipeline.schemas import Boxes, Column, Constant, RawBoxes, Rejects, check_table, select_columns
-from umt_pipeline.training.detection import key_numbers
+from umt_pipeline.tasks.detection.training import key_numbers
 
 logger = logging.getLogger(__name__)
 

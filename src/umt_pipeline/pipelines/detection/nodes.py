@@ -9,21 +9,21 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import write_json
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.workers import require_devices
-from umt_pipeline.files import write_json
-from umt_pipeline.models.detector import Detector, save_detector
-from umt_pipeline.models.exchange import load_vision
+from umt_pipeline.exchange.convert import load_vision
 from umt_pipeline.models.folders import SKIPPED_FILE, load_weights, weights_sha256
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.pipelines.detection.box_table import listed_actions
 from umt_pipeline.pipelines.detection.params import DetectionParams
-from umt_pipeline.runs import fresh_folder, train, write_table
-from umt_pipeline.training.detection import action_names, key_frames
+from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
+from umt_pipeline.tasks.detection.model import Detector, save_detector
+from umt_pipeline.tasks.detection.training import action_names, key_frames
 
 TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
-FACTORY = "umt_pipeline.training.detection:make_task"
+FACTORY = "umt_pipeline.tasks.detection.training:make_task"
 
 
 @dataclass(frozen=True)

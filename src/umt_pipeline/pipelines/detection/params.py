@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from umt_pipeline.config import Config
-from umt_pipeline.evaluation.detected_actions import PeopleConfig
-from umt_pipeline.training.detection import DetectionConfig
+from umt_pipeline.core.config import Config
+from umt_pipeline.tasks.detection.testing import PeopleConfig
+from umt_pipeline.tasks.detection.training import DetectionConfig
 
 
 class DetectionParams(Config):

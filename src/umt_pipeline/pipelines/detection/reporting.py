@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.evaluation.detection_figures import boxes_on_frame
-from umt_pipeline.evaluation.detection_page import DetectionResults, choose_frames, detection_page
-from umt_pipeline.evaluation.pages.task import render_task_page, with_frames
 from umt_pipeline.pipelines.detection.nodes import DetectionData
 from umt_pipeline.pipelines.detection.params import DetectionParams
+from umt_pipeline.reports.task import render_task_page, with_frames
+from umt_pipeline.tasks.detection.figures import boxes_on_frame
+from umt_pipeline.tasks.detection.page import DetectionResults, choose_frames, detection_page
+from umt_pipeline.tasks.detection.training import locate
 from umt_pipeline.tracking import page_provenance
-from umt_pipeline.training.detection import locate
 from umt_pipeline.video.reader import read_frames
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline import __version__
-from umt_pipeline.evaluation.detected_actions import DetectedActions, predict, prediction_table
-from umt_pipeline.evaluation.detection import BOX, MIN_IOU, DetectionScores, score
-from umt_pipeline.evaluation.detection_figures import detection_svg, shown_frames
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers
-from umt_pipeline.models.detector import load_actions, load_detector
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
 from umt_pipeline.pipelines.detection.nodes import DetectionData
 from umt_pipeline.pipelines.detection.params import DetectionParams
+from umt_pipeline.tasks.detection.figures import detection_svg, shown_frames
+from umt_pipeline.tasks.detection.model import load_actions, load_detector
+from umt_pipeline.tasks.detection.scoring import BOX, MIN_IOU, DetectionScores, score
+from umt_pipeline.tasks.detection.testing import DetectedActions, predict, prediction_table
 
 CHANCE = "chance"
 ANNOTATION = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label", "score", "source"]

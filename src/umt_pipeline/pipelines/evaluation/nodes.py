@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.evaluation.params import EvaluationParams
-from umt_pipeline.evaluation.report_data import RetrievalExample
-from umt_pipeline.files import sha256_file
+from umt_pipeline.evaluation.results import RetrievalExample
 
 
 def evaluate_models(
@@ -86,8 +86,8 @@ def write_report(
     """Return the report page: numbers, curves, and pictures read from the videos and the feature store."""
     from umt_pipeline.evaluation.encoders import clip_loader
     from umt_pipeline.evaluation.examples import example_clips, mask_pictures
-    from umt_pipeline.evaluation.report import ReportData, render_report
     from umt_pipeline.features.store import FeatureStore
+    from umt_pipeline.reports.evaluation.page import ReportData, render_report
 
     store = FeatureStore(feature_store)
     return render_report(

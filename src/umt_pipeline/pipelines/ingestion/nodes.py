@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.schemas import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
 from umt_pipeline.schemas.mapping import check_table, select_columns

@@ -11,10 +11,17 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline import __version__
-from umt_pipeline.evaluation.answering import AnswerList, answering_result, choice_accuracy, make_answer_list
 from umt_pipeline.evaluation.encoders import clip_loader
 from umt_pipeline.evaluation.metrics import accuracy
-from umt_pipeline.evaluation.questions import (
+from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
+from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
+from umt_pipeline.models.video_text import load_video_text
+from umt_pipeline.pipelines.question_answering.nodes import QuestionData
+from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
+from umt_pipeline.tasks.question_answering.answering import AnswerList, answering_result, choice_accuracy, make_answer_list
+from umt_pipeline.tasks.question_answering.model import load_question_answering
+from umt_pipeline.tasks.question_answering.testing import (
     accuracy_by_type,
     answer_questions,
     chance,
@@ -24,13 +31,6 @@ from umt_pipeline.evaluation.questions import (
     said_options,
     true_answers,
 )
-from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.workers import Workers
-from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
-from umt_pipeline.models.question_answering import load_question_answering
-from umt_pipeline.models.video_text import load_video_text
-from umt_pipeline.pipelines.question_answering.nodes import QuestionData
-from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
 
 PREDICTION_COLUMNS = (
     "kind", "split", "model", "question_id", "video_id", "question", "answer", "predicted", "right", "failure"

@@ -9,22 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.errors import ConfigError
-from umt_pipeline.evaluation.answering import make_answer_list
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import read_json, staged_file, write_json
 from umt_pipeline.evaluation.records import rows_sha256
 from umt_pipeline.evaluation.workers import require_devices
-from umt_pipeline.files import read_json, staged_file, write_json
 from umt_pipeline.models.folders import SKIPPED_FILE, load_config, load_weights, weights_sha256
-from umt_pipeline.models.question_answering import save_question_answering
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import KIND, TOKENIZER_FOLDER, VideoTextConfig
 from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.pipelines.question_answering.question_table import is_open
-from umt_pipeline.runs import fresh_folder, train, write_table
-from umt_pipeline.training.question_answering import COLUMNS, start_model
+from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
+from umt_pipeline.tasks.question_answering.answering import make_answer_list
+from umt_pipeline.tasks.question_answering.model import save_question_answering
+from umt_pipeline.tasks.question_answering.training import COLUMNS, start_model
 
 TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
-FACTORY = "umt_pipeline.training.question_answering:make_task"
+FACTORY = "umt_pipeline.tasks.question_answering.training:make_task"
 CLIP_COLUMNS = ["video_id", "path", "num_frames", "height", "width", "split", "media"]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from umt_pipeline.config import Config
-from umt_pipeline.evaluation.questions import AskingConfig, ChoiceConfig
-from umt_pipeline.training.question_answering import QuestionAnsweringTraining
+from umt_pipeline.core.config import Config
+from umt_pipeline.tasks.question_answering.testing import AskingConfig, ChoiceConfig
+from umt_pipeline.tasks.question_answering.training import QuestionAnsweringTraining
 
 
 class QuestionAnsweringParams(Config):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.errors import TableError
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.schemas import NO_OPTION, Questions, RawQuestions, Rejects, check_table, select_columns
 

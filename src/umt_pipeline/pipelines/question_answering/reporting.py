@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.evaluation.encoders import clip_loader
-from umt_pipeline.evaluation.pages.task import render_task_page, with_frames
-from umt_pipeline.evaluation.question_page import QuestionResults, question_page
 from umt_pipeline.pipelines.question_answering.nodes import QuestionData
 from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
+from umt_pipeline.reports.task import render_task_page, with_frames
+from umt_pipeline.tasks.question_answering.page import QuestionResults, question_page
 from umt_pipeline.tracking import page_provenance
 
 

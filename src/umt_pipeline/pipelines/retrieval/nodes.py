@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.data.captions import captioned_media
 from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
-from umt_pipeline.evaluation.report_data import RetrievalExample
+from umt_pipeline.evaluation.results import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
 from umt_pipeline.evaluation.search import search
 from umt_pipeline.evaluation.workers import default_device, require_devices
@@ -31,11 +32,10 @@ from umt_pipeline.models.video_text import (
     save_video_text,
 )
 from umt_pipeline.pipelines.retrieval.params import RetrievalParams
-from umt_pipeline.runs import fresh_folder, train, write_table
-from umt_pipeline.training.captions import captioned_media
+from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
 
 TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
-FACTORY = "umt_pipeline.training.retrieval:make_task"
+FACTORY = "umt_pipeline.tasks.retrieval.training:make_task"
 ZERO_SHOT, FINE_TUNED = "zero_shot", "fine_tuned"
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from umt_pipeline.config import Config
+from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.params import SearchParams
-from umt_pipeline.training.retrieval import RetrievalTraining
+from umt_pipeline.tasks.retrieval.training import RetrievalTraining
 
 
 class RetrievalTest(SearchParams):

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.evaluation.encoders import clip_loader
-from umt_pipeline.evaluation.pages.task import render_task_page, with_frames
-from umt_pipeline.evaluation.report_chance import random_retrieval
-from umt_pipeline.evaluation.report_data import RetrievalExample
-from umt_pipeline.evaluation.retrieval_page import RetrievalResults, retrieval_page
+from umt_pipeline.evaluation.results import RetrievalExample
 from umt_pipeline.pipelines.retrieval.nodes import RetrievalData
 from umt_pipeline.pipelines.retrieval.params import RetrievalParams
+from umt_pipeline.reports.evaluation.chance import random_retrieval
+from umt_pipeline.reports.task import render_task_page, with_frames
+from umt_pipeline.tasks.retrieval.page import RetrievalResults, retrieval_page
 from umt_pipeline.tracking import page_provenance
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
 from umt_pipeline.features.verify import require_settings, verify_store
-from umt_pipeline.files import sha256_file
 from umt_pipeline.models.folders import load_weights, save_model
 from umt_pipeline.models.student import KIND, Student
+from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.runs import fresh_folder, train, write_table
 from umt_pipeline.training.stage1 import Stage1Config
 
 

@@ -10,19 +10,19 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save_file
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import fingerprint, sha256_file, write_json
+from umt_pipeline.data.captions import captioned_media
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
 from umt_pipeline.features.verify import require_settings, verify_store
-from umt_pipeline.files import fingerprint, sha256_file, write_json
 from umt_pipeline.models.folders import SKIPPED_FILE, WEIGHTS_FILE, load_config, load_weights, weights_sha256
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.text import bert_identity
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
+from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.runs import fresh_folder, train, write_table
-from umt_pipeline.training.captions import captioned_media
 from umt_pipeline.training.stage2 import Stage2Config
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def pretrain_text(
         "clean_captions": params.clean_captions,
         **{name: data.arguments[name] for name in ("tokenizer", "samples", "captions", "max_length")},
     }
-    factory = "umt_pipeline.training.text:make_task"
+    factory = "umt_pipeline.training.text_tower:make_task"
     finished = train("text", factory, arguments, data.inputs, params.text_pretraining.train, seed, workspace)
     tower = {name.removeprefix("tower."): tensor for name, tensor in finished.weights().items()}
     save_file(tower, folder / WEIGHTS_FILE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from umt_pipeline.features.extract import FeatureConfig
-from umt_pipeline.training.clip import SmallClipConfig
+from umt_pipeline.training.small_teacher import SmallClipConfig
 
 
 class TeacherFeaturesParams(FeatureConfig):

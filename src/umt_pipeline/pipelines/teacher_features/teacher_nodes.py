@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from umt_pipeline.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import fingerprint, sha256_file
 from umt_pipeline.features.extract import select_clips
-from umt_pipeline.files import fingerprint, sha256_file
 from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher, save_clip
 from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX, SOURCES, TIMM_PREFIX, fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
+from umt_pipeline.pipelines.runs import fresh_folder, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.runs import fresh_folder, train
-from umt_pipeline.training import clip as small_clip
+from umt_pipeline.training import small_teacher as small_clip
 from umt_pipeline.video.decode import decode_batches
 from umt_pipeline.video.views import View, ViewConfig, eval_view, make_view
 
@@ -109,7 +109,7 @@ def _train_small(
     # The frames themselves: how views are drawn from the same clips may change with the code.
     inputs = [fingerprint(clips["video_id"].tolist(), sentences), sha256_file(data / small_clip.FRAMES_FILE)]
     kwargs = {"model_config": model_config, "data": str(data)}
-    finished = train("teacher", "umt_pipeline.training.clip:make_task", kwargs, inputs, config.train, seed, workspace)
+    finished = train("teacher", "umt_pipeline.training.small_teacher:make_task", kwargs, inputs, config.train, seed, workspace)
     clip = small_clip.finished_clip(model_config, finished.weights())
     save_clip(clip, model_config, tokenizer, folder)
     metrics = {"source": TRAIN_SMALL, **finished.summary()}

@@ -1,0 +1,283 @@
+"""The commands of `umt`, and a `kedro run` whose errors are short.
+
+Kedro imports this module for every `kedro` command, so torch and mlflow are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from kedro.framework.cli.project import run as kedro_run
+from kedro.io import DatasetError
+from kedro.utils import find_kedro_project
+from kedro.validation.exceptions import ParameterValidationError
+from rich.console import Console
+
+from umt_pipeline.commands import tables as cli_tables
+from umt_pipeline.core.errors import ConfigError, UmtError
+
+app = typer.Typer(
+    name="umt",
+    help="Training of video foundation models after Unmasked Teacher. Pipelines run by `dvc repro` or `kedro run`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cli_tables.app, name="tables")
+
+# Errors whose message says all that a user needs. Anything else is a defect of ours and keeps its traceback.
+_USER_ERRORS = (UmtError, DatasetError, ParameterValidationError)
+
+
+class UserError(click.ClickException):
+    """A message for the terminal, and exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the message to standard error."""
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"\nError: {self.message}", style="red", markup=False)
+
+
+def _with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except _USER_ERRORS as error:
+            if os.environ.get("UMT_TRACEBACK"):
+                raise
+            raise UserError(f"{error}\n(UMT_TRACEBACK=1 shows where it was raised.)") from error
+
+    return wrapped
+
+
+# Kedro takes `cli` and `run` of this module in place of its own (its documentation: "add or modify CLI commands").
+run = copy.copy(kedro_run)
+assert kedro_run.callback is not None
+run.callback = _with_short_errors(kedro_run.callback)
+cli = click.Group("umt_pipeline", commands={"run": run})
+
+
+def project_folder() -> Path:
+    """Return the project that the current folder is in.
+
+    Raises:
+        ConfigError: it is in none.
+    """
+    project = find_kedro_project(Path.cwd())
+    if project is None:
+        raise ConfigError(
+            f"{Path.cwd()}: expected a folder of the project, found no Kedro pyproject.toml here or above."
+        )
+    return Path(project)
+
+
+Environment = Annotated[str | None, typer.Option("--env", help="Overlay: the folder conf/ENV that the run used.")]
+
+
+@app.command()
+def summary(env: Environment = None) -> None:
+    """Print the metrics of the last evaluation, where the report is, and how to open MLflow."""
+    from umt_pipeline.commands.summary import print_summary
+
+    # Without a terminal rich assumes 80 columns, too few for the names of the metrics.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    print_summary(console, project_folder(), env)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Records of one run: its results/records.json.")],
+    second: Annotated[Path, typer.Argument(help="Records of the other run.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if the protocols differ.")] = False,
+) -> None:
+    """Print the numbers of two evaluations side by side, and warn where they were not measured in the same way."""
+    from umt_pipeline.commands.compare import print_comparison
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    if not print_comparison(console, first, second) and strict:
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the new overlay: conf/NAME and data/NAME are made.")],
+    videos: Annotated[Path, typer.Option(help="Folder with video files and captioned images, searched to any depth.")],
+    captions: Annotated[Path, typer.Option(help="Table (.csv .json .jsonl .parquet) with columns video, caption.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Table with columns video, label, and task if there are several.")
+    ] = None,
+    splits: Annotated[str, typer.Option(help="Shares of train, validation and test in per cent.")] = "80,10,10",
+) -> None:
+    """Prepare a run on your own folder of videos: writes conf/NAME and the table of videos."""
+    from umt_pipeline.commands.init import init_environment
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in init_environment(project_folder(), name, videos, captions, labels, splits):
+        console.print(line, markup=False)
+
+
+@app.command()
+def plan(
+    env: Environment = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="Number of training clips. Without it, the clean video table is counted.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="Number of captioned images that stage 2 trains on beside the clips of --clips.")
+    ] = 0,
+    params: Annotated[
+        str, typer.Option(help="Other parameters, as in `kedro run --params`.")
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="a100, h100, h200, or the dense bf16 peak of another device in TFLOP/s.")
+    ] = "h100",
+    mfu: Annotated[float, typer.Option(help="Share of the peak that training reaches, 0 to 1.")] = 0.4,
+    cores: Annotated[int, typer.Option(help="CPU cores beside each device, all of them decoding.")] = 16,
+    decode_rate: Annotated[
+        float,
+        typer.Option(
+            help="Clip views that a core decodes per second; benchmarks/decode_rate.py FOLDER measures it on your videos.",
+        ),
+    ] = 16.0,
+    image_rate: Annotated[float, typer.Option(help="Images that a core decodes per second.")] = 200.0,
+    store_rate: Annotated[float, typer.Option(help="GB/s that the disks read or write, per device.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every number, unrounded.")] = False,
+) -> None:
+    """Say what training would cost before anything is spent, with online and with cached targets.
+
+    Prints FLOPs per clip of teacher and student, in stage 2 by objective, the size
+    of the feature store, hours of computing, decoding and disks, which of the two
+    modes is cheaper, and from how many epochs per recorded view on. An overlay
+    with a recipe for one stage alone is planned for that stage. With --clips, neither data nor
+    weights are needed. Only teachers with open_clip's own ViT towers can be
+    planned: neither timm's models nor those that still lie on a hub.
+
+    umt plan --env umt_b16 --clips 658340 --device h100
+
+    umt plan --env umt_b16_5m --clips 2500000 --images 3000000
+
+    As many devices train as train.nproc says; extraction uses one. A phase
+    takes the longest of computing, decoding and moving the store's bytes. FLOPs
+    and bytes are exact. Hours rest on --mfu, --decode-rate, --image-rate and
+    --store-rate: assumptions, until you have measured them. A parameter of the
+    recipe is tried out as in `kedro run`: --params teacher_features.views=4
+    """
+    from umt_pipeline.commands.plan import Counts, plan_project, print_plans
+    from umt_pipeline.commands.plan_stage1 import Hardware, find_device
+    from umt_pipeline.project_config import validated
+
+    name, peak = find_device(device)
+    values = {"name": name, "peak_tflops": peak, "mfu": mfu, "cores": cores, "decode_rate": decode_rate}
+    hardware = validated(Hardware, {**values, "image_rate": image_rate, "store_rate": store_rate}, "umt plan")
+    if images and clips is None:
+        raise ConfigError(f"--images {images} goes with --clips; without both, the clean video table is counted")
+    result = plan_project(project_folder(), env, params, None if clips is None else Counts(clips, images), hardware)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+        return
+    print_plans(Console() if sys.stdout.isatty() else Console(width=120), result)
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices and paths: what a report of a problem should contain."""
+    import torch
+
+    console = Console(soft_wrap=True, highlight=False)
+    packages = "umt_pipeline", "torch", "torchvision", "kedro", "dvc", "mlflow", "pandera", "open_clip_torch", "decord2"
+    console.print(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
+    console.print(", ".join(f"{package} {version(package)}" for package in packages))
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    console.print(f"CUDA devices: {', '.join(devices) or 'none'}")
+    console.print(f"project: {project_folder()}")
+    console.print(f"MLflow: {os.environ.get('MLFLOW_TRACKING_URI') or 'sqlite:///mlflow.db (in the project folder)'}")
+
+
+@app.command()
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="Published weights: a .pth, .pt or .safetensors file.")],
+    kind: Annotated[str, typer.Option(help="student, encoder, classifier, detector, video-text or question-answering.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Frames of a clip. Default: those of the file's position table, or 8; stage 2: 4, fine-tuned 12.", min=1
+        ),
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Side of a frame in pixels.", min=1)] = 224,
+    heads: Annotated[int | None, typer.Option(help="Attention heads. Default: width / 64.", min=1)] = None,
+    text_heads: Annotated[int | None, typer.Option(help="The same of the text encoder.", min=1)] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the tokenizer of a video-text or question-answering model.")
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None, typer.Option(help="Pattern of keys that may stay at initial values. Repeatable.")
+    ] = None,
+    allow_unexpected: Annotated[
+        list[str] | None, typer.Option(help="Pattern of keys that may be left out. Repeatable.")
+    ] = None,
+    allow_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Full name of a class of which the file holds settings; read as an empty dict. Repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there.")] = False,
+) -> None:
+    """Turn a published checkpoint into a model folder: config.json, model.safetensors, README.md."""
+    from umt_pipeline.exchange.convert import import_checkpoint as import_file
+    from umt_pipeline.exchange.sizes import Asked
+
+    report = import_file(
+        file,
+        kind,
+        out,
+        Asked(image_size, frames, heads, text_heads),
+        tokenizer=tokenizer,
+        allow_missing=allow_missing or (),
+        allow_unexpected=allow_unexpected or (),
+        allow_classes=allow_class or (),
+        force=force,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    for line in (*report.lines(), f"wrote {out}"):
+        console.print(line, markup=False)
+
+
+@app.command()
+def export_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Model folder, such as data/06_models/stage1.")],
+    out: Annotated[Path, typer.Option(help="File to write, .pth, .pt or .safetensors.")],
+    fused_biases: Annotated[
+        bool, typer.Option("--fused-biases", help="Write timm's qkv.bias in place of q_bias and v_bias.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a model folder's weights under the published names."""
+    from umt_pipeline.exchange.convert import export_checkpoint as export_folder
+
+    tensors = export_folder(folder, out, fused_biases=fused_biases, force=force)
+    Console(soft_wrap=True, highlight=False).print(f"wrote {tensors} tensors to {out}", markup=False)
+
+
+def main() -> None:
+    """Run `umt`; errors that a user can act on end in one message."""
+    try:
+        app()
+    except _USER_ERRORS as error:
+        UserError(str(error)).show()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Samples, batches, mapped tables, replacement of unreadable media, captions."""

@@ -1,0 +1,88 @@
+"""Annotation tables that training processes share: Arrow files, memory-mapped.
+
+Tens of millions of rows as Python objects would be copied into every rank, and page by page into every loader worker as
+soon as it counts a reference. A mapped file is in memory once per machine, whoever reads it, and opening it costs nothing.
+(Parquet stays the format in which tables are kept: its columns are compressed, so that no row can be read in place.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from umt_pipeline.core.errors import TableError
+from umt_pipeline.core.files import staged_file
+
+
+def write_mapped(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, without its index, as one uncompressed record batch; whole or not at all."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    # 64-bit offsets: a column of all captions may be larger than 2 GB.
+    wide = [field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field for field in arrow.schema]
+    arrow = arrow.cast(pa.schema(wide)).combine_chunks()
+    with staged_file(path) as staged, pa.ipc.new_file(staged, arrow.schema) as writer:
+        writer.write_table(arrow)
+
+
+class MappedTable:
+    """A table of :func:`write_mapped`. It is opened on first use, so it can be pickled into worker processes.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._opened: pa.Table | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def table(self) -> pa.Table:
+        """The Arrow table; its buffers are the mapped file.
+
+        Raises:
+            TableError: the file is missing or no Arrow file.
+        """
+        if self._opened is None:
+            try:
+                self._opened = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+            except (OSError, pa.ArrowException) as error:
+                raise TableError(
+                    f"{self.path}: expected an Arrow file as training writes it, found {error}. Run the pipeline again"
+                ) from error
+        return self._opened
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def numbers(self, column: str) -> np.ndarray:
+        """Return a column of numbers, without copying it."""
+        return np.asarray(self.values(column))
+
+    def values(self, column: str) -> pa.Array:
+        """Return a column, without copying it."""
+        chunks = self.table.column(column).chunks
+        # One, as they are written; combine_chunks would copy it all the same.
+        return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+
+    def texts(self, column: str, rows: np.ndarray) -> list[str]:
+        """Return some cells of a column of text."""
+        return self.table.column(column).take(pa.array(rows)).to_pylist()
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Return one row."""
+        return self.table.slice(index, 1).to_pylist()[0]
+
+    def where(self, **equal: str) -> np.ndarray:
+        """Return the rows, int64 and ascending, whose columns have these values."""
+        kept = np.ones(len(self), dtype=bool)
+        for column, value in equal.items():
+            kept &= np.asarray(pc.equal(self.table.column(column), value))
+        return np.flatnonzero(kept)

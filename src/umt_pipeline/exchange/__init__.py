@@ -1,0 +1,1 @@
+"""Published checkpoint files to model folders and back."""

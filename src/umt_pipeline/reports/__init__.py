@@ -1,0 +1,1 @@
+"""HTML pages, all built the same way."""

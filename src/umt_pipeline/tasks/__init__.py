@@ -1,0 +1,1 @@
+"""The downstream tasks, a folder each: model, training, testing, page."""

@@ -1,0 +1,1 @@
+"""Action recognition: a classifier fine-tuned on labelled clips."""

@@ -1,0 +1,1 @@
+"""Action detection: what each person in a key frame does."""

@@ -1,0 +1,147 @@
+"""The action detector: a video encoder, its tokens pooled within each person's box, one linear layer.
+
+Shapes: B clips, T frames, h w patches along height and width, V all tokens of a clip (T * h * w), P values per patch, D width,
+M boxes per clip, C actions. A box is (x1, y1, x2, y2) as shares of the frame's width and height.
+
+Source: the published action detection code: tokens after the final norm averaged over time, RoIAlign to 7 x 7, the maximum
+of these, a linear layer. Nobody is detected: boxes of people are an input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from umt_pipeline.core.config import Config
+from umt_pipeline.models.folders import load_classes, load_model, load_weights, save_with_classes
+from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.tasks.classification.model import INIT_STD
+
+KIND = "umt_detector"
+# Points along a side of a box at which its maximum is taken.
+ROI_SIZE = 7
+
+
+class DetectorConfig(Config):
+    """Sizes of a detector.
+
+    Attributes:
+        vision: the video encoder; its ``drop_path`` is that of fine-tuning.
+        classes: C.
+    """
+
+    vision: ViTConfig
+    classes: int = Field(gt=0)
+
+
+class Detector(nn.Module):
+    """A video encoder with its final norm, and a head on what it sees within boxes."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        """Build the model with the published fine-tuning initialisation (truncated normal, deviation 0.02)."""
+        super().__init__()
+        self.config = config
+        self.encoder = VideoViT(config.vision)
+        self.head = nn.Linear(config.vision.dim, config.classes)
+        self.apply(_init_weights)
+        # As in the encoder: a convolution in the published model, left at PyTorch's default.
+        self.encoder.patch_embed.reset_parameters()
+
+    @classmethod
+    def create(cls, config: DetectorConfig, encoder: VideoViT | None = None) -> Self:
+        """Make a new detector, its head at its initial values.
+
+        Args:
+            config: sizes.
+            encoder: another model's encoder to start from. If it has no final norm, as a classifier's has not, the norm starts
+                fresh, as published.
+
+        Raises:
+            CheckpointError: the encoder has other sizes than ``config``.
+        """
+        model = cls(config)
+        if encoder is not None:
+            state = encoder.state_dict()
+            fresh = () if "norm.weight" in state else ("norm.*",)
+            load_weights(model.encoder, state, source="encoder to start from", allow_missing=fresh)
+        return model
+
+    def forward(self, patches_BVP: Tensor, boxes_BM4: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return logits [B, M, C].
+
+        Args:
+            patches_BVP: all patches of each clip in raster order, normalised.
+            boxes_BM4: people in the middle frame; a clip with fewer than M has any other boxes in their place, whose logits
+                mean nothing.
+            grid: (h, w) where they differ from the encoder's, whose positions are then interpolated.
+
+        Raises:
+            ValueError: the clips have another number of patches.
+        """
+        B, V, _ = patches_BVP.shape
+        vision = self.config.vision
+        h, w = grid or (vision.grid, vision.grid)
+        if vision.frames * h * w != V:
+            raise ValueError(f"clips of {V} patches, expected {vision.frames} frames of {h} x {w}")
+        # One row of positions, which broadcasts over the batch.
+        all_1V = torch.arange(V, device=patches_BVP.device).unsqueeze(0)
+        tokens_BVD = self.encoder(patches_BVP, all_1V, (vision.frames, h, w) if grid else None)
+        map_BDhw = tokens_BVD.unflatten(1, (vision.frames, h, w)).mean(dim=1).permute(0, 3, 1, 2)
+        pooled_RD = _pool(map_BDhw, boxes_BM4)
+        logits_RC: Tensor = self.head(pooled_RD)
+        return logits_RC.unflatten(0, (B, boxes_BM4.shape[1]))
+
+
+def _pool(map_BDhw: Tensor, boxes_BM4: Tensor) -> Tensor:
+    """Return the maximum of 7 x 7 points in each box, [B * M, D]."""
+    B, M = boxes_BM4.shape[:2]
+    h, w = map_BDhw.shape[2:]
+    x1, y1, x2, y2 = boxes_BM4.float().flatten(0, 1).unbind(dim=1)
+    clip_R = torch.arange(B, device=boxes_BM4.device, dtype=torch.float32).repeat_interleave(M)
+    # Edges are multiplied one by one: a tensor of factors would be copied to the device at every step.
+    rois_R5 = torch.stack((clip_R, x1 * w, y1 * h, x2 * w, y2 * h), dim=1)
+    # In float32, as torchvision's own autocast would have it.
+    points_RD77 = roi_align(map_BDhw.float(), rois_R5, ROI_SIZE, spatial_scale=1.0, sampling_ratio=0, aligned=False)
+    return points_RD77.amax(dim=(2, 3))
+
+
+def load_detector(folder: Path) -> Detector:
+    """Load a detector's model folder, in eval mode.
+
+    Raises:
+        CheckpointError: the folder is not a complete detector.
+    """
+    return load_model(folder, KIND, DetectorConfig, Detector)
+
+
+def save_detector(folder: Path, model: Detector, classes: Sequence[str], extra: Mapping[str, Any] | None = None) -> None:
+    """Write a model folder: ``config.json``, ``model.safetensors`` and ``classes.json``, the actions in the head's order.
+
+    Args:
+        folder: an existing folder; callers stage it and move it into place.
+        model: the detector.
+        classes: C actions.
+        extra: further JSON-able facts kept in ``config.json``.
+
+    Raises:
+        CheckpointError: ``classes`` are not C different ones.
+    """
+    save_with_classes(folder, model, model.config, KIND, classes, extra)
+
+
+def load_actions(folder: Path) -> tuple[str, ...]:
+    """Read the actions of a detector's model folder, in the head's order; see :func:`load_classes`."""
+    return load_classes(folder, KIND)
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""Video question answering: generated answers and multiple choice."""

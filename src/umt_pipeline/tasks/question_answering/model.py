@@ -1,0 +1,283 @@
+"""The model that answers questions about clips: video encoder, question encoder, answer decoder.
+
+The question encoder is a whole BERT, its fusion layers looking at the clip. The decoder is a small causal BERT that looks
+at the question's states, not at the clip, and gives an answer's tokens one after another.
+
+Shapes: B questions, V visible tokens per clip, P values per patch, L question length, D text width, W vision width, R
+answers per question, A answer length, H heads, d width of a head, S vocabulary size.
+
+Source: UMT section 4.2 and the published code, after ALBEF; :mod:`umt_pipeline.models.checkpoints` maps its files to these
+names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertPredictionHeadTransform
+
+from umt_pipeline.core.config import Config
+from umt_pipeline.models.folders import LoadReport, load_model, load_weights
+from umt_pipeline.models.text import TextConfig, TextModel, bert_config, init_bert_weights
+from umt_pipeline.models.video_text import VideoTextModel, load_own_tokenizer, save_with_tokenizer
+from umt_pipeline.models.vit import VideoViT, ViTConfig
+
+KIND = "umt_question_answering"
+
+
+class QuestionAnsweringConfig(Config):
+    """Sizes of a question-answering model.
+
+    Attributes:
+        vision: the video encoder.
+        text: the question encoder; the decoder has the same sizes, and as many layers as this has fusion layers.
+        fuse_positions: see :class:`umt_pipeline.models.video_text.VideoTextConfig`; off in the published model.
+    """
+
+    vision: ViTConfig
+    text: TextConfig
+    fuse_positions: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.text.vision_dim != self.vision.dim:
+            raise ValueError(f"text.vision_dim {self.text.vision_dim} is not vision.dim {self.vision.dim}: set them equal")
+        return self
+
+    @property
+    def decoder_layers(self) -> int:
+        """Layers of the answer decoder: 3 in UMT-B, 5 in UMT-L."""
+        return self.text.layers - self.text.fusion_layer
+
+
+class Question(NamedTuple):
+    """What the decoder reads: states of a question that has seen its clip, and where they are tokens and no padding."""
+
+    states_BLD: Tensor
+    mask_BL: Tensor
+
+
+class Answers(NamedTuple):
+    """Token ids [..., A] from :func:`encode_answers` and their mask, True at tokens."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+class AnswerDecoder(nn.Module):
+    """A causal BERT with its language head; every layer looks at the question."""
+
+    def __init__(self, config: TextConfig, layers: int) -> None:
+        super().__init__()
+        self.config = config
+        bert = bert_config(config, fusion=True)
+        self.embeddings = BertEmbeddings(bert)
+        self.layers = nn.ModuleList(BertLayer(bert, layer_idx=index) for index in range(layers))
+        self.mlm_transform = BertPredictionHeadTransform(bert)
+        self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.apply(init_bert_weights)
+
+    def forward(self, ids_BRA: Tensor, question: Question) -> Tensor:
+        """Return states [B, R, A, D]; that of a token knows the question and the tokens up to it.
+
+        Padding needs no mask: it comes last, and no token looks ahead.
+
+        Args:
+            ids_BRA: R answers to each question, padded at the end.
+            question: from :meth:`QuestionAnsweringModel.read`.
+        """
+        B, R, A = ids_BRA.shape
+        attend_B11L = question.mask_BL.bool()[:, None, None, :]
+        x_NAD = self.embeddings(input_ids=ids_BRA.flatten(0, 1))
+        for layer in self._layers():
+            x_NAD, _ = layer.attention(x_NAD, is_causal=True)
+            # All answers to one question are one long query: its keys and values are made once and never copied.
+            x_BXD = x_NAD.reshape(B, R * A, -1)
+            x_BXD = self._cross_attend(layer.crossattention, x_BXD, question.states_BLD, attend_B11L)
+            x_NAD = layer.feed_forward_chunk(x_BXD.reshape(B * R, A, -1))
+        return x_NAD.unflatten(0, (B, R))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return vocabulary logits [..., S] of the token that follows each state; the matrix is the word embedding."""
+        return F.linear(self.mlm_transform(states), self.embeddings.word_embeddings.weight, self.mlm_bias)
+
+    def _layers(self) -> list[Any]:
+        # Any: attributes of transformers' layers have no types.
+        return list(self.layers)
+
+    def _cross_attend(self, cross: Any, x_BXD: Tensor, states_BLD: Tensor, attend_B11L: Tensor) -> Tensor:
+        inner = cross.self
+        projected = inner.query(x_BXD), inner.key(states_BLD), inner.value(states_BLD)
+        query, key, value = (x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in projected)
+        dropout = self.config.dropout if self.training else 0.0
+        seen_BHXd = F.scaled_dot_product_attention(query, key, value, attn_mask=attend_B11L, dropout_p=dropout)
+        fused: Tensor = cross.output(seen_BHXd.transpose(1, 2).flatten(2), x_BXD)
+        return fused
+
+
+class QuestionAnsweringModel(nn.Module):
+    """A video encoder, a question encoder and an answer decoder."""
+
+    def __init__(self, config: QuestionAnsweringConfig) -> None:
+        """Build the model with random weights."""
+        super().__init__()
+        self.config = config
+        self.vision = VideoViT(config.vision)
+        self.text = TextModel(config.text, language_head=False)
+        self.decoder = AnswerDecoder(config.text, config.decoder_layers)
+
+    @classmethod
+    def from_video_text(cls, model: VideoTextModel, vision: ViTConfig | None = None) -> tuple[Self, LoadReport]:
+        """Start question answering from a stage-2 model.
+
+        Video and question encoder are copied. Fusion layer i becomes decoder layer i, and the decoder's embeddings and
+        language head are copies of the text encoder's. The keys and values of its cross-attention read another thing from now
+        on, states of text in place of video tokens: they are copied too, as published, if both are equally wide, and else
+        start new.
+
+        Args:
+            model: a stage-2 model.
+            vision: the video encoder's configuration where clip size or stochastic depth is another one from now on; None: the
+                stage-2 model's.
+
+        Returns:
+            The new model, and a report whose ``missing`` lists the weights that start new and whose ``unexpected`` lists what
+            of the stage-2 model has no place here.
+
+        Raises:
+            CheckpointError: ``vision`` has another width or depth than the stage-2 model's video encoder.
+        """
+        sizes = model.config
+        vision = vision or sizes.vision
+        made = cls(QuestionAnsweringConfig(vision=vision, text=sizes.text, fuse_positions=sizes.fuse_positions))
+        source = model.state_dict()
+        state = source | {f"decoder.{name}": tensor for name, tensor in _decoder_state(source, sizes.text).items()}
+        new = () if vision.dim == sizes.text.dim else tuple(f"decoder.layers.*.{part}.*" for part in _CROSS_INPUTS)
+        left_out = ("heads.*", "attention_pool.*", "pool_norm.*", "*_proj.*", "match_head.*", "temp", "text.mlm_*")
+        report = load_weights(made, state, source="stage-2 model", allow_missing=new, allow_unexpected=left_out)
+        return made, report
+
+    def read(
+        self,
+        patches_BVP: Tensor,
+        visible_BV: Tensor,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        clip_size: tuple[int, int] | None = None,
+    ) -> Question:
+        """Read questions and the clips that they are about.
+
+        Args:
+            patches_BVP: normalised visible patches.
+            visible_BV: their positions, int64; one row may stand for all clips.
+            ids_BL: question tokens; question i is about clip i.
+            mask_BL: True at tokens.
+            clip_size: see :meth:`VideoViT.positions`.
+        """
+        return self.ask(self.look(patches_BVP, visible_BV, clip_size), ids_BL, mask_BL)
+
+    def look(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+        """Return what questions read of clips [B, V, W]; see :meth:`read`."""
+        tokens_BVW: Tensor = self.vision(patches_BVP, visible_BV, clip_size)
+        return tokens_BVW + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVW
+
+    def ask(self, tokens_RVW: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
+        """Read questions about clips that were looked at.
+
+        Args:
+            tokens_RVW: from :meth:`look`.
+            ids_BL: question tokens.
+            mask_BL: True at tokens.
+            clips_B: the row of ``tokens_RVW`` that each question is about, so that a clip is looked at once however many
+                questions it has. None: question i is about clip i.
+        """
+        return Question(self.text.fuse(self.text.encode(ids_BL, mask_BL), mask_BL, tokens_RVW, clips_B), mask_BL)
+
+    def log_likelihoods(self, question: Question, answers: Answers) -> Tensor:
+        """Return the log-probability [B, R], float32, of each whole answer: the sum over its tokens, [SEP] included.
+
+        Args:
+            question: from :meth:`read`.
+            answers: [B, R, A], or [R, A] to ask every question for the same ones. An answer without any token gets 0.
+        """
+        ids_BRA = answers.ids.expand(len(question.states_BLD), -1, -1)
+        states_BRXD = self.decoder(ids_BRA[..., :-1], question)
+        logits_NS = self.decoder.logits(states_BRXD).flatten(0, 2)
+        losses_N = F.cross_entropy(logits_NS.float(), ids_BRA[..., 1:].flatten(), reduction="none")
+        return -(losses_N.reshape(states_BRXD.shape[:3]) * answers.mask[..., 1:]).sum(dim=-1)
+
+    def first_log_probabilities(self, question: Question, cls_id: int) -> Tensor:
+        """Return the log-probabilities [B, S], float32, of an answer's first token, which follows [CLS]."""
+        B = len(question.states_BLD)
+        ids_B11 = torch.full((B, 1, 1), cls_id, device=question.states_BLD.device)
+        first_BS = self.decoder.logits(self.decoder(ids_B11, question)[:, 0, 0])
+        return first_BS.float().log_softmax(dim=-1)
+
+    def forward(
+        self, patches_BVP: Tensor, visible_BV: Tensor, ids_BL: Tensor, mask_BL: Tensor, answers: Answers
+    ) -> Tensor:
+        """Return :meth:`log_likelihoods` of answers [B, R, A] to the questions of :meth:`read`, in one call for DDP."""
+        return self.log_likelihoods(self.read(patches_BVP, visible_BV, ids_BL, mask_BL), answers)
+
+
+def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str]) -> Answers:
+    """Turn answers into token ids ``[CLS] answer [SEP]``, [R, A], padded to the longest. They are neither cleaned nor cut."""
+    encoded = tokenizer(list(answers), padding="longest", return_tensors="pt")
+    return Answers(encoded["input_ids"], encoded["attention_mask"].bool())
+
+
+def save_question_answering(
+    folder: Path,
+    model: QuestionAnsweringModel,
+    tokenizer: PreTrainedTokenizerFast,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder: ``config.json``, ``model.safetensors``, ``README.md`` and ``tokenizer/``.
+
+    Args:
+        folder: an existing folder; callers stage it and move it into place.
+        model: the model.
+        tokenizer: what its questions and answers were tokenised with.
+        extra: further JSON-able facts kept in ``config.json``.
+
+    Raises:
+        CheckpointError: the tokenizer has ids that the model has no embedding for.
+    """
+    save_with_tokenizer(folder, model, model.config, KIND, tokenizer, model.config.text.vocab_size, extra)
+
+
+def load_question_answering(folder: Path) -> tuple[QuestionAnsweringModel, PreTrainedTokenizerFast]:
+    """Load a question-answering model's folder: the model in eval mode, and its tokenizer.
+
+    Raises:
+        CheckpointError: the folder is not a complete question-answering model.
+    """
+    model = load_model(folder, KIND, QuestionAnsweringConfig, QuestionAnsweringModel)
+    return model, load_own_tokenizer(folder, model.config.text.vocab_size)
+
+
+_CROSS_INPUTS = ("crossattention.self.key", "crossattention.self.value")
+
+
+def _decoder_state(state: Mapping[str, Tensor], text: TextConfig) -> dict[str, Tensor]:
+    """Return the decoder's weights out of a stage-2 state dict; cross-attention of another width is left out."""
+    decoder: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key.removeprefix("text.")
+        if name == key:
+            continue
+        if name.startswith("layers."):
+            _, index, rest = name.split(".", 2)
+            layer = int(index) - text.fusion_layer
+            if layer < 0 or (rest.startswith(_CROSS_INPUTS) and text.vision_dim != text.dim):
+                continue
+            name = f"layers.{layer}.{rest}"
+        decoder[name] = tensor
+    return decoder

@@ -1,0 +1,347 @@
+"""Fine-tuning for questions about clips: the likelihood of the true answer (UMT section 4.2).
+
+Shapes: B questions, T frames, S side of the view in pixels, L question length, R answers per question, A answer length, M
+different answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.data.mapped import MappedTable
+from umt_pipeline.data.replacement import read_or_replace, unreadable_share
+from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
+from umt_pipeline.features.provider import DecodedClips
+from umt_pipeline.models.flops import training_flops
+from umt_pipeline.models.folders import load_weights, model_kind
+from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
+from umt_pipeline.models.video_text import TOKENIZER_FOLDER, load_video_text
+from umt_pipeline.models.vit import VideoViT
+from umt_pipeline.tasks.question_answering.flops import answering_macs
+from umt_pipeline.tasks.question_answering.model import (
+    KIND,
+    Answers,
+    QuestionAnsweringModel,
+    encode_answers,
+    load_question_answering,
+)
+from umt_pipeline.training.task import LossParts, Task, TrainConfig
+from umt_pipeline.video.pixels import normalise_patches, patchify
+from umt_pipeline.video.views import ViewConfig
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("question_id", "video_id", "question", "answer")
+
+
+class QuestionAnsweringTraining(Config):
+    """Parameters of the fine-tuning.
+
+    Attributes:
+        view: frames of a clip (12 in the published recipe), their side and crops.
+        max_question_length: longest question in tokens; longer ones are cut, and the history's ``full_questions`` says how
+            many may have been.
+        max_answer_length: longest answer in tokens, [CLS] and [SEP] included; longer ones are left out and reported.
+        drop_path: largest stochastic depth of the video encoder.
+        train: the loop.
+    """
+
+    view: ViewConfig
+    max_question_length: int = Field(25, ge=3)
+    max_answer_length: int = Field(5, ge=3)
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What of a question table is not trained on.
+
+    Args:
+        long_answers: different answers that are longer than ``max_answer_length``, with their length in tokens.
+        rows: rows of the table with such an answer.
+        questions: questions that have no other answer.
+        blank: questions that are empty once cleaned.
+    """
+
+    long_answers: dict[str, int]
+    rows: int
+    questions: int
+    blank: int
+
+
+class Questions:
+    """The questions about some clips, and their answers as token ids.
+
+    The tokenizer is loaded again wherever the questions are read, so that they are tokenised beside the training.
+
+    Args:
+        table: columns ``COLUMNS``; several rows of one question are its answers, and an answer weighs as much as its share of
+            them.
+        clip_ids: whose questions.
+        tokenizer: folder of the tokenizer.
+        max_question_length: L.
+        max_answer_length: longest answer in tokens.
+
+    Raises:
+        TableError: a column is missing, a cell is empty, or a question_id stands for two questions.
+        ConfigError: no question is left.
+
+    Attributes:
+        left_out: what is not trained on; also logged.
+        question_ids: those that are left, in the table's order.
+        clips: the clip of each.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        clip_ids: Sequence[str],
+        tokenizer: Path,
+        max_question_length: int,
+        max_answer_length: int,
+    ) -> None:
+        own = _checked(table)
+        own = own[own["video_id"].isin(set(clip_ids))]
+        blank = own["question"].map(lambda text: not clean_caption(text)).astype(bool)
+        kept = own[~blank]
+        texts = kept["answer"].drop_duplicates().tolist()
+        tokens = encode_answers(load_tokenizer(tokenizer), texts) if texts else None
+        lengths = dict(zip(texts, tokens.mask.sum(dim=1).tolist(), strict=True)) if tokens is not None else {}
+        long = {text: length for text, length in lengths.items() if length > max_answer_length}
+        short = kept[~kept["answer"].isin(list(long))]
+        self.left_out = LeftOut(
+            long_answers=long,
+            rows=len(kept) - len(short),
+            questions=kept["question_id"].nunique() - short["question_id"].nunique(),
+            blank=own.loc[blank, "question_id"].nunique(),
+        )
+        _report(self.left_out, max_answer_length)
+        if short.empty or tokens is None:
+            raise ConfigError(
+                f"question answering: none of the {own['question_id'].nunique()} questions about the {len(clip_ids)} clips can "
+                "be trained on; check the table's video_id, and max_answer_length"
+            )
+        self._tokenizer_folder = tokenizer
+        self._tokenizer: PreTrainedTokenizerFast | None = None
+        self._length = max_question_length
+        self._answers = Answers(tokens.ids[:, :max_answer_length], tokens.mask[:, :max_answer_length])
+        first = short.drop_duplicates("question_id")
+        self.question_ids: tuple[str, ...] = tuple(first["question_id"])
+        self.clips: tuple[str, ...] = tuple(first["video_id"])
+        self._texts: tuple[str, ...] = tuple(first["question"])
+        self._place_QR, self._weight_QR = _answer_table(short, {text: place for place, text in enumerate(texts)})
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Return some questions as tensors: ids [B, L], mask [B, L], answers [B, R, A], answer_mask [B, R, A], weights [B, R].
+
+        Answers that a question does not have weigh nothing.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._tokenizer_folder)
+        ids_BL, mask_BL = encode_batch(self._tokenizer, [self._texts[index] for index in indices], self._length)
+        place_BR = torch.from_numpy(self._place_QR[indices])
+        return {
+            "ids": ids_BL,
+            "mask": mask_BL,
+            "answers": self._answers.ids[place_BR],
+            "answer_mask": self._answers.mask[place_BR],
+            "weights": torch.from_numpy(self._weight_QR[indices]),
+            "question": [self.question_ids[index] for index in indices],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The tokenizer does not travel to worker processes."""
+        return {**self.__dict__, "_tokenizer": None}
+
+
+class QuestionDataset(SampleDataset):
+    """Questions with their answers and a view of their clip.
+
+    Args:
+        clips: gives ``frames``; one that cannot be read is replaced, with its question, by that of another sample.
+        questions: those of its clips.
+    """
+
+    def __init__(self, clips: DecodedClips, questions: Questions) -> None:
+        self.questions = questions
+        self._clips = clips
+        self._places = clips.places(pa.array(questions.clips))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
+        """See :class:`SampleDataset`: frames [B, T, S, S, 3], clip, unreadable, and what :meth:`Questions.read` gives."""
+        keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
+        read = [read_or_replace(self._read, *key, range(len(self)), "questions") for key in keys]
+        return {
+            **stack_samples([sample for sample, _ in read]),
+            **self.questions.read(np.array([index for _, index in read])),
+        }
+
+    def _read(self, index: int, number: int) -> Sample:
+        return self._clips.read(int(self._places[index]), number)
+
+
+class QuestionAnsweringTask(Task):
+    """The model and its questions; the loss is minus the log-likelihood of the answers, weighted, per question."""
+
+    def __init__(self, model: QuestionAnsweringModel, dataset: QuestionDataset) -> None:
+        self.model: nn.Module = model
+        self._encoder = model.vision
+        self._config = model.config
+        self._dataset = dataset
+
+    def dataset(self) -> QuestionDataset:
+        """See :class:`Task`."""
+        return self._dataset
+
+    def encoder(self) -> VideoViT:
+        """See :class:`Task`."""
+        return self._encoder
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
+        """See :class:`Task`; the sum over answers of weight times the sum over its tokens, divided by B."""
+        del generator
+        patches_BVP = patchify(batch["frames"], self._encoder.config.patch_size)
+        all_1V = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
+        answers = Answers(batch["answers"], batch["answer_mask"])
+        likelihood_BR: Tensor = model(normalise_patches(patches_BVP), all_1V, batch["ids"], batch["mask"], answers)
+        full = batch["mask"].all(dim=1).float().mean()
+        parts = {"full_questions": full, **unreadable_share(batch)}
+        return LossParts(-(likelihood_BR * batch["weights"]).sum() / len(likelihood_BR), parts)
+
+    def sample_ids(self, batch: Batch) -> Sequence[str]:
+        """See :class:`Task`."""
+        return batch["question"]
+
+    def flops_per_clip(self, batch: Batch) -> float:
+        """See :class:`Task`: per question, with its clip and all its answers."""
+        vision = self._encoder.config
+        answers, answer_length = batch["answers"].shape[1:]
+        visible = vision.frames * vision.patches_per_frame
+        macs = answering_macs(self._config, visible, batch["ids"].shape[1], answers, answer_length)
+        return float(training_flops(macs))
+
+
+def make_task(
+    start: str,
+    questions: str,
+    clips: str,
+    media_root: str,
+    view: dict[str, Any],
+    dataset_id: str,
+    max_question_length: int,
+    max_answer_length: int,
+    drop_path: float,
+    split: str = "train",
+) -> QuestionAnsweringTask:
+    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+
+    Args:
+        start: folder of a stage-2 model, or of a question-answering model to go on with.
+        questions: Parquet file of the question table.
+        clips: mapped table of the clips, as :class:`umt_pipeline.features.provider.DecodedClips` reads it.
+        media_root: folder of the video files.
+        view: a :class:`ViewConfig` as JSON; positions are interpolated where the clip size is not the start's.
+        dataset_id: see :class:`DecodedClips`.
+        max_question_length: see :class:`QuestionAnsweringTraining`.
+        max_answer_length: likewise.
+        drop_path: likewise.
+        split: whose clips.
+    """
+    views = ViewConfig.model_validate(view)
+    model = start_model(Path(start), views.frames, views.size, drop_path)
+    longest = model.config.text.max_positions
+    if max(max_question_length, max_answer_length) > longest:
+        raise ConfigError(
+            f"max_question_length is {max_question_length}, max_answer_length {max_answer_length}: the model in {start} has "
+            f"{longest} positions, so neither can be more"
+        )
+    decoded = DecodedClips(MappedTable(Path(clips)), split, Path(media_root), views, dataset_id)
+    tokenizer, names = Path(start) / TOKENIZER_FOLDER, decoded.clip_ids.to_pylist()
+    known = Questions(pd.read_parquet(questions), names, tokenizer, max_question_length, max_answer_length)
+    return QuestionAnsweringTask(model, QuestionDataset(decoded, known))
+
+
+def start_model(folder: Path, frames: int, image_size: int, drop_path: float) -> QuestionAnsweringModel:
+    """Load what fine-tuning starts from, for another clip size.
+
+    Args:
+        folder: of a stage-2 or question-answering model. Of a stage-2 model, what starts new is logged.
+        frames: of a clip.
+        image_size: side of a frame in pixels.
+        drop_path: largest stochastic depth of the video encoder.
+    """
+    if model_kind(folder) == KIND:
+        old, _ = load_question_answering(folder)
+        vision = old.config.vision.resized(frames, image_size, drop_path)
+        model = QuestionAnsweringModel(old.config.model_copy(update={"vision": vision}))
+        load_weights(model, old.state_dict(), source=str(folder))
+        return model
+    stage2, _ = load_video_text(folder)
+    vision = stage2.config.vision.resized(frames, image_size, drop_path)
+    model, report = QuestionAnsweringModel.from_video_text(stage2, vision)
+    if report.missing:
+        logger.warning("question answering: new in the decoder, not from %s: %s", folder, ", ".join(report.missing))
+    return model
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    absent = [name for name in COLUMNS if name not in table]
+    if absent:
+        raise TableError(f"questions: expected columns {', '.join(COLUMNS)}, {', '.join(absent)} not found in {list(table)}")
+    if empty := int(table[list(COLUMNS)].isna().any(axis=1).sum()):
+        raise TableError(f"questions: {empty} of {len(table)} rows have an empty cell in {', '.join(COLUMNS)}: delete them")
+    own = table[list(COLUMNS)].astype(str)
+    distinct = own.drop_duplicates(["question_id", "video_id", "question"])
+    doubled = distinct.loc[distinct["question_id"].duplicated(), "question_id"]
+    if not doubled.empty:
+        raise TableError(
+            f"questions: question_id {doubled.iloc[0]!r} stands for different questions or videos, as do "
+            f"{doubled.nunique() - 1} others: expected one question about one video for each"
+        )
+    return own
+
+
+def _answer_table(rows: pd.DataFrame, place_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the answers' places, int64 [Q, R], and weights, float32 [Q, R], of the questions in order of appearance."""
+    counts = rows.groupby(["question_id", "answer"], sort=False).size().rename("count").reset_index()
+    code, _ = pd.factorize(counts["question_id"])
+    # A stable sort keeps each question's answers in order, so their columns count up from 0.
+    order = np.argsort(code, kind="stable")
+    code, counts = code[order], counts.iloc[order]
+    per_question = np.bincount(code)
+    column = np.arange(len(code)) - np.repeat(np.cumsum(per_question) - per_question, per_question)
+    place_QR = np.zeros((len(per_question), per_question.max()), dtype=np.int64)
+    weight_QR = np.zeros(place_QR.shape, dtype=np.float32)
+    place_QR[code, column] = counts["answer"].map(place_of).to_numpy()
+    weight_QR[code, column] = counts["count"].to_numpy()
+    return place_QR, weight_QR / weight_QR.sum(axis=1, keepdims=True)
+
+
+def _report(left_out: LeftOut, max_answer_length: int) -> None:
+    if left_out.long_answers:
+        examples = [f"{text!r} ({length})" for text, length in list(left_out.long_answers.items())[:3]]
+        logger.warning(
+            "question answering: %d answers are longer than max_answer_length (%d tokens) and left out, with %d rows and %d "
+            "questions that have no other answer, such as %s: raise it to train on them",
+            len(left_out.long_answers), max_answer_length, left_out.rows, left_out.questions, ", ".join(examples),
+        )  # fmt: skip
+    if left_out.blank:
+        logger.warning("question answering: %d questions are empty once cleaned and left out", left_out.blank)

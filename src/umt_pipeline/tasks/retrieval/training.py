@@ -1,0 +1,143 @@
+"""Fine-tuning for retrieval: stage 2 on whole clips with contrast and matching alone (UMT section 4.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.data.captions import Captions
+from umt_pipeline.features.provider import DecodedClips, WholeFrames
+from umt_pipeline.models.folders import load_weights
+from umt_pipeline.models.video_text import TOKENIZER_FOLDER, VideoTextConfig, VideoTextModel, load_video_text
+from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
+from umt_pipeline.training.stage2 import CaptionedDataset, Stage2Task
+from umt_pipeline.training.task import TrainConfig
+from umt_pipeline.video.views import ViewConfig
+
+
+class RetrievalWeights(Config):
+    """Weight of each objective; 0 leaves it out.
+
+    On the authors' 8 GPUs the contrastive gradient was 8 times smaller than their weight of 1 says, see
+    :func:`umt_pipeline.losses.video_text_contrastive`: a weight of 1/8 gives the same on any number of processes.
+    """
+
+    contrastive: float = Field(1.0, ge=0.0)
+    matching: float = Field(1.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.contrastive or self.matching):
+            raise ValueError("expected contrastive or matching with a weight above 0")
+        return self
+
+    def objectives(self) -> ObjectiveWeights:
+        """Return the weights of stage 2: masked language and alignment are off."""
+        return ObjectiveWeights(contrastive=self.contrastive, matching=self.matching, masked_language=0.0, alignment=0.0)
+
+
+class RetrievalTraining(Config):
+    """Parameters of the fine-tuning.
+
+    Attributes:
+        view: frames of a clip (12 in the published recipe), their side and crops. Every patch is seen.
+        max_length: longest caption in tokens, [CLS] and [SEP] included; longer ones are cut. None: the start model's.
+        corpora: how often an epoch draws each clip of a corpus, each time with one of its captions, by the corpus' name; 1
+            where it is not named, 0 leaves the corpus out.
+        weights: of the objectives.
+        pool: what of a clip a caption is compared with in the contrast. ``clip``: one embedding of the whole clip, as in
+            stage 2. ``frame``: each frame's, cosines averaged over frames, as in the published fine-tuning.
+        drop_path: largest stochastic depth of the video encoder.
+        train: the loop.
+    """
+
+    view: ViewConfig
+    max_length: int | None = Field(None, ge=3)
+    corpora: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    weights: RetrievalWeights = RetrievalWeights()
+    pool: Literal["clip", "frame"] = "clip"
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    train: TrainConfig
+
+    def model_for(self, start: VideoTextConfig) -> VideoTextConfig:
+        """Return the configuration of a stage-2 model that goes on with these clips, without alignment heads.
+
+        Raises:
+            ConfigError: the patches do not fit the view, or captions are longer than the model has positions.
+        """
+        if self.view.size % start.vision.patch_size:
+            raise ConfigError(
+                f"retrieval.fine_tuning.view.size is {self.view.size}, which is no multiple of the start model's patches of "
+                f"{start.vision.patch_size} pixels"
+            )
+        if self.max_length is not None and self.max_length > start.text.max_positions:
+            raise ConfigError(
+                f"retrieval.fine_tuning.max_length is {self.max_length}, but the start model has {start.text.max_positions} "
+                "positions for tokens: lower it"
+            )
+        vision = start.vision.resized(self.view.frames, self.view.size, self.drop_path)
+        return start.model_copy(update={"vision": vision, "align_layers": 0, "target_dim": 0})
+
+
+def start_model(folder: Path, config: VideoTextConfig) -> VideoTextModel:
+    """Load the weights of a stage-2 model into the model that is fine-tuned; only its alignment heads stay behind.
+
+    Args:
+        folder: of the stage-2 model.
+        config: from :meth:`RetrievalTraining.model_for`.
+
+    Raises:
+        CheckpointError: the folder is not a complete stage-2 model, or one of other sizes.
+    """
+    stage2, _ = load_video_text(folder)
+    model = VideoTextModel(config)
+    kept = {name: tensor for name, tensor in stage2.state_dict().items() if not name.startswith("heads.")}
+    load_weights(model, kept, source=str(folder))
+    return model
+
+
+def make_task(
+    start: str,
+    model: dict[str, Any],
+    weights: dict[str, Any],
+    pool: Literal["clip", "frame"],
+    samples: str,
+    captions: str,
+    max_length: int,
+    corpora: dict[str, float],
+    media_root: str,
+    view: dict[str, Any],
+    dataset_id: str,
+    split: str,
+) -> Stage2Task:
+    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+
+    Args:
+        start: folder of a stage-2 model.
+        model: the fine-tuned model's :class:`VideoTextConfig` as JSON.
+        weights: :class:`ObjectiveWeights` as JSON.
+        pool: see :class:`RetrievalTraining`.
+        samples: file of the samples, from :func:`umt_pipeline.data.captions.captioned_media`; videos only.
+        captions: file of their captions.
+        max_length: L.
+        corpora: their weights, by name.
+        media_root: folder of the video files.
+        view: a :class:`ViewConfig` as JSON.
+        dataset_id: see :class:`DecodedClips`.
+        split: of the samples.
+    """
+    config, views = VideoTextConfig.model_validate(model), ViewConfig.model_validate(view)
+    found = Captions(Path(samples), Path(captions), Path(start) / TOKENIZER_FOLDER, max_length, config.clean_captions)
+    found.warn_of_cuts("retrieval.fine_tuning.max_length")
+    clips = DecodedClips(found.samples, split, Path(media_root), views, dataset_id)
+    providers = {"video": WholeFrames(clips, views, config.vision.patch_size)}
+    dataset = CaptionedDataset(found, {kind: provider.dataset() for kind, provider in providers.items()}, corpora)
+    words = found.tokenizer
+    kept = (words.pad_token_id, words.cls_token_id)
+    network = start_model(Path(start), config)
+    objectives = Objectives(network, ObjectiveWeights.model_validate(weights), words.mask_token_id, kept, pool=pool)
+    return Stage2Task(objectives, providers, dataset)
