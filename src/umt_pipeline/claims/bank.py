@@ -23,7 +23,8 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import fingerprint, read_json, staged_folder, write_json
+from umt_pipeline.core.files import read_json, staged_folder, write_json
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.features.targets import ask_teacher
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.video.views import View, load_view

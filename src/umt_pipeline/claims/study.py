@@ -30,7 +30,8 @@ from umt_pipeline.claims.encoders import EncoderSize
 from umt_pipeline.claims.fine_tuning import FineTuningConfig, make_label_model, top1_accuracy
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import TrainingError
-from umt_pipeline.core.files import fingerprint, read_json, sha256_file, write_json
+from umt_pipeline.core.files import read_json, sha256_file, write_json
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.launch import RunSpec, run
 from umt_pipeline.training.state import final_weights

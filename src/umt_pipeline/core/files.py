@@ -72,9 +72,3 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as a hex string."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def fingerprint(*values: Any) -> str:
-    """Return 16 hex digits that change when any of the JSON-able ``values`` changes."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

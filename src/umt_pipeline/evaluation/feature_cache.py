@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from umt_pipeline.core.files import fingerprint, read_json, sha256_file, write_json
+from umt_pipeline.core.files import read_json, sha256_file, write_json
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, decoded_batches
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.stored_arrays import DTYPES, StoredArray, places_in_file, store_arrays

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from umt_pipeline.core.errors import StoreError
-from umt_pipeline.core.files import fingerprint, read_json, sha256_file, write_json
+from umt_pipeline.core.files import read_json, sha256_file, write_json
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.features.codebooks import BOOKS_FILE, read_books, write_books
 from umt_pipeline.features.codecs import ArraySpec, Codec
 from umt_pipeline.features.manifest import (

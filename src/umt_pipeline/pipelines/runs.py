@@ -12,7 +12,8 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor
 
-from umt_pipeline.core.files import fingerprint, sha256_file
+from umt_pipeline.core.files import sha256_file
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.tracking import flush, metric_logger
 from umt_pipeline.training.launch import RunSpec, run

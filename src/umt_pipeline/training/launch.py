@@ -26,7 +26,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, TrainingError
-from umt_pipeline.core.files import fingerprint, read_json, write_json
+from umt_pipeline.core.files import read_json, write_json
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.training import state
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.loop import OnRow, replay, train

@@ -32,7 +32,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import CheckpointError, TrainingError
-from umt_pipeline.core.files import fingerprint, read_json, staged_file, staged_folder, write_json
+from umt_pipeline.core.files import read_json, staged_file, staged_folder, write_json
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.training.ema import AverageWeights
 from umt_pipeline.training.task import TrainConfig
 

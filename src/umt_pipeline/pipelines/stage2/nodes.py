@@ -11,7 +11,8 @@ import pandas as pd
 from safetensors.torch import save_file
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import fingerprint, sha256_file, write_json
+from umt_pipeline.core.files import sha256_file, write_json
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.data.captions import captioned_media
 from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
 from umt_pipeline.features.verify import require_settings, verify_store

@@ -11,7 +11,8 @@ import pandas as pd
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import fingerprint, sha256_file
+from umt_pipeline.core.files import sha256_file
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher, save_clip
 from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX, SOURCES, TIMM_PREFIX, fetch_teacher
