@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from umt_pipeline.core.identity import OPERATIONAL
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset
+from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task
 
 
@@ -67,6 +72,29 @@ class ToyTask(Task):
         return batch["id"]
 
 
+class ToySpec(RunSpec):
+    """A run of the toy; ``broken`` fails on every rank."""
+
+    size: int = 40
+    dropout: float = 0.2
+    noise: float = 0.1
+    bad: int | None = None
+    fast: bool = False
+    pause: Annotated[float, OPERATIONAL] = 0.0
+    flops: float | None = None
+    broken: bool = False
+    content: str = "rows"
+
+    def build(self) -> ToyTask:
+        if self.broken:
+            raise ValueError("the toy is broken on purpose")
+        return ToyTask(self.size, self.dropout, self.noise, self.bad, self.fast, self.pause, self.flops)
+
+    def inputs(self) -> dict[str, str]:
+        return {"rows": self.content}
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        save_file(dict(weights), folder / "toy.safetensors")
 def make_toy(
     size: int = 40,
     dropout: float = 0.2,
@@ -76,10 +104,5 @@ def make_toy(
     pause: float = 0.0,
     flops: float | None = None,
 ) -> ToyTask:
-    """Factory for run specs."""
+    """Make a task."""
     return ToyTask(size, dropout, noise, bad, fast, pause, flops)
-
-
-def broken_factory() -> ToyTask:
-    """A factory that fails on every rank."""
-    raise ValueError("the factory is broken on purpose")

@@ -72,3 +72,11 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as a hex string."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_folder(folder: Path) -> str:
+    """Return a SHA-256 of the names and bytes of all files in a folder, at any depth."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+    return total.hexdigest()

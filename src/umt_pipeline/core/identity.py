@@ -1,9 +1,12 @@
-"""What a piece of work is known by: fingerprints of values, and the code key of the source files that can change its result.
+"""What a piece of work is known by: fingerprints of values, the code key of what can change its result, and identities.
 
 A code key hashes the import closure of a piece of work: the module that does it and every module of the package that this
 one imports, at any depth. Docstrings, comments and formatting are left out, and so is what only messages, progress or speed
-depend on (:data:`WITHOUT_EFFECT`). Two runs with the same key therefore compute the same, and one with another key is never
-taken for the other.
+depend on (:data:`WITHOUT_EFFECT`). The fields of settings that have a default are left out too: their values are part of an
+identity by themselves.
+
+An :class:`Identity` is a document, not only a hash, so that a new setting restarts nothing: of a setting that only one of two
+identities knows, it is enough that it stands at its default there.
 """
 
 from __future__ import annotations
@@ -11,18 +14,23 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import read_json, write_json
 
 PACKAGE = __name__.partition(".")[0]
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+IDENTITY_FILE = "identity.json"
 
-# Modules (or whole rooms) that a result cannot depend on: messages, files written whole, progress, starting of processes,
-# speed, pages. Their own imports are not followed.
+# Modules (or whole rooms) that a result cannot depend on: messages, files written whole, pages, progress, starting of
+# processes, speed. Their own imports are not followed.
 WITHOUT_EFFECT = frozenset(
     {
         "core",
@@ -35,6 +43,15 @@ WITHOUT_EFFECT = frozenset(
         "training.peak",
     }
 )
+# The class that all settings derive from (core.config), by name: a file is read, not imported.
+SETTINGS_BASE = "Config"
+
+
+class Operational:
+    """Marks a setting that no result depends on: ``workers: Annotated[int, OPERATIONAL] = 0``. It is in no identity."""
+
+
+OPERATIONAL = Operational()
 
 
 def fingerprint(*values: Any) -> str:
@@ -43,25 +60,28 @@ def fingerprint(*values: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def code_key(*modules: str) -> str:
-    """Return 16 hex digits that change when code that ``modules`` depend on changes what it does.
+# --- code -------------------------------------------------------------------------------------------------------------
+def code_key(*sources: str | Path) -> str:
+    """Return 16 hex digits that change when code that ``sources`` depend on changes what it does.
 
     Args:
-        modules: names within the package, such as ``training.stage1``; a room stands for all its modules.
+        sources: modules by their names within the package, such as ``training.stage1`` (a room stands for all its modules),
+            or files, which may lie outside the package.
 
     Raises:
         ConfigError: there is no such module.
     """
-    return fingerprint({str(file.relative_to(PACKAGE_FOLDER)): _meaning(file) for file in sorted(closure(modules))})
+    meanings = {_name(file): _meaning(file, settings_classes()) for file in closure(sources)}
+    return fingerprint(meanings)
 
 
-def closure(modules: Iterable[str]) -> frozenset[Path]:
-    """Return the files of the package whose code ``modules`` depend on, themselves included.
+def closure(sources: Iterable[str | Path]) -> frozenset[Path]:
+    """Return the files whose code ``sources`` depend on, themselves included.
 
     Raises:
         ConfigError: there is no such module.
     """
-    waiting = [file for module in modules for file in _files(module)]
+    waiting = [file for source in sources for file in ([source] if isinstance(source, Path) else _files(source))]
     seen: set[Path] = set()
     while waiting:
         file = waiting.pop()
@@ -100,6 +120,21 @@ def imported_modules(file: Path) -> frozenset[str]:
     return frozenset(name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}."))
 
 
+@cache
+def settings_classes() -> frozenset[str]:
+    """Return the names of the package's settings: the classes that derive, at any depth, from ``core.config.Config``."""
+    bases: dict[str, set[str]] = {}
+    for file in PACKAGE_FOLDER.rglob("*.py"):
+        for node in ast.walk(_tree(file)):
+            if isinstance(node, ast.ClassDef):
+                found = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                bases.setdefault(node.name, set()).update(found)
+    known = {SETTINGS_BASE}
+    while new := {name for name, above in bases.items() if name not in known and above & known}:
+        known |= new
+    return frozenset(known)
+
+
 def _files(module: str) -> list[Path]:
     folder = PACKAGE_FOLDER.joinpath(*module.split("."))
     if folder.is_dir():
@@ -110,8 +145,12 @@ def _files(module: str) -> list[Path]:
     return [file]
 
 
+def _name(file: Path) -> str:
+    return file.relative_to(PACKAGE_FOLDER).as_posix() if file.is_relative_to(PACKAGE_FOLDER) else file.name
+
+
 def _without_effect(file: Path) -> bool:
-    name = ".".join(file.relative_to(PACKAGE_FOLDER).with_suffix("").parts)
+    name = _name(file).removesuffix(".py").replace("/", ".")
     return any(name == entry or name.startswith(f"{entry}.") for entry in WITHOUT_EFFECT)
 
 
@@ -121,11 +160,142 @@ def _tree(file: Path) -> ast.Module:
 
 
 @cache
-def _meaning(file: Path) -> str:
-    """Return a hash of the file's syntax tree without docstrings; comments and formatting are not in the tree."""
+def _meaning(file: Path, settings: frozenset[str]) -> str:
+    """Return a file's code without comments, formatting, docstrings and the fields of settings that have a default."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode("utf-8")).hexdigest()
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        if isinstance(node, ast.ClassDef) and node.name in settings:
+            node.body = [entry for entry in node.body if not (isinstance(entry, ast.AnnAssign) and _has_default(entry))]
+        node.body = node.body or [ast.Pass()]
+    # As text and not as a dump of the tree, which looks different in each version of Python.
+    return hashlib.sha256(ast.unparse(tree).encode("utf-8")).hexdigest()
+
+
+def _has_default(field: ast.AnnAssign) -> bool:
+    """Whether ``field`` has a default; ``Field(ge=1)``, with no positional argument and no default, is none."""
+    value = field.value
+    if not (isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "Field"):
+        return value is not None
+    given = [ast.unparse(argument) for argument in value.args[:1]]
+    given += [ast.unparse(word.value) for word in value.keywords if word.arg in ("default", "default_factory")]
+    return bool(given) and given[0] != "..."
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Setting:
+    """A value as JSON, and whether it is the default."""
+
+    value: Any
+    default: bool
+
+
+def settings_of(config: BaseModel) -> dict[str, Setting]:
+    """Return the settings of a configuration that a result depends on, by their paths, such as ``student.depth``.
+
+    Left out are operational ones (:data:`OPERATIONAL`) and paths of files: what a path leads to counts, not where it lies.
+    """
+    return dict(_fields(config, "", False))
+
+
+def _fields(config: BaseModel, prefix: str, inherited: bool) -> Iterator[tuple[str, Setting]]:
+    for name, field in type(config).model_fields.items():
+        if OPERATIONAL in field.metadata:
+            continue
+        value = getattr(config, name)
+        default = inherited or (not field.is_required() and value == field.get_default(call_default_factory=True))
+        yield from _setting(f"{prefix}{name}", value, default)
+
+
+def _setting(path: str, value: Any, default: bool) -> Iterator[tuple[str, Setting]]:
+    if isinstance(value, Path):
+        return
+    if isinstance(value, BaseModel):
+        yield path, Setting("settings", default)
+        yield from _fields(value, f"{path}.", default)
+    elif isinstance(value, Mapping):
+        yield path, Setting(sorted(map(str, value)), default)
+        for key, item in value.items():
+            yield from _setting(f"{path}.{key}", item, default)
+    elif isinstance(value, tuple | list) and any(isinstance(item, BaseModel | Path) for item in value):
+        yield path, Setting(len(value), default)
+        for index, item in enumerate(value):
+            yield from _setting(f"{path}.{index}", item, default)
+    else:
+        yield path, Setting(json.loads(json.dumps(value, default=str)), default)
+
+
+# --- identities -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Identity:
+    """What a result depends on.
+
+    Attributes:
+        settings: by path, from :func:`settings_of`.
+        inputs: hashes of the contents that are read, by name.
+        code: the code key.
+    """
+
+    settings: Mapping[str, Setting]
+    inputs: Mapping[str, str]
+    code: str
+
+    @property
+    def key(self) -> str:
+        """16 hex digits: where a result of this identity is kept if none that agrees is there."""
+        return fingerprint({path: setting.value for path, setting in self.settings.items()}, dict(self.inputs), self.code)
+
+    def agrees_with(self, other: Identity) -> bool:
+        """Whether the same result comes out: everything is equal but settings that only one knows, at their defaults."""
+        if (dict(self.inputs), self.code) != (dict(other.inputs), other.code):
+            return False
+        for path in self.settings.keys() | other.settings.keys():
+            own, its = self.settings.get(path), other.settings.get(path)
+            if own is not None and its is not None:
+                if own.value != its.value:
+                    return False
+            elif not (own or its or Setting(None, False)).default:
+                return False
+        return True
+
+    def differences(self, other: Identity) -> list[str]:
+        """Return what differs from ``other``, for people: settings, inputs, code."""
+        paths = sorted(self.settings.keys() & other.settings.keys())
+        found = [
+            f"{path}: {other.settings[path].value!r} became {self.settings[path].value!r}"
+            for path in paths
+            if self.settings[path].value != other.settings[path].value
+        ]
+        names = sorted(self.inputs.keys() | other.inputs.keys())
+        found += [f"{name} has other content" for name in names if self.inputs.get(name) != other.inputs.get(name)]
+        return found + ([] if self.code == other.code else ["the code that it depends on changed"])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document."""
+        settings = {path: [setting.value, setting.default] for path, setting in self.settings.items()}
+        return {"key": self.key, "settings": settings, "inputs": dict(self.inputs), "code": self.code}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Identity:
+        """Read a document of :meth:`as_json`."""
+        settings = {path: Setting(value, default) for path, (value, default) in document["settings"].items()}
+        return cls(settings, document["inputs"], document["code"])
+
+
+def work_folder(parent: Path, identity: Identity) -> Path:
+    """Return the folder of work of this identity: one that is there and agrees, else a new one with the identity in it.
+
+    Args:
+        parent: holds a folder for each identity.
+        identity: of the work.
+    """
+    exact = parent / identity.key
+    for file in [exact / IDENTITY_FILE, *sorted(parent.glob(f"*/{IDENTITY_FILE}"))]:
+        if file.is_file() and identity.agrees_with(Identity.from_json(read_json(file))):
+            return file.parent
+    write_json(exact / IDENTITY_FILE, identity.as_json())
+    return exact

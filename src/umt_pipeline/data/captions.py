@@ -16,7 +16,9 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import sha256_file, sha256_folder
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.samples import Corpus
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
@@ -178,3 +180,32 @@ class Captions:
                 setting,
                 self._max_length,
             )
+
+
+class CaptionSource(Config):
+    """Captions of samples, as a run's spec names them.
+
+    Attributes:
+        samples: table of samples, as :func:`captioned_media` makes it.
+        captions: table of captions, likewise.
+        tokenizer: folder of the tokenizer.
+        max_length: longest text in tokens.
+        clean: whether captions are cleaned by the published rules.
+    """
+
+    samples: Path
+    captions: Path
+    tokenizer: Path
+    max_length: int
+    clean: bool = True
+
+    def open(self) -> Captions:
+        """Open the tables and the tokenizer, and warn if many captions will be cut."""
+        captions = Captions(self.samples, self.captions, self.tokenizer, self.max_length, self.clean)
+        captions.warn_of_cuts()
+        return captions
+
+    def inputs(self) -> dict[str, str]:
+        """Return hashes of what the paths lead to."""
+        tables = {"samples": sha256_file(self.samples), "captions": sha256_file(self.captions)}
+        return {**tables, "tokenizer": sha256_folder(self.tokenizer)}

@@ -19,6 +19,7 @@ from torch import Tensor
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, sha256_file, staged_file
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.features.codecs import ArraySpec, Codec, CodecName, PqConfig, make_codec
 from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.video.views import ViewConfig
@@ -180,6 +181,15 @@ def read_manifest(folder: Path) -> StoreManifest:
         return StoreManifest.model_validate(content)
     except (ValueError, ValidationError) as error:
         raise StoreError(f"{path}: not a feature store's manifest: {error}") from error
+
+
+def store_identity(folder: Path) -> str:
+    """Return a fingerprint of a store's content and settings, whatever code and packages recorded it.
+
+    Raises:
+        StoreError: see :func:`read_manifest`.
+    """
+    return fingerprint(read_manifest(folder).model_dump(mode="json", exclude={"versions"}, exclude_defaults=True))
 
 
 def read_index(folder: Path, manifest: StoreManifest) -> pd.DataFrame:

@@ -7,8 +7,6 @@ Several machines (SLURM, Kubernetes) use the same entry point under their own la
 
 from __future__ import annotations
 
-import importlib
-import json
 import logging
 import os
 import subprocess
@@ -16,106 +14,140 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.distributed as dist
-from pydantic import Field, field_validator
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from umt_pipeline.core.config import Config
-from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
 from umt_pipeline.core.files import read_json, write_json
-from umt_pipeline.core.identity import fingerprint
+from umt_pipeline.core.identity import IDENTITY_FILE, Identity
 from umt_pipeline.training import state
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.loop import OnRow, replay, train
 from umt_pipeline.training.metrics import Progress
+from umt_pipeline.training.spec import RunSpec, read_spec, write_spec
 from umt_pipeline.training.state import TrainResult
-from umt_pipeline.training.task import Task, TrainConfig
+from umt_pipeline.training.task import Task
+
+SPEC_FILE = "spec.json"
 
 logger = logging.getLogger(__name__)
 
 
-class RunSpec(Config):
-    """Everything that a training process needs to know, as JSON.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run.
 
-    ``inputs`` is a fingerprint of the contents that ``kwargs`` only point to (store manifest, weight hash): a path
-    stays the same when the data behind it changes, and the old run must not be taken for the new one.
+    Attributes:
+        spec: what was trained.
+        folder: of the run.
+        key: names the run.
+        result: history, steps and seconds.
     """
 
-    task: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function that returns the Task")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="its arguments, JSON values only")
-    inputs: str = Field(description="fingerprint of the contents of the inputs")
-    train: TrainConfig
-    seed: int = Field(ge=0)
-    run_dir: Path
-
-    @field_validator("kwargs")
-    @classmethod
-    def _json_only(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        for key, value in kwargs.items():
-            try:
-                same = json.loads(json.dumps(value)) == value
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"argument {key!r} is not JSON: {error}; pass model_dump(mode='json') or str()"
-                ) from error
-            if not same:
-                raise ValueError(f"argument {key!r} changes when written as JSON; use lists, not tuples, and str keys")
-        return kwargs
+    spec: RunSpec
+    folder: Path
+    key: str
+    result: TrainResult
 
     @property
-    def identity(self) -> str:
-        """Task and inputs, as ``train`` wants it."""
-        return fingerprint(self.task, self.kwargs, self.inputs)
+    def history(self) -> pd.DataFrame:
+        """One row per logged step."""
+        return pd.DataFrame(self.result.history)
 
-    @property
-    def fingerprint(self) -> str:
-        """Names the run; final weights depend on nothing else (on one machine)."""
-        return state.run_fingerprint(self.train, self.seed, self.identity)
+    def weights(self) -> dict[str, Tensor]:
+        """Read the trained weights, named as in the task's model."""
+        return load_file(state.final_weights(self.folder))
+
+    def export(self, folder: Path) -> None:
+        """Write the model into ``folder``, which exists and is empty; see :meth:`RunSpec.export`."""
+        self.spec.export(self.weights(), folder, {"steps": self.result.steps, "seed": self.spec.seed, "run": self.key})
+
+    def summary(self) -> dict[str, Any]:
+        """Return what metric files say of a run: steps, seconds, median speed and waiting, and the last row's losses.
+
+        ``unreadable`` is how many media could not be read and were replaced, ``matching_skipped`` how many samples had no
+        negative, both per sample of the whole run.
+        """
+        pace, counted = ("clips_per_s", "mfu", "data_wait"), ("unreadable", "matching_skipped")
+        history = self.history
+        last = history.iloc[-1].drop(labels=["step", "eta_s", *pace, *counted], errors="ignore")
+        medians = {f"median_{name}": float(history[name].median()) for name in pace if name in history}
+        losses = {f"final_{name}": float(value) for name, value in last.items()}
+        for name in counted:
+            if name in history:
+                # Each row is the mean of the steps since the row before.
+                steps = history["step"].diff().fillna(history["step"])
+                losses[name] = float((history[name] * steps).sum() / steps.sum())
+        return {"steps": self.result.steps, "seconds": round(self.result.seconds, 1), **medians, **losses, "run": self.key}
 
 
-def run(spec: RunSpec, on_row: OnRow | None = None) -> TrainResult:
-    """Train as ``spec`` says and wait for the end; a finished run is returned at once.
+def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRun:
+    """Train as ``spec`` says and wait for the end; go on with a run that was interrupted; return a finished one at once.
 
     Args:
         spec: the run.
+        run_dir: its folder (``training.state``), shared by all ranks; from :func:`umt_pipeline.core.identity.work_folder`,
+            or one that is not there yet.
         on_row: called in this process with every row, so that no rank talks to a tracker.
 
     Raises:
+        CheckpointError: the folder holds another run, or a damaged checkpoint.
         TrainingError: training failed; from ranks, with the end of their log.
     """
+    key = _require_same_run(spec, run_dir)
     if spec.train.nproc == 1:
-        return _train_here(spec, on_row, rank=0, world=1)
-    if result := state.finished(spec.run_dir, spec.fingerprint):
-        logger.info("%s is finished (%d steps): not trained again", spec.run_dir, result.steps)
+        return FinishedRun(spec, run_dir, key, _train_here(spec, run_dir, key, on_row, rank=0, world=1))
+    if result := state.finished(run_dir, key):
+        logger.info("%s is finished (%d steps): not trained again", run_dir, result.steps)
         replay(result.history, on_row)
-        return result
+        return FinishedRun(spec, run_dir, key, result)
     if resolve_device(spec.train.device).type == "cuda" and spec.train.nproc > torch.cuda.device_count():
         raise ConfigError(
             f"`nproc: {spec.train.nproc}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower `nproc`"
         )
-    with state.run_lock(spec.run_dir):
-        state.prepare(spec.run_dir, spec.fingerprint)  # the followed history must not be cut while it is read
-    _run_ranks(spec, on_row)
-    result = state.finished(spec.run_dir, spec.fingerprint)
+    with state.run_lock(run_dir):
+        state.prepare(run_dir, key)  # the followed history must not be cut while it is read
+    _run_ranks(spec, run_dir, on_row)
+    result = state.finished(run_dir, key)
     if result is None:
-        raise TrainingError(f"the ranks ended without an error but wrote no {state.final_weights(spec.run_dir)}")
-    return result
+        raise TrainingError(f"the ranks ended without an error but wrote no {state.final_weights(run_dir)}")
+    return FinishedRun(spec, run_dir, key, result)
 
 
-def _run_ranks(spec: RunSpec, on_row: OnRow | None) -> None:
-    spec_path, log_path = spec.run_dir / "spec.json", spec.run_dir / "ranks.log"
-    write_json(spec_path, spec.model_dump(mode="json"))
+def _require_same_run(spec: RunSpec, run_dir: Path) -> str:
+    """Return the key of the run in the folder; write the run's identity into a new one."""
+    file, own = run_dir / IDENTITY_FILE, spec.identity()
+    if not file.is_file():
+        write_json(file, own.as_json())
+        return own.key
+    document = read_json(file)
+    there = Identity.from_json(document)
+    if not own.agrees_with(there):
+        raise CheckpointError(
+            f"{run_dir} holds another run: {'; '.join(own.differences(there)) or 'it has other settings'}. Train elsewhere, "
+            "or delete the folder"
+        )
+    return str(document["key"])
+
+
+def _run_ranks(spec: RunSpec, run_dir: Path, on_row: OnRow | None) -> None:
+    spec_path, log_path = run_dir / SPEC_FILE, run_dir / "ranks.log"
+    write_spec(spec_path, spec)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.train.nproc}"]
     command += ["-m", "umt_pipeline.training.launch", str(spec_path)]
-    follower = state.HistoryFollower(spec.run_dir)
+    follower = state.HistoryFollower(run_dir)
     with (
         log_path.open("wb") as log,
         _ended(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_rank_environment(spec))) as process,
-        Progress(spec.task.partition(":")[2], spec.train.steps) as progress,
+        Progress(type(spec).__name__, spec.train.steps) as progress,
     ):
         running = True
         while running:
@@ -154,44 +186,27 @@ def _rank_environment(spec: RunSpec) -> dict[str, str]:
 
 
 def build_task(spec: RunSpec) -> Task:
-    """Call the task factory under ``torch.manual_seed(spec.seed)``, so that all ranks start from the same weights.
-
-    Raises:
-        ConfigError: there is no such factory, or it does not take these arguments.
-    """
-    module, _, function = spec.task.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), function)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"task {spec.task!r} cannot be imported: {error}") from error
+    """Make the run's task under ``torch.manual_seed(spec.seed)``, so that all ranks start from the same weights."""
     torch.manual_seed(spec.seed)
-    task = factory(**spec.kwargs)
-    if not isinstance(task, Task):
-        raise ConfigError(f"task factory {spec.task!r} returned a {type(task).__name__}, expected a Task")
-    return task
+    return spec.build()
 
 
-def _train_here(spec: RunSpec, on_row: OnRow | None, rank: int, world: int) -> TrainResult:
-    return train(
-        build_task(spec),
-        spec.train,
-        seed=spec.seed,
-        run_dir=spec.run_dir,
-        identity=spec.identity,
-        on_row=on_row,
-        rank=rank,
-        world=world,
-    )
+def _train_here(
+    spec: RunSpec, run_dir: Path, key: str, on_row: OnRow | None, rank: int, world: int
+) -> TrainResult:
+    place: dict[str, Any] = {"run_dir": run_dir, "run": key, "rank": rank, "world": world}
+    return train(build_task(spec), spec.train, seed=spec.seed, on_row=on_row, **place)
 
 
 @record  # writes the error where torch.distributed.run finds it, so that its summary names the root cause
 def main(spec_path: str) -> None:
     """Entry point of a rank: ``python -m umt_pipeline.training.launch spec.json`` under torchrun, or alone."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    spec = RunSpec.model_validate(read_json(Path(spec_path)))
+    spec, run_dir = read_spec(Path(spec_path)), Path(spec_path).parent
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    key = _require_same_run(spec, run_dir)
     if world == 1:
-        _train_here(spec, None, rank, world)
+        _train_here(spec, run_dir, key, None, rank, world)
         return
     device = resolve_device(spec.train.device)
     if device.type == "cuda":
@@ -199,7 +214,7 @@ def main(spec_path: str) -> None:
     else:
         dist.init_process_group("gloo")
     try:
-        _train_here(spec, None, rank, world)
+        _train_here(spec, run_dir, key, None, rank, world)
     finally:
         dist.destroy_process_group()
 

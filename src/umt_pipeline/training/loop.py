@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.core.identity import fingerprint, settings_of
 from umt_pipeline.data.samples import Batch
 from umt_pipeline.training import state
 from umt_pipeline.training.device import resolve_device, to_device, uses_bf16
@@ -45,7 +46,7 @@ def train(
     *,
     seed: int,
     run_dir: Path,
-    identity: str = "",
+    run: str | None = None,
     on_row: OnRow | None = None,
     rank: int = 0,
     world: int = 1,
@@ -59,8 +60,8 @@ def train(
         config: settings.
         seed: of sample order, masks and dropout (initial weights are the task's matter).
         run_dir: the run's folder (``training.state``), shared by all ranks.
-        identity: whatever else final weights depend on (a fingerprint of model settings and input data); a folder made
-            under another identity, seed or setting is refused.
+        run: names the run and all that final weights depend on; a folder of another run is refused. None: made of settings
+            and seed, for callers that change neither model nor data.
         on_row: called on rank 0 with every row of the history, those from before a resume included.
         rank: of this process.
         world: number of processes.
@@ -74,7 +75,7 @@ def train(
         CheckpointError: the folder holds another run or a damaged checkpoint.
         ConfigError: settings that do not fit data or device.
     """
-    run = state.run_fingerprint(config, seed, identity)
+    run = run or fingerprint({path: setting.value for path, setting in settings_of(config).items()}, seed)
     with ExitStack() as stack:
         if rank == 0:
             stack.enter_context(state.run_lock(run_dir))

@@ -6,7 +6,7 @@ Shapes: F frames (one per clip of the batch), S side in pixels, L text length, B
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -18,18 +18,23 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import sha256_folder
 from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.losses import all_gather
+from umt_pipeline.models.teacher import save_clip
+from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer
+from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise_frames
 from umt_pipeline.video.views import counter_generator
 
 # CLIP's own limit of the learnt logit scale.
 MAX_LOGIT_SCALE = float(np.log(100.0))
-FRAMES_FILE = "frames.npy"
+FRAMES_FILE, TEXT_FILE, CLIPS_FILE, TOKENIZER_FOLDER = "frames.npy", "text.npz", "clips.txt", "tokenizer"
 
 
 class SmallClipConfig(Config):
@@ -146,7 +151,7 @@ class FrameTextDataset(SampleDataset):
         return len(self._clip_ids)
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
-        """See :class:`SampleDataset`: frames uint8 [F,S,S,3], ids int64 [F,L], clip."""
+        """Frames uint8 [F,S,S,3], ids int64 [F,L], clip."""
         if self._frames_BTSSC is None:
             self._frames_BTSSC = np.load(self._path, mmap_mode="r")
         clips = [self._clip_ids[index] for index in indices_B]
@@ -172,11 +177,9 @@ class SmallClipTask(Task):
         self._dataset = dataset
 
     def dataset(self) -> FrameTextDataset:
-        """See :class:`Task`."""
         return self._dataset
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
-        """See :class:`Task`."""
         del generator
         with torch.no_grad():
             self.model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)  # type: ignore[union-attr, operator]
@@ -189,24 +192,22 @@ class SmallClipTask(Task):
         return LossParts((image_loss + text_loss) / 2, {})
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        """See :class:`Task`."""
         return batch["clip"]
 
 
-def make_task(model_config: dict[str, Any], data: str) -> SmallClipTask:
-    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`; ``data`` is a folder from :func:`write_data`."""
-    folder = Path(data)
-    text = np.load(folder / "text.npz")
-    clip_ids = (folder / "clips.txt").read_text(encoding="utf-8").splitlines()
-    return SmallClipTask(model_config, FrameTextDataset(folder / FRAMES_FILE, clip_ids, text["ids"], text["starts"]))
-
-
-def write_data(folder: Path, clip_ids: Sequence[str], frames_BTSSC: np.ndarray, ids: Sequence[Tensor]) -> None:
-    """Write what :func:`make_task` reads: decoded frames, and the token ids [m, L] of each clip's sentences."""
+def write_data(
+    folder: Path,
+    clip_ids: Sequence[str],
+    frames_BTSSC: np.ndarray,
+    ids: Sequence[Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Write what :class:`SmallTeacherSpec` reads: decoded frames, the token ids [m, L] of each clip's sentences, the tokenizer."""
+    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     np.save(folder / FRAMES_FILE, frames_BTSSC)
     starts = np.concatenate(([0], np.cumsum([len(rows) for rows in ids])))
-    np.savez(folder / "text.npz", ids=torch.cat(list(ids)).numpy().astype(np.int32), starts=starts)
-    (folder / "clips.txt").write_text("\n".join(clip_ids), encoding="utf-8")
+    np.savez(folder / TEXT_FILE, ids=torch.cat(list(ids)).numpy().astype(np.int32), starts=starts)
+    (folder / CLIPS_FILE).write_text("\n".join(clip_ids), encoding="utf-8")
 
 
 @torch.no_grad()
@@ -234,3 +235,28 @@ def finished_clip(model_config: dict[str, Any], weights: dict[str, Tensor]) -> n
     clip.load_state_dict(weights)
     clip.visual.image_mean, clip.visual.image_std = IMAGENET_MEAN, IMAGENET_STD  # type: ignore[assignment]
     return clip.eval()
+
+
+class SmallTeacherSpec(RunSpec):
+    """A run of the small CLIP.
+
+    Attributes:
+        model: open_clip's description of it.
+        data: folder from :func:`write_data`.
+    """
+
+    model: dict[str, Any]
+    data: Path
+
+    def build(self) -> SmallClipTask:
+        text = np.load(self.data / TEXT_FILE)
+        clip_ids = (self.data / CLIPS_FILE).read_text(encoding="utf-8").splitlines()
+        return SmallClipTask(self.model, FrameTextDataset(self.data / FRAMES_FILE, clip_ids, text["ids"], text["starts"]))
+
+    def inputs(self) -> dict[str, str]:
+        # The frames themselves: how views are drawn from the same clips may change with the code.
+        return {"frames and sentences": sha256_folder(self.data)}
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        del facts  # the folder is laid out as open_clip reads it
+        save_clip(finished_clip(self.model, dict(weights)), self.model, load_tokenizer(self.data / TOKENIZER_FOLDER), folder)

@@ -14,22 +14,26 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.data.captions import Captions
+from umt_pipeline.data.captions import Captions, CaptionSource
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Corpus, Sample, SampleDataset, stack_samples
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.provider import ClipDataset, TargetProvider
+from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import video_text_macs
+from umt_pipeline.models.folders import load_weights, weights_sha256
 from umt_pipeline.models.student import StudentConfig, load_student
-from umt_pipeline.models.text import TextConfig
-from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
+from umt_pipeline.models.text import TextConfig, bert_identity
+from umt_pipeline.models.tokenizer import load_tokenizer
+from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
-from umt_pipeline.training.stage1 import Targets, open_provider
+from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.training.text_tower import TextPretrainingConfig
 from umt_pipeline.video.pixels import normalise_patches, patchify
@@ -229,11 +233,11 @@ class CaptionedDataset(SampleDataset):
         return int(self._bounds[-1])
 
     def corpora(self) -> tuple[Corpus, ...]:
-        """See :class:`SampleDataset`; a group is a kind of media."""
+        """A group is a kind of media."""
         return self._corpora
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
-        """See :class:`SampleDataset`: the provider's batch, ids [B, L], mask [B, L], media (ids)."""
+        """The provider's batch, ids [B, L], mask [B, L], media (ids)."""
         clips = self._clips[self._corpus(int(indices_B[0]))[0].group]
         batch = clips.batch(self._places[indices_B], passes_B)
         if batch is None:
@@ -292,24 +296,19 @@ class Stage2Task(Task):
         self._text_names = tuple(f"model.{name}" for name in ("text.embeddings.", *layers, "text_proj."))
 
     def lr_scale(self, name: str) -> float:
-        """See :class:`Task`."""
         return self._text_lr_scale if name.startswith(self._text_names) else 1.0
 
     def encoder(self) -> VideoViT:
-        """See :class:`Task`."""
         return self._encoder
 
     def dataset(self) -> CaptionedDataset:
-        """See :class:`Task`."""
         return self._dataset
 
     def setup(self, device: torch.device) -> None:
-        """See :class:`Task`."""
         for provider in self.providers.values():
             provider.setup(device)
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
-        """See :class:`Task`."""
         provider = self.providers[batch["group"]]
         header = provider.header
         targets_KBVC: Tensor | None
@@ -333,11 +332,10 @@ class Stage2Task(Task):
         return LossParts(parts.total, {**parts.parts, **unreadable_share(batch)})
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        """See :class:`Task`."""
         return batch["clip"]
 
     def flops_per_clip(self, batch: Batch) -> float | None:
-        """See :class:`Task`: the model's way forward and back, and the teacher's forward where it runs online."""
+        """The model's way forward and back, and the teacher's forward where it runs online."""
         header, masked = self.providers[batch["group"]].header, not self._sees_all(batch)
         teachers = {kind: provider.teacher_macs() for kind, provider in self.providers.items()}
         teacher = teachers[batch["group"]]
@@ -355,70 +353,95 @@ class Stage2Task(Task):
         return self._masked_epochs is not None and batch["epoch"] >= self._masked_epochs
 
 
-def make_task(
-    model: dict[str, Any],
-    weights: dict[str, Any],
-    student: str | None,
-    text_tower: str | None,
-    text_lr_scale: float,
-    tokenizer: str,
-    samples: str,
-    captions: str,
-    max_length: int,
-    corpora: dict[str, float],
-    parity: bool,
-    masked_epochs: int | None,
-    stores: dict[Media, str],
-    targets: Targets,
-    teacher: str,
-    media_root: str,
-) -> Stage2Task:
-    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+class Stage2Spec(RunSpec):
+    """A run of stage 2.
 
-    Args:
-        model: a :class:`VideoTextConfig` as JSON.
-        weights: :class:`ObjectiveWeights` as JSON.
+    Attributes:
+        model: sizes, which fit the stores.
+        weights: of the objectives.
         student: stage-1 model folder, or None to train the video encoder from scratch.
         text_tower: folder of a text tower trained on captions alone, or None.
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
-        tokenizer: folder of the tokenizer.
-        samples: file of the samples, from :func:`umt_pipeline.data.captions.captioned_media`.
-        captions: file of their captions.
-        max_length: L.
-        corpora: their weights, by name.
-        parity: see :class:`Stage2Config`.
+        captions: samples and their captions.
+        corpora: how often an epoch draws each medium of a corpus, by name.
+        parity: the contrastive gradient as the published code has it; see :class:`Stage2Config`.
         masked_epochs: the first epoch without a mask; None if there is none.
-        stores: feature store of each kind of media.
-        targets: ``cached`` or ``online``.
-        teacher: teacher folder, read online only.
-        media_root: folder of the media, read online only.
+        sources: views and targets, by kind of media.
+        teacher: names it, for the model card.
     """
-    config = VideoTextConfig.model_validate(model)
-    network = VideoTextModel.create(
-        config,
-        student=None if student is None else load_student(Path(student)),
-        text_tower=None if text_tower is None else Path(text_tower),
-    )
-    found = Captions(Path(samples), Path(captions), Path(tokenizer), max_length, config.clean_captions)
-    found.warn_of_cuts()
-    kinds = sorted({corpus.group for corpus in found.corpora({}, group_by_media=True)})
-    if unknown := sorted(set(kinds) - set(stores)):
-        raise ConfigError(f"{samples}: expected media of kind {' or '.join(stores)}, found {', '.join(unknown)}")
-    objective_weights = ObjectiveWeights.model_validate(weights)
-    providers = {
-        kind: open_provider(
-            store=stores[kind],  # type: ignore[index]
-            targets=targets,
-            teacher=teacher,
-            clips=samples,
-            media_root=media_root,
-            media=kind,
-            aligned=objective_weights.alignment > 0.0,
+
+    model: VideoTextConfig
+    weights: ObjectiveWeights
+    student: Path | None
+    text_tower: Path | None
+    text_lr_scale: float = 1.0
+    captions: CaptionSource
+    corpora: dict[str, float] = Field(default_factory=dict)
+    parity: bool = False
+    masked_epochs: int | None = None
+    sources: dict[Media, TargetSource]
+    teacher: str
+
+    def build(self) -> Stage2Task:
+        network = VideoTextModel.create(
+            self.model,
+            student=None if self.student is None else load_student(self.student),
+            text_tower=self.text_tower,
         )
-        for kind in kinds
-    }
-    dataset = CaptionedDataset(found, {kind: provider.dataset() for kind, provider in providers.items()}, corpora)
-    words = found.tokenizer
-    kept = (words.pad_token_id, words.cls_token_id)
-    objectives = Objectives(network, objective_weights, words.mask_token_id, kept, parity)
-    return Stage2Task(objectives, providers, dataset, masked_epochs, text_lr_scale)
+        captions = self.captions.open()
+        kinds = sorted({corpus.group for corpus in captions.corpora({}, group_by_media=True)})
+        if unknown := sorted(set(kinds) - set(self.sources)):
+            raise ConfigError(
+                f"{self.captions.samples}: expected media of kind {' or '.join(self.sources)}, found {', '.join(unknown)}"
+            )
+        providers = {kind: source.open() for kind, source in self.sources.items() if kind in kinds}
+        clips = {kind: provider.dataset() for kind, provider in providers.items()}
+        dataset = CaptionedDataset(captions, clips, self.corpora)
+        words = captions.tokenizer
+        kept = (words.pad_token_id, words.cls_token_id)
+        objectives = Objectives(network, self.weights, words.mask_token_id, kept, self.parity)
+        return Stage2Task(objectives, providers, dataset, self.masked_epochs, self.text_lr_scale)
+
+    def inputs(self) -> dict[str, str]:
+        found = self.captions.inputs()
+        for kind, source in self.sources.items():
+            found |= {f"{name} of {kind}s": key for name, key in source.inputs().items()}
+        for name, folder in (("student", self.student), ("text tower", self.text_tower)):
+            found[name] = "" if folder is None else weights_sha256(folder)
+        if self.model.text.pretrained is not None:
+            found["pretrained text"] = bert_identity(self.model.text.pretrained)
+        if self.parity:
+            # The published gradient depends on it, so a run cannot go on with another number.
+            found["processes"] = str(self.train.nproc)
+        return found
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        inputs = {name: key for name, key in self.inputs().items() if key}
+        tokenizer = load_tokenizer(self.captions.tokenizer)
+        export_video_text(self.model, weights, tokenizer, folder, {**facts, "inputs": inputs, "teacher": self.teacher})
+
+
+def export_video_text(
+    config: VideoTextConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the model folder of trained :class:`Objectives`.
+
+    Args:
+        config: the model's sizes.
+        weights: of the objectives with the model in them.
+        tokenizer: what its texts were tokenised with.
+        folder: exists and is empty.
+        facts: kept with the model.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
+    model = VideoTextModel(config)
+    load_weights(model, {name.removeprefix("model."): tensor for name, tensor in weights.items()}, source="trained model")
+    # The last step may have left it outside its bounds, into which reading puts it back.
+    _ = model.temperature
+    save_video_text(folder, model, tokenizer, facts)

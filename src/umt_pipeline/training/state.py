@@ -33,9 +33,7 @@ from torch import Tensor, nn
 
 from umt_pipeline.core.errors import CheckpointError, TrainingError
 from umt_pipeline.core.files import read_json, staged_file, staged_folder, write_json
-from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.training.ema import AverageWeights
-from umt_pipeline.training.task import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ class CheckpointInfo:
 
     Args:
         step: finished optimiser steps, which is also the sampler's position.
-        fingerprint: ``run_fingerprint`` of the run.
+        fingerprint: names the run.
         samples: size of the training data set.
         seconds: training time so far.
     """
@@ -72,11 +70,6 @@ class CheckpointInfo:
     fingerprint: str
     samples: int
     seconds: float
-
-
-def run_fingerprint(config: TrainConfig, seed: int, identity: str) -> str:
-    """What final weights depend on: settings that steer them, seed, and the caller's ``identity`` (model, data)."""
-    return fingerprint(identity, config.trajectory(), seed)
 
 
 def final_weights(run_dir: Path) -> Path:
@@ -117,7 +110,7 @@ def prepare(run_dir: Path, run: str) -> list[Row]:
 
     Args:
         run_dir: folder of the run.
-        run: its ``run_fingerprint``.
+        run: names it.
 
     Returns:
         the rows kept.

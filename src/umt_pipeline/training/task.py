@@ -23,13 +23,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
+from umt_pipeline.core.identity import OPERATIONAL
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
 from umt_pipeline.models.vit import VideoViT
 
@@ -112,10 +113,15 @@ class Task(ABC):
         return None
 
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+OperationalInt = Annotated[int, OPERATIONAL]
+
+
 class TrainConfig(Config):
     """Settings of the loop.
 
-    ``epochs`` or ``steps`` says how long; a step is one optimiser step on ``batch_size`` clips, all ranks together.
+    ``epochs`` or ``steps`` says how long; a step is one optimiser step on ``batch_size`` clips, all ranks together. A run can
+    be resumed under other values of what is marked as operational.
     """
 
     epochs: float | None = Field(None, gt=0)
@@ -134,19 +140,19 @@ class TrainConfig(Config):
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null: no clipping")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the moving average of the weights; null: none")
     accumulate: int = Field(1, ge=1, description="micro-batches per step and rank")
-    recompute_blocks: int = Field(
+    recompute_blocks: OperationalInt = Field(
         0, ge=0, description="first blocks of the video encoder that run again in the backward pass, to save memory"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16: autocast, fp32 where the device has no fast bf16; auto: bf16 on CUDA, fp32 on a CPU"
     )
     compile: bool = False
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one, else CPU")
-    nproc: int = Field(1, ge=1, description="processes on this machine; 1 trains in the calling process")
-    workers: int = Field(0, ge=0, description="loader processes per rank; 0: one background thread")
-    log_every: int = Field(10, ge=1, description="steps between rows of the history")
-    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints (each also writes a row)")
-    keep: int = Field(1, ge=1, description="checkpoints kept")
+    device: Annotated[DeviceName, OPERATIONAL] = Field("auto", description="auto: CUDA if there is one, else CPU")
+    nproc: OperationalInt = Field(1, ge=1, description="processes on this machine; 1 trains in the calling process")
+    workers: OperationalInt = Field(0, ge=0, description="loader processes per rank; 0: one background thread")
+    log_every: OperationalInt = Field(10, ge=1, description="steps between rows of the history")
+    checkpoint_every: OperationalInt = Field(100, ge=1, description="steps between checkpoints (each also writes a row)")
+    keep: OperationalInt = Field(1, ge=1, description="checkpoints kept")
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -159,8 +165,3 @@ class TrainConfig(Config):
                 f"`batch_size` ({self.batch_size}) must be at least `nproc` x `accumulate` ({self.nproc} x {self.accumulate})"
             )
         return self
-
-    def trajectory(self) -> dict[str, Any]:
-        """The settings that the trained weights depend on: a change of any other one lets a run be resumed."""
-        operational = {"recompute_blocks", "device", "nproc", "workers", "log_every", "checkpoint_every", "keep"}
-        return self.model_dump(mode="json", exclude=operational)

@@ -10,36 +10,51 @@ Shapes: B media, M captions, L text length, E embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
-from umt_pipeline.data.captions import Captions
+from umt_pipeline.data.captions import Captions, CaptionSource
 from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.losses import mask_tokens, masked_language_loss, video_text_contrastive
+from umt_pipeline.models.folders import WEIGHTS_FILE
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import TextTower
+from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 
 
-class TextPretrainingConfig(Config):
-    """Parameters ``stage2.text_pretraining``.
+class TextObjectivesConfig(Config):
+    """What the text tower learns.
 
     Attributes:
         mask_probability: share of the tokens to predict; 0.15 as in BERT.
         temperature: divisor of the cosines between captions.
-        train: the loop.
     """
 
     mask_probability: float = Field(0.15, gt=0.0, lt=1.0)
     temperature: float = Field(0.1, gt=0.0)
+
+
+class TextPretrainingConfig(TextObjectivesConfig):
+    """Parameters ``stage2.text_pretraining``.
+
+    Attributes:
+        train: the loop.
+    """
+
     train: TrainConfig
+
+    def objectives(self) -> TextObjectivesConfig:
+        """Return all but the loop."""
+        return TextObjectivesConfig.model_validate(self.model_dump(exclude={"train"}))
 
 
 class ParaphraseDataset(SampleDataset):
@@ -52,7 +67,7 @@ class ParaphraseDataset(SampleDataset):
         return len(self._captions.samples)
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
-        """See :class:`SampleDataset`: ids [B, 2, L], mask [B, 2, L], media, clip."""
+        """Ids [B, 2, L], mask [B, 2, L], media, clip."""
         keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
         rows_M = np.concatenate([self._captions.draw(index, number, 2) for index, number in keys])
         ids_ML, mask_ML = self._captions.encode(rows_M)
@@ -68,7 +83,7 @@ class ParaphraseDataset(SampleDataset):
 class TextObjectives(nn.Module):
     """The text tower with both objectives in one forward pass."""
 
-    def __init__(self, tower: TextTower, config: TextPretrainingConfig, mask_id: int, kept_ids: tuple[int, ...]) -> None:
+    def __init__(self, tower: TextTower, config: TextObjectivesConfig, mask_id: int, kept_ids: tuple[int, ...]) -> None:
         super().__init__()
         self.tower = tower
         self.mask_probability, self.temperature = config.mask_probability, config.temperature
@@ -114,46 +129,43 @@ class TextTask(Task):
         self._dataset = dataset
 
     def dataset(self) -> ParaphraseDataset:
-        """See :class:`Task`."""
         return self._dataset
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
-        """See :class:`Task`."""
         ids_BL, mask_BL = (batch[name].transpose(0, 1).flatten(0, 1) for name in ("ids", "mask"))
         parts: LossParts = model(ids_BL, mask_BL, batch["media"], generator)
         return parts
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        """See :class:`Task`."""
         return batch["clip"]
 
 
-def make_task(
-    text: dict[str, Any],
-    embed_dim: int,
-    objectives: dict[str, Any],
-    tokenizer: str,
-    samples: str,
-    captions: str,
-    max_length: int,
-    clean_captions: bool,
-) -> TextTask:
-    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+class TextTowerSpec(RunSpec):
+    """A run of the text tower on captions alone.
 
-    Args:
-        text: a :class:`TextConfig` as JSON.
+    Attributes:
+        text: sizes of the text encoder.
         embed_dim: E.
-        objectives: a :class:`TextPretrainingConfig` as JSON.
-        tokenizer: folder of the tokenizer.
-        samples: file of the samples, from :func:`umt_pipeline.data.captions.captioned_media`.
-        captions: file of their captions.
-        max_length: L.
-        clean_captions: whether captions are cleaned.
+        objectives: what is learnt; its own loop is the run's.
+        captions: what is read.
     """
-    found = Captions(Path(samples), Path(captions), Path(tokenizer), max_length, clean_captions)
-    found.warn_of_cuts()
-    tower = TextTower(TextConfig.model_validate(text), embed_dim)
-    words = found.tokenizer
-    kept = (words.pad_token_id, words.cls_token_id)
-    config = TextPretrainingConfig.model_validate(objectives)
-    return TextTask(TextObjectives(tower, config, words.mask_token_id, kept), ParaphraseDataset(found))
+
+    text: TextConfig
+    embed_dim: int
+    objectives: TextObjectivesConfig
+    captions: CaptionSource
+
+    def build(self) -> TextTask:
+        captions = self.captions.open()
+        tower = TextTower(self.text, self.embed_dim)
+        words = captions.tokenizer
+        kept = (words.pad_token_id, words.cls_token_id)
+        objectives = TextObjectives(tower, self.objectives, words.mask_token_id, kept)
+        return TextTask(objectives, ParaphraseDataset(captions))
+
+    def inputs(self) -> dict[str, str]:
+        return self.captions.inputs()
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        tower = {name.removeprefix("tower."): tensor for name, tensor in weights.items()}
+        save_file(tower, folder / WEIGHTS_FILE)

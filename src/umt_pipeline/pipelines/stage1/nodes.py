@@ -7,14 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.core.files import sha256_file
-from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
+from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.features.source import TargetSource
 from umt_pipeline.features.verify import require_settings, verify_store
-from umt_pipeline.models.folders import load_weights, save_model
-from umt_pipeline.models.student import KIND, Student
-from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
+from umt_pipeline.pipelines.runs import exported, train, write_table
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.training.stage1 import Stage1Config
+from umt_pipeline.training.stage1 import Stage1Config, Stage1Spec
 
 
 def train_student(
@@ -50,26 +48,14 @@ def train_student(
     if params.targets == "cached":
         verify_store(feature_store, params.verify, teacher, videos, raw_media, features.workers)
     manifest = read_manifest(feature_store)
-    config = params.student.student_config(manifest)
-    table, table_key = write_table(workspace, "videos", videos)
-    kwargs = {
-        "student": config.model_dump(mode="json"),
-        "store": str(feature_store),
-        "targets": params.targets,
-        "teacher": str(teacher),
-        "clips": str(table),
-        "media_root": str(raw_media),
-    }
-    inputs = [sha256_file(feature_store / MANIFEST_FILE), table_key]
-    finished = train("stage1", "umt_pipeline.training.stage1:make_task", kwargs, inputs, params.train, seed, workspace)
-    student = Student(config)
-    load_weights(student, finished.weights(), source=str(finished.folder))
-    folder = fresh_folder(workspace, "stage1_model")
-    facts = {
-        "steps": finished.steps,
-        "store_manifest_sha256": inputs[0],
-        "seed": seed,
-        "teacher": manifest.teacher.id,
-    }
-    save_model(folder, student, config, KIND, facts)
-    return folder, finished.history, finished.summary()
+    source = TargetSource(
+        store=feature_store,
+        targets=params.targets,
+        teacher=teacher,
+        clips=write_table(workspace, "videos", videos),
+        media_root=raw_media,
+    )
+    student = params.student.student_config(manifest)
+    spec = Stage1Spec(student=student, source=source, teacher=manifest.teacher.id, train=params.train, seed=seed)
+    finished = train("stage1", spec, workspace)
+    return exported(finished, workspace, "stage1_model"), finished.history, finished.summary()

@@ -3,53 +3,29 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save_file
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.core.identity import fingerprint
-from umt_pipeline.data.captions import captioned_media
-from umt_pipeline.features.manifest import MANIFEST_FILE, read_manifest
+from umt_pipeline.data.captions import CaptionSource, captioned_media
+from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.features.source import TargetSource
 from umt_pipeline.features.verify import require_settings, verify_store
-from umt_pipeline.models.folders import SKIPPED_FILE, WEIGHTS_FILE, load_config, load_weights, weights_sha256
+from umt_pipeline.models.folders import load_config
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.student import StudentConfig
-from umt_pipeline.models.text import bert_identity
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
-from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
-from umt_pipeline.pipelines.runs import fresh_folder, train, write_table
+from umt_pipeline.pipelines.runs import exported, skipped_model, train, write_table
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.training.stage2 import Stage2Config
+from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec
+from umt_pipeline.training.text_tower import TextTowerSpec
 
 logger = logging.getLogger(__name__)
 
 TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Stage2Data:
-    """What the model and its control are both trained on.
-
-    Attributes:
-        config: the model's sizes.
-        tokenizer: its folder.
-        arguments: of the task factory, all but the student.
-        inputs: hashes of what the arguments point to.
-        store_manifest_sha256: of the videos' feature store.
-        teacher: its identity.
-    """
-
-    config: VideoTextConfig
-    tokenizer: Path
-    arguments: dict[str, Any]
-    inputs: list[str]
-    store_manifest_sha256: str
-    teacher: str
 
 
 def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.DataFrame, workspace: Path) -> Path:
@@ -85,6 +61,7 @@ def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.Data
 def gather_data(
     params: Stage2Config,
     features: TeacherFeaturesParams,
+    seed: int,
     tokenizer: Path,
     stage1_model: Path,
     feature_store: Path,
@@ -94,12 +71,13 @@ def gather_data(
     videos: pd.DataFrame,
     raw_media: Path,
     workspace: Path,
-) -> Stage2Data:
+) -> Stage2Spec:
     """Check the feature stores, settle the model's sizes and put the tables where training processes can map them.
 
     Args:
         params: text encoder, objectives, target provider and loop.
         features: what the feature stores are expected to be.
+        seed: of weights, order, dropout, masks and negatives.
         tokenizer: from :func:`make_tokenizer`.
         stage1_model: the student's model folder; read for its size.
         feature_store: recorded views and targets of the videos.
@@ -127,73 +105,70 @@ def gather_data(
     words = load_tokenizer(tokenizer)
     # A published BERT may have more embeddings than its tokenizer has words.
     words_known = len(words) if params.text.pretrained is None else params.text.vocab_size
-    config = params.model_for(StudentConfig.model_validate(student), store, words_known)
-    sample_table, samples_key = write_table(workspace, "samples", samples)
-    caption_table, captions_key = write_table(workspace, "captions", texts)
-    arguments = {
-        "model": config.model_dump(mode="json"),
-        "weights": params.weights.model_dump(mode="json"),
-        "text_lr_scale": params.text.lr_scale,
-        "tokenizer": str(tokenizer),
-        "samples": str(sample_table),
-        "captions": str(caption_table),
-        "max_length": params.text.max_length,
-        "corpora": params.corpora,
-        "parity": params.parity,
-        "masked_epochs": params.masked_epochs,
-        "stores": {kind: str(folder) for kind, (folder, _) in folders.items()},
-        "targets": params.targets,
-        "teacher": str(teacher),
-        "media_root": str(raw_media),
+    captions_read = CaptionSource(
+        samples=write_table(workspace, "samples", samples),
+        captions=write_table(workspace, "captions", texts),
+        tokenizer=tokenizer,
+        max_length=params.text.max_length,
+        clean=params.clean_captions,
+    )
+    sources = {
+        kind: TargetSource(
+            store=folder,
+            targets=params.targets,
+            teacher=teacher,
+            clips=captions_read.samples,
+            media_root=raw_media,
+            media=kind,
+            aligned=params.weights.alignment > 0.0,
+        )
+        for kind, (folder, _) in folders.items()
     }
-    manifests = [sha256_file(folder / MANIFEST_FILE) for folder, _ in folders.values()]
-    inputs = [*manifests, samples_key, captions_key]
-    if params.text.pretrained is not None:
-        inputs.append(bert_identity(params.text.pretrained))
-    if params.parity:
-        # The contrastive gradient depends on it, so a run cannot go on with another number.
-        inputs.append(f"processes: {params.train.nproc}")
-        if params.train.nproc == 1:
-            logger.warning("stage2.parity with train.nproc 1 changes nothing: the published gradient is exact in one process")
-    return Stage2Data(config, tokenizer, arguments, inputs, manifests[0], store.teacher.id)
+    if params.parity and params.train.nproc == 1:
+        logger.warning("stage2.parity with train.nproc 1 changes nothing: the published gradient is exact in one process")
+    return Stage2Spec(
+        model=params.model_for(StudentConfig.model_validate(student), store, words_known),
+        weights=params.weights,
+        student=stage1_model,
+        text_tower=None,
+        text_lr_scale=params.text.lr_scale,
+        captions=captions_read,
+        corpora=params.corpora,
+        parity=params.parity,
+        masked_epochs=params.masked_epochs,
+        sources=sources,
+        teacher=store.teacher.id,
+        train=params.train,
+        seed=seed,
+    )
 
 
-def pretrain_text(
-    params: Stage2Config, seed: int, data: Stage2Data, workspace: Path
-) -> tuple[Path, dict[str, Any]]:
+def pretrain_text(params: Stage2Config, spec: Stage2Spec, workspace: Path) -> tuple[Stage2Spec, dict[str, Any]]:
     """Train the text tower on the training captions alone, if ``text_pretraining`` says so.
 
     Returns:
-        A folder with the tower's weights, empty without this training; and the summary of the training.
+        The run, which starts from that tower, and the summary of the training, empty without one.
     """
-    folder = fresh_folder(workspace, "text_tower")
-    if params.text_pretraining is None:
-        return folder, {}
-    arguments = {
-        "text": data.config.text.model_dump(mode="json"),
-        "embed_dim": params.embed_dim,
-        "objectives": params.text_pretraining.model_dump(mode="json"),
-        "clean_captions": params.clean_captions,
-        **{name: data.arguments[name] for name in ("tokenizer", "samples", "captions", "max_length")},
-    }
-    factory = "umt_pipeline.training.text_tower:make_task"
-    finished = train("text", factory, arguments, data.inputs, params.text_pretraining.train, seed, workspace)
-    tower = {name.removeprefix("tower."): tensor for name, tensor in finished.weights().items()}
-    save_file(tower, folder / WEIGHTS_FILE)
-    return folder, finished.summary()
+    pretraining = params.text_pretraining
+    if pretraining is None:
+        return spec, {}
+    text = TextTowerSpec(
+        text=spec.model.text,
+        embed_dim=params.embed_dim,
+        objectives=pretraining.objectives(),
+        captions=spec.captions,
+        train=pretraining.train,
+        seed=spec.seed,
+    )
+    finished = train("text", text, workspace)
+    return spec.model_copy(update={"text_tower": exported(finished, workspace, "text_tower")}), finished.summary()
 
 
-def train_video_text(
-    params: Stage2Config, seed: int, data: Stage2Data, text_tower: Path, stage1_model: Path, workspace: Path
-) -> TrainedModel:
+def train_video_text(spec: Stage2Spec, workspace: Path) -> TrainedModel:
     """Train the video-text model from the stage-1 student.
 
     Args:
-        params: text encoder, objectives, target provider and loop.
-        seed: of weights, order, dropout, masks and negatives.
-        data: from :func:`gather_data`.
-        text_tower: from :func:`pretrain_text`.
-        stage1_model: the student's model folder.
+        spec: from :func:`pretrain_text`.
         workspace: folder for unfinished work, in which a killed run is found again.
 
     Returns:
@@ -203,19 +178,19 @@ def train_video_text(
         ConfigError: no training clip has a caption.
         TrainingError: training failed.
     """
-    return _train("stage2", stage1_model, params, seed, data, text_tower, workspace)
+    finished = train("stage2", spec, workspace)
+    return exported(finished, workspace, "stage2_model"), finished.history, finished.summary()
 
 
-def train_control(params: Stage2Config, seed: int, data: Stage2Data, text_tower: Path, workspace: Path) -> TrainedModel:
+def train_control(params: Stage2Config, spec: Stage2Spec, workspace: Path) -> TrainedModel:
     """Train the same model with the same budget, its video encoder from scratch; see :func:`train_video_text`.
 
     With ``control: false`` nothing is trained, and the folder says so.
     """
     if not params.control:
-        folder = fresh_folder(workspace, "stage2_control_model")
-        write_json(folder / SKIPPED_FILE, {"reason": "stage2.control is false"})
-        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {}
-    return _train("stage2_control", None, params, seed, data, text_tower, workspace)
+        return skipped_model(workspace, "stage2_control_model", "stage2.control is false")
+    finished = train("stage2_control", spec.model_copy(update={"student": None}), workspace)
+    return exported(finished, workspace, "stage2_control_model"), finished.history, finished.summary()
 
 
 def summarise(
@@ -223,33 +198,3 @@ def summarise(
 ) -> dict[str, Any]:
     """Put the runs' summaries into one metrics file."""
     return {"text": text_summary, "stage2": stage2_summary, "control": stage2_control_summary}
-
-
-def _train(
-    name: str, student: Path | None, params: Stage2Config, seed: int, data: Stage2Data, text_tower: Path, workspace: Path
-) -> TrainedModel:
-    tower = text_tower if (text_tower / WEIGHTS_FILE).is_file() else None
-    arguments = {
-        **data.arguments,
-        "student": None if student is None else str(student),
-        "text_tower": None if tower is None else str(tower),
-    }
-    student_key, tower_key = ("" if folder is None else weights_sha256(folder) for folder in (student, tower))
-    inputs = [*data.inputs, student_key, tower_key]
-    finished = train(name, "umt_pipeline.training.stage2:make_task", arguments, inputs, params.train, seed, workspace)
-    model = VideoTextModel(data.config)
-    weights = {key.removeprefix("model."): tensor for key, tensor in finished.weights().items()}
-    load_weights(model, weights, source=str(finished.folder))
-    # The last step may have left it outside its bounds, into which reading puts it back.
-    _ = model.temperature
-    folder = fresh_folder(workspace, f"{name}_model")
-    facts = {
-        "steps": finished.steps,
-        "store_manifest_sha256": data.store_manifest_sha256,
-        "seed": seed,
-        "teacher": data.teacher,
-        "stage1_sha256": student_key,
-        "text_tower_sha256": tower_key,
-    }
-    save_video_text(folder, model, load_tokenizer(data.tokenizer), facts)
-    return folder, finished.history, finished.summary()

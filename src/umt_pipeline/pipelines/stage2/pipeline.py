@@ -16,7 +16,6 @@ from umt_pipeline.pipelines.stage2.nodes import (
 
 def create_pipeline() -> Pipeline:
     """Return the pipeline."""
-    run = ["params:stage2", "params:seed", "stage2_data"]
     return Pipeline(
         [
             Node(make_tokenizer, inputs=["params:stage2", "videos", "captions", "workspace"], outputs="tokenizer"),
@@ -25,6 +24,7 @@ def create_pipeline() -> Pipeline:
                 inputs=[
                     "params:stage2",
                     "params:teacher_features",
+                    "params:seed",
                     "tokenizer",
                     "stage1_model",
                     "feature_store",
@@ -35,21 +35,21 @@ def create_pipeline() -> Pipeline:
                     "raw_media",
                     "workspace",
                 ],
-                outputs="stage2_data",
+                outputs="stage2_run",
             ),
             Node(
                 pretrain_text,
-                inputs=[*run, "workspace"],
-                outputs=["text_tower", "text_summary"],
+                inputs=["params:stage2", "stage2_run", "workspace"],
+                outputs=["stage2_run_with_text", "text_summary"],
             ),
             Node(
                 train_video_text,
-                inputs=[*run, "text_tower", "stage1_model", "workspace"],
+                inputs=["stage2_run_with_text", "workspace"],
                 outputs=["stage2_model", "stage2_history", "stage2_summary"],
             ),
             Node(
                 train_control,
-                inputs=[*run, "text_tower", "workspace"],
+                inputs=["params:stage2", "stage2_run_with_text", "workspace"],
                 outputs=["stage2_control_model", "stage2_control_history", "stage2_control_summary"],
             ),
             Node(summarise, inputs=["text_summary", "stage2_summary", "stage2_control_summary"], outputs="stage2_metrics"),

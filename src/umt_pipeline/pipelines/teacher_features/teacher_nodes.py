@@ -11,15 +11,13 @@ import pandas as pd
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import sha256_file
-from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.features.extract import select_clips
-from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher, save_clip
+from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher
 from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX, SOURCES, TIMM_PREFIX, fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
 from umt_pipeline.pipelines.runs import fresh_folder, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.training import small_teacher as small_clip
+from umt_pipeline.training import small_teacher
 from umt_pipeline.video.decode import decode_batches
 from umt_pipeline.video.views import View, ViewConfig, eval_view, make_view
 
@@ -80,7 +78,7 @@ def get_teacher(
 
 def _train_small(
     params: TeacherFeaturesParams,
-    config: small_clip.SmallClipConfig,
+    config: small_teacher.SmallClipConfig,
     seed: int,
     raw_media: Path,
     videos: pd.DataFrame,
@@ -97,7 +95,7 @@ def _train_small(
         if not captioned.all():
             logger.warning("teacher: %d of %d training clips have no caption and are left out", (~captioned).sum(), len(clips))
         clips = clips[captioned].reset_index(drop=True)
-    sentences = small_clip.frame_sentences(config, clips["video_id"].tolist(), captions, labels)
+    sentences = small_teacher.frame_sentences(config, clips["video_id"].tolist(), captions, labels)
     tokenizer = train_wordpiece(
         [text for texts in sentences for text in texts], config.vocab_size, config.context_length
     )
@@ -105,14 +103,12 @@ def _train_small(
     view = params.view.model_copy(update={"frames": config.frames})
     frames_BTSSC = _decode(clips, raw_media, view, params.dataset_id, params.workers)
     data = fresh_folder(workspace, "teacher_data")
-    small_clip.write_data(data, clips["video_id"].tolist(), frames_BTSSC, ids)
-    model_config = config.model_config_for(params.view.size, params.patch_size, len(tokenizer))
-    # The frames themselves: how views are drawn from the same clips may change with the code.
-    inputs = [fingerprint(clips["video_id"].tolist(), sentences), sha256_file(data / small_clip.FRAMES_FILE)]
-    kwargs = {"model_config": model_config, "data": str(data)}
-    finished = train("teacher", "umt_pipeline.training.small_teacher:make_task", kwargs, inputs, config.train, seed, workspace)
-    clip = small_clip.finished_clip(model_config, finished.weights())
-    save_clip(clip, model_config, tokenizer, folder)
+    small_teacher.write_data(data, clips["video_id"].tolist(), frames_BTSSC, ids, tokenizer)
+    model = config.model_config_for(params.view.size, params.patch_size, len(tokenizer))
+    spec = small_teacher.SmallTeacherSpec(model=model, data=data, train=config.train, seed=seed)
+    finished = train("teacher", spec, workspace)
+    finished.export(folder)
+    clip = small_teacher.finished_clip(model, finished.weights())
     metrics = {"source": TRAIN_SMALL, **finished.summary()}
     metrics["zero_shot"] = _zero_shot(params, clip, clips, ids, labels, videos, raw_media)
     for task, accuracy in metrics["zero_shot"]["accuracy"].items():
@@ -169,7 +165,7 @@ def _zero_shot(
                 if rows:
                     prompts[name] = torch.cat(rows).unique(dim=0)[:_PROMPTS_PER_CLASS]
             truth = [known.get(video, "") for video in held_out["video_id"]]
-            accuracy[task] = 100.0 * small_clip.zero_shot_accuracy(clip, frames_FSSC, truth, prompts)
+            accuracy[task] = 100.0 * small_teacher.zero_shot_accuracy(clip, frames_FSSC, truth, prompts)
     return {"split": "validation", "frames": len(held_out), "accuracy": accuracy}
 
 

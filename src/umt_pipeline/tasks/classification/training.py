@@ -226,7 +226,7 @@ class LabelledClips(SampleDataset):
         return len(self._clips)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """See :class:`SampleDataset`: as :meth:`read`; a clip that cannot be read is replaced, with its label, by another."""
+        """As :meth:`read`; a clip that cannot be read is replaced, with its label, by another."""
         return read_or_replace(self.read, *key, range(len(self)), "labelled clips")[0]
 
     def read(self, index: int, number: int) -> Sample:
@@ -258,15 +258,13 @@ class ClassificationTask(Task):
         self._config = config
 
     def dataset(self) -> LabelledClips:
-        """See :class:`Task`."""
         return self._dataset
 
     def encoder(self) -> VideoViT:
-        """See :class:`Task`."""
         return self._encoder
 
     def collate(self, samples: list[Sample]) -> Batch:
-        """See :class:`Task`: frames uint8 [B,T,S,S,3], label int64 [B], and M clips."""
+        """Frames uint8 [B,T,S,S,3], label int64 [B], and M clips."""
         batch = stack_samples(samples)
         batch["frames"] = batch["frames"].flatten(0, 1)
         batch["label"] = batch["label"].repeat_interleave(self._config.repeats)
@@ -283,11 +281,10 @@ class ClassificationTask(Task):
         return LossParts(F.cross_entropy(model(patches_BVP).float(), target_BC), unreadable_share(batch))
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        """See :class:`Task`."""
         return batch["clip"]
 
     def flops_per_clip(self, batch: Batch) -> float:
-        """See :class:`Task`: all repeats of a clip."""
+        """All repeats of a clip."""
         del batch
         vision = self._encoder.config
         tokens = vision.frames * vision.patches_per_frame

@@ -190,7 +190,7 @@ class KeyFrames(SampleDataset):
         return len(self._frames)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """See :class:`SampleDataset`: as :meth:`read`; a key frame that cannot be read is replaced, boxes and all."""
+        """As :meth:`read`; a key frame that cannot be read is replaced, boxes and all."""
         return read_or_replace(self.read, *key, range(len(self)), "key frames")[0]
 
     def read(self, index: int, number: int) -> Sample:
@@ -223,20 +223,18 @@ class DetectionTask(Task):
         self._dataset = dataset
 
     def dataset(self) -> KeyFrames:
-        """See :class:`Task`."""
         return self._dataset
 
     def encoder(self) -> VideoViT:
-        """See :class:`Task`."""
         return self._encoder
 
     def collate(self, samples: list[Sample]) -> Batch:
-        """See :class:`Task`: frames, boxes [B,M,4] and labels [B,M,C] filled up to the largest M, bool ``held`` [B,M]."""
+        """Frames, boxes [B,M,4] and labels [B,M,C] filled up to the largest M, bool ``held`` [B,M]."""
         most = max(1, *(len(sample["boxes"]) for sample in samples))
         return stack_samples([_filled(sample, most) for sample in samples])
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
-        """See :class:`Task`: per key frame the sum over its boxes of the mean over all actions.
+        """Per key frame the sum over its boxes of the mean over all actions.
 
         The published loss is the sum over a rank's boxes, which is this times the rank's key frames; a factor that AdamW does
         not see.
@@ -250,11 +248,10 @@ class DetectionTask(Task):
         return LossParts(losses_BM.sum(dim=1).mean(), parts)
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        """See :class:`Task`."""
         return batch["clip"]
 
     def flops_per_clip(self, batch: Batch) -> float:
-        """See :class:`Task`: encoder and head; RoIAlign is no matrix product."""
+        """Encoder and head; RoIAlign is no matrix product."""
         vision = self._encoder.config
         macs = encoder_macs(vision, vision.frames * vision.patches_per_frame)
         return float(training_flops(macs + batch["boxes"].shape[1] * vision.dim * self._classes))

@@ -186,7 +186,7 @@ class QuestionDataset(SampleDataset):
         return len(self._places)
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
-        """See :class:`SampleDataset`: frames [B, T, S, S, 3], clip, unreadable, and what :meth:`Questions.read` gives."""
+        """Frames [B, T, S, S, 3], clip, unreadable, and what :meth:`Questions.read` gives."""
         keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
         read = [read_or_replace(self._read, *key, range(len(self)), "questions") for key in keys]
         return {
@@ -208,15 +208,13 @@ class QuestionAnsweringTask(Task):
         self._dataset = dataset
 
     def dataset(self) -> QuestionDataset:
-        """See :class:`Task`."""
         return self._dataset
 
     def encoder(self) -> VideoViT:
-        """See :class:`Task`."""
         return self._encoder
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
-        """See :class:`Task`; the sum over answers of weight times the sum over its tokens, divided by B."""
+        """The sum over answers of weight times the sum over its tokens, divided by B."""
         del generator
         patches_BVP = patchify(batch["frames"], self._encoder.config.patch_size)
         all_1V = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
@@ -227,11 +225,10 @@ class QuestionAnsweringTask(Task):
         return LossParts(-(likelihood_BR * batch["weights"]).sum() / len(likelihood_BR), parts)
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        """See :class:`Task`."""
         return batch["question"]
 
     def flops_per_clip(self, batch: Batch) -> float:
-        """See :class:`Task`: per question, with its clip and all its answers."""
+        """Per question, with its clip and all its answers."""
         vision = self._encoder.config
         answers, answer_length = batch["answers"].shape[1:]
         visible = vision.frames * vision.patches_per_frame

@@ -1,0 +1,98 @@
+"""A run as data: a spec says everything that decides the trained weights, builds the task, and writes the model folder.
+
+    class RowsSpec(RunSpec):
+        table: Path
+
+        def build(self) -> Task: return Regression(self.table)
+        def inputs(self) -> dict[str, str]: return {"table": sha256_file(self.table)}
+        def export(self, weights, folder, facts) -> None: save_model(folder, ...)
+
+``training.launch.run`` trains it, in this process or as ranks, which read it from a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor
+
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import read_json, write_json
+from umt_pipeline.core.identity import Identity, code_key, settings_of
+from umt_pipeline.training.task import Task, TrainConfig
+
+
+class RunSpec(Config, ABC):
+    """One training run.
+
+    Every field is part of the run's identity but operational ones and paths; what a path leads to is, by :meth:`inputs`.
+
+    Attributes:
+        train: the loop.
+        seed: of weights, order, masks and dropout.
+    """
+
+    train: TrainConfig
+    seed: int = Field(ge=0)
+
+    @abstractmethod
+    def build(self) -> Task:
+        """Make the task; called under ``torch.manual_seed(seed)``, so that all ranks start from the same weights."""
+
+    @abstractmethod
+    def inputs(self) -> dict[str, str]:
+        """Return hashes of the contents that fields only point to, by name."""
+
+    @abstractmethod
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write what the run was for, usually a model folder.
+
+        Args:
+            weights: of the task's model, by name.
+            folder: exists and is empty.
+            facts: of the run, to be kept with the model.
+
+        Raises:
+            CheckpointError: the weights do not fit the model.
+        """
+
+    def identity(self) -> Identity:
+        """Return all that the trained weights depend on (on one machine)."""
+        source = sys.modules[type(self).__module__].__file__
+        assert source is not None
+        return Identity(settings_of(self), self.inputs(), code_key(Path(source), "training.loop"))
+
+
+def write_spec(path: Path, spec: RunSpec) -> None:
+    """Write a spec where ranks can read it."""
+    kind = type(spec)
+    write_json(path, {"class": f"{kind.__module__}:{kind.__qualname__}", "spec": spec.model_dump(mode="json")})
+
+
+def read_spec(path: Path) -> RunSpec:
+    """Read a spec.
+
+    Raises:
+        ConfigError: the file is missing, no spec, or one of a class that is not there.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected a run's spec, found nothing")
+    document = read_json(path)
+    try:
+        module, _, name = document["class"].partition(":")
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected a spec of a class that can be imported: {error!r}") from error
+    if not (isinstance(kind, type) and issubclass(kind, RunSpec)):
+        raise ConfigError(f"{path}: {document['class']} is no RunSpec")
+    try:
+        return kind.model_validate(document["spec"])
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a {name} of this version of the code: {error}") from error
