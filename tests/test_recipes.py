@@ -11,6 +11,7 @@ import torch
 import yaml
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog
+from umt_pipeline.pipelines.classification.params import ClassificationParams
 
 from tests.conftest import ROOT
 from tests.imports import PACKAGE
@@ -21,7 +22,6 @@ from umt_pipeline.features.extract import make_header
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.models.checkpoints import student_to_published
 from umt_pipeline.models.student import Student
-from umt_pipeline.pipelines.classification.params import ClassificationParams
 from umt_pipeline.pipelines.detection.params import DetectionParams
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams

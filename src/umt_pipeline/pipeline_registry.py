@@ -1,4 +1,4 @@
-"""The pipelines, by folder name."""
+"""The pipelines, by name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from kedro.pipeline import Pipeline
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return each folder of ``umt_pipeline.pipelines`` under its name, and all of them but ``claims`` as ``__default__``.
+    """Return each folder of ``umt_pipeline.pipelines``, each task of ``umt_pipeline.tasks``, and all of them together."""
+    # Imported here, for they bring torch: every `kedro` command imports this module.
+    from umt_pipeline.pipelines.tasks import make_pipeline
+    from umt_pipeline.tasks.task import all_tasks
 
-    ``claims`` is a study of the method, not a step on the way from a corpus to its models, and takes longer than all others.
-    """
-    pipelines = find_pipelines(raise_errors=True)
+    pipelines = find_pipelines(raise_errors=True) | {task.name: make_pipeline(task) for task in all_tasks()}
     pipelines["__default__"] = sum((part for name, part in pipelines.items() if name != "claims"), start=Pipeline([]))
     return pipelines

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from umt_pipeline.core.errors import TableError
-from umt_pipeline.core.files import staged_file
+from umt_pipeline.core.files import sha256_file, staged_file
 
 
 def write_mapped(path: Path, table: pd.DataFrame) -> None:
@@ -27,6 +27,20 @@ def write_mapped(path: Path, table: pd.DataFrame) -> None:
     arrow = arrow.cast(pa.schema(wide)).combine_chunks()
     with staged_file(path) as staged, pa.ipc.new_file(staged, arrow.schema) as writer:
         writer.write_table(arrow)
+
+
+def write_table(workspace: Path, name: str, table: pd.DataFrame) -> Path:
+    """Keep a table where training processes can map it (:class:`MappedTable`).
+
+    Returns:
+        The file, named after its content.
+    """
+    folder = workspace / "tables"
+    unnamed = folder / f"{name}.arrow"
+    write_mapped(unnamed, table)
+    path = folder / f"{name}-{sha256_file(unnamed)[:16]}.arrow"
+    unnamed.replace(path)
+    return path
 
 
 class MappedTable:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.core.files import sha256_file, write_json
+from umt_pipeline.core.files import write_json
 from umt_pipeline.core.identity import work_folder
-from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.tracking import flush, metric_logger
 from umt_pipeline.training.launch import FinishedRun, run
@@ -46,20 +45,6 @@ def skipped_model(workspace: Path, name: str, reason: str) -> tuple[Path, pd.Dat
     folder = fresh_folder(workspace, name)
     write_json(folder / SKIPPED_FILE, {"reason": reason})
     return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {}
-
-
-def write_table(workspace: Path, name: str, table: pd.DataFrame) -> Path:
-    """Keep a table where training processes can map it (:class:`MappedTable`).
-
-    Returns:
-        The file, named after its content.
-    """
-    folder = workspace / "tables"
-    unnamed = folder / f"{name}.arrow"
-    write_mapped(unnamed, table)
-    path = folder / f"{name}-{sha256_file(unnamed)[:16]}.arrow"
-    unnamed.replace(path)
-    return path
 
 
 def fresh_folder(workspace: Path, name: str) -> Path:

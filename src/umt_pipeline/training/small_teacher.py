@@ -202,7 +202,7 @@ def write_data(
     ids: Sequence[Tensor],
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """Write what :class:`SmallTeacherSpec` reads: decoded frames, the token ids [m, L] of each clip's sentences, the tokenizer."""
+    """Write what :class:`SmallTeacherSpec` reads: decoded frames, token ids [m, L] of each clip's sentences, the tokenizer."""
     save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     np.save(folder / FRAMES_FILE, frames_BTSSC)
     starts = np.concatenate(([0], np.cumsum([len(rows) for rows in ids])))

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
 
 from tests.evaluation.tiny import make_folders, make_tables
+from tests.tasks.running import run_task
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.models.folders import weights_sha256
-from umt_pipeline.pipelines.classification.nodes import (
-    ClassificationData,
-    evaluate_classifiers,
-    fine_tune,
-    gather_tasks,
-    train_control,
-)
-from umt_pipeline.pipelines.classification.params import ClassificationParams
-from umt_pipeline.pipelines.classification.reporting import report_classification
 from umt_pipeline.tasks.classification.model import load_classes, load_classifier
+from umt_pipeline.tasks.classification.params import ClassificationParams
+from umt_pipeline.tasks.classification.task import TASK, ClassificationData
 
 SPLITS = ("train",) * 6 + ("test",) * 3
 
@@ -54,22 +46,23 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def finish(
-    settings: ClassificationParams, inputs: dict[str, Any]
-) -> tuple[ClassificationData, Path, dict[str, Any], list[dict[str, Any]], pd.DataFrame, str, str]:
-    data = gather_tasks(settings, **inputs)
-    model, history, summary = fine_tune(settings, 0, data, inputs["workspace"])
-    control, control_history, control_summary = train_control(settings, 0, data, inputs["workspace"])
-    assert history["task"].tolist() == [task for task in settings.tasks for _ in range(2)]
-    assert len(control_history) == (len(history) if settings.control else 0)
-    metrics, records, table, svg = evaluate_classifiers(settings, 0, data, model, summary, control, control_summary)
-    html = report_classification(settings, data, metrics, records, table, svg, history, control_history)
-    return data, model, metrics, records, table, svg, html
+def finish(settings: ClassificationParams, inputs: dict[str, Any]) -> dict[str, Any]:
+    tables = {name: value for name, value in inputs.items() if name != "workspace"}
+    found = run_task(TASK, settings, tables, inputs["workspace"])
+    assert found["history"]["part"].tolist() == [task for task in settings.tasks for _ in range(2)]
+    assert len(found["control_history"]) == (len(found["history"]) if settings.control else 0)
+    return found
+
+
+def gather(settings: ClassificationParams, inputs: dict[str, Any]) -> ClassificationData:
+    return TASK.gather(settings, inputs, inputs["workspace"])
 
 
 def test_every_task_is_trained_tested_and_recorded(inputs: dict[str, Any]) -> None:
     settings = params()
-    data, folder, metrics, records, table, svg, html = finish(settings, inputs)
+    found = finish(settings, inputs)
+    folder, metrics, records, table = (found[name] for name in ("model", "metrics", "records", "predictions"))
+    svg, html = found["picture"], found["report"]
     assert [record["task"] for record in records] == [
         f"classification/{task}/{model}" for task in ("motion", "shape") for model in ("stage1", "control")
     ]
@@ -96,25 +89,26 @@ def test_every_task_is_trained_tested_and_recorded(inputs: dict[str, Any]) -> No
         assert f"The classifier of {task}, fine-tuned from stage 1, is right on" in html
     mistakes = (table[table["model"] == "stage1"].eval("label != top1")).sum()
     assert (html.count("background-image") > 0) == (mistakes > 0), "frames of mistakes are read from the videos"
-    assert data.start == inputs["stage1_model"]
+    assert found["data"].start == inputs["stage1_model"]
     fresh = {model: table[table["model"] == model]["score1"].to_numpy() for model in ("stage1", "control")}
     assert not (fresh["stage1"] == fresh["control"]).all(), "the control is another model"
 
 
 def test_stage_2_is_a_start_and_the_control_may_be_left_out(inputs: dict[str, Any]) -> None:
     settings = params(tasks=["motion"], start="stage2", control=False)
-    data, folder, metrics, records, table, _, html = finish(settings, inputs)
-    assert data.start == inputs["stage2_model"]
+    found = finish(settings, inputs)
+    folder, metrics, records, table = (found[name] for name in ("model", "metrics", "records", "predictions"))
+    assert found["data"].start == inputs["stage2_model"]
     assert [record["task"] for record in records] == ["classification/motion/stage2"]
     assert set(table["model"]) == {"stage2"}
     assert metrics["training"]["control"] == {}
-    assert "From scratch (control)" not in html
+    assert "From scratch (control)" not in found["report"]
     assert not torch.equal(load_classifier(folder / "motion").head.weight, torch.zeros(2, 16))
 
 
 def test_scratch_has_the_size_of_stage_1(inputs: dict[str, Any]) -> None:
     settings = params(tasks=["motion"], start="scratch", control=False)
-    data = gather_tasks(settings, **inputs)
+    data = gather(settings, inputs)
     assert data.start is None
     assert data.size.dim == 16
     with pytest.raises(ValidationError, match="`control` is training from scratch"):
@@ -131,13 +125,13 @@ def test_scratch_has_the_size_of_stage_1(inputs: dict[str, Any]) -> None:
 
 def test_refused_before_anything_is_trained(inputs: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="no task 'verb', only 'motion', 'shape'"):
-        gather_tasks(params(tasks=["motion", "verb"]), **inputs)
+        gather(params(tasks=["motion", "verb"]), inputs)
     labels = inputs["labels"]
     unlabelled = labels[~((labels["video_id"] == "clip7") & (labels["task"] == "shape"))]
     with pytest.raises(EvaluationError, match="1 of 3 videos of split 'test' have no label of task 'shape'"):
-        gather_tasks(params(), **{**inputs, "labels": unlabelled})
+        gather(params(), {**inputs, "labels": unlabelled})
     one = labels.assign(label="same")
     with pytest.raises(ConfigError, match=r"task 'motion': expected .* at least two classes, found 6 clips of 'same'"):
-        gather_tasks(params(), **{**inputs, "labels": one})
+        gather(params(), {**inputs, "labels": one})
     fewer = labels[~((labels["video_id"] == "clip1") & (labels["task"] == "motion"))]
-    assert gather_tasks(params(), **{**inputs, "labels": fewer}).tasks["motion"].unlabelled == 1
+    assert gather(params(), {**inputs, "labels": fewer}).tasks["motion"].unlabelled == 1

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from umt_pipeline.data.mapped import write_table
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.source import TargetSource
 from umt_pipeline.features.verify import require_settings, verify_store
-from umt_pipeline.pipelines.runs import exported, train, write_table
+from umt_pipeline.pipelines.runs import exported, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.training.stage1 import Stage1Config, Stage1Spec
 

@@ -11,6 +11,7 @@ import pandas as pd
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.data.captions import CaptionSource, captioned_media
+from umt_pipeline.data.mapped import write_table
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.source import TargetSource
 from umt_pipeline.features.verify import require_settings, verify_store
@@ -18,7 +19,7 @@ from umt_pipeline.models.folders import load_config
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
-from umt_pipeline.pipelines.runs import exported, skipped_model, train, write_table
+from umt_pipeline.pipelines.runs import exported, skipped_model, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec
 from umt_pipeline.training.text_tower import TextTowerSpec

@@ -47,7 +47,7 @@ class ClassificationResults:
         predictions: a row for each task, model and video: ``label``, ``failure``, ``top1`` ... and ``score1`` ..., as text or
             as numbers.
         confusion: SVG of the confusion matrices.
-        histories: rows of training by model, with a column ``task``.
+        histories: rows of training by model, with a column ``part``, the task.
         training_labels: of each task, the label of every training clip.
     """
 
@@ -59,9 +59,7 @@ class ClassificationResults:
     training_labels: Mapping[str, Sequence[str]]
 
 
-def classification_page(
-    results: ClassificationResults, provenance: Mapping[str, Any], parameters: Mapping[str, Any]
-) -> TaskPage:
+def classification_page(results: ClassificationResults) -> TaskPage:
     """Return the page, yet without the frames of the clips that it shows."""
     tasks = list(dict.fromkeys(results.predictions["task"]))
     models = list(dict.fromkeys(results.predictions["model"]))
@@ -97,8 +95,6 @@ def classification_page(
             ),
         ],
         records=results.records,
-        provenance=provenance,
-        parameters=parameters,
     )
 
 
@@ -165,7 +161,7 @@ def _curves(results: ClassificationResults, tasks: Sequence[str], models: Sequen
     blocks: list[Block] = []
     for place, task in enumerate(tasks):
         rows = [(_NAMES[model], results.histories[model]) for model in models]
-        curves = training_curves(f"task{place}", [(name, table[table["task"] == task]) for name, table in rows])
+        curves = training_curves(f"task{place}", [(name, table[table["part"] == task]) for name, table in rows])
         if curves:
             blocks += [Heading(task), curves]
     return blocks

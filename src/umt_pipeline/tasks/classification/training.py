@@ -11,7 +11,7 @@ Source: the published fine-tuning code and scripts of Unmasked Teacher.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
 from umt_pipeline.exchange.convert import load_vision
 from umt_pipeline.models.flops import training_flops, transformer_macs
-from umt_pipeline.models.folders import load_weights, model_kind
+from umt_pipeline.models.folders import load_weights, model_kind, weights_sha256
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.tasks.classification.model import (
     KIND,
@@ -40,7 +41,9 @@ from umt_pipeline.tasks.classification.model import (
     load_classes,
     load_classifier,
     remap_head,
+    save_classifier,
 )
+from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.action_views import ClipConfig
 from umt_pipeline.video.augment import AugmentConfig, apply_augmentation, draw_augmentation
@@ -359,28 +362,35 @@ def start_classifier(
     return model
 
 
-def make_task(
-    model: dict[str, Any],
-    start: str | None,
-    classes: list[str],
-    head_map: dict[str, str] | None,
-    config: dict[str, Any],
-    clips: str,
-    media_root: str,
-) -> ClassificationTask:
-    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+class ClassificationSpec(RunSpec):
+    """A run of fine-tuning.
 
-    Args:
-        model: a :class:`ClassifierConfig` as JSON.
-        start: see :func:`start_classifier`, as ``classes`` and ``head_map``.
+    Attributes:
+        model: sizes of the classifier.
+        start: see :func:`start_classifier`, as ``head_map``.
         classes: labels in the head's order.
-        head_map: see there.
-        config: a :class:`Recipe` as JSON.
+        recipe: frames, augmentation, mixing.
         clips: mapped table from :func:`labelled_clips`.
         media_root: folder of the video files.
     """
-    settings = Recipe.model_validate(config)
-    folder = None if start is None else Path(start)
-    classifier = start_classifier(ClassifierConfig.model_validate(model), folder, classes, head_map)
-    dataset = LabelledClips(MappedTable(Path(clips)), classes, Path(media_root), settings)
-    return ClassificationTask(classifier, dataset, settings)
+
+    model: ClassifierConfig
+    start: Path | None
+    classes: tuple[str, ...]
+    head_map: dict[str, str] | None = None
+    recipe: Recipe
+    clips: Path
+    media_root: Path
+
+    def build(self) -> ClassificationTask:
+        classifier = start_classifier(self.model, self.start, self.classes, self.head_map)
+        dataset = LabelledClips(MappedTable(self.clips), self.classes, self.media_root, self.recipe)
+        return ClassificationTask(classifier, dataset, self.recipe)
+
+    def inputs(self) -> dict[str, str]:
+        return {"clips": sha256_file(self.clips), "start": "" if self.start is None else weights_sha256(self.start)}
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        classifier = Classifier(self.model)
+        load_weights(classifier, weights, source="trained classifier")
+        save_classifier(folder, classifier, self.classes, {**facts, "inputs": self.inputs()})

@@ -1,0 +1,177 @@
+"""The pipeline of a downstream task, whichever it is: gather → train → test → show."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from kedro.pipeline import Node, Pipeline
+
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.files import write_json
+from umt_pipeline.models.folders import SKIPPED_FILE
+from umt_pipeline.pipelines.runs import fresh_folder, train
+from umt_pipeline.reports.task import render_task_page
+from umt_pipeline.tasks.task import DownstreamTask, Models, Plan, Runs, Shown, Skipped
+from umt_pipeline.tracking import page_provenance
+
+Trained = tuple[Path, pd.DataFrame, dict[str, Any]]
+AnyTask = DownstreamTask[Any, Any]
+
+
+def make_pipeline(task: AnyTask) -> Pipeline:
+    """Return the pipeline of a task.
+
+    Its outputs are named after it: ``<task>_model``, ``_history``, ``_metrics``, ``_records``, ``_predictions``, ``_report``;
+    with a control ``_control_model`` and ``_control_history``, with a picture ``_picture``.
+    """
+    name = task.name
+    settings = {"params": f"params:{name}", "seed": "params:seed"}
+    trained = {"model": f"{name}_model", "summary": f"{name}_summary"}
+    histories = {"history": f"{name}_history"}
+    if task.has_control:
+        trained |= {"control_model": f"{name}_control_model", "control_summary": f"{name}_control_summary"}
+        histories |= {"control_history": f"{name}_control_history"}
+    found = [f"{name}_metrics", f"{name}_records", f"{name}_predictions", *([f"{name}_picture"] if task.has_picture else [])]
+    nodes = [
+        Node(
+            _typed(_gather(task), task),
+            inputs={**settings, "workspace": "workspace", **{table: table for table in task.tables}},
+            outputs=[f"{name}_data", f"{name}_runs"],
+            name=f"gather_{name}",
+        ),
+        Node(
+            _train_model(name),
+            inputs=[f"{name}_runs", "workspace"],
+            outputs=[f"{name}_model", f"{name}_history", f"{name}_summary"],
+            name=f"train_{name}",
+        ),
+        Node(
+            _typed(_test(task), task),
+            inputs={**settings, "data": f"{name}_data", "workspace": "workspace", **trained},
+            outputs=found,
+            name=f"test_{name}",
+        ),
+        Node(
+            _typed(_show(task), task),
+            inputs={
+                "params": f"params:{name}",
+                "data": f"{name}_data",
+                **{dataset.removeprefix(f"{name}_"): dataset for dataset in found},
+                **histories,
+            },
+            outputs=f"{name}_report",
+            name=f"show_{name}",
+        ),
+    ]
+    if task.has_control:
+        control = Node(
+            _train_control(name),
+            inputs=[f"{name}_runs", "workspace"],
+            outputs=[f"{name}_control_model", f"{name}_control_history", f"{name}_control_summary"],
+            name=f"train_{name}_control",
+        )
+        nodes.insert(2, control)
+    return Pipeline(nodes)
+
+
+def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
+    """Train the runs of a model, part by part.
+
+    Args:
+        name: of the model; with a part's name behind it, of a run.
+        runs: by part, or why there are none.
+        workspace: folder for unfinished work, in which a killed run is found again.
+
+    Returns:
+        The model folder with one for each named part in it, or a file that says why there is no model; the history, with a
+        column ``part`` if parts have names; the summary, by part if they have.
+
+    Raises:
+        TrainingError: training failed.
+    """
+    folder = fresh_folder(workspace, f"{name}_model")
+    if isinstance(runs, Skipped):
+        write_json(folder / SKIPPED_FILE, {"reason": runs.reason})
+        return folder, pd.DataFrame({"step": pd.Series(dtype="int64"), "loss": pd.Series(dtype=float)}), {}
+    histories: dict[str, pd.DataFrame] = {}
+    summaries: dict[str, Any] = {}
+    for part, spec in runs.items():
+        finished = train(f"{name}_{part}" if part else name, spec, workspace)
+        (folder / part).mkdir(exist_ok=True)
+        finished.export(folder / part)
+        histories[part], summaries[part] = finished.history, finished.summary()
+    if set(runs) == {""}:
+        return folder, histories[""], summaries[""]
+    history = pd.concat(histories, names=["part"]).reset_index(level="part").reset_index(drop=True)
+    return folder, history, summaries
+
+
+# --- the nodes, as functions of a task --------------------------------------------------------------------------------
+def _typed(function: Any, task: AnyTask) -> Any:
+    """Tell Kedro the class of the task's parameters, so that it checks them before anything runs."""
+    function.__annotations__["params"] = task.params
+    return function
+
+
+def _gather(task: AnyTask) -> Any:
+    def gather(params: Config, seed: int, workspace: Path, **tables: Any) -> tuple[Any, Plan]:
+        data = task.gather(params, tables, workspace)
+        return data, task.runs(params, seed, data)
+
+    return gather
+
+
+def _train_model(name: str) -> Any:
+    def train_model(runs: Plan, workspace: Path) -> Trained:
+        return train_runs(name, runs.model, workspace)
+
+    return train_model
+
+
+def _train_control(name: str) -> Any:
+    def train_control(runs: Plan, workspace: Path) -> Trained:
+        return train_runs(f"{name}_control", runs.control, workspace)
+
+    return train_control
+
+
+def _test(task: AnyTask) -> Any:
+    def test(
+        params: Config,
+        seed: int,
+        data: Any,
+        workspace: Path,
+        model: Path,
+        summary: dict[str, Any],
+        **control: Any,
+    ) -> tuple[Any, ...]:
+        trained = {"model": model, "control": control.get("control_model")}
+        folders = {name: path for name, path in trained.items() if path is not None and not (path / SKIPPED_FILE).is_file()}
+        summaries = {"model": summary, "control": control.get("control_summary", {})}
+        tested = task.test(params, seed, data, Models(folders, summaries), workspace)
+        records = [record.model_dump(mode="json") for record in tested.records]
+        picture = (tested.picture,) if task.has_picture else ()
+        return dict(tested.metrics), records, tested.predictions, *picture
+
+    return test
+
+
+def _show(task: AnyTask) -> Any:
+    def show(
+        params: Config,
+        data: Any,
+        metrics: dict[str, Any],
+        records: list[dict[str, Any]],
+        predictions: pd.DataFrame,
+        history: pd.DataFrame,
+        **more: Any,
+    ) -> str:
+        histories = {"model": history, "control": more.get("control_history", history.iloc[:0])}
+        page = task.page(Shown(params, data, metrics, records, predictions, more.get("picture", ""), histories))
+        provenance, parameters = page_provenance(records), params.model_dump(mode="json")
+        return render_task_page(dataclasses.replace(page, provenance=provenance, parameters=parameters))
+
+    return show

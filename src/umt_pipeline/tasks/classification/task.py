@@ -1,0 +1,217 @@
+"""Classification as a downstream task: a classifier for each label task, its control from scratch, their test, its page."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from umt_pipeline import __version__
+from umt_pipeline.data.mapped import write_table
+from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
+from umt_pipeline.evaluation.workers import Workers, require_devices
+from umt_pipeline.exchange.convert import load_vision
+from umt_pipeline.models.folders import weights_sha256
+from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.reports.tables import keyed
+from umt_pipeline.reports.task import TaskPage, with_frames
+from umt_pipeline.tasks.classification.figures import Confusion, confusion_svg
+from umt_pipeline.tasks.classification.model import load_classes, load_classifier
+from umt_pipeline.tasks.classification.page import ClassificationResults, classification_page
+from umt_pipeline.tasks.classification.params import ClassificationParams
+from umt_pipeline.tasks.classification.testing import Predictions, Scores, predict, prediction_table, score
+from umt_pipeline.tasks.classification.training import ClassificationSpec, class_names, labelled_clips
+from umt_pipeline.tasks.task import DownstreamTask, Models, Plan, Runs, Shown, Skipped, Tested
+from umt_pipeline.video.action_views import evaluation_views, load_views
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """The clips of one label task.
+
+    Attributes:
+        train: labelled clips trained on, as is ``test`` tested on.
+        train_table: the same as a file.
+        unlabelled: training videos that are left out, since they have no label.
+        test: labelled clips tested on.
+        classes: labels in the head's order.
+    """
+
+    train: pd.DataFrame
+    train_table: Path
+    unlabelled: int
+    test: pd.DataFrame
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """What the classifiers and their control are trained and tested on.
+
+    Attributes:
+        tasks: by name.
+        start: model folder to start from, None for scratch.
+        size: of its encoder, or of the stage-1 encoder for ``start: scratch``.
+        media: folder of the video files.
+    """
+
+    tasks: Mapping[str, LabelTask]
+    start: Path | None
+    size: ViTConfig
+    media: Path
+
+
+class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
+    """Fine-tuning for action recognition."""
+
+    name = "classification"
+    params = ClassificationParams
+    tables = ("videos", "labels", "raw_media", "stage1_model", "stage2_model")
+    has_picture = True
+
+    def gather(self, params: ClassificationParams, tables: Mapping[str, Any], workspace: Path) -> ClassificationData:
+        require_devices(params.test.nproc, "classification.test.nproc")
+        found = {}
+        for task in params.tasks:
+            clips = functools.partial(labelled_clips, tables["videos"], tables["labels"], task)
+            train, unlabelled = clips(params.train_split)
+            test, missing = clips(params.test_split)
+            if missing:
+                raise EvaluationError(
+                    f"classification: {missing} of {missing + len(test)} videos of split {params.test_split!r} have no label "
+                    f"of task {task!r}; label them or move them to another split"
+                )
+            table = write_table(workspace, f"classification-{task}", train)
+            found[task] = LabelTask(train, table, unlabelled, test, class_names(train, task))
+        start, sized = params.start_folders(tables)
+        return ClassificationData(found, start, load_vision(sized)[0].config, tables["raw_media"])
+
+    def runs(self, params: ClassificationParams, seed: int, data: ClassificationData) -> Plan:
+        def runs(start: Path | None) -> Runs:
+            return {
+                task: ClassificationSpec(
+                    model=params.fine_tuning.model_for(data.size, len(rows.classes), interpolate=start is not None),
+                    start=start,
+                    classes=rows.classes,
+                    head_map=params.head_map if start is not None else None,
+                    recipe=params.fine_tuning.recipe(),
+                    clips=rows.train_table,
+                    media_root=data.media,
+                    train=params.fine_tuning.train,
+                    seed=seed,
+                )
+                for task, rows in data.tasks.items()
+            }
+
+        return Plan(runs(data.start), runs(None) if params.control else Skipped("classification.control is false"))
+
+    def test(
+        self, params: ClassificationParams, seed: int, data: ClassificationData, models: Models, workspace: Path
+    ) -> Tested:
+        records: list[Record] = []
+        tables: list[pd.DataFrame] = []
+        figures: list[Confusion] = []
+        values: dict[str, Any] = {task: {} for task in data.tasks}
+        per_class: dict[str, Any] = {task: {} for task in data.tasks}
+        names = {"model": params.start, "control": "control"}
+        for task, rows in data.tasks.items():
+            truth = dict(zip(rows.test["video_id"], rows.test["label"], strict=True))
+            for role, parent in models.folders.items():
+                name, folder = names[role], parent / task
+                predictions = _predict(params, data, rows, folder, f"classification/{task}/{name}")
+                classes = load_classes(folder)
+                scores = score(predictions, truth, classes)
+                records.append(_record(params, seed, rows, scores, predictions, folder, (task, name)))
+                table = prediction_table(predictions, truth, classes)
+                table.insert(0, "model", name)
+                table.insert(0, "task", task)
+                tables.append(table)
+                figures.append(Confusion(f"{task}, {name}", scores.labels, scores.confusion_LL))
+                values[task][name], per_class[task][name] = scores.values, scores.per_class
+        metrics = {
+            "test": values,
+            "per_class": per_class,
+            "unlabelled_training_videos": {task: rows.unlabelled for task, rows in data.tasks.items()},
+            "training": {names[role]: summary for role, summary in models.summaries.items()},
+        }
+        return Tested(metrics, records, pd.concat(tables), confusion_svg(figures))
+
+    def page(self, shown: Shown[ClassificationParams, ClassificationData]) -> TaskPage:
+        data, params = shown.data, shown.params
+        results = ClassificationResults(
+            metrics=shown.metrics,
+            records=shown.records,
+            predictions=shown.predictions,
+            confusion=shown.picture,
+            histories={params.start: shown.histories["model"], "control": shown.histories["control"]},
+            training_labels={task: rows.train["label"].tolist() for task, rows in data.tasks.items()},
+        )
+        tested = keyed(pd.concat([rows.test for rows in data.tasks.values()]), "video_id")
+
+        def load(video_id: str) -> np.ndarray:
+            row = tested[video_id]
+            size = int(row["num_frames"]), int(row["height"]), int(row["width"])
+            return load_views(data.media / str(row["path"]), evaluation_views(params.fine_tuning.clip, 1, 1, *size))[0]
+
+        return with_frames(classification_page(results), load)
+
+
+def _predict(
+    params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str
+) -> Predictions:
+    load = functools.partial(load_classifier, folder)
+    with Workers(load(), load, params.test.nproc) as workers:
+        return predict(workers, rows.test, data.media, params.fine_tuning.clip, params.test, title)
+
+
+def _record(
+    params: ClassificationParams,
+    seed: int,
+    rows: LabelTask,
+    scores: Scores,
+    predictions: Predictions,
+    folder: Path,
+    names: tuple[str, str],
+) -> Record:
+    splits = ((params.train_split, rows.train), (params.test_split, rows.test))
+    annotations = [
+        {"split": split, "video_id": video_id, "label": label}
+        for split, clips in splits
+        for video_id, label in sorted(zip(clips["video_id"], clips["label"], strict=True))
+    ]
+    clip, test = params.fine_tuning.clip, params.test
+    unseen = scores.labels[len(rows.classes) :]
+    return Record(
+        task=f"classification/{names[0]}/{names[1]}",
+        values=scores.values,
+        protocol=Protocol(
+            split=params.test_split,
+            annotation_sha256=rows_sha256(annotations),
+            clips=len(rows.test),
+            failures=tuple(predictions.failures),
+            frames=clip.frames,
+            views=test.clips * test.crops,
+            resolution=clip.size,
+            settings={
+                "clips": test.clips,
+                "crops": test.crops,
+                "sampling": clip.sampling,
+                "stride": clip.stride,
+                "classes": len(rows.classes),
+                "labels_unseen_in_training": ", ".join(unseen) or None,
+            },
+            model=names[1],
+            checkpoint_sha256=weights_sha256(folder),
+            seed=seed,
+            version=__version__,
+        ),
+    )
+
+
+TASK = Classification()
