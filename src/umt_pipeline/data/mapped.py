@@ -7,6 +7,8 @@ soon as it counts a reference. A mapped file is in memory once per machine, whoe
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,33 @@ def write_mapped(path: Path, table: pd.DataFrame) -> None:
     arrow = arrow.cast(pa.schema(wide)).combine_chunks()
     with staged_file(path) as staged, pa.ipc.new_file(staged, arrow.schema) as writer:
         writer.write_table(arrow)
+
+
+def table_sha256(table: pd.DataFrame) -> str:
+    """Return a hash of a table's columns and rows, without its index; the same on any machine."""
+    digest = hashlib.sha256()
+    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+    with pa.ipc.new_stream(pa.PythonFile(_Hashing(digest), mode="w"), arrow.schema) as writer:
+        writer.write_table(arrow)
+    return digest.hexdigest()
+
+
+class _Hashing(io.RawIOBase):
+    """A file that is not kept: what is written goes into a hash."""
+
+    def __init__(self, digest: Any) -> None:
+        self._digest, self._size = digest, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._size += len(data)
+        return len(data)
 
 
 def write_table(workspace: Path, name: str, table: pd.DataFrame) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,17 @@ import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.core.config import Config
-from umt_pipeline.core.files import write_json
+from umt_pipeline.core.files import sha256_file, staged_folder, write_json
+from umt_pipeline.core.identity import Identity, code_key, fingerprint, settings_of, work_folder
+from umt_pipeline.data.mapped import table_sha256
+from umt_pipeline.datasets import JsonDataset, TableDataset, TextFileDataset
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.pipelines.runs import fresh_folder, train
 from umt_pipeline.reports.task import render_task_page
-from umt_pipeline.tasks.task import DownstreamTask, Models, Plan, Runs, Shown, Skipped
+from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.tracking import page_provenance
+
+logger = logging.getLogger(__name__)
 
 Trained = tuple[Path, pd.DataFrame, dict[str, Any]]
 AnyTask = DownstreamTask[Any, Any]
@@ -39,7 +46,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
         Node(
             _typed(_gather(task), task),
             inputs={**settings, "workspace": "workspace", **{table: table for table in task.tables}},
-            outputs=[f"{name}_data", f"{name}_runs"],
+            outputs=[f"{name}_data", f"{name}_runs", f"{name}_inputs"],
             name=f"gather_{name}",
         ),
         Node(
@@ -50,7 +57,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
         ),
         Node(
             _typed(_test(task), task),
-            inputs={**settings, "data": f"{name}_data", "workspace": "workspace", **trained},
+            inputs={**settings, "data": f"{name}_data", "inputs": f"{name}_inputs", "workspace": "workspace", **trained},
             outputs=found,
             name=f"test_{name}",
         ),
@@ -109,6 +116,41 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
     return folder, history, summaries
 
 
+def content_keys(tables: Mapping[str, Any]) -> dict[str, str]:
+    """Return hashes of tables and of the weights in model folders. Raw media are left out: the video table has their hashes."""
+    keys = {}
+    for name, value in tables.items():
+        if isinstance(value, pd.DataFrame):
+            keys[name] = table_sha256(value)
+        elif not name.startswith("raw_"):
+            files = sorted([*value.rglob("*.safetensors"), *value.rglob(SKIPPED_FILE)])
+            keys[name] = fingerprint({path.relative_to(value).as_posix(): sha256_file(path) for path in files})
+    return keys
+
+
+def remembered(
+    folder: Path, measure: Callable[[], Tested]
+) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
+    """Return metrics, records, predictions and picture of a test: those in the folder, or measured now and kept there."""
+    found = folder / "tested"
+    if found.is_dir():
+        logger.info("%s: these models were tested on these data by this code before", found)
+    else:
+        tested = measure()
+        records = [record.model_dump(mode="json") for record in tested.records]
+        with staged_folder(found) as staged:
+            JsonDataset(str(staged / "metrics.json")).save(tested.metrics)
+            JsonDataset(str(staged / "records.json")).save(records)
+            TableDataset(str(staged / "predictions.csv")).save(tested.predictions)
+            TextFileDataset(str(staged / "picture.svg")).save(tested.picture)
+    return (
+        JsonDataset(str(found / "metrics.json")).load(),
+        JsonDataset(str(found / "records.json")).load(),
+        TableDataset(str(found / "predictions.csv")).load(),
+        TextFileDataset(str(found / "picture.svg")).load(),
+    )
+
+
 # --- the nodes, as functions of a task --------------------------------------------------------------------------------
 def _typed(function: Any, task: AnyTask) -> Any:
     """Tell Kedro the class of the task's parameters, so that it checks them before anything runs."""
@@ -117,9 +159,9 @@ def _typed(function: Any, task: AnyTask) -> Any:
 
 
 def _gather(task: AnyTask) -> Any:
-    def gather(params: Config, seed: int, workspace: Path, **tables: Any) -> tuple[Any, Plan]:
+    def gather(params: Config, seed: int, workspace: Path, **tables: Any) -> tuple[Any, Plan, dict[str, str]]:
         data = task.gather(params, tables, workspace)
-        return data, task.runs(params, seed, data)
+        return data, task.runs(params, seed, data), content_keys(tables)
 
     return gather
 
@@ -143,6 +185,7 @@ def _test(task: AnyTask) -> Any:
         params: Config,
         seed: int,
         data: Any,
+        inputs: dict[str, str],
         workspace: Path,
         model: Path,
         summary: dict[str, Any],
@@ -150,11 +193,18 @@ def _test(task: AnyTask) -> Any:
     ) -> tuple[Any, ...]:
         trained = {"model": model, "control": control.get("control_model")}
         folders = {name: path for name, path in trained.items() if path is not None and not (path / SKIPPED_FILE).is_file()}
-        summaries = {"model": summary, "control": control.get("control_summary", {})}
-        tested = task.test(params, seed, data, Models(folders, summaries), workspace)
-        records = [record.model_dump(mode="json") for record in tested.records]
-        picture = (tested.picture,) if task.has_picture else ()
-        return dict(tested.metrics), records, tested.predictions, *picture
+        summaries = {"model": summary, **({"control": control["control_summary"]} if task.has_control else {})}
+        inputs = {**inputs, **content_keys(folders), "seed": str(seed)}
+        identity = Identity(settings_of(params), inputs, code_key(f"tasks.{task.name}.task"))
+
+        def measure() -> Tested:
+            return task.test(params, seed, data, folders, workspace)
+
+        folder = work_folder(workspace / "tests" / task.name, identity)
+        metrics, records, predictions, picture = remembered(folder, measure)
+        # What training says of itself is not part of what a test finds.
+        training = {task.model_name(params) if name == "model" else name: told for name, told in summaries.items()}
+        return {**metrics, "training": training}, records, predictions, *((picture,) if task.has_picture else ())
 
     return test
 

@@ -59,19 +59,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Models:
-    """What was trained.
-
-    Attributes:
-        folders: of ``model`` and ``control``; one that was skipped is not there. Within it a folder for each part with a name.
-        summaries: of the training, by the same names; empty where it was skipped.
-    """
-
-    folders: Mapping[str, Path]
-    summaries: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
 class Tested:
     """What a test found.
 
@@ -142,12 +129,23 @@ class DownstreamTask(ABC, Generic[Params, Data]):
         """Return the runs, or why there are none."""
 
     @abstractmethod
-    def test(self, params: Params, seed: int, data: Data, models: Models, workspace: Path) -> Tested:
-        """Measure the models on the test splits.
+    def test(self, params: Params, seed: int, data: Data, models: Mapping[str, Path], workspace: Path) -> Tested:
+        """Measure the models on the test splits. Called once for the same parameters, data, models and code.
+
+        Args:
+            params: of the task.
+            seed: of the run, for the records.
+            data: from :meth:`gather`.
+            models: folders of ``model`` and ``control``, with a folder for each named part; one that was skipped is not there.
+            workspace: for unfinished work.
 
         Raises:
             EvaluationError: scores from which no honest number can be computed, or a process ended.
         """
+
+    def model_name(self, params: Params) -> str:
+        """Return what results call the model; by default what its training started from."""
+        return str(params.start)  # type: ignore[attr-defined]
 
     @abstractmethod
     def page(self, shown: Shown[Params, Data]) -> TaskPage:

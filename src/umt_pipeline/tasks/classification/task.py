@@ -27,7 +27,7 @@ from umt_pipeline.tasks.classification.page import ClassificationResults, classi
 from umt_pipeline.tasks.classification.params import ClassificationParams
 from umt_pipeline.tasks.classification.testing import Predictions, Scores, predict, prediction_table, score
 from umt_pipeline.tasks.classification.training import ClassificationSpec, class_names, labelled_clips
-from umt_pipeline.tasks.task import DownstreamTask, Models, Plan, Runs, Shown, Skipped, Tested
+from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.video.action_views import evaluation_views, load_views
 
 
@@ -112,17 +112,17 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         return Plan(runs(data.start), runs(None) if params.control else Skipped("classification.control is false"))
 
     def test(
-        self, params: ClassificationParams, seed: int, data: ClassificationData, models: Models, workspace: Path
+        self, params: ClassificationParams, seed: int, data: ClassificationData, models: Mapping[str, Path], workspace: Path
     ) -> Tested:
         records: list[Record] = []
         tables: list[pd.DataFrame] = []
         figures: list[Confusion] = []
         values: dict[str, Any] = {task: {} for task in data.tasks}
         per_class: dict[str, Any] = {task: {} for task in data.tasks}
-        names = {"model": params.start, "control": "control"}
+        names = {"model": self.model_name(params), "control": "control"}
         for task, rows in data.tasks.items():
             truth = dict(zip(rows.test["video_id"], rows.test["label"], strict=True))
-            for role, parent in models.folders.items():
+            for role, parent in models.items():
                 name, folder = names[role], parent / task
                 predictions = _predict(params, data, rows, folder, f"classification/{task}/{name}")
                 classes = load_classes(folder)
@@ -138,7 +138,6 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
             "test": values,
             "per_class": per_class,
             "unlabelled_training_videos": {task: rows.unlabelled for task, rows in data.tasks.items()},
-            "training": {names[role]: summary for role, summary in models.summaries.items()},
         }
         return Tested(metrics, records, pd.concat(tables), confusion_svg(figures))
 
