@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,8 +16,8 @@ import pandas as pd
 
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
-from umt_pipeline.schemas import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
-from umt_pipeline.schemas.mapping import check_table, select_columns
+from umt_pipeline.pipelines.ingestion.tables import KINDS, REJECT_COLUMNS, accept_rows, read_texts
+from umt_pipeline.schemas import RawVideos, Videos
 from umt_pipeline.schemas.models import MEDIA
 from umt_pipeline.video.media import Reason, VideoInfo
 from umt_pipeline.video.probing import Refusal, probe_all
@@ -28,42 +28,47 @@ logger = logging.getLogger(__name__)
 MAX_LISTED = 5
 
 VIDEO_COLUMNS = list(Videos.to_schema().columns)
-REJECT_COLUMNS = list(Rejects.to_schema().columns)
+
+
+Tables = dict[str, pd.DataFrame]
+"""By the names of the clean tables."""
 
 
 def read_raw_tables(
-    raw_videos: pd.DataFrame, raw_captions: pd.DataFrame, raw_labels: pd.DataFrame, params: IngestionParams
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, list[str]]]:
+    raw_videos: pd.DataFrame,
+    raw_captions: pd.DataFrame,
+    raw_labels: pd.DataFrame,
+    raw_questions: pd.DataFrame,
+    raw_boxes: pd.DataFrame,
+    params: IngestionParams,
+) -> tuple[pd.DataFrame, Tables, dict[str, list[str]]]:
     """Map the users' columns to ours and check each table by itself.
 
     Args:
         raw_videos: a row per file, video or image.
         raw_captions: a row per caption.
         raw_labels: a row per video and task.
+        raw_questions: a row per question. Without rows the corpus has none, as of the next.
+        raw_boxes: a row per box and action.
         params: columns, allowed splits.
 
     Returns:
-        The three tables with our columns as text, ``video`` as a normal relative path, the first with ``video_id``; for
-        each table the columns that were not used.
+        The videos, with ``video_id``; the tables about them; for each the columns that were not used.
 
     Raises:
         TableError: a column is missing, a cell is blank or not text, a file is listed twice, a split or media type is not
             allowed.
     """
-    schemas = {"videos": RawVideos, "captions": RawCaptions, "labels": RawLabels}
-    listed, ignored = {}, {}
-    for name, raw in zip(schemas, (raw_videos, raw_captions, raw_labels), strict=True):
-        mapping = params.mapping(name)
-        parameter = f"ingestion.columns.{name}"
-        table, ignored[name] = select_columns(raw, mapping, f"raw_{name}", parameter)
-        table["video"] = table["video"].map(_normal_path).astype(str)
-        listed[name] = check_table(table, schemas[name], f"raw_{name}", mapping)
-    videos = listed["videos"]
+    mapping = params.mapping("videos")
+    videos, unused = read_texts(raw_videos, mapping, "videos", RawVideos)
     if videos.empty:
         raise TableError("Table raw_videos: expected at least one row, found none.")
     _check_splits(videos, params)
     videos["video_id"] = video_ids(list(videos["video"]))
-    return videos, listed["captions"], listed["labels"], ignored
+    raw = {"captions": raw_captions, "labels": raw_labels, "questions": raw_questions, "boxes": raw_boxes}
+    read = {kind.name: kind.read(raw[kind.name], params.mapping(kind.name)) for kind in KINDS}
+    ignored = {"videos": unused, **{name: columns for name, (_, columns) in read.items()}}
+    return videos, {name: table for name, (table, _) in read.items()}, ignored
 
 
 def probe_videos(raw_media: Path, listed_videos: pd.DataFrame, params: IngestionParams) -> list[VideoInfo | Refusal]:
@@ -122,101 +127,101 @@ def accept_videos(
     return videos, _rejects_table([*rejects, *dropped]), duplicates
 
 
-def accept_captions(
-    listed_captions: pd.DataFrame, videos: pd.DataFrame, rejected_videos: pd.DataFrame, params: IngestionParams
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep the captions of accepted videos; ``caption_id`` is the row of the raw table.
+def accept_tables(
+    listed_tables: Tables, videos: pd.DataFrame, rejected_videos: pd.DataFrame, params: IngestionParams
+) -> tuple[Tables, Tables]:
+    """Keep the rows of accepted videos that are right by themselves.
 
     Args:
-        listed_captions: the caption table of :func:`read_raw_tables`.
+        listed_tables: from :func:`read_raw_tables`.
         videos: accepted videos.
         rejected_videos: rejected videos.
-        params: what to do with captions of unknown videos.
+        params: what to do with rows of unknown videos.
 
     Returns:
-        The caption table; rejects.
+        The accepted rows of each table, under their numbers in the raw table; the rejects of each.
 
     Raises:
-        TableError: a caption names an unknown video and ``on_orphan`` is ``error``.
+        TableError: a row names an unknown video and ``on_orphan`` is ``error``, or a table has rows but none to accept.
     """
-    accepted, rejects = _accept_rows("captions", listed_captions, videos, rejected_videos, params)
-    accepted = accepted.assign(caption_id=accepted.index, caption=accepted["caption"].str.strip())
-    return accepted[list(Captions.to_schema().columns)], rejects
-
-
-def accept_labels(
-    listed_labels: pd.DataFrame, videos: pd.DataFrame, rejected_videos: pd.DataFrame, params: IngestionParams
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep the labels of accepted videos.
-
-    Args:
-        listed_labels: the label table of :func:`read_raw_tables`.
-        videos: accepted videos.
-        rejected_videos: rejected videos.
-        params: what to do with labels of unknown videos.
-
-    Returns:
-        The label table; rejects.
-
-    Raises:
-        TableError: a label names an unknown video and ``on_orphan`` is ``error``.
-    """
-    accepted, rejects = _accept_rows("labels", listed_labels, videos, rejected_videos, params)
-    return accepted[list(Labels.to_schema().columns)], rejects
+    accepted, rejected = {}, {}
+    for kind in KINDS:
+        rows, rejected[kind.name] = accept_rows(
+            kind, listed_tables[kind.name], videos, rejected_videos, params.on_orphan == "error"
+        )
+        accepted[kind.name] = rows[list(kind.clean.to_schema().columns)]
+    return accepted, rejected
 
 
 def reconcile(
-    videos: pd.DataFrame,
-    captions: pd.DataFrame,
-    labels: pd.DataFrame,
-    rejected_videos: pd.DataFrame,
-    rejected_captions: pd.DataFrame,
-    rejected_labels: pd.DataFrame,
     listed_videos: pd.DataFrame,
-    listed_captions: pd.DataFrame,
-    listed_labels: pd.DataFrame,
-    ignored_columns: dict[str, list[str]],
-    duplicate_content: list[dict[str, Any]],
-    params: IngestionParams,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    listed_tables: Tables,
+    videos: pd.DataFrame,
+    accepted_tables: Tables,
+    rejected_videos: pd.DataFrame,
+    rejected_tables: Tables,
+) -> dict[str, dict[str, Any]]:
     """Check that every raw row was accepted or rejected, exactly once, and count.
 
     Args:
-        videos: accepted videos.
-        captions: accepted captions.
-        labels: accepted labels.
-        rejected_videos: rejects of the video table.
-        rejected_captions: rejects of the caption table.
-        rejected_labels: rejects of the label table.
         listed_videos: all rows of the video table.
-        listed_captions: all rows of the caption table.
-        listed_labels: all rows of the label table.
-        ignored_columns: for each table the columns that were not used.
-        duplicate_content: groups of files with the same bytes.
-        params: parameters.
+        listed_tables: all rows of the others.
+        videos: accepted videos.
+        accepted_tables: accepted rows of the others.
+        rejected_videos: rejects of the video table.
+        rejected_tables: rejects of the others.
 
     Returns:
-        The tables ``videos``, ``captions``, ``labels`` and ``rejects``; the report.
+        Counts of each table.
 
     Raises:
         TableError: a row is missing or was counted twice. This is a mistake of the program, not of the data.
     """
-    accepted = {"videos": videos, "captions": captions, "labels": labels}
-    rejected = {"videos": rejected_videos, "captions": rejected_captions, "labels": rejected_labels}
-    listed = {"videos": listed_videos, "captions": listed_captions, "labels": listed_labels}
-    tables: dict[str, dict[str, Any]] = {}
-    for name in accepted:
+    listed = {"videos": listed_videos, **listed_tables}
+    accepted, rejected = {"videos": videos, **accepted_tables}, {"videos": rejected_videos, **rejected_tables}
+    counts: dict[str, dict[str, Any]] = {}
+    for name in listed:
         _check_balance(name, listed[name], accepted[name], rejected[name])
-        tables[name] = {
+        counts[name] = {
             "rows_in": len(listed[name]),
             "accepted": len(accepted[name]),
             "rejected": len(rejected[name]),
             "reasons": dict(sorted(Counter(rejected[name]["reason"]).items())),
-            "ignored_columns": ignored_columns[name],
         }
-        reasons = "".join(f", {reason} {count}" for reason, count in tables[name]["reasons"].items())
+        reasons = "".join(f", {reason} {count}" for reason, count in counts[name]["reasons"].items())
         logger.info("%s: %d of %d accepted%s", name, len(accepted[name]), len(listed[name]), reasons)
-    report = {
+    return counts
+
+
+def report(
+    counts: dict[str, dict[str, Any]],
+    ignored_columns: dict[str, list[str]],
+    duplicate_content: list[dict[str, Any]],
+    listed_videos: pd.DataFrame,
+    videos: pd.DataFrame,
+    accepted_tables: Tables,
+    params: IngestionParams,
+) -> dict[str, Any]:
+    """Return what is in the corpus.
+
+    Args:
+        counts: from :func:`reconcile`.
+        ignored_columns: for each table the columns that were not used.
+        duplicate_content: groups of files with the same bytes.
+        listed_videos: all rows of the video table.
+        videos: accepted videos.
+        accepted_tables: accepted rows of the others.
+        params: parameters.
+    """
+    tables = {name: {**told, "ignored_columns": ignored_columns[name]} for name, told in counts.items()}
+    for kind in KINDS:
+        rows = accepted_tables[kind.name]
+        split_R = rows["video_id"].map(dict(zip(videos["video_id"], videos["split"], strict=True)))
+        by_split = {split: kind.counts(rows[split_R == split]) for split in params.splits}
+        if len(rows) and any(by_split.values()):
+            tables[kind.name]["splits"] = by_split
+    captions = accepted_tables["captions"]
+    return {
         "dataset_id": params.dataset_id,
         "tables": tables,
         "splits": _count_splits(videos, captions, params.splits),
@@ -226,9 +231,28 @@ def reconcile(
         "codecs": dict(sorted(Counter(videos["codec"]).items())),
         "duplicates": {"files": sum(len(group["files"]) for group in duplicate_content), "groups": duplicate_content},
     }
-    clean = [table.reset_index(drop=True) for table in (videos, captions, labels)]
-    rejects = pd.concat(list(rejected.values()), ignore_index=True)
-    return clean[0], clean[1], clean[2], rejects, report
+
+
+def finish(
+    counts: dict[str, dict[str, Any]],
+    videos: pd.DataFrame,
+    accepted_tables: Tables,
+    rejected_videos: pd.DataFrame,
+    rejected_tables: Tables,
+) -> tuple[pd.DataFrame, ...]:
+    """Return the clean tables and all rejects, together, once every row is accounted for.
+
+    Args:
+        counts: from :func:`reconcile`, which has checked that.
+        videos: accepted videos.
+        accepted_tables: accepted rows of the others.
+        rejected_videos: rejects of the video table.
+        rejected_tables: rejects of the others.
+    """
+    del counts
+    clean = [videos, *(accepted_tables[kind.name] for kind in KINDS)]
+    rejects = pd.concat([rejected_videos, *(rejected_tables[kind.name] for kind in KINDS)], ignore_index=True)
+    return *(table.reset_index(drop=True) for table in clean), rejects
 
 
 def video_ids(paths: Sequence[str]) -> list[str]:
@@ -247,11 +271,6 @@ def video_ids(paths: Sequence[str]) -> list[str]:
         if len(counts) == len(ids):
             return ids
         ids = [path if counts[name] > 1 else name for path, name in zip(paths, ids, strict=True)]
-
-
-def _normal_path(video: str) -> str:
-    """Write ``./a//b.mp4`` as ``a/b.mp4``, so that tables agree; leave blank cells to the schema."""
-    return str(PurePosixPath(video)) if video.strip() else video
 
 
 def _check_splits(videos: pd.DataFrame, params: IngestionParams) -> None:
@@ -302,27 +321,6 @@ def _repeated_content(group: pd.DataFrame, params: IngestionParams) -> list[dict
         again = kept["path"].iloc[1:]
         dropped += [_reject("videos", row, path, "duplicate_content", detail) for row, path in again.items()]
     return dropped
-
-
-def _accept_rows(
-    name: str, listed: pd.DataFrame, videos: pd.DataFrame, rejected_videos: pd.DataFrame, params: IngestionParams
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Join a table to accepted videos; give a reason for each row that does not join."""
-    ids: Mapping[str, str] = dict(zip(videos["path"], videos["video_id"], strict=True))
-    reasons: Mapping[str, str] = dict(zip(rejected_videos["video"], rejected_videos["reason"], strict=True))
-    rejects = []
-    for row, video in listed["video"].items():
-        if video in reasons:
-            rejects.append(_reject(name, row, video, "video_rejected", f"its video was rejected: {reasons[video]}"))
-        elif video not in ids:
-            if params.on_orphan == "error":
-                raise TableError(
-                    f"Table raw_{name}: row {row}, column 'video': expected a video of table raw_videos, found "
-                    f"'{video}'. Add the video, remove the row, or set ingestion.on_orphan: reject."
-                )
-            rejects.append(_reject(name, row, video, "unknown_video", "not in the table of videos"))
-    accepted = listed.assign(video_id=listed["video"].map(ids).astype(str))
-    return accepted.drop(index=[reject["row"] for reject in rejects]), _rejects_table(rejects)
 
 
 def _reject(table: str, row: Any, video: Any, reason: str, detail: str) -> dict[str, Any]:

@@ -42,12 +42,46 @@ class LabelColumns(Config):
     label: Column = "label"
 
 
+class QuestionColumns(Config):
+    """Where the columns of the question table come from; see :class:`umt_pipeline.schemas.RawQuestions` for what they hold.
+
+    A table without ``question``, ``answers``, ``options`` or ``correct`` has empty ones.
+    """
+
+    question_id: Column = "question_id"
+    video: Column = "video"
+    question: Column = "question"
+    answers: str = "answers"
+    options: str = "options"
+    correct: str = "correct"
+
+
+class BoxColumns(Config):
+    """Where the columns of the box table come from; see :class:`umt_pipeline.schemas.RawBoxes` for what they hold.
+
+    A table without ``person``, ``score`` or ``source`` is of boxes that people drew: its person is unknown, the score 1.
+    """
+
+    video: Column = "video"
+    timestamp_s: str = "timestamp_s"
+    x1: str = "x1"
+    y1: str = "y1"
+    x2: str = "x2"
+    y2: str = "y2"
+    label: Column = "label"
+    person: Column = "person"
+    score: Column = "score"
+    source: Column = "source"
+
+
 class Columns(Config):
     """For each of our columns the name of the user's column, or ``{constant: value}`` where there is none."""
 
     videos: VideoColumns = VideoColumns()
     captions: CaptionColumns = CaptionColumns()
     labels: LabelColumns = LabelColumns()
+    questions: QuestionColumns = QuestionColumns()
+    boxes: BoxColumns = BoxColumns()
 
 
 class IngestionParams(Config):
@@ -64,8 +98,8 @@ class IngestionParams(Config):
         on_duplicate_content: two files of one split have the same bytes. Reported in any case; ``keep`` is the default
             because published test sets contain such pairs, and dropping one changes the benchmark.
         on_content_in_two_splits: the same bytes in two splits, so that a model would be tested on what it has seen.
-        on_orphan: a caption or label names a video that is not in the video table. Those of a video that was rejected
-            are always rejected with it: a broken video must not end the run.
+        on_orphan: a caption, label, question or box names a video that is not in the video table. Those of a video that was
+            rejected are always rejected with it: a broken video must not end the run.
     """
 
     dataset_id: str = Field(min_length=1)
@@ -82,7 +116,7 @@ class IngestionParams(Config):
         """Return where the columns of a table come from, without those that nobody gave.
 
         Args:
-            table: ``videos``, ``captions`` or ``labels``.
+            table: ``videos``, ``captions``, ``labels``, ``questions`` or ``boxes``.
         """
         columns = dict(getattr(self.columns, table))
         if table == "videos" and columns["corpus"] is None:

@@ -5,27 +5,30 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.pipelines.ingestion.nodes import (
-    accept_captions,
-    accept_labels,
+    accept_tables,
     accept_videos,
+    finish,
     probe_videos,
     read_raw_tables,
     reconcile,
+    report,
 )
 
 
 def create_pipeline() -> Pipeline:
     """Read raw tables, check every video, write clean tables.
 
-    All results leave the last node together, so that no table is written before every rule has passed.
+    The clean tables leave the last node together, so that none is written before every rule has passed.
     """
+    raw = ["raw_videos", "raw_captions", "raw_labels", "raw_questions", "raw_boxes"]
+    accepted, rejected = ["accepted_videos", "accepted_tables"], ["rejected_videos", "rejected_tables"]
     return Pipeline(
         [
             Node(
                 read_raw_tables,
                 name="read_raw_tables",
-                inputs=["raw_videos", "raw_captions", "raw_labels", "params:ingestion"],
-                outputs=["listed_videos", "listed_captions", "listed_labels", "ignored_columns"],
+                inputs=[*raw, "params:ingestion"],
+                outputs=["listed_videos", "listed_tables", "ignored_columns"],
             ),
             Node(
                 probe_videos,
@@ -40,35 +43,28 @@ def create_pipeline() -> Pipeline:
                 outputs=["accepted_videos", "rejected_videos", "duplicate_content"],
             ),
             Node(
-                accept_captions,
-                name="accept_captions",
-                inputs=["listed_captions", "accepted_videos", "rejected_videos", "params:ingestion"],
-                outputs=["accepted_captions", "rejected_captions"],
-            ),
-            Node(
-                accept_labels,
-                name="accept_labels",
-                inputs=["listed_labels", "accepted_videos", "rejected_videos", "params:ingestion"],
-                outputs=["accepted_labels", "rejected_labels"],
+                accept_tables,
+                name="accept_tables",
+                inputs=["listed_tables", "accepted_videos", "rejected_videos", "params:ingestion"],
+                outputs=["accepted_tables", "rejected_tables"],
             ),
             Node(
                 reconcile,
                 name="reconcile",
-                inputs={
-                    "videos": "accepted_videos",
-                    "captions": "accepted_captions",
-                    "labels": "accepted_labels",
-                    "rejected_videos": "rejected_videos",
-                    "rejected_captions": "rejected_captions",
-                    "rejected_labels": "rejected_labels",
-                    "listed_videos": "listed_videos",
-                    "listed_captions": "listed_captions",
-                    "listed_labels": "listed_labels",
-                    "ignored_columns": "ignored_columns",
-                    "duplicate_content": "duplicate_content",
-                    "params": "params:ingestion",
-                },
-                outputs=["videos", "captions", "labels", "rejects", "ingestion_report"],
+                inputs=["listed_videos", "listed_tables", *accepted, *rejected],
+                outputs="row_counts",
+            ),
+            Node(
+                report,
+                name="report_ingestion",
+                inputs=["row_counts", "ignored_columns", "duplicate_content", "listed_videos", *accepted, "params:ingestion"],
+                outputs="ingestion_report",
+            ),
+            Node(
+                finish,
+                name="write_clean_tables",
+                inputs=["row_counts", *accepted, *rejected],
+                outputs=["videos", "captions", "labels", "questions", "boxes", "rejects"],
             ),
         ]
     )
