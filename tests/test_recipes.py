@@ -12,6 +12,7 @@ import yaml
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog
 from umt_pipeline.pipelines.classification.params import ClassificationParams
+from umt_pipeline.pipelines.detection.params import DetectionParams
 
 from tests.conftest import ROOT
 from tests.imports import PACKAGE
@@ -22,7 +23,6 @@ from umt_pipeline.features.extract import make_header
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.models.checkpoints import student_to_published
 from umt_pipeline.models.student import Student
-from umt_pipeline.pipelines.detection.params import DetectionParams
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams

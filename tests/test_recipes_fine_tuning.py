@@ -10,6 +10,8 @@ import pytest
 import torch
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog
+from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
+from umt_pipeline.pipelines.retrieval.params import RetrievalParams
 
 from tests.conftest import ROOT
 from tests.imports import PACKAGE
@@ -21,8 +23,6 @@ from umt_pipeline.features.extract import make_header
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
-from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
-from umt_pipeline.pipelines.retrieval.params import RetrievalParams
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.project_config import config_loader, typed_parameters
 from umt_pipeline.training.objectives import Objectives

@@ -13,5 +13,5 @@ def register_pipelines() -> dict[str, Pipeline]:
     from umt_pipeline.tasks.task import all_tasks
 
     pipelines = find_pipelines(raise_errors=True) | {task.name: make_pipeline(task) for task in all_tasks()}
-    pipelines["__default__"] = sum((part for name, part in pipelines.items() if name != "claims"), start=Pipeline([]))
+    pipelines["__default__"] = sum(pipelines.values(), start=Pipeline([]))
     return pipelines

@@ -199,10 +199,10 @@ class CaptionSource(Config):
     max_length: int
     clean: bool = True
 
-    def open(self) -> Captions:
-        """Open the tables and the tokenizer, and warn if many captions will be cut."""
+    def open(self, setting: str = "stage2.text.max_length") -> Captions:
+        """Open the tables and the tokenizer, and warn if many captions will be cut; ``setting`` decides where."""
         captions = Captions(self.samples, self.captions, self.tokenizer, self.max_length, self.clean)
-        captions.warn_of_cuts()
+        captions.warn_of_cuts(setting)
         return captions
 
     def inputs(self) -> dict[str, str]:

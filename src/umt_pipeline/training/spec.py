@@ -17,7 +17,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -35,9 +35,12 @@ class RunSpec(Config, ABC):
     Every field is part of the run's identity but operational ones and paths; what a path leads to is, by :meth:`inputs`.
 
     Attributes:
+        code: files outside the package that the run depends on, besides the one in which the class stands.
         train: the loop.
         seed: of weights, order, masks and dropout.
     """
+
+    code: ClassVar[tuple[Path, ...]] = ()
 
     train: TrainConfig
     seed: int = Field(ge=0)
@@ -67,7 +70,7 @@ class RunSpec(Config, ABC):
         """Return all that the trained weights depend on (on one machine)."""
         source = sys.modules[type(self).__module__].__file__
         assert source is not None
-        return Identity(settings_of(self), self.inputs(), code_key(Path(source), "training.loop"))
+        return Identity(settings_of(self), self.inputs(), code_key(Path(source), *self.code, "training.loop"))
 
 
 def write_spec(path: Path, spec: RunSpec) -> None:

@@ -394,8 +394,8 @@ class Stage2Spec(RunSpec):
             raise ConfigError(
                 f"{self.captions.samples}: expected media of kind {' or '.join(self.sources)}, found {', '.join(unknown)}"
             )
-        providers = {kind: source.open() for kind, source in self.sources.items() if kind in kinds}
-        clips = {kind: provider.dataset() for kind, provider in providers.items()}
+        providers: dict[str, TargetProvider] = {kind: self.sources[kind].open() for kind in self.sources if kind in kinds}
+        clips: dict[str, ClipDataset] = {kind: provider.dataset() for kind, provider in providers.items()}
         dataset = CaptionedDataset(captions, clips, self.corpora)
         words = captions.tokenizer
         kept = (words.pad_token_id, words.cls_token_id)

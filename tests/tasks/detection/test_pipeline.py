@@ -10,6 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from umt_pipeline.pipelines.detection.box_table import read_boxes
+from umt_pipeline.pipelines.detection.nodes import DetectionData, fine_tune, gather_key_frames, train_control
+from umt_pipeline.pipelines.detection.params import DetectionParams
+from umt_pipeline.pipelines.detection.reporting import report_detection
+from umt_pipeline.pipelines.detection.testing import evaluate_detectors
 
 from tests.evaluation.tiny import make_folders, make_tables
 from tests.tables.reading import read
@@ -18,11 +23,6 @@ from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
-from umt_pipeline.pipelines.detection.box_table import read_boxes
-from umt_pipeline.pipelines.detection.nodes import DetectionData, fine_tune, gather_key_frames, train_control
-from umt_pipeline.pipelines.detection.params import DetectionParams
-from umt_pipeline.pipelines.detection.reporting import report_detection
-from umt_pipeline.pipelines.detection.testing import evaluate_detectors
 from umt_pipeline.schemas import Boxes, RawBoxes, Rejects
 from umt_pipeline.tables.annotations import write_annotations
 from umt_pipeline.tasks.detection.model import load_actions, load_detector

@@ -9,6 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from umt_pipeline.pipelines.question_answering.asking import ask
+from umt_pipeline.pipelines.question_answering.nodes import QuestionData, fine_tune, fine_tune_control, gather_questions
+from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
+from umt_pipeline.pipelines.question_answering.question_table import read_questions
+from umt_pipeline.pipelines.question_answering.reporting import report_answers
 
 from tests.evaluation.tiny import make_tables, make_video_text
 from tests.tables.reading import read
@@ -17,11 +22,6 @@ from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
-from umt_pipeline.pipelines.question_answering.asking import ask
-from umt_pipeline.pipelines.question_answering.nodes import QuestionData, fine_tune, fine_tune_control, gather_questions
-from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
-from umt_pipeline.pipelines.question_answering.question_table import read_questions
-from umt_pipeline.pipelines.question_answering.reporting import report_answers
 from umt_pipeline.schemas import Questions, Rejects
 from umt_pipeline.tables.annotations import write_annotations
 from umt_pipeline.tasks.question_answering.model import load_question_answering

@@ -12,6 +12,9 @@ import yaml
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from pydantic import ValidationError
+from umt_pipeline.pipelines.retrieval import create_pipeline
+from umt_pipeline.pipelines.retrieval.nodes import RetrievalData, gather_captions, search_before_and_after
+from umt_pipeline.pipelines.retrieval.params import RetrievalParams
 
 from tests.evaluation.tiny import VISION, make_tables, make_video_text
 from umt_pipeline.core.errors import CheckpointError, ConfigError
@@ -22,9 +25,6 @@ from umt_pipeline.evaluation.records import Record
 from umt_pipeline.models.folders import save_model, weights_sha256
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
 from umt_pipeline.models.video_text import load_video_text
-from umt_pipeline.pipelines.retrieval import create_pipeline
-from umt_pipeline.pipelines.retrieval.nodes import RetrievalData, gather_captions, search_before_and_after
-from umt_pipeline.pipelines.retrieval.params import RetrievalParams
 
 SPLITS = ("train",) * 5 + ("test",) * 3 + ("test_motion",) * 3
 LOOP = {"steps": 2, "batch_size": 4, "lr": 1e-3, "device": "cpu", "log_every": 1}

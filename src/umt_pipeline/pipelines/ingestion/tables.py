@@ -207,7 +207,8 @@ def _given(
 
 def normal_paths(videos: pd.Series) -> pd.Series:
     """Write ``./a//b.mp4`` as ``a/b.mp4``, so that tables agree; leave blank cells to the schema."""
-    return videos.map(lambda video: str(PurePosixPath(video)) if video.strip() else video).astype(str)
+    texts = [str(PurePosixPath(video)) if video.strip() else video for video in videos]
+    return pd.Series(texts, index=videos.index, dtype=str)
 
 
 def _cells(raw: pd.DataFrame, column: Column) -> list[Any]:
@@ -226,7 +227,7 @@ def _as_list(value: Any) -> Any:
 
 # --- rows that are wrong by themselves --------------------------------------------------------------------------------
 def _box_problems(listed: pd.DataFrame) -> Iterator[Problem]:
-    finite = pd.Series(np.isfinite(listed[NUMBERS].to_numpy(np.float64)).all(axis=1), index=listed.index)
+    finite: pd.Series = pd.Series(np.isfinite(listed[NUMBERS].to_numpy(np.float64)).all(axis=1), index=listed.index)
     yield ~finite, "not_a_number", lambda row: f"expected finite numbers, found {_told(row, NUMBERS)}"
     yield listed["timestamp_s"] < 0.0, "negative_time", lambda row: f"expected seconds from 0, found {row['timestamp_s']}"
     outside = ((listed[EDGES] < 0.0) | (listed[EDGES] > 1.0)).any(axis=1)

@@ -116,16 +116,12 @@ def choose_frames(results: DetectionResults) -> list[KeyFrame]:
     return [_key_frame(results, models, frame, frame in best, right[frame], true_count[frame]) for frame in (*best, *worst)]
 
 
-def detection_page(
-    results: DetectionResults, frames: Sequence[KeyFrame], provenance: Mapping[str, Any], parameters: Mapping[str, Any]
-) -> TaskPage:
+def detection_page(results: DetectionResults, frames: Sequence[KeyFrame]) -> TaskPage:
     """Return the page, yet without the pictures of key frames that it shows.
 
     Args:
         results: of the test.
         frames: from :func:`choose_frames`.
-        provenance: code, runs, models.
-        parameters: of the pipeline.
     """
     test = {name: results.metrics["test"][name] for name in _NAMES if name in results.metrics["test"]}
     curves = training_curves("detection", [(_NAMES[name], rows) for name, rows in results.histories.items()])
@@ -160,8 +156,6 @@ def detection_page(
             Section("Missed", _missed(results), "Their boxes count as missed.", "No key frame was missed."),
         ],
         records=results.records,
-        provenance=provenance,
-        parameters=parameters,
     )  # fmt: skip
 
 

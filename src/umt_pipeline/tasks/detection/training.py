@@ -11,7 +11,7 @@ only (``detected`` adds a person detector's, as others do), see :mod:`umt_pipeli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,21 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
 from umt_pipeline.exchange.convert import load_vision
 from umt_pipeline.models.flops import encoder_macs, training_flops
+from umt_pipeline.models.folders import load_weights, weights_sha256
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.tasks.classification.training import vision_for
-from umt_pipeline.tasks.detection.model import Detector, DetectorConfig
+from umt_pipeline.tasks.detection.model import Detector, DetectorConfig, save_detector
+from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.box_views import BoxAugment, KeyFrameClip, apply_box_view, box_iou, draw_box_view
 from umt_pipeline.video.pixels import normalise_patches, patchify
@@ -207,8 +210,8 @@ class KeyFrames(SampleDataset):
         distinct, inverse_T = np.unique(shown.view.frame_indices, return_inverse=True)
         frames_THWC = read_frames(self._media_root / row["path"], distinct.tolist())[inverse_T]
         labels_MC = np.zeros((len(shown.kept_M), len(self._numbers)), dtype=bool)
-        for place, person in enumerate(shown.kept_M):
-            labels_MC[place, [self._numbers[label] for label in row["labels"][person]]] = True
+        for index, person in enumerate(shown.kept_M):
+            labels_MC[index, [self._numbers[label] for label in row["labels"][person]]] = True
         clip = f"{row['video_id']}@{row['timestamp_s']}"
         return {"frames": apply_box_view(frames_THWC, shown), "boxes": shown.boxes_M4, "labels": labels_MC, "clip": clip}
 
@@ -257,23 +260,37 @@ class DetectionTask(Task):
         return float(training_flops(macs + batch["boxes"].shape[1] * vision.dim * self._classes))
 
 
-def make_task(
-    model: dict[str, Any], start: str | None, classes: list[str], config: dict[str, Any], frames: str, media_root: str
-) -> DetectionTask:
-    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+class DetectionSpec(RunSpec):
+    """A run of fine-tuning.
 
-    Args:
-        model: a :class:`DetectorConfig` as JSON.
+    Attributes:
+        model: sizes of the detector.
         start: a model folder of any kind that holds a video encoder of the same sizes, or None: from scratch.
         classes: actions in the head's order.
-        config: a :class:`DetectionRecipe` as JSON.
+        recipe: frames and augmentation.
         frames: mapped table from :func:`key_frames`.
         media_root: folder of the video files.
     """
-    encoder = None if start is None else load_vision(Path(start))[0]
-    detector = Detector.create(DetectorConfig.model_validate(model), encoder)
-    recipe = DetectionRecipe.model_validate(config)
-    return DetectionTask(detector, KeyFrames(MappedTable(Path(frames)), classes, Path(media_root), recipe))
+
+    model: DetectorConfig
+    start: Path | None
+    classes: tuple[str, ...]
+    recipe: DetectionRecipe
+    frames: Path
+    media_root: Path
+
+    def build(self) -> DetectionTask:
+        encoder = None if self.start is None else load_vision(self.start)[0]
+        detector = Detector.create(self.model, encoder)
+        return DetectionTask(detector, KeyFrames(MappedTable(self.frames), self.classes, self.media_root, self.recipe))
+
+    def inputs(self) -> dict[str, str]:
+        return {"key frames": sha256_file(self.frames), "start": "" if self.start is None else weights_sha256(self.start)}
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        detector = Detector(self.model)
+        load_weights(detector, weights, source="trained detector")
+        save_detector(folder, detector, self.classes, {**facts, "inputs": self.inputs()})
 
 
 def _people(rows: pd.DataFrame) -> pd.DataFrame:

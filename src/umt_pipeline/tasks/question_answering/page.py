@@ -50,7 +50,7 @@ class QuestionResults:
     notes: Sequence[str] = ()
 
 
-def question_page(results: QuestionResults, provenance: Mapping[str, Any], parameters: Mapping[str, Any]) -> TaskPage:
+def question_page(results: QuestionResults) -> TaskPage:
     """Return the page, yet without the frames of the clips that it shows."""
     values: dict[Kind, Mapping[str, Any]] = {"open": results.metrics["test"], "choice": results.metrics["choice"]}
     groups = [(kind, split, _in_order(found[split])) for kind, found in values.items() for split in found]
@@ -78,8 +78,6 @@ def question_page(results: QuestionResults, provenance: Mapping[str, Any], param
             ),
         ],
         records=results.records,
-        provenance=provenance,
-        parameters=parameters,
     )  # fmt: skip
 
 

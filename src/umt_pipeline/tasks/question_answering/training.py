@@ -7,7 +7,7 @@ different answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.core.files import sha256_file, sha256_folder
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
 from umt_pipeline.features.provider import DecodedClips
 from umt_pipeline.models.flops import training_flops
-from umt_pipeline.models.folders import load_weights, model_kind
+from umt_pipeline.models.folders import load_weights, model_kind, weights_sha256
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
 from umt_pipeline.models.video_text import TOKENIZER_FOLDER, load_video_text
 from umt_pipeline.models.vit import VideoViT
@@ -38,7 +39,9 @@ from umt_pipeline.tasks.question_answering.model import (
     QuestionAnsweringModel,
     encode_answers,
     load_question_answering,
+    save_question_answering,
 )
+from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig
@@ -48,8 +51,8 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("question_id", "video_id", "question", "answer")
 
 
-class QuestionAnsweringTraining(Config):
-    """Parameters of the fine-tuning.
+class QuestionAnsweringRecipe(Config):
+    """Fine-tuning but for its loop.
 
     Attributes:
         view: frames of a clip (12 in the published recipe), their side and crops.
@@ -57,14 +60,26 @@ class QuestionAnsweringTraining(Config):
             many may have been.
         max_answer_length: longest answer in tokens, [CLS] and [SEP] included; longer ones are left out and reported.
         drop_path: largest stochastic depth of the video encoder.
-        train: the loop.
     """
 
     view: ViewConfig
     max_question_length: int = Field(25, ge=3)
     max_answer_length: int = Field(5, ge=3)
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class QuestionAnsweringTraining(QuestionAnsweringRecipe):
+    """Fine-tuning.
+
+    Attributes:
+        train: the loop.
+    """
+
     train: TrainConfig
+
+    def recipe(self) -> QuestionAnsweringRecipe:
+        """Return all but the loop."""
+        return QuestionAnsweringRecipe.model_validate(self.model_dump(exclude={"train"}))
 
 
 @dataclass(frozen=True)
@@ -236,44 +251,55 @@ class QuestionAnsweringTask(Task):
         return float(training_flops(macs))
 
 
-def make_task(
-    start: str,
-    questions: str,
-    clips: str,
-    media_root: str,
-    view: dict[str, Any],
-    dataset_id: str,
-    max_question_length: int,
-    max_answer_length: int,
-    drop_path: float,
-    split: str = "train",
-) -> QuestionAnsweringTask:
-    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+class QuestionAnsweringSpec(RunSpec):
+    """A run of fine-tuning.
 
-    Args:
+    Attributes:
         start: folder of a stage-2 model, or of a question-answering model to go on with.
-        questions: Parquet file of the question table.
+        questions: Parquet file of the questions, a row per answer.
         clips: mapped table of the clips, as :class:`umt_pipeline.features.provider.DecodedClips` reads it.
         media_root: folder of the video files.
-        view: a :class:`ViewConfig` as JSON; positions are interpolated where the clip size is not the start's.
-        dataset_id: see :class:`DecodedClips`.
-        max_question_length: see :class:`QuestionAnsweringTraining`.
-        max_answer_length: likewise.
-        drop_path: likewise.
+        tuning: lengths and view; positions are interpolated where the clip size is not the start's.
         split: whose clips.
+        dataset_id: part of the key that views are drawn from.
     """
-    views = ViewConfig.model_validate(view)
-    model = start_model(Path(start), views.frames, views.size, drop_path)
-    longest = model.config.text.max_positions
-    if max(max_question_length, max_answer_length) > longest:
-        raise ConfigError(
-            f"max_question_length is {max_question_length}, max_answer_length {max_answer_length}: the model in {start} has "
-            f"{longest} positions, so neither can be more"
-        )
-    decoded = DecodedClips(MappedTable(Path(clips)), split, Path(media_root), views, dataset_id)
-    tokenizer, names = Path(start) / TOKENIZER_FOLDER, decoded.clip_ids.to_pylist()
-    known = Questions(pd.read_parquet(questions), names, tokenizer, max_question_length, max_answer_length)
-    return QuestionAnsweringTask(model, QuestionDataset(decoded, known))
+
+    start: Path
+    questions: Path
+    clips: Path
+    media_root: Path
+    tuning: QuestionAnsweringRecipe
+    split: str
+    dataset_id: str = "question_answering"
+
+    def build(self) -> QuestionAnsweringTask:
+        tuning = self.tuning
+        model = self._start_model()
+        longest = model.config.text.max_positions
+        if max(tuning.max_question_length, tuning.max_answer_length) > longest:
+            raise ConfigError(
+                f"max_question_length is {tuning.max_question_length}, max_answer_length {tuning.max_answer_length}: the model "
+                f"in {self.start} has {longest} positions, so neither can be more"
+            )
+        decoded = DecodedClips(MappedTable(self.clips), self.split, self.media_root, tuning.view, self.dataset_id)
+        tokenizer, names = self.start / TOKENIZER_FOLDER, decoded.clip_ids.to_pylist()
+        table = pd.read_parquet(self.questions)
+        known = Questions(table, names, tokenizer, tuning.max_question_length, tuning.max_answer_length)
+        return QuestionAnsweringTask(model, QuestionDataset(decoded, known))
+
+    def inputs(self) -> dict[str, str]:
+        tables = {"questions": sha256_file(self.questions), "clips": sha256_file(self.clips)}
+        return {**tables, "start": weights_sha256(self.start), "tokenizer": sha256_folder(self.start / TOKENIZER_FOLDER)}
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        model = self._start_model()
+        load_weights(model, weights, source="trained model")
+        tokenizer = load_tokenizer(self.start / TOKENIZER_FOLDER)
+        save_question_answering(folder, model, tokenizer, {**facts, "inputs": self.inputs()})
+
+    def _start_model(self) -> QuestionAnsweringModel:
+        view = self.tuning.view
+        return start_model(self.start, view.frames, view.size, self.tuning.drop_path)
 
 
 def start_model(folder: Path, frames: int, image_size: int, drop_path: float) -> QuestionAnsweringModel:

@@ -42,7 +42,7 @@ class RetrievalResults:
     notes: Sequence[str] = ()
 
 
-def retrieval_page(results: RetrievalResults, provenance: Mapping[str, Any], parameters: Mapping[str, Any]) -> TaskPage:
+def retrieval_page(results: RetrievalResults) -> TaskPage:
     """Return the page, yet without the frames of the clips that it shows."""
     sets = {name: _systems(models) for name, models in results.metrics["test"].items()}
     tables = [
@@ -81,8 +81,6 @@ def retrieval_page(results: RetrievalResults, provenance: Mapping[str, Any], par
             ),
         ],
         records=results.records,
-        provenance=provenance,
-        parameters=parameters,
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.data.captions import Captions
+from umt_pipeline.data.captions import CaptionSource
 from umt_pipeline.features.provider import DecodedClips, WholeFrames
-from umt_pipeline.models.folders import load_weights
-from umt_pipeline.models.video_text import TOKENIZER_FOLDER, VideoTextConfig, VideoTextModel, load_video_text
+from umt_pipeline.models.folders import load_weights, weights_sha256
+from umt_pipeline.models.tokenizer import load_tokenizer
+from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load_video_text
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
-from umt_pipeline.training.stage2 import CaptionedDataset, Stage2Task
+from umt_pipeline.training.spec import RunSpec
+from umt_pipeline.training.stage2 import CaptionedDataset, Stage2Task, export_video_text
 from umt_pipeline.training.task import TrainConfig
 from umt_pipeline.video.views import ViewConfig
 
@@ -100,44 +104,49 @@ def start_model(folder: Path, config: VideoTextConfig) -> VideoTextModel:
     return model
 
 
-def make_task(
-    start: str,
-    model: dict[str, Any],
-    weights: dict[str, Any],
-    pool: Literal["clip", "frame"],
-    samples: str,
-    captions: str,
-    max_length: int,
-    corpora: dict[str, float],
-    media_root: str,
-    view: dict[str, Any],
-    dataset_id: str,
-    split: str,
-) -> Stage2Task:
-    """Task factory for :class:`umt_pipeline.training.launch.RunSpec`.
+class RetrievalSpec(RunSpec):
+    """A run of fine-tuning.
 
-    Args:
+    Attributes:
         start: folder of a stage-2 model.
-        model: the fine-tuned model's :class:`VideoTextConfig` as JSON.
-        weights: :class:`ObjectiveWeights` as JSON.
-        pool: see :class:`RetrievalTraining`.
-        samples: file of the samples, from :func:`umt_pipeline.data.captions.captioned_media`; videos only.
-        captions: file of their captions.
-        max_length: L.
-        corpora: their weights, by name.
+        model: sizes of the fine-tuned one, from :meth:`RetrievalTraining.model_for`.
+        weights: of the objectives.
+        pool: what of a clip a caption is compared with, see :class:`RetrievalTraining`.
+        captions: samples (videos only) and their captions.
+        corpora: how often an epoch draws each clip of a corpus, by name.
         media_root: folder of the video files.
-        view: a :class:`ViewConfig` as JSON.
-        dataset_id: see :class:`DecodedClips`.
+        view: frames of a clip, their side and crops.
         split: of the samples.
+        dataset_id: part of the key that views are drawn from.
     """
-    config, views = VideoTextConfig.model_validate(model), ViewConfig.model_validate(view)
-    found = Captions(Path(samples), Path(captions), Path(start) / TOKENIZER_FOLDER, max_length, config.clean_captions)
-    found.warn_of_cuts("retrieval.fine_tuning.max_length")
-    clips = DecodedClips(found.samples, split, Path(media_root), views, dataset_id)
-    providers = {"video": WholeFrames(clips, views, config.vision.patch_size)}
-    dataset = CaptionedDataset(found, {kind: provider.dataset() for kind, provider in providers.items()}, corpora)
-    words = found.tokenizer
-    kept = (words.pad_token_id, words.cls_token_id)
-    network = start_model(Path(start), config)
-    objectives = Objectives(network, ObjectiveWeights.model_validate(weights), words.mask_token_id, kept, pool=pool)
-    return Stage2Task(objectives, providers, dataset)
+
+    start: Path
+    model: VideoTextConfig
+    weights: ObjectiveWeights
+    pool: Literal["clip", "frame"]
+    captions: CaptionSource
+    corpora: dict[str, float]
+    media_root: Path
+    view: ViewConfig
+    split: str
+    dataset_id: str = "retrieval"
+
+    def build(self) -> Stage2Task:
+        captions = self.captions.open("retrieval.fine_tuning.max_length")
+        clips = DecodedClips(captions.samples, self.split, self.media_root, self.view, self.dataset_id)
+        provider = WholeFrames(clips, self.view, self.model.vision.patch_size)
+        dataset = CaptionedDataset(captions, {"video": provider.dataset()}, self.corpora)
+        words = captions.tokenizer
+        kept = (words.pad_token_id, words.cls_token_id)
+        network = start_model(self.start, self.model)
+        objectives = Objectives(network, self.weights, words.mask_token_id, kept, pool=self.pool)
+        return Stage2Task(objectives, {"video": provider}, dataset)
+
+    def inputs(self) -> dict[str, str]:
+        return {**self.captions.inputs(), "start": weights_sha256(self.start)}
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        tokenizer = load_tokenizer(self.captions.tokenizer)
+        # Whoever uses the model later cuts texts where training did.
+        tokenizer.model_max_length = self.captions.max_length
+        export_video_text(self.model, weights, tokenizer, folder, {**facts, "inputs": self.inputs()})

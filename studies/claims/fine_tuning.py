@@ -1,0 +1,204 @@
+"""Fine-tuning of the study: one encoder learns all label tasks at once, a linear head each, and is tested.
+
+Shapes: B clips, T frames, V tokens of a clip, P values per patch, D width, L label tasks, M classes of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from studies.claims.bank import ClipBank, study_code
+from studies.claims.encoders import AttentionKind, ClipEncoder, EncoderSize, TeacherEncoder
+from studies.claims.inputs import InputConfig, all_places, cut, uniform
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.files import sha256_file
+from umt_pipeline.data.samples import Batch, SampleDataset
+from umt_pipeline.models.folders import WEIGHTS_FILE, load_weights
+from umt_pipeline.models.pooling import AttentionPool
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.models.vit import NORM_EPS
+from umt_pipeline.training.spec import RunSpec
+from umt_pipeline.training.task import LossParts, Task
+from umt_pipeline.video.pixels import normalise_patches
+
+_VIEW_STREAM = 2
+TEST_BATCH = 96
+
+
+class FineTuningConfig(Config):
+    """How a model is fine-tuned.
+
+    Attributes:
+        attention: over the whole clip, or within frames.
+        clip: frames.
+        teacher: whether the teacher's own tower is fine-tuned in place of a student.
+    """
+
+    attention: AttentionKind = "joint"
+    clip: InputConfig = InputConfig()
+    teacher: bool = False
+
+
+class LabelModel(nn.Module):
+    """An encoder, a pool of its tokens, and a linear head for each task.
+
+    The pool is stage 2's: with the mean of the tokens, as published, no arm learns motion in a study's few steps.
+    """
+
+    def __init__(self, encoder: ClipEncoder | TeacherEncoder, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pool = AttentionPool(encoder.dim, encoder.heads)
+        self.norm = nn.LayerNorm(encoder.dim, eps=NORM_EPS)
+        self.heads = nn.ModuleList(nn.Linear(encoder.dim, count) for count in classes)
+        for head in self.heads:
+            nn.init.trunc_normal_(head.weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+    def forward(self, patches_BVP: Tensor) -> list[Tensor]:
+        """Return the logits of each task [B, M]."""
+        places_BV = all_places(patches_BVP)
+        pooled_BD = self.norm(self.pool(self.encoder(patches_BVP, places_BV), self.encoder.positions(places_BV)))
+        return [head(pooled_BD) for head in self.heads]
+
+
+class LabelledViews(SampleDataset):
+    """Random views of labelled clips."""
+
+    def __init__(self, bank: ClipBank, split: str, clip: InputConfig, seed: int) -> None:
+        self._bank, self._clip, self._seed = bank, clip, seed
+        self._places = bank.places([split])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
+        """See :class:`SampleDataset`: frames uint8 [B,T,S,S,3], labels int64 [B,L]."""
+        bank, places_B = self._bank, self._places[indices_B]
+        draws_BT = uniform(self._seed, places_B, passes_B, _VIEW_STREAM, self._clip.frames)
+        rows_BT = bank.starts_I[places_B][:, None] + self._clip.training_frames(bank.lengths_I[places_B], draws_BT)
+        return {"frames": bank.frames_FSSC[rows_BT], "labels": bank.numbers_IL[places_B], "clip": places_B.tolist()}
+
+
+class FineTuningTask(Task):
+    """A label model and its clips; the loss is the mean of the tasks' cross-entropies."""
+
+    def __init__(self, model: LabelModel, bank: ClipBank, split: str, config: FineTuningConfig, seed: int) -> None:
+        self.model: nn.Module = model
+        self._patch_size, self._tubelet = bank.patch_size, config.clip.tubelet
+        self._tasks = bank.tasks
+        self._dataset = LabelledViews(bank, split, config.clip, seed)
+
+    def dataset(self) -> LabelledViews:
+        return self._dataset
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
+        del generator
+        logits = model(normalise_patches(cut(batch["frames"], self._patch_size, self._tubelet)))
+        losses = [F.cross_entropy(part.float(), batch["labels"][:, place]) for place, part in enumerate(logits)]
+        return LossParts(torch.stack(losses).mean(), dict(zip(self._tasks, losses, strict=True)))
+
+    def sample_ids(self, batch: Batch) -> Sequence[str]:
+        return [str(place) for place in batch["clip"]]
+
+
+def make_label_model(
+    bank: ClipBank, size: EncoderSize, config: FineTuningConfig, teacher: Path, start: dict[str, Tensor] | None
+) -> LabelModel:
+    """Return the model that fine-tuning starts from.
+
+    Args:
+        bank: for the size of frames and the number of classes.
+        size: of the student.
+        config: which encoder.
+        teacher: its folder, read where ``config.teacher``.
+        start: weights of a :class:`ClipEncoder`, of any attention; None: random ones, or the teacher's.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
+    if config.teacher:
+        loaded = load_teacher(teacher, TeacherConfig(layers=1), bank.size // bank.patch_size)
+        return LabelModel(TeacherEncoder(loaded, bank.patch_size, config.clip, config.attention), bank.classes)
+    encoder = ClipEncoder(size, bank.size, bank.patch_size, config.clip, config.attention)
+    if start is not None:
+        load_weights(encoder, start, source="pre-trained encoder of the study")
+    return LabelModel(encoder, bank.classes)
+
+
+@torch.no_grad()
+def top1_accuracy(model: LabelModel, bank: ClipBank, splits: Sequence[str], clip: InputConfig, views: int) -> dict[str, float]:
+    """Return the top-1 accuracy of each task in percent.
+
+    Args:
+        model: on any device.
+        bank: whose clips.
+        splits: all their clips together.
+        clip: frames.
+        views: evenly spaced; their softmax is averaged. A label that another one equals counts as wrong.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    places = bank.places(splits)
+    right_L = np.zeros(len(bank.tasks), dtype=np.int64)
+    for start in range(0, len(places), TEST_BATCH):
+        chosen = places[start : start + TEST_BATCH]
+        summed = [torch.zeros(len(chosen), count, device=device) for count in bank.classes]
+        for view in range(views):
+            rows_BT = bank.starts_I[chosen][:, None] + clip.test_frames(bank.lengths_I[chosen], view, views)
+            frames = torch.from_numpy(bank.frames_FSSC[rows_BT]).to(device)
+            logits = model(normalise_patches(cut(frames, bank.patch_size, clip.tubelet)))
+            summed = [old_BM + part_BM.float().softmax(dim=-1) for old_BM, part_BM in zip(summed, logits, strict=True)]
+        truth_BL = torch.from_numpy(bank.numbers_IL[chosen]).to(device)
+        for task, scores_BM in enumerate(summed):
+            true_B1 = scores_BM.gather(1, truth_BL[:, task, None])
+            right_L[task] += int(((scores_BM >= true_B1).sum(dim=1) == 1).sum())
+    return dict(zip(bank.tasks, (100.0 * right_L / len(places)).tolist(), strict=True))
+
+
+class FineTuningSpec(RunSpec):
+    """A fine-tuning run of the study; its seed is that of views too.
+
+    Attributes:
+        bank: folder of the clips.
+        split: trained on.
+        size: of the student.
+        config: which encoder.
+        teacher: its folder; its weights' hash is part of the bank's name.
+        start: weights of a finished pre-training run; None: see :func:`make_label_model`.
+    """
+
+    code: ClassVar[tuple[Path, ...]] = study_code()
+
+    bank: Path
+    split: str
+    size: EncoderSize
+    config: FineTuningConfig
+    teacher: Path
+    start: Path | None
+
+    def build(self) -> FineTuningTask:
+        bank = ClipBank(self.bank)
+        weights = None if self.start is None else encoder_weights(self.start)
+        model = make_label_model(bank, self.size, self.config, self.teacher, weights)
+        return FineTuningTask(model, bank, self.split, self.config, self.seed)
+
+    def inputs(self) -> dict[str, str]:
+        return {"bank": self.bank.name, "start": "" if self.start is None else sha256_file(self.start)}
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
+        save_file(dict(weights), folder / WEIGHTS_FILE)
+
+
+def encoder_weights(path: Path) -> dict[str, Tensor]:
+    """Return the encoder's weights of a pre-training run of the study."""
+    prefix = "encoder."
+    return {name.removeprefix(prefix): value for name, value in load_file(path).items() if name.startswith(prefix)}
