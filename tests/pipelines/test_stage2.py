@@ -17,7 +17,6 @@ from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.pipelines.stage2.nodes import (
-    Stage2Data,
     gather_data,
     make_tokenizer,
     pretrain_text,
@@ -25,7 +24,7 @@ from umt_pipeline.pipelines.stage2.nodes import (
     train_video_text,
 )
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.training.stage2 import Stage2Config
+from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec
 
 __all__ = ["stage_world"]
 
@@ -49,13 +48,14 @@ def settings(**changes: Any) -> Stage2Config:
     return Stage2Config.model_validate({**base, **changes})
 
 
-def gather(world: StageWorld, folder: Path, params: Stage2Config, **changes: Any) -> Stage2Data:
+def gather(world: StageWorld, folder: Path, params: Stage2Config, **changes: Any) -> Stage2Spec:
     student = folder / "stage1"
     if not student.exists():
         student.mkdir(parents=True)
         save_model(student, untrained_student(world.student, seed=1), world.student, KIND)
     arguments: dict[str, Any] = {
         "features": TeacherFeaturesParams(**dict(make_config(pixels="frames"))),
+        "seed": 0,
         "tokenizer": make_tokenizer(params, world.videos, CAPTIONS, folder),
         "stage1_model": student,
         "feature_store": world.folder / "store",
@@ -73,16 +73,15 @@ def test_the_stage_trains_on_both_kinds_and_its_model_reads_texts_as_it_was_trai
     stage_world: StageWorld, tmp_path: Path
 ) -> None:
     params = settings(text_pretraining={"train": LOOP}, control=False)
-    data = gather(stage_world, tmp_path, params)
-    tower, text = pretrain_text(params, 0, data, tmp_path)
-    folder, history, summary = train_video_text(params, 0, data, tower, tmp_path / "stage1", tmp_path)
+    spec, text = pretrain_text(params, gather(stage_world, tmp_path, params), tmp_path)
+    folder, history, summary = train_video_text(spec, tmp_path)
     model, tokenizer = load_video_text(folder)
     assert (summary["steps"], text["steps"], len(history)) == (2, 2, 2)
     assert {"final_contrastive", "final_matching", "final_masked_language", "final_alignment"} <= set(summary)
     assert summary["matching_skipped"] == 0.0
     assert tokenizer.model_max_length == 8
     assert 0.001 <= model.temp.item() <= 0.5
-    skipped, _, nothing = train_control(params, 0, data, tower, tmp_path)
+    skipped, _, nothing = train_control(params, spec, tmp_path)
     assert (skipped / SKIPPED_FILE).is_file()
     assert nothing == {}
 
@@ -96,8 +95,8 @@ def test_a_store_made_with_other_settings_is_refused(stage_world: StageWorld, tm
 
 
 def test_what_final_weights_depend_on_makes_another_run(stage_world: StageWorld, tmp_path: Path) -> None:
-    def inputs(params: Stage2Config, **changes: Any) -> list[str]:
-        return gather(stage_world, tmp_path, params, **changes).inputs
+    def inputs(params: Stage2Config, **changes: Any) -> dict[str, str]:
+        return gather(stage_world, tmp_path, params, **changes).inputs()
 
     assert inputs(settings()) == inputs(settings())
     assert inputs(settings()) != inputs(settings(), captions=CAPTIONS.replace("a red ring", "a ring"))
@@ -119,10 +118,11 @@ def test_a_bert_is_known_by_its_content_and_may_have_more_words_than_its_tokeniz
     _bert(tmp_path / "bert", 96)
     params = settings(text={**TEXT, "vocab_size": 96, "pretrained": str(tmp_path / "bert")})
     first = gather(stage_world, tmp_path, params)
-    assert first.config.text.vocab_size == 96 > len(load_tokenizer(first.tokenizer))
-    assert load_tokenizer(first.tokenizer).model_max_length == 8, "evaluation cuts texts where training did"
+    assert first.model.text.vocab_size == 96 > len(load_tokenizer(first.captions.tokenizer))
+    assert load_tokenizer(first.captions.tokenizer).model_max_length == 8, "evaluation cuts texts where training did"
+    before = first.inputs()
     _bert(tmp_path / "bert", 96)
-    assert gather(stage_world, tmp_path, params).inputs != first.inputs, "other weights under the same name"
+    assert gather(stage_world, tmp_path, params).inputs() != before, "other weights under the same name"
     small = settings(text={**TEXT, "vocab_size": 10, "pretrained": str(tmp_path / "bert")})
     with pytest.raises(ConfigError, match=r"its tokenizer has \d+ words, but stage2\.text\.vocab_size is 10"):
         make_tokenizer(small, stage_world.videos, CAPTIONS, tmp_path)

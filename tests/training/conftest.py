@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.data.samples import Batch
 from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.source import TargetSource
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.vit import ViTConfig
@@ -40,13 +41,13 @@ def read_batch(task: Task, indices: list[int], number: int = 0) -> Batch:
 class StageWorld(NamedTuple):
     """Four training clips and three images, their recorded views (whole frames), a random teacher, and a fitting student."""
 
-    provider: dict[str, Any]
+    source: TargetSource
     student: StudentConfig
     videos: pd.DataFrame
     folder: Path
 
-    def online(self) -> dict[str, Any]:
-        return {**self.provider, "targets": "online"}
+    def online(self) -> TargetSource:
+        return self.source.model_copy(update={"targets": "online"})
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +62,8 @@ def stage_world(tmp_path_factory: pytest.TempPathFactory) -> StageWorld:
     extract(config, teacher, plan_extraction(config, teacher, videos), folder / "media", folder / "store")
     plan = plan_extraction(config.image_config(), teacher, videos, "image")
     extract(config.image_config(), teacher, plan, folder / "media", folder / "image_store")
-    provider = {
-        "store": str(folder / "store"),
-        "targets": "cached",
-        "teacher": str(folder / "teacher"),
-        "clips": str(folder / "videos.arrow"),
-        "media_root": str(folder / "media"),
-    }
+    source = TargetSource(
+        store=folder / "store", teacher=folder / "teacher", clips=folder / "videos.arrow", media_root=folder / "media"
+    )
     vision = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=3, heads=2)
-    return StageWorld(provider, StudentConfig(vision=vision, align_layers=2, target_dim=16), videos, folder)
+    return StageWorld(source, StudentConfig(vision=vision, align_layers=2, target_dim=16), videos, folder)

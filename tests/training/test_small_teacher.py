@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.training.small_teacher import SmallClipConfig, frame_sentences, make_task, write_data, zero_shot_accuracy
+from umt_pipeline.models.tokenizer import train_wordpiece
+from umt_pipeline.training.small_teacher import (
+    SmallClipConfig,
+    SmallTeacherSpec,
+    frame_sentences,
+    write_data,
+    zero_shot_accuracy,
+)
+from umt_pipeline.training.task import TrainConfig
 
 CAPTIONS = pd.DataFrame({"video_id": ["b", "a", "b"], "caption": ["a cat", "a dog", "a grey cat"]})
 LABELS = pd.DataFrame(
@@ -54,9 +62,11 @@ def test_batches_pair_frames_and_sentences_of_the_same_clip(tmp_path: Path) -> N
     frames = np.arange(3, dtype=np.uint8)[:, None, None, None, None] * np.full((1, 5, 16, 16, 3), 10, dtype=np.uint8)
     # The first token says whose sentence it is.
     ids = [torch.full((count, 6), number) for number, count in enumerate(sentences)]
-    write_data(tmp_path, clips, frames, ids)
+    words = train_wordpiece(["a red ring", "a blue star"], 40, 6)
+    write_data(tmp_path, clips, frames, ids, words)
     settings = config(width=16, layers=1, head_width=8, text_width=16, text_layers=1, embed_dim=8, context_length=6)
-    task = make_task(settings.model_config_for(16, 8, 20), str(tmp_path))
+    model, loop = settings.model_config_for(16, 8, 20), TrainConfig(steps=1, batch_size=2, lr=1e-3)
+    task = SmallTeacherSpec(model=model, data=tmp_path, train=loop, seed=0).build()
     dataset = task.dataset()
     assert len(dataset) == 3
     for epoch in range(4):

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 from tests.features.tiny import make_config
 from tests.training.conftest import StageWorld, read_batch
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError, TrainingError
-from umt_pipeline.data.captions import captioned_media
+from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.manifest import read_manifest
@@ -30,11 +30,11 @@ from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.pipelines.stage2.nodes import make_tokenizer
-from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.launch import run
 from umt_pipeline.training.loop import OnRow, train
 from umt_pipeline.training.objectives import ObjectiveWeights
 from umt_pipeline.training.optim import param_groups
-from umt_pipeline.training.stage2 import Stage2Config, Stage2Task, TextSize, make_task
+from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec, Stage2Task, TextSize
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import LossParts, TrainConfig
 
@@ -61,10 +61,10 @@ def table(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["caption_id", "video_id", "caption"])
 
 
-def arguments(
+def make_spec(
     world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CAPTIONS, **changes: Any
-) -> dict[str, Any]:
-    """Write the tables and return the arguments of a task without dropout; ``changes`` replaces any of them."""
+) -> Stage2Spec:
+    """Write the tables and return a run without dropout; ``changes`` replaces any of its fields."""
     weights = ObjectiveWeights(**changes.pop("weights", {}))
     tokenizer = train_wordpiece([text for _, _, text in CAPTIONS + STILLS], 90)
     save_tokenizer(tokenizer, folder / "tokenizer")
@@ -78,28 +78,33 @@ def arguments(
     )
     aligned = {"align_layers": 2, "target_dim": 16} if weights.alignment else {}
     config = VideoTextConfig(vision=world.student.vision, text=text, embed_dim=8, **aligned)
+    source = world.source.model_copy(update={"clips": folder / "samples.arrow", "aligned": weights.alignment > 0.0})
+    media_root = Path(changes.pop("media_root", world.source.media_root))
+    source = source.model_copy(update={"targets": changes.pop("targets", "cached"), "media_root": media_root})
+    stores = changes.pop("stores", {"video": world.folder / "store", "image": world.folder / "image_store"})
     settings: dict[str, Any] = {
-        "model": config.model_dump(mode="json"),
-        "weights": weights.model_dump(mode="json"),
+        "model": config,
+        "weights": weights,
         "student": None,
         "text_tower": None,
-        "text_lr_scale": 1.0,
-        "tokenizer": str(folder / "tokenizer"),
-        "samples": str(folder / "samples.arrow"),
-        "captions": str(folder / "captions.arrow"),
-        "max_length": 8,
-        "parity": False,
-        "masked_epochs": None,
-        "stores": {"video": str(world.folder / "store"), "image": str(world.folder / "image_store")},
-        **{name: world.provider[name] for name in ("targets", "teacher", "media_root")},
+        "captions": CaptionSource(
+            samples=folder / "samples.arrow",
+            captions=folder / "captions.arrow",
+            tokenizer=folder / "tokenizer",
+            max_length=changes.pop("max_length", 8),
+        ),
+        "sources": {kind: source.model_copy(update={"store": Path(store), "media": kind}) for kind, store in stores.items()},
+        "teacher": "tiny",
+        "train": TrainConfig(steps=1, batch_size=2, lr=1e-3, device="cpu"),
+        "seed": 0,
     }
-    return {**settings, **changes}
+    return Stage2Spec.model_validate({**settings, **changes})
 
 
 def build(world: StageWorld, folder: Path, rows: list[tuple[int, str, str]] = CAPTIONS, **changes: Any) -> Stage2Task:
-    """Make the task; see :func:`arguments`."""
+    """Make the task; see :func:`make_spec`."""
     torch.manual_seed(0)
-    return make_task(**arguments(world, folder, rows, **changes))
+    return make_spec(world, folder, rows, **changes).build()
 
 
 def loss(task: Stage2Task, indices: list[int], epoch: int = 0) -> LossParts:
@@ -207,9 +212,9 @@ def test_the_unmasked_phase_sees_every_patch_and_is_not_aligned(stage_world: Sta
 
 def test_the_unmasked_phase_needs_whole_frames(stage_world: StageWorld, tmp_path: Path) -> None:
     config = make_config(pixels="visible", views=1)
-    teacher = load_teacher(Path(stage_world.provider["teacher"]), TeacherConfig(layers=2), 4)
+    teacher = load_teacher(stage_world.source.teacher, TeacherConfig(layers=2), 4)
     plan = plan_extraction(config, teacher, stage_world.videos)
-    extract(config, teacher, plan, Path(stage_world.provider["media_root"]), tmp_path / "store")
+    extract(config, teacher, plan, stage_world.source.media_root, tmp_path / "store")
     task = build(stage_world, tmp_path, masked_epochs=0, stores={"video": str(tmp_path / "store")})
     with pytest.raises(StoreError, match=r"set teacher_features\.pixels to frames"):
         loss(task, [0, 1])
@@ -346,9 +351,9 @@ def test_image_positions_are_those_of_the_first_frame(stage_world: StageWorld) -
 
 def test_without_a_teacher_masks_stay(stage_world: StageWorld, tmp_path: Path) -> None:
     config = make_config(mask={"kind": "random"}, views=0)
-    teacher = load_teacher(Path(stage_world.provider["teacher"]), TeacherConfig(layers=2), 4)
+    teacher = load_teacher(stage_world.source.teacher, TeacherConfig(layers=2), 4)
     plan = plan_extraction(config, teacher, stage_world.videos)
-    extract(config, teacher, plan, Path(stage_world.provider["media_root"]), tmp_path / "store")
+    extract(config, teacher, plan, stage_world.source.media_root, tmp_path / "store")
     changes = {"weights": {"alignment": 0.0}, "targets": "online", "stores": {"video": str(tmp_path / "store")}}
     task = build(stage_world, tmp_path, teacher=str(tmp_path / "no teacher"), **changes)
     seen: list[torch.Size] = []
@@ -358,7 +363,7 @@ def test_without_a_teacher_masks_stay(stage_world: StageWorld, tmp_path: Path) -
 
 
 def test_a_medium_that_cannot_be_read_is_replaced_with_caption_and_id(stage_world: StageWorld, tmp_path: Path) -> None:
-    shutil.copytree(stage_world.provider["media_root"], tmp_path / "media")
+    shutil.copytree(stage_world.source.media_root, tmp_path / "media")
     (tmp_path / "media" / "stills" / "1.jpg").write_bytes(b"gone")
     task = build(stage_world, tmp_path, CAPTIONS + STILLS, targets="online", media_root=str(tmp_path / "media"))
     task.setup(torch.device("cpu"))
@@ -406,15 +411,9 @@ def test_arithmetic_is_counted_for_what_each_batch_is(stage_world: StageWorld, t
 def test_two_processes_train_on_videos_and_images(stage_world: StageWorld, tmp_path: Path) -> None:
     # Without matching and masked language much of the model is frozen, which DDP must not wait for.
     weights = {"matching": 0.0, "masked_language": 0.0}
-    spec = RunSpec(
-        task="umt_pipeline.training.stage2:make_task",
-        kwargs=arguments(stage_world, tmp_path, CAPTIONS + STILLS, weights=weights),
-        inputs="tiny",
-        train=TrainConfig(steps=6, batch_size=2, lr=1e-3, log_every=1, device="cpu", nproc=2),
-        seed=0,
-        run_dir=tmp_path / "run",
-    )
-    rows = run(spec).history
+    loop = TrainConfig(steps=6, batch_size=2, lr=1e-3, log_every=1, device="cpu", nproc=2)
+    spec = make_spec(stage_world, tmp_path, CAPTIONS + STILLS, weights=weights, train=loop)
+    rows = run(spec, tmp_path / "run").result.history
     assert [row["step"] for row in rows] == list(range(1, 7))
     assert all(math.isfinite(row["loss"]) and row["mfu"] > 0.0 for row in rows)
 

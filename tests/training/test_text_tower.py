@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 
 from tests.training.conftest import read_batch
 from umt_pipeline.core.errors import CheckpointError
-from umt_pipeline.data.captions import captioned_media
+from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.models.folders import WEIGHTS_FILE
 from umt_pipeline.models.text import TextConfig, TextModel
@@ -21,7 +20,7 @@ from umt_pipeline.models.video_text import TextTower, VideoTextConfig, VideoText
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.training.loop import train
 from umt_pipeline.training.task import TrainConfig
-from umt_pipeline.training.text_tower import TextTask, make_task
+from umt_pipeline.training.text_tower import TextObjectivesConfig, TextTask, TextTowerSpec
 
 CAPTIONS = pd.DataFrame(
     [
@@ -46,7 +45,7 @@ def tokenizer(tmp_path: Path) -> Path:
     return tmp_path / "tokenizer"
 
 
-def build(tokenizer: Path, **changes: Any) -> TextTask:
+def build(tokenizer: Path) -> TextTask:
     folder = tokenizer.parent
     videos = pd.DataFrame({"video_id": ["a", "b", "c", "d"]}).assign(
         split="train", media="video", corpus="tiny", path="a.mp4", num_frames=8, height=32, width=32
@@ -54,18 +53,15 @@ def build(tokenizer: Path, **changes: Any) -> TextTask:
     samples, texts = captioned_media(videos.assign(sha256=[name * 64 for name in "abcd"]), CAPTIONS)
     write_mapped(folder / "samples.arrow", samples)
     write_mapped(folder / "captions.arrow", texts)
-    arguments: dict[str, Any] = {
-        "text": TEXT.model_dump(mode="json"),
-        "embed_dim": 8,
-        "objectives": {"train": {"steps": 1, "batch_size": 2, "lr": 0.1}},
-        "tokenizer": str(tokenizer),
-        "samples": str(folder / "samples.arrow"),
-        "captions": str(folder / "captions.arrow"),
-        "max_length": 16,
-        "clean_captions": True,
-    }
+    captions = CaptionSource(
+        samples=folder / "samples.arrow", captions=folder / "captions.arrow", tokenizer=tokenizer, max_length=16
+    )
+    loop = TrainConfig(steps=1, batch_size=2, lr=0.1)
+    spec = TextTowerSpec(
+        text=TEXT, embed_dim=8, objectives=TextObjectivesConfig(), captions=captions, train=loop, seed=0
+    )
     torch.manual_seed(0)
-    return make_task(**{**arguments, **changes})
+    return spec.build()
 
 
 def test_the_loss_is_the_sum_of_both_objectives_and_reaches_every_trained_weight(tokenizer: Path) -> None:

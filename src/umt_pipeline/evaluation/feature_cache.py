@@ -13,8 +13,6 @@ Shapes: S clips with features, V tokens, D width.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import math
 import shutil
@@ -29,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from umt_pipeline.core.files import read_json, sha256_file, write_json
-from umt_pipeline.core.identity import fingerprint
+from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, decoded_batches
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.stored_arrays import DTYPES, StoredArray, places_in_file, store_arrays
@@ -42,16 +40,6 @@ logger = logging.getLogger(__name__)
 _SHARD_CLIPS = 32
 # So many shards are handed to a worker at once; decoding runs ahead within them.
 _GROUP_SHARDS = 32
-# What features depend on besides weights and settings.
-_CODE = (
-    "evaluation/encoders.py",
-    "evaluation/feature_cache.py",
-    "evaluation/stored_arrays.py",
-    "losses.py",
-    "masking.py",
-    "models",
-    "video",
-)
 
 
 @dataclass(frozen=True)
@@ -296,10 +284,6 @@ def _arrays(folder: Path, cards: Sequence[Mapping[str, Any]], failures: Mapping[
     return arrays
 
 
-@functools.cache
 def _code() -> str:
-    """Return a fingerprint of the code that makes features, of torch and of the kind of device."""
-    package = Path(__file__).parents[1]
-    files = [file for part in _CODE for file in sorted((package / part).rglob("*.py")) or [package / part]]
-    texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    return fingerprint(texts, torch.__version__, default_device().type)
+    """Return a key of the code that makes features, of torch and of the kind of device."""
+    return fingerprint(code_key("evaluation.feature_cache"), torch.__version__, default_device().type)

@@ -22,7 +22,6 @@ from umt_pipeline.models import checkpoints, encoder, student, video_text
 from umt_pipeline.models.checkpoints import POSITION_TABLE
 from umt_pipeline.models.containers import State, read_checkpoint
 from umt_pipeline.models.folders import LoadReport, load_config, model_kind, save_model
-from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.tasks.classification import model as classifier
@@ -230,21 +229,6 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
         state = checkpoints.fuse_biases(state)
     _write(state, out)
     return len(state)
-
-
-def load_vision(folder: Path) -> tuple[VideoViT, AttentionPool | None]:
-    """Load the video encoder of a model folder of any kind, in eval mode, and the attention pool that reads it, if any.
-
-    Raises:
-        CheckpointError: the folder is no complete model, or one of a kind without a video encoder of this project.
-    """
-    kind = model_kind(folder)
-    layout = next((layout for layout in _FORMATS.values() if layout.folder_kind == kind), None)
-    if layout is None:
-        known = ", ".join(layout.folder_kind for layout in _FORMATS.values())
-        raise CheckpointError(f"{folder} is a model of kind {kind!r}; a video encoder is known in {known}")
-    model = layout.load(folder)
-    return layout.vision(model), getattr(model, "attention_pool", None)
 
 
 def _require_published_form(model: nn.Module, folder: Path) -> None:

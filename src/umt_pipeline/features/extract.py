@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
-from umt_pipeline.core.identity import fingerprint
+from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.features.codebooks import SAMPLED_TOKENS, train_books
 from umt_pipeline.features.codecs import Codec, CodecName, PqConfig, cosine_error
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
@@ -307,6 +307,7 @@ def make_header(
             importance=importance,
         ),
         versions={"umt_pipeline": __version__, **{name: version(name) for name in packages}},
+        code=code_key("features.extract"),
     )
 
 

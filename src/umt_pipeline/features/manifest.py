@@ -59,7 +59,7 @@ class TeacherIdentity(Config):
 class StoreHeader(Config):
     """What every record of a store has in common; all that is needed to compute the same targets again.
 
-    ``pq`` is there if the codec is ``pq``, and says the bytes per token.
+    ``pq`` is there if the codec is ``pq``, and says the bytes per token. ``code`` is the key of the code that recorded it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -80,6 +80,7 @@ class StoreHeader(Config):
     shard_rows: int
     teacher: TeacherIdentity
     versions: dict[str, str]
+    code: str = ""
 
     @model_validator(mode="after")
     def _pq_is_there_for_pq(self) -> Self:
@@ -189,7 +190,7 @@ def store_identity(folder: Path) -> str:
     Raises:
         StoreError: see :func:`read_manifest`.
     """
-    return fingerprint(read_manifest(folder).model_dump(mode="json", exclude={"versions"}, exclude_defaults=True))
+    return fingerprint(read_manifest(folder).model_dump(mode="json", exclude={"versions", "code"}, exclude_defaults=True))
 
 
 def read_index(folder: Path, manifest: StoreManifest) -> pd.DataFrame:

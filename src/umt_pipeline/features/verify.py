@@ -24,6 +24,7 @@ from torch import Tensor
 
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
+from umt_pipeline.core.identity import code_key
 from umt_pipeline.features.codecs import Codec, cosine_error
 from umt_pipeline.features.extract import FeatureConfig
 from umt_pipeline.features.manifest import StoreHeader, read_manifest
@@ -71,6 +72,12 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
             f"feature store {folder} was made with other settings than the parameters teacher_features ask for: "
             + "; ".join(differing)
             + ". Run teacher_features again, or set the parameters back"
+        )
+    if manifest.code != code_key("features.extract"):
+        logger.warning(
+            "feature store %s was recorded by other code than this: verify compares its rows with what this code gives; run "
+            "teacher_features again if they differ",
+            folder,
         )
     if teacher is None:
         return

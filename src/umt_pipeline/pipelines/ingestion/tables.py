@@ -207,12 +207,12 @@ def _given(
 
 def normal_paths(videos: pd.Series) -> pd.Series:
     """Write ``./a//b.mp4`` as ``a/b.mp4``, so that tables agree; leave blank cells to the schema."""
-    texts = [str(PurePosixPath(video)) if video.strip() else video for video in videos]
+    texts = [str(PurePosixPath(video)) if str(video).strip() else video for video in videos.tolist()]
     return pd.Series(texts, index=videos.index, dtype=str)
 
 
 def _cells(raw: pd.DataFrame, column: Column) -> list[Any]:
-    return raw[column].tolist() if column in list(raw) else [None] * len(raw)
+    return raw[str(column)].tolist() if column in list(raw) else [None] * len(raw)
 
 
 def _is_missing(value: Any) -> bool:

@@ -16,8 +16,8 @@ from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers, require_devices
-from umt_pipeline.exchange.convert import load_vision
 from umt_pipeline.models.folders import weights_sha256
+from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.reports.tables import keyed
 from umt_pipeline.reports.task import TaskPage, with_frames

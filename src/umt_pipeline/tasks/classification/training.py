@@ -30,9 +30,9 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
-from umt_pipeline.exchange.convert import load_vision
 from umt_pipeline.models.flops import training_flops, transformer_macs
 from umt_pipeline.models.folders import load_weights, model_kind, weights_sha256
+from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.tasks.classification.model import (
     KIND,

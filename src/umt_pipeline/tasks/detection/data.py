@@ -16,7 +16,7 @@ from umt_pipeline.core.files import read_json
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.workers import require_devices
-from umt_pipeline.exchange.convert import load_vision
+from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.tasks.detection.params import DetectionParams
 from umt_pipeline.tasks.detection.training import action_names, key_frames, key_numbers

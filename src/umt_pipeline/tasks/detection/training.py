@@ -28,9 +28,9 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
-from umt_pipeline.exchange.convert import load_vision
 from umt_pipeline.models.flops import encoder_macs, training_flops
 from umt_pipeline.models.folders import load_weights, weights_sha256
+from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.tasks.classification.training import vision_for
 from umt_pipeline.tasks.detection.model import Detector, DetectorConfig, save_detector
