@@ -23,6 +23,7 @@ STUDENT = golden_tensors("stage1", "student/")
 CLASSIFIER = golden_tensors("stage1", "classifier/")
 PATCH = STUDENT["encoder.patch_embed.proj.weight"].shape[-1]
 GRID = META["img"] // PATCH
+INTERVAL = META.get("interval", 1)
 
 
 def close(found: Tensor, name: str, tolerance: float = 1e-5) -> None:
@@ -39,7 +40,7 @@ def student() -> Student:
         depth=META["depth"],
         heads=META["heads"],
     )
-    student = Student(StudentConfig(vision=vision, align_layers=META["K"], target_dim=META["out"]))
+    student = Student(StudentConfig(vision=vision, align_layers=META["K"], target_dim=META["out"], align_interval=INTERVAL))
     load_weights(student, student_from_published(STUDENT), source="golden")
     return student
 
@@ -56,7 +57,7 @@ def teacher() -> Teacher:
     text = {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1}
     clip = open_clip.CLIP(embed_dim=META["out"], vision_cfg=vision, text_cfg=text, quick_gelu=True)
     load_weights(clip, golden_tensors("stage1", "teacher/"), source="golden", allow_missing=("[!v]*",))
-    return Teacher(clip, None, TeacherConfig(source="golden", layers=META["K"]), GRID, "")
+    return Teacher(clip, None, TeacherConfig(source="golden", layers=META["K"], interval=INTERVAL), GRID, "")
 
 
 def visible() -> Tensor:

@@ -58,7 +58,8 @@ def golden() -> Golden:
         vision_dim=sizes["dim"],
     )
     config = VideoTextConfig(
-        vision=vision, text=text, embed_dim=sizes["embed"], align_layers=sizes["K"], target_dim=sizes["out"]
+        vision=vision, text=text, embed_dim=sizes["embed"], align_layers=sizes["K"], target_dim=sizes["out"],
+        align_interval=sizes.get("interval", 1)
     )
     model = VideoTextModel(config)
     report = load_weights(model, video_text_from_published(state), source="golden file")

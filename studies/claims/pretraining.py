@@ -26,7 +26,7 @@ from umt_pipeline.losses import alignment_loss
 from umt_pipeline.masking import MaskConfig, draw_visible
 from umt_pipeline.models.folders import WEIGHTS_FILE
 from umt_pipeline.models.heads import AlignmentHeads
-from umt_pipeline.models.vit import NORM_EPS, Block, last_layers
+from umt_pipeline.models.vit import NORM_EPS, Block, aligned_layers
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task
 from umt_pipeline.video.pixels import normalise_patches
@@ -101,7 +101,7 @@ class AlignedStudent(nn.Module):
     def __init__(self, encoder: ClipEncoder, layers: int, target_dim: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.layers = last_layers(encoder.vit.config.depth, layers)
+        self.layers = aligned_layers(encoder.vit.config.depth, layers)
         self.heads = AlignmentHeads(layers, encoder.dim, target_dim)
 
     def forward(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:

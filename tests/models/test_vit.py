@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from umt_pipeline.models.student import Student, StudentConfig
-from umt_pipeline.models.vit import SHORT, VideoViT, ViTConfig, attend, last_layers, position_table, sinusoid_table
+from umt_pipeline.models.vit import SHORT, VideoViT, ViTConfig, aligned_layers, attend, position_table, sinusoid_table
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 
 TINY = ViTConfig(image_size=32, patch_size=8, frames=4, dim=16, depth=3, heads=2)
@@ -82,10 +82,25 @@ def test_frames_that_do_not_fit_the_patch_are_refused() -> None:
         patchify(torch.zeros(1, 1, 16, 20, 3), 8)
 
 
-def test_more_layers_than_there_are() -> None:
-    assert last_layers(12, 6) == [6, 7, 8, 9, 10, 11]
-    with pytest.raises(ValueError, match="last 5 of 4"):
-        last_layers(4, 5)
+def test_which_layers_are_aligned() -> None:
+    assert aligned_layers(12, 6) == [6, 7, 8, 9, 10, 11]
+    assert aligned_layers(12, 6, 2) == [1, 3, 5, 7, 9, 11]
+    assert aligned_layers(12, 4, 1.5) == [7, 8, 10, 11], "the published rule rounds down"
+    for depth, count, interval in ((4, 5, 1), (4, 3, 2), (4, 2, 0.5), (4, 0, 1)):
+        with pytest.raises(ValueError, match=f"cannot align {count} of {depth} blocks at an interval of"):
+            aligned_layers(depth, count, interval)
+
+
+def test_layers_at_an_interval_are_the_blocks_outputs() -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=5, heads=2)
+    encoder = VideoViT(config).eval()
+    seen = [torch.tensor(0.0)] * config.depth
+    for number, block in enumerate(encoder.blocks):
+        block.register_forward_hook(lambda _module, _inputs, output, number=number: seen.__setitem__(number, output))
+    patches, visible = torch.randn(1, 6, 192), torch.arange(6).unsqueeze(0)
+    _, found = encoder.forward_layers(patches, visible, aligned_layers(5, 3, 2))
+    torch.testing.assert_close(found, torch.stack([seen[0], seen[2], seen[4]]), rtol=0, atol=0)
 
 
 def test_recomputed_blocks_have_the_same_gradients_and_keep_less() -> None:

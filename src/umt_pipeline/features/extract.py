@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,15 +27,15 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
 from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.features.codebooks import SAMPLED_TOKENS, train_books
-from umt_pipeline.features.codecs import Codec, CodecName, PqConfig, cosine_error
-from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
+from umt_pipeline.features.codecs import Codec, PqConfig, cosine_error
+from umt_pipeline.features.manifest import StoreHeader, StoreSettings, TeacherIdentity
 from umt_pipeline.features.store import FeatureStoreWriter
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
 from umt_pipeline.masking import Importance, MaskConfig, MaskKind, visible_count
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.decode import decode_batches
 from umt_pipeline.video.media import Media
-from umt_pipeline.video.views import View, ViewConfig, counter_generator, make_view
+from umt_pipeline.video.views import View, counter_generator, make_view
 
 logger = logging.getLogger(__name__)
 
@@ -66,38 +66,18 @@ class ImageConfig(Config):
     mask: ImageMask = ImageMask()
 
 
-class FeatureConfig(Config):
+class FeatureConfig(StoreSettings):
     """What is extracted and how it is stored.
 
-    Args:
-        dataset_id: name of the corpus; part of the key from which views and masks are drawn.
+    Attributes:
         teacher: which teacher, how many of its layers, which normalisation.
-        view: frames, size and augmentation of a view.
-        patch_size: side of the student's patches in pixels.
-        views: recorded views per clip; 0 writes a store without rows: the configuration for online training.
-        mask: kind and hidden share.
         images: what is different for images; see :meth:`image_config`.
-        codec: how targets are stored.
-        pq: for the codec ``pq`` alone: its bytes per token and the sample that its code books are trained on.
-        pixels: store the visible patches only, or whole frames.
-        splits: splits to extract.
-        shard_rows: rows per shard; an interrupted extraction loses at most one shard.
         batch_size: clip views per teacher batch.
         workers: decoding processes; null: one per core, 0: decode in the calling process.
     """
 
-    dataset_id: str = Field(min_length=1)
     teacher: TeacherConfig = TeacherConfig()
-    view: ViewConfig
-    patch_size: int = Field(16, ge=1)
-    views: int = Field(ge=0)
-    mask: MaskConfig = MaskConfig()
     images: ImageConfig = ImageConfig()
-    codec: CodecName = "fp16"
-    pq: PqConfig | None = None
-    pixels: Literal["visible", "frames"] = "visible"
-    splits: tuple[str, ...] = Field(("train",), min_length=1)
-    shard_rows: int = Field(1024, ge=1)
     batch_size: int = Field(16, ge=1)
     workers: int | None = Field(None, ge=0)
 
@@ -283,22 +263,15 @@ def make_header(
     patches = config.grid**2
     source = config.teacher.source
     packages = ("torch", "decord2", "pillow", *(("faiss-cpu",) if config.codec == "pq" else ()))
+    own = {name: getattr(config, name) for name in StoreSettings.model_fields}
     return StoreHeader(
-        dataset_id=config.dataset_id,
-        splits=config.splits,
-        views=config.views,
-        view=config.view,
-        mask=config.mask,
-        patch_size=config.patch_size,
+        **{**own, "pq": config.pq_for(target_dim)},
         grid=config.grid,
         frames=config.view.frames,
         visible_per_frame=patches if config.mask.kind == "none" else visible_count(patches, config.mask.ratio),
         layers=config.teacher.layers,
+        layer_interval=config.teacher.interval,
         target_dim=target_dim,
-        codec=config.codec,
-        pq=config.pq_for(target_dim),
-        pixels=config.pixels,
-        shard_rows=config.shard_rows,
         teacher=TeacherIdentity(
             source=source,
             id=f"{source}@{weights_sha256[:12]}",

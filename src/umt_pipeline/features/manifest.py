@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from umt_pipeline.core.config import Config
@@ -56,28 +56,54 @@ class TeacherIdentity(Config):
     importance: Importance = "class_attention"
 
 
-class StoreHeader(Config):
+class StoreSettings(Config):
+    """What is recorded of each clip and how: what parameters ask for and what a store says of itself.
+
+    Attributes:
+        dataset_id: name of the corpus; part of the key from which views and masks are drawn.
+        view: frames, size and augmentation of a view.
+        patch_size: side of the student's patches in pixels.
+        views: recorded views per clip; 0 writes a store without rows: the configuration for online training.
+        mask: kind and hidden share.
+        codec: how targets are stored.
+        pq: for the codec ``pq`` alone: its bytes per token and the sample that its code books are trained on.
+        pixels: store the visible patches only, or whole frames.
+        splits: splits to extract.
+        shard_rows: rows per shard; an interrupted extraction loses at most one shard.
+    """
+
+    dataset_id: str = Field(min_length=1)
+    view: ViewConfig
+    patch_size: int = Field(16, ge=1)
+    views: int = Field(ge=0)
+    mask: MaskConfig = MaskConfig()
+    codec: CodecName = "fp16"
+    pq: PqConfig | None = None
+    pixels: Literal["visible", "frames"] = "visible"
+    splits: tuple[str, ...] = Field(("train",), min_length=1)
+    shard_rows: int = Field(1024, ge=1)
+
+    def settings(self) -> dict[str, Any]:
+        """Return these settings alone, as JSON values by path, without how a store is cut into shards."""
+        own = self.model_dump(mode="json", include=set(StoreSettings.model_fields) - {"shard_rows"})
+        for name in ("view", "mask"):
+            own |= {f"{name}.{key}": value for key, value in own.pop(name).items()}
+        return own
+
+
+class StoreHeader(StoreSettings):
     """What every record of a store has in common; all that is needed to compute the same targets again.
 
     ``pq`` is there if the codec is ``pq``, and says the bytes per token. ``code`` is the key of the code that recorded it.
     """
 
     schema_version: int = SCHEMA_VERSION
-    dataset_id: str
-    splits: tuple[str, ...]
-    views: int
-    view: ViewConfig
-    mask: MaskConfig
-    patch_size: int
     grid: int
     frames: int
     visible_per_frame: int
     layers: int
+    layer_interval: float = 1.0
     target_dim: int
-    codec: CodecName
-    pq: PqConfig | None = None
-    pixels: Literal["visible", "frames"]
-    shard_rows: int
     teacher: TeacherIdentity
     versions: dict[str, str]
     code: str = ""

@@ -55,6 +55,7 @@ class TargetSource(Config):
             config = TeacherConfig(
                 source=header.teacher.source,
                 layers=header.layers,
+                interval=header.layer_interval,
                 normalisation=header.teacher.normalisation,  # type: ignore[arg-type]
             )
             tower = load_teacher(self.teacher, config, header.grid)

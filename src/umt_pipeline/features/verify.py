@@ -155,37 +155,19 @@ def sample_rows(store: FeatureStore, share: float) -> np.ndarray:
 
 def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:
     """Return what parameters ask for, by the name of the parameter."""
-    return {
-        "dataset_id": config.dataset_id,
-        "splits": config.splits,
-        "teacher.source": config.teacher.source,
-        "teacher.layers": config.teacher.layers,
-        "teacher.normalisation": config.teacher.normalisation,
-        **{f"view.{key}": value for key, value in config.view.model_dump().items()},
-        "patch_size": config.patch_size,
-        "views": config.views,
-        **{f"mask.{key}": value for key, value in config.mask.model_dump().items()},
-        "codec": config.codec,
-        "pq": config.pq_for(target_dim),
-        "pixels": config.pixels,
-    }
+    teacher = {f"teacher.{name}": value for name, value in config.teacher.model_dump(mode="json").items()}
+    return {**config.settings(), **teacher, "pq": config.pq_for(target_dim)}
 
 
 def _made_with(header: StoreHeader) -> dict[str, object]:
     """Return the same of a store."""
     return {
-        "dataset_id": header.dataset_id,
-        "splits": header.splits,
+        **header.settings(),
         "teacher.source": header.teacher.source,
         "teacher.layers": header.layers,
+        "teacher.interval": header.layer_interval,
         "teacher.normalisation": header.teacher.normalisation,
-        **{f"view.{key}": value for key, value in header.view.model_dump().items()},
-        "patch_size": header.patch_size,
-        "views": header.views,
-        **{f"mask.{key}": value for key, value in header.mask.model_dump().items()},
-        "codec": header.codec,
         "pq": header.pq,
-        "pixels": header.pixels,
     }
 
 

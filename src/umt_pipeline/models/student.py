@@ -8,31 +8,40 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.folders import load_model
 from umt_pipeline.models.heads import AlignmentHeads
-from umt_pipeline.models.vit import VideoViT, ViTConfig, last_layers
+from umt_pipeline.models.vit import VideoViT, ViTConfig, aligned_layers
 
 KIND = "umt_student"
 
 
 class StudentConfig(Config):
-    """Encoder size, number of aligned layers (the last K) and width of the teacher's output."""
+    """Sizes of a student.
+
+    Attributes:
+        vision: the encoder.
+        align_layers: K, blocks aligned with the teacher.
+        target_dim: C, width of the teacher's output.
+        align_interval: blocks from one aligned block to the next, see :func:`umt_pipeline.models.vit.aligned_layers`.
+    """
 
     vision: ViTConfig
     align_layers: int
     target_dim: int
+    align_interval: float = Field(1.0, gt=0.0)
 
 
 class Student(nn.Module):
-    """A video encoder with one alignment head for each of its last K blocks (UMT section 3.2)."""
+    """A video encoder with one alignment head for each of its K aligned blocks (UMT section 3.2)."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = last_layers(config.vision.depth, config.align_layers)
+        self.layers = aligned_layers(config.vision.depth, config.align_layers, config.align_interval)
         self.encoder = VideoViT(config.vision)
         self.heads = AlignmentHeads(config.align_layers, config.vision.dim, config.target_dim)
 

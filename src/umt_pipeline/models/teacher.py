@@ -28,7 +28,7 @@ from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.masking import Importance
 from umt_pipeline.models.towers import TowerOutput, make_tower
-from umt_pipeline.models.vit import last_layers
+from umt_pipeline.models.vit import aligned_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 # Not torch's native inference kernel of nn.MultiheadAttention: it rounds differently from the path that open_clip trains
@@ -45,13 +45,17 @@ TRAIN_SMALL = "train_small"
 class TeacherConfig(Config):
     """Which teacher, and what is taken from it.
 
-    ``source`` is ``train_small`` (train a small CLIP on this corpus' frames) or one of
-    :data:`umt_pipeline.models.teacher_sources.SOURCES`. ``normalisation`` is ``student`` (ImageNet statistics, as
-    published) or ``teacher`` (the statistics the teacher was trained with).
+    Attributes:
+        source: ``train_small`` (train a small CLIP on this corpus' frames) or one of
+            :data:`umt_pipeline.models.teacher_sources.SOURCES`.
+        layers: K, blocks whose tokens are targets.
+        interval: blocks from one of them to the next, see :func:`umt_pipeline.models.vit.aligned_layers`.
+        normalisation: ``student`` (ImageNet statistics, as published) or ``teacher`` (those it was trained with).
     """
 
     source: str = TRAIN_SMALL
     layers: int = Field(6, ge=1)
+    interval: float = Field(1.0, gt=0.0)
     normalisation: Literal["student", "teacher"] = "student"
 
 
@@ -75,17 +79,17 @@ class Teacher(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any, config: TeacherConfig, grid: int, weights_sha256: str) -> None:
         super().__init__()
         self.tower = make_tower(model, config.source, grid)
-        if config.layers > self.tower.depth:
+        if int((config.layers - 1) * config.interval) >= self.tower.depth:
             raise ConfigError(
                 f"teacher.layers: expected at most {self.tower.depth}, the number of blocks of {config.source!r}, "
-                f"found {config.layers}"
+                f"found {config.layers} at an interval of {config.interval:g}"
             )
         self.clip = None if tokenizer is None else model
         self.tokenizer = tokenizer
         self.config = config
         self.grid = grid
         self.weights_sha256 = weights_sha256
-        self.layer_indices = last_layers(self.tower.depth, config.layers)
+        self.layer_indices = aligned_layers(self.tower.depth, config.layers, config.interval)
         mean, std = (torch.tensor(values) for values in self.tower.statistics)
         # x_student = (x - m) / s  ->  x_teacher = (x - M) / S = x_student * s / S + (m - M) / S
         scale = torch.tensor(IMAGENET_STD) / std
@@ -118,7 +122,7 @@ class Teacher(nn.Module):
     def describe(self) -> str:
         """Return one line that says what this teacher is and how it is used."""
         return (
-            f"{self.config.source}: last {self.config.layers} of {self.tower.depth} blocks, targets of width "
+            f"{self.config.source}: blocks {self.layer_indices} of {self.tower.depth}, targets of width "
             f"{self.target_dim}, importance from {self.importance}, input {self.input_size} pixels with the statistics of "
             f"the {self.config.normalisation}"
         )

@@ -26,7 +26,7 @@ from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
-from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, last_layers
+from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, aligned_layers
 
 KIND = "umt_video_text"
 TOKENIZER_FOLDER = "tokenizer"
@@ -42,6 +42,7 @@ class VideoTextConfig(Config):
         embed_dim: E, width of the common space. 512 for UMT-B, 768 for UMT-L.
         temperature: initial divisor of the cosines, learnt within [0.001, 0.5].
         align_layers: K, layers still aligned with the teacher; 0 for a model without alignment heads.
+        align_interval: as in :class:`umt_pipeline.models.student.StudentConfig`.
         target_dim: C, width of the teacher's output; 0 without alignment heads.
         pool: how a clip's tokens become one vector: their ``mean``, as published, or ``attention``
             (:class:`umt_pipeline.models.pooling.AttentionPool`), which also reads where and when a token was seen.
@@ -55,6 +56,7 @@ class VideoTextConfig(Config):
     embed_dim: int
     temperature: float = Field(default=0.07, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
     align_layers: int = Field(default=0, ge=0)
+    align_interval: float = Field(default=1.0, gt=0.0)
     target_dim: int = Field(default=0, ge=0)
     pool: Literal["mean", "attention"] = "mean"
     fuse_positions: bool = False
@@ -98,7 +100,9 @@ class VideoTextModel(nn.Module):
         dim = config.vision.dim
         self.vision = VideoViT(config.vision)
         self.heads = AlignmentHeads(config.align_layers, dim, config.target_dim) if config.align_layers else None
-        self.layers = last_layers(config.vision.depth, config.align_layers) if config.align_layers else []
+        self.layers = (
+            aligned_layers(config.vision.depth, config.align_layers, config.align_interval) if config.align_layers else []
+        )
         self.attention_pool = AttentionPool(dim, config.vision.heads) if config.pool == "attention" else None
         self.pool_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.text = TextModel(config.text)

@@ -33,8 +33,8 @@ def load_vision(folder: Path) -> tuple[VideoViT, AttentionPool | None]:
     prefix = next((prefix for prefix in PREFIXES if f"{prefix}patch_embed.weight" in state), None)
     if sizes is None or prefix is None:
         raise CheckpointError(
-            f"{folder} is a model of kind {kind!r} without a video encoder: expected its sizes under 'vision' in config.json, and "
-            f"its weights under one of {', '.join(map(repr, PREFIXES))} in the weights file"
+            f"{folder} is a model of kind {kind!r} without a video encoder: expected its sizes under 'vision' in config.json, "
+            f"and its weights under one of {', '.join(map(repr, PREFIXES))} in the weights file"
         )
     try:
         config = ViTConfig.model_validate(sizes)

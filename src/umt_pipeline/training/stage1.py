@@ -27,20 +27,29 @@ from umt_pipeline.video.pixels import normalise_patches
 
 
 class StudentSize(Config):
-    """The part of the student's size that the feature store does not already decide."""
+    """The part of the student's size that the feature store does not already decide.
+
+    Attributes:
+        align_interval: see :class:`StudentConfig`; the teacher's own is ``teacher_features.teacher.interval``.
+    """
 
     dim: int
     depth: int
     heads: int
     mlp_ratio: float = 4.0
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    align_interval: float = Field(1.0, gt=0.0)
 
     def student_config(self, header: StoreHeader) -> StudentConfig:
         """Return the whole configuration of a student that reads this store's views."""
-        vision = ViTConfig(
-            image_size=header.view.size, patch_size=header.patch_size, frames=header.frames, **self.model_dump()
+        sizes = self.model_dump(exclude={"align_interval"})
+        vision = ViTConfig(image_size=header.view.size, patch_size=header.patch_size, frames=header.frames, **sizes)
+        return StudentConfig(
+            vision=vision,
+            align_layers=header.layers,
+            target_dim=header.target_dim,
+            align_interval=self.align_interval,
         )
-        return StudentConfig(vision=vision, align_layers=header.layers, target_dim=header.target_dim)
 
 
 class Stage1Config(Config):

@@ -197,6 +197,7 @@ class Stage2Config(Config):
             fuse_positions=self.fuse_positions,
             clean_captions=self.clean_captions,
             align_layers=header.layers if aligned else 0,
+            align_interval=student.align_interval,
             target_dim=header.target_dim if aligned else 0,
         )
 
