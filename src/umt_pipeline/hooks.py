@@ -37,6 +37,19 @@ class TrackedDataset(Config):
     model: str | None = None
 
 
+class InputsHook:
+    """Checks what the parameters of a run name outside the project, before its first node."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Ask each block of parameters; see :meth:`Config.check_inputs`."""
+        for name in sorted(pipeline.inputs()):
+            if name.startswith("params:"):
+                value = catalog.load(name)
+                if isinstance(value, Config):
+                    value.check_inputs()
+
+
 class TrackingHook(MlflowHook):  # type: ignore[misc]  # kedro-mlflow has no types
     """kedro-mlflow's hook, which starts and ends the run and logs parameters, and what this project adds to it.
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError
-from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
+from umt_pipeline.models.text import TextConfig, TextModel, check_pretrained_bert, load_pretrained_bert
 from umt_pipeline.models.tokenizer import (
     SPECIAL_TOKENS,
     clean_caption,
@@ -53,10 +53,18 @@ def tiny_bert(folder: Path, **changes: int) -> BertForMaskedLM:
     return bert
 
 
-def test_a_bert_without_language_head_is_refused_by_key(tmp_path: Path) -> None:
-    BertModel(tiny_bert(tmp_path).config).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"lacks \d+ BERT keys: cls\.predictions"):
+def test_a_bert_without_language_head_is_refused_unless_a_new_one_is_asked_for(tmp_path: Path) -> None:
+    bert = BertModel(tiny_bert(tmp_path).config)
+    bert.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no masked-language head .*text\.new_language_head: true"):
         load_pretrained_bert(TextModel(CONFIG), str(tmp_path))
+    model = TextModel(CONFIG.model_copy(update={"new_language_head": True}))
+    fresh = model.mlm_transform.dense.weight.detach().clone()
+    report = load_pretrained_bert(model, str(tmp_path))
+    assert {name.split(".")[0] for name in report.missing if "crossattention" not in name} == {"mlm_transform", "mlm_bias"}
+    assert torch.equal(model.mlm_transform.dense.weight, fresh), "the head starts as a new model's does"
+    assert torch.equal(model.embeddings.word_embeddings.weight, bert.embeddings.word_embeddings.weight)
+    check_pretrained_bert(model.config)
 
 
 def test_a_bert_of_another_size_is_refused_by_name(tmp_path: Path) -> None:

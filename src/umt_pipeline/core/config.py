@@ -13,3 +13,12 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def check_inputs(self) -> None:
+        """Check what these settings name outside the project, such as a published model; by default nothing.
+
+        Called for all parameters of a run before its first step, so that no stage is paid for that a later one has no use for.
+
+        Raises:
+            UmtError: something is missing or does not fit.
+        """

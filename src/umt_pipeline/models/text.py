@@ -42,8 +42,10 @@ class TextConfig(Config):
         dropout: of hidden states and of attention weights.
         vision_dim: width of the video tokens.
         eps: of every LayerNorm.
-        pretrained: folder or hub name of a BERT checkpoint with its masked-language head, or None for random weights.
-            Read when a new model is made, not when a trained one is loaded.
+        pretrained: folder or hub name of a BERT checkpoint, or None for random weights. Read when a new model is made, not
+            when a trained one is loaded.
+        new_language_head: take a checkpoint without a masked-language head too (MiniLM, E5, BGE and most other text encoders
+            have none): the head then starts new.
     """
 
     vocab_size: int
@@ -57,6 +59,7 @@ class TextConfig(Config):
     dropout: float = 0.1
     eps: float = 1e-12
     pretrained: str | None = None
+    new_language_head: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -171,7 +174,7 @@ class TextModel(nn.Module):
 
 
 def load_pretrained_bert(model: TextModel, source: str) -> LoadReport:
-    """Load a published BERT with its masked-language head into ``model``.
+    """Load a published BERT into ``model``, with its masked-language head if it has one.
 
     Args:
         model: its cross-attention weights stay as they are; the report's ``missing`` lists them.
@@ -184,12 +187,29 @@ def load_pretrained_bert(model: TextModel, source: str) -> LoadReport:
         bert, info = _read_bert(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"text.pretrained: {source!r} cannot be read as a BERT checkpoint: {error}") from error
-    absent = sorted(info["missing_keys"])
+    head = sorted(key for key in info["missing_keys"] if key.startswith(_HEAD_PREFIX))
+    absent = sorted(set(info["missing_keys"]) - set(head))
     if absent:
         raise CheckpointError(f"text.pretrained: {source!r} lacks {len(absent)} BERT keys: {', '.join(absent)}")
+    if head and not model.config.new_language_head:
+        raise CheckpointError(
+            f"text.pretrained: {source!r} has no masked-language head (it lacks {', '.join(head)}), as most published text "
+            "encoders. Set text.new_language_head: true to start with a new one, or weights.masked_language: 0 with it"
+        )
     _check_sizes(model.config, bert.config, source)
-    state = from_bert_names(bert.state_dict())
-    return load_weights(model, state, source=source, allow_missing=("layers.*.crossattention.*",))
+    found = {key: tensor for key, tensor in bert.state_dict().items() if not (head and key.startswith(_HEAD_PREFIX))}
+    new = ("layers.*.crossattention.*", *(("mlm_*",) if head else ()))
+    return load_weights(model, from_bert_names(found), source=source, allow_missing=new)
+
+
+def check_pretrained_bert(config: TextConfig) -> None:
+    """Refuse a ``config.pretrained`` that a model of these sizes could not start from, before anything else is paid for.
+
+    Raises:
+        CheckpointError: see :func:`load_pretrained_bert`.
+    """
+    if config.pretrained is not None:
+        load_pretrained_bert(TextModel(config), config.pretrained)
 
 
 def bert_identity(source: str) -> str:
@@ -241,6 +261,7 @@ def from_bert_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+_HEAD_PREFIX = "cls.predictions."
 _TIED_COPIES = {
     "cls.predictions.decoder.weight": ("bert.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
     "cls.predictions.decoder.bias": ("cls.predictions.bias",),

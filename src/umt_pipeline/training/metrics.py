@@ -148,11 +148,24 @@ class Meter:
         row["grad_norm"] = float(self._norms) / self._steps
         row["clips_per_s"] = samples / elapsed
         if self._peak is not None:
-            row["mfu"] = flops / elapsed / self._peak
+            row["mfu"] = flops / elapsed / self._raised_peak(flops / elapsed)
         row["data_wait"] = waited
         row["peak_memory_mib"] = memory
         self._reset()
         return row
+
+    def _raised_peak(self, speed: float) -> float:
+        """Return the devices' peak, which what they just did is a lower bound of: utilisation is never above 1."""
+        assert self._peak is not None
+        if speed > self._peak:
+            logger.warning(
+                "training was faster than the matmul peak of %.2f TFLOP/s that was measured before it: other work kept the "
+                "machine busy then. The peak is raised to %.2f, so MFU in rows before this one is too high",
+                self._peak / 1e12,
+                speed / 1e12,
+            )
+            self._peak = speed
+        return self._peak
 
 
 def _peak_memory_mib(device: torch.device) -> float:

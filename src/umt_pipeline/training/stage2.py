@@ -28,7 +28,7 @@ from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.folders import load_weights, weights_sha256
 from umt_pipeline.models.student import StudentConfig, load_student
-from umt_pipeline.models.text import TextConfig, bert_identity
+from umt_pipeline.models.text import TextConfig, bert_identity, check_pretrained_bert
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.models.vit import VideoViT, ViTConfig
@@ -47,7 +47,8 @@ class TextSize(Config):
     ``pretrained`` names a BERT checkpoint (local folder or hub id), which then decides the vocabulary too; without it a
     WordPiece vocabulary of at most ``vocab_size`` is trained on the training captions. With it, ``vocab_size`` is the
     checkpoint's. ``lr_scale`` multiplies the learning rate of the text layers and their projection, which know something
-    already where all else is new.
+    already where all else is new. ``new_language_head`` takes a checkpoint without a masked-language head, too:
+    most text encoders have none.
     """
 
     dim: int
@@ -60,6 +61,7 @@ class TextSize(Config):
     vocab_size: int = 30522
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     pretrained: str | None = None
+    new_language_head: bool = False
     lr_scale: float = Field(1.0, gt=0.0)
 
     @model_validator(mode="after")
@@ -145,6 +147,13 @@ class Stage2Config(Config):
         if not any(dict(self.weights).values()):
             raise ValueError("weights: expected at least one objective with a weight above 0")
         return self
+
+    def check_inputs(self) -> None:
+        if self.text.pretrained is None:
+            return
+        load_tokenizer(self.text.pretrained)
+        # Only cross-attention, which starts new, has the width of the video encoder.
+        check_pretrained_bert(self.text.text_config(self.text.vocab_size, vision_dim=self.text.dim))
 
     @property
     def masked_epochs(self) -> int | None:

@@ -5,6 +5,8 @@ Shapes: B batch, T frames, H W pixels, N patches per frame, P = 3 * patch * patc
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -34,16 +36,27 @@ def patchify(frames_BTHWC: Tensor, patch_size: int) -> Tensor:
 
 def normalise_patches(patches_BVP: Tensor) -> Tensor:
     """Turn uint8 patches [..., P] into float32 with ImageNet mean 0 and deviation 1 per channel."""
-    values = patches_BVP.shape[-1] // 3
-    mean_P = torch.tensor(IMAGENET_MEAN, device=patches_BVP.device).repeat_interleave(values)
-    std_P = torch.tensor(IMAGENET_STD, device=patches_BVP.device).repeat_interleave(values)
-    # One fused multiply-add: (x / 255 - mean) / std = x * scale + shift.
-    return torch.addcmul(-mean_P / std_P, patches_BVP.float(), 1.0 / (255.0 * std_P))
+    shift_P, scale_P = _constants(patches_BVP.device, patches_BVP.shape[-1] // 3)
+    return torch.addcmul(shift_P, patches_BVP.float(), scale_P)
 
 
 def normalise_frames(frames_HWC: Tensor) -> Tensor:
     """Turn uint8 frames [..., H, W, 3] into float32 [..., 3, H, W] with ImageNet mean 0 and deviation 1."""
-    mean_C = torch.tensor(IMAGENET_MEAN, device=frames_HWC.device)
-    std_C = torch.tensor(IMAGENET_STD, device=frames_HWC.device)
-    frames = torch.addcmul(-mean_C / std_C, frames_HWC.float(), 1.0 / (255.0 * std_C))
-    return frames.movedim(-1, -3).contiguous()
+    shift_C, scale_C = _constants(frames_HWC.device, 1)
+    return torch.addcmul(shift_C, frames_HWC.float(), scale_C).movedim(-1, -3).contiguous()
+
+
+@functools.cache
+def _constants(device: torch.device, values: int) -> tuple[Tensor, Tensor]:
+    """Return shift and scale of a fused multiply-add: (x / 255 - mean) / std = x * scale + shift.
+
+    Kept on each device: made anew at every call, they would be copied from the host in every step.
+
+    Args:
+        device: where.
+        values: of a channel, one after the other.
+    """
+    with torch.inference_mode(False):
+        mean = torch.tensor(IMAGENET_MEAN, device=device).repeat_interleave(values)
+        std = torch.tensor(IMAGENET_STD, device=device).repeat_interleave(values)
+        return -mean / std, 1.0 / (255.0 * std)
