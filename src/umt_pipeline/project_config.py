@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kedro.config import OmegaConfigLoader
+from kedro.io import CatalogConfigResolver
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 from pydantic import ValidationError
@@ -114,8 +115,15 @@ def require_environment(project: Path, env: str | None) -> None:
 
 
 def catalog_path(project: Path, loader: ProjectConfigLoader, dataset: str) -> Path:
-    """Return where the catalog keeps a dataset."""
-    return project / loader["catalog"][dataset]["filepath"]
+    """Return where the catalog keeps a dataset, of its own entry or by a factory.
+
+    Raises:
+        ConfigError: the catalog has neither.
+    """
+    entry = CatalogConfigResolver(config=loader["catalog"]).resolve_pattern(dataset)
+    if "filepath" not in entry:
+        raise ConfigError(f"catalog: expected an entry or a factory for '{dataset}', found none")
+    return project / str(entry["filepath"])
 
 
 def typed_parameters(loader: ProjectConfigLoader, name: str, model: type[_Config]) -> _Config:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
 from rich.console import Console
 from rich.table import Table
 
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.core.files import read_json
 from umt_pipeline.evaluation.records import Record, flat_metrics
-from umt_pipeline.project_config import catalog_path, config_loader
+from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
+from umt_pipeline.tasks import task_names
 
 
 def grouped(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
@@ -44,13 +44,10 @@ def metrics_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def finished_tasks(project: Path, loader: OmegaConfigLoader) -> dict[str, Path]:
-    """Return the pages of the tasks that were run, in the catalog's order: its datasets ``<task>_report`` of HTML."""
-    paths = {
-        name.removesuffix("_report"): catalog_path(project, loader, name)
-        for name in loader["catalog"] if name.endswith("_report")
-    }  # fmt: skip
-    return {task: path for task, path in paths.items() if path.suffix == ".html" and path.is_file()}
+def finished_tasks(project: Path, loader: ProjectConfigLoader) -> dict[str, Path]:
+    """Return the pages of the tasks that were run."""
+    paths = {task: catalog_path(project, loader, f"{task}_report") for task in task_names()}
+    return {task: path for task, path in paths.items() if path.is_file()}
 
 
 def print_summary(console: Console, project: Path, env: str | None) -> None:

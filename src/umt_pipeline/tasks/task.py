@@ -12,7 +12,6 @@ pipeline and the names of its files follow from these methods (``pipelines.tasks
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import pandas as pd
 from pydantic import model_validator
 
-from umt_pipeline import tasks
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.reports.task import TaskPage
+from umt_pipeline.tasks import task_names
 from umt_pipeline.training.spec import RunSpec
 
 Params = TypeVar("Params", bound=Config)
@@ -189,11 +188,11 @@ def all_tasks() -> list[DownstreamTask[Any, Any]]:
         ConfigError: a folder has no task, or one of another name.
     """
     found: list[DownstreamTask[Any, Any]] = []
-    for module in sorted(module.name for module in pkgutil.iter_modules(tasks.__path__) if module.ispkg):
-        task = getattr(importlib.import_module(f"{tasks.__name__}.{module}.task"), "TASK", None)
-        if not isinstance(task, DownstreamTask) or task.name != module:
+    for name in task_names():
+        task = getattr(importlib.import_module(f"{__package__}.{name}.task"), "TASK", None)
+        if not isinstance(task, DownstreamTask) or task.name != name:
             raise ConfigError(
-                f"tasks/{module}/task.py: expected a DownstreamTask named TASK whose name is {module!r}, found {task!r}"
+                f"tasks/{name}/task.py: expected a DownstreamTask named TASK whose name is {name!r}, found {task!r}"
             )
         found.append(task)
     return found
