@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from umt_pipeline.core.config import Config
+from umt_pipeline.datasets import FolderDataset
 from umt_pipeline.pipelines.tasks import make_pipeline
 from umt_pipeline.tasks.task import DownstreamTask
 
@@ -28,6 +30,8 @@ def run_task(
     given = {f"params:{task.name}": params, "params:seed": seed, "workspace": workspace, **tables}
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in given.items()})
     for name in pipeline.all_outputs():
-        catalog[name] = Kept(copy_mode="assign")
+        # As in the catalog, a model leaves the workspace, where the next run would write over it.
+        folder = Path(tempfile.mkdtemp(dir=workspace.parent)) / name
+        catalog[name] = FolderDataset(str(folder)) if name.endswith("_model") else Kept(copy_mode="assign")
     SequentialRunner().run(pipeline, catalog)
     return {name.removeprefix(f"{task.name}_"): catalog[name].load() for name in pipeline.all_outputs()}

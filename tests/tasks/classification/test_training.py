@@ -24,14 +24,14 @@ from umt_pipeline.models.vit import ViTConfig, position_table
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, save_classifier
 from umt_pipeline.tasks.classification.training import (
     ClassificationConfig,
+    ClassificationSpec,
     ClassificationTask,
     LabelledClips,
     class_names,
     labelled_clips,
-    make_task,
     start_classifier,
 )
-from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.launch import run
 from umt_pipeline.training.sampler import BatchReader, Loader, MicroBatch
 from umt_pipeline.training.state import final_weights
 
@@ -45,17 +45,18 @@ class World(NamedTuple):
     folder: Path
     clips: pd.DataFrame
 
-    def arguments(self, config: ClassificationConfig, **changes: Any) -> dict[str, Any]:
-        return {
-            "model": config.model_for(VISION, 2, interpolate=True).model_dump(mode="json"),
+    def spec(self, config: ClassificationConfig, **changes: Any) -> ClassificationSpec:
+        values = {
+            "model": config.model_for(VISION, 2, interpolate=True),
             "start": None,
-            "classes": list(CLASSES),
-            "head_map": None,
-            "config": config.recipe().model_dump(mode="json"),
-            "clips": str(self.folder / "clips.arrow"),
-            "media_root": str(self.tables.media_root),
-            **changes,
+            "classes": CLASSES,
+            "recipe": config.recipe(),
+            "clips": self.folder / "clips.arrow",
+            "media_root": self.tables.media_root,
+            "train": config.train,
+            "seed": 0,
         }
+        return ClassificationSpec.model_validate({**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_defaults_are_the_published_recipe() -> None:
 
 
 def test_a_batch_holds_every_repeat_beside_its_clip(world: World) -> None:
-    task = make_task(**world.arguments(settings()))
+    task = world.spec(settings()).build()
     batch = batch_of(task, [4, 1])
     assert (batch["frames"].shape, batch["frames"].dtype) == ((4, 2, 32, 32, 3), torch.uint8)
     assert batch["label"].tolist() == [0, 0, 1, 1]
@@ -118,7 +119,7 @@ def test_a_batch_holds_every_repeat_beside_its_clip(world: World) -> None:
 
 
 def test_thread_and_processes_read_the_same_and_leave_global_randomness_alone(world: World) -> None:
-    task = make_task(**world.arguments(settings()))
+    task = world.spec(settings()).build()
     addresses = [MicroBatch(step, step, "", np.array([step, step + 2]), np.array([step, step])) for step in range(3)]
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -134,7 +135,7 @@ def test_thread_and_processes_read_the_same_and_leave_global_randomness_alone(wo
 
 
 def test_without_mixing_the_loss_is_smoothed_cross_entropy(world: World) -> None:
-    task = make_task(**world.arguments(settings(mix={"probability": 0}, repeats=1)))
+    task = world.spec(settings(mix={"probability": 0}, repeats=1)).build()
     loss = task.loss(Spy(), batch_of(task, [0, 1, 2]), generator()).total
     expected = nn.CrossEntropyLoss(label_smoothing=0.1)(torch.tensor([[2.0, -1.0]] * 3), torch.tensor([0, 1, 0]))
     assert loss.item() == pytest.approx(expected.item())
@@ -143,9 +144,9 @@ def test_without_mixing_the_loss_is_smoothed_cross_entropy(world: World) -> None
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixing_is_one_share_and_one_box_for_all_frames(world: World, kind: str) -> None:
     mix = {"mixup": 0.0, "cutmix": 0.0, kind: 1.0}
-    task = make_task(**world.arguments(settings(mix=mix, label_smoothing=0.0, repeats=1)))
+    task = world.spec(settings(mix=mix, label_smoothing=0.0, repeats=1)).build()
     batch, spy = batch_of(task, [0, 3]), Spy()
-    plain = make_task(**world.arguments(settings(mix={"probability": 0}, repeats=1)))
+    plain = world.spec(settings(mix={"probability": 0}, repeats=1)).build()
     plain.loss(spy, batch, generator())
     own, other = spy.patches, spy.patches.flip(0)
     loss = task.loss(spy, batch, generator()).total
@@ -169,10 +170,10 @@ def test_mixing_is_one_share_and_one_box_for_all_frames(world: World, kind: str)
 
 
 def test_targets_follow_the_share_that_is_shown(world: World) -> None:
-    task = make_task(**world.arguments(settings(mix={"mixup": 0.0, "cutmix": 1.0}, label_smoothing=0.0, repeats=1)))
+    task = world.spec(settings(mix={"mixup": 0.0, "cutmix": 1.0}, label_smoothing=0.0, repeats=1)).build()
     batch = batch_of(task, [0, 1])
     mixed, target_BC = task._mixed(batch, generator())
-    plain = make_task(**world.arguments(settings(mix={"probability": 0}, repeats=1)))._mixed(batch, generator())[0]
+    plain = world.spec(settings(mix={"probability": 0}, repeats=1)).build()._mixed(batch, generator())[0]
     kept = (mixed[0] == plain[0]).all(dim=(0, 1)).float().mean().item()
     assert target_BC[0].tolist() == pytest.approx([kept, 1 - kept])
     assert target_BC[1].tolist() == pytest.approx([1 - kept, kept])
@@ -183,7 +184,7 @@ def test_an_odd_batch_cannot_be_mixed(world: World) -> None:
         settings(repeats=1, train={"batch_size": 3})
     with pytest.raises(ValidationError, match=r"nproc x accumulate = 2"):
         settings(repeats=1, train={"batch_size": 6, "accumulate": 2})
-    task = make_task(**world.arguments(settings(repeats=1)))
+    task = world.spec(settings(repeats=1)).build()
     with pytest.raises(TrainingError, match=r"pair the views of a batch, found 1.*`mix.probability: 0`"):
         task.loss(task.model, batch_of(task, [0]), generator())
     assert settings(repeats=2, train={"batch_size": 3}).mix.on
@@ -275,26 +276,19 @@ def test_a_clip_that_cannot_be_read_is_replaced_with_its_label(world: World, tmp
         LabelledClips(MappedTable(tmp_path / "gone.arrow"), CLASSES, world.tables.media_root, settings())[0, 0]
 
 
-def spec(world: World, run_dir: Path, **changes: Any) -> RunSpec:
+def spec(world: World, **changes: Any) -> ClassificationSpec:
     config = settings(**changes)
-    return RunSpec(
-        task="umt_pipeline.tasks.classification.training:make_task",
-        kwargs=world.arguments(config, start=str(world.folder / "stage1")),
-        inputs="tiny",
-        train=config.train,
-        seed=0,
-        run_dir=run_dir,
-    )
+    return world.spec(config, start=world.folder / "stage1")
 
 
 def test_a_resumed_run_ends_in_the_same_weights(world: World, tmp_path: Path) -> None:
     loop = {"checkpoint_every": 2, "layer_decay": 0.75, "accumulate": 2}
-    whole = run(spec(world, tmp_path / "whole", train=loop))
+    whole = run(spec(world, train=loop), tmp_path / "whole").result
     assert [row["step"] for row in whole.history] == [1, 2, 3, 4]
     stop: Callable[[Any], None] = _Stop(3)
     with pytest.raises(KeyboardInterrupt):
-        run(spec(world, tmp_path / "resumed", train=loop), stop)
-    run(spec(world, tmp_path / "resumed", train={**loop, "workers": 1}))
+        run(spec(world, train=loop), tmp_path / "resumed", stop)
+    run(spec(world, train={**loop, "workers": 1}), tmp_path / "resumed")
     assert final_weights(tmp_path / "resumed").read_bytes() == final_weights(tmp_path / "whole").read_bytes()
 
 
@@ -310,13 +304,13 @@ class _Stop:
 def test_training_learns_its_clips(world: World, tmp_path: Path) -> None:
     still = {"rand_augment": None, "erase": 0, "area": [1.0, 1.0], "ratio": [1.4, 1.4]}
     plain = {"mix": {"probability": 0}, "augment": still, "drop_path": 0, "label_smoothing": 0, "repeats": 1}
-    history = run(spec(world, tmp_path, train={"steps": 50, "batch_size": 6, "lr": 5e-3, "warmup": 5}, **plain)).history
+    history = run(spec(world, train={"steps": 50, "batch_size": 6, "lr": 5e-3, "warmup": 5}, **plain), tmp_path).result.history
     assert history[0]["loss"] == pytest.approx(np.log(2), abs=0.01), "the first logits are nearly equal"
     assert history[-1]["loss"] < 0.4
 
 
 def test_a_step_costs_every_repeat(world: World) -> None:
-    task = make_task(**world.arguments(settings(repeats=2)))
+    task = world.spec(settings(repeats=2)).build()
     tokens, dim = 32, 16
     block = 4 * tokens * dim**2 + 2 * tokens**2 * dim + 2 * tokens * dim * 64
     assert task.flops_per_clip({}) == 2 * 6 * (tokens * 192 * dim + 2 * block + dim * 2)

@@ -6,29 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
-from umt_pipeline.pipelines.detection.box_table import read_boxes
-from umt_pipeline.pipelines.detection.nodes import DetectionData, fine_tune, gather_key_frames, train_control
-from umt_pipeline.pipelines.detection.params import DetectionParams
-from umt_pipeline.pipelines.detection.reporting import report_detection
-from umt_pipeline.pipelines.detection.testing import evaluate_detectors
 
 from tests.evaluation.tiny import make_folders, make_tables
+from tests.pipelines.clean import clean
 from tests.tables.reading import read
+from tests.tasks.running import run_task
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
-from umt_pipeline.schemas import Boxes, RawBoxes, Rejects
+from umt_pipeline.schemas import RawBoxes
 from umt_pipeline.tables.annotations import write_annotations
+from umt_pipeline.tasks.detection.data import DetectionData
 from umt_pipeline.tasks.detection.model import load_actions, load_detector
+from umt_pipeline.tasks.detection.params import DetectionParams
+from umt_pipeline.tasks.detection.task import TASK
 
 SPLITS = ("train",) * 5 + ("test",) * 3
-NO_REJECTS = pd.DataFrame(columns=list(Rejects.to_schema().columns))
 COLUMNS = list(RawBoxes.to_schema().columns)
 LEFT, RIGHT = (0.0, 0.1, 0.5, 0.9), (0.5, 0.1, 1.0, 0.9)
 Box = tuple[float, float, float, float]
@@ -82,29 +80,29 @@ def raw(world: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def gather(settings: DetectionParams, world: dict[str, Any], table: pd.DataFrame, **changes: Any) -> DetectionData:
-    boxes = read_boxes(settings, table, world["videos"], NO_REJECTS)[0]
-    return gather_key_frames(settings, boxes, **{**world, **changes})
+def tables_of(world: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    boxes = clean("boxes", table, world["videos"])[0]
+    return {**{name: value for name, value in world.items() if name != "workspace"}, "boxes": boxes}
 
 
-def finish(
-    settings: DetectionParams, world: dict[str, Any], table: pd.DataFrame, **changes: Any
-) -> tuple[Path, Path, dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
-    report = read_boxes(settings, table, world["videos"], NO_REJECTS)[2]
-    data = gather(settings, world, table, **changes)
-    model, history, summary = fine_tune(settings, 0, data, world["workspace"])
-    control, control_history, control_summary = train_control(settings, 0, data, world["workspace"])
-    assert len(control_history) == (len(history) if settings.control else 0)
-    found = evaluate_detectors(settings, 0, data, report, model, summary, control, control_summary)
-    json.dumps(found[:2])
-    page = report_detection(settings, data, *found, history, control_history)
-    assert ("frames of " in page) == bool(len(found[2])), "key frames with boxes, where any were tested"
-    return model, control, *found
+def gather(settings: DetectionParams, world: dict[str, Any], table: pd.DataFrame) -> DetectionData:
+    return TASK.gather(settings, tables_of(world, table), world["workspace"])
+
+
+def finish(settings: DetectionParams, world: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    found = run_task(TASK, settings, tables_of(world, table), world["workspace"])
+    assert len(found["control_history"]) == (len(found["history"]) if settings.control else 0)
+    json.dumps([found["metrics"], found["records"]])
+    tested = len(found["predictions"]) > 0
+    assert ("frames of " in found["report"]) == tested, "key frames with boxes, where any were tested"
+    return found
 
 
 def test_both_models_are_trained_tested_and_recorded(world: dict[str, Any]) -> None:
     settings = params(groups={"moving": ["walk", "wave"], "still": ["sit"]})
-    model, control, metrics, records, table, svg = finish(settings, world, raw(world))
+    found = finish(settings, world, raw(world))
+    model, control, metrics, records = (found[name] for name in ("model", "control_model", "metrics", "records"))
+    table, svg = found["predictions"], found["picture"]
     assert [record["task"] for record in records] == [f"detection/test/{name}" for name in ("stage1", "control", "chance")]
     protocol = records[0]["protocol"]
     assert (protocol["split"], protocol["clips"], protocol["frames"], protocol["views"], protocol["resolution"]) == (
@@ -129,10 +127,10 @@ def test_both_models_are_trained_tested_and_recorded(world: dict[str, Any]) -> N
     assert load_detector(model).config.vision.frames == 2
     assert len(table) == 2 * 7
     first = table.iloc[0]
-    assert (first["model"], first["video"], first["x1"]) == ("stage1", clips(world, "test")[0], 0.02)
+    assert (first["model"], first["video"], first["x1"]) == ("stage1", clips(world, "test")[0], "0.02")
     assert table["true"].tolist()[:3] == ["walk; wave", "sit", ""]
     assert {first["action1"], first["action2"], first["action3"]} == {"sit", "walk", "wave"}
-    assert first["score1"] >= first["score2"] >= first["score3"]
+    assert float(first["score1"]) >= float(first["score2"]) >= float(first["score3"])
     assert "chance, mean 69.8" in svg
     assert "true: walk, wave" in svg
 
@@ -146,7 +144,8 @@ def test_test_boxes_without_any_action_are_refused_before_training(world: dict[s
 
 def test_stage_2_is_a_start_and_the_control_may_be_left_out(world: dict[str, Any]) -> None:
     settings = params(start="stage2", control=False, test={"workers": 1, "source": "annotated"})
-    _, control, metrics, records, table, _ = finish(settings, world, raw(world))
+    found = finish(settings, world, raw(world))
+    control, metrics, records, table = (found[name] for name in ("control_model", "metrics", "records", "predictions"))
     assert [record["task"] for record in records] == ["detection/test/stage2", "detection/test/chance"]
     assert read_json(control / SKIPPED_FILE)["reason"] == "detection.control is false"
     assert metrics["training"]["control"] == {}
@@ -156,56 +155,30 @@ def test_stage_2_is_a_start_and_the_control_may_be_left_out(world: dict[str, Any
     assert (data.start, data.size.dim) == (None, 16)
 
 
-def test_rejects_reconcile_and_say_why(world: dict[str, Any], tmp_path: Path) -> None:
-    videos = world["videos"]
-    path, still = clips(world, "train")[0], videos.loc[videos["media"] == "image", "path"].iloc[0]
-    broken = pd.DataFrame([["videos", 4, "broken.mp4", "truncated", "half of it"]], columns=NO_REJECTS.columns)
-    good = raw(world)
-    frames = int(videos.loc[videos["path"] == path, "num_frames"].iloc[0])
-    wrong = [
-        ("video_rejected", drawn("broken.mp4", 0.1, LEFT, "walk")), ("image", drawn(still, 0.1, LEFT, "walk")),
-        ("unknown_video", drawn("nobody.mp4", 0.1, LEFT, "walk")), ("not_a_number", drawn(path, np.nan, LEFT, "walk")),
-        ("not_a_number", seen(path, 0.1, LEFT, np.nan)), ("not_a_number", drawn(path, 0.1, (0, 0, np.inf, 1), "walk")),
-        ("outside_frame", drawn(path, 0.1, (0.5, 0.1, 1.2, 0.9), "walk")),
-        ("outside_frame", drawn(path, 0.1, (10, 10, 20, 20), "walk")), ("no_area", drawn(path, 0.1, (0.5, 0, 0.5, 1), "walk")),
-        ("wrong_score", seen(path, 0.1, LEFT, 95.0)), ("wrong_source", [(path, 0.1, *LEFT, "", "", 1.0, "guessed")]),
-        ("outside_video", drawn(path, frames / 10, LEFT, "walk")), ("outside_video", drawn(path, -0.2, LEFT, "walk")),
-        ("unknown_action", drawn(path, 0.1, LEFT, "fly")), ("duplicate", drawn(path, 0.1, LEFT, "walk")),
-    ]  # fmt: skip
-    last = seen(f"./{path}", 0.1, LEFT, 0.7)
-    rows = [row for _, rows in wrong for row in rows] + last
-    table = pd.concat([good, pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True).assign(comment="?")
+def test_boxes_outside_their_file_and_of_unknown_actions_are_left_out(
+    world: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = clips(world, "train")[0]
+    frames = int(world["videos"].set_index("path").loc[path, "num_frames"])
+    strange = drawn(path, frames / 10, LEFT, "walk") + drawn(path, 0.1, LEFT, "fly")
+    table = pd.concat([raw(world), pd.DataFrame(strange, columns=COLUMNS)], ignore_index=True)
     write_json(tmp_path / "actions.json", ["sit", "walk", "wave"])
-    settings = params(actions=str(tmp_path / "actions.json"))
-    accepted, rejected, report = read_boxes(settings, table, videos, broken)
-    Boxes.validate(accepted)
-    Rejects.validate(rejected)
-    assert rejected["reason"].tolist() == [reason for reason, _ in wrong]
-    assert rejected["row"].tolist() == [len(good) + number for number in range(len(wrong))]
-    details = dict(zip(rejected["reason"], rejected["detail"], strict=True))
-    assert "truncated" in details["video_rejected"]
-    assert "found x1 10.0" in details["outside_frame"]
-    assert f"-0.2 s is not in its file of {frames} frames, 10 a second" in details["outside_video"]
-    assert "'fly' is not in detection.actions" in details["unknown_action"]
-    assert report["rows_in"] == len(table) == report["accepted"] + report["rejected"]
-    assert sum(report["reasons"].values()) == len(rejected)
-    assert report["ignored_columns"] == ["comment"]
-    assert report["splits"]["test"] == {
-        "key_frames": 3, "annotated_boxes": 6, "detected_boxes": 9, "actions": 8, "videos": 3, "videos_without_box": 0
-    }  # fmt: skip
-    # As a CSV file it is the same, numbers being text there.
-    TableDataset(str(tmp_path / "boxes.csv")).save(table)
-    again = read_boxes(settings, TableDataset(str(tmp_path / "boxes.csv")).load(), videos, broken)
-    pd.testing.assert_frame_equal(again[0], accepted)
-    assert again[1]["reason"].tolist() == rejected["reason"].tolist()
+    data = gather(params(actions=str(tmp_path / "actions.json")), world, table)
+    assert data.left_out == {"outside_video": 1, "unknown_action": 1}
+    assert f"1 of {len(table)} boxes are left out: unknown_action, the first at 0.1 s of {path} with label fly" in caplog.text
+    pd.testing.assert_frame_equal(data.train, gather(params(), world, raw(world)).train)
+    with pytest.raises(ConfigError, match=r"none of 30 boxes can be used.*start_s, which is 900\.0"):
+        gather(params(fine_tuning={"start_s": 900}), world, raw(world))
 
 
 def test_test_videos_without_boxes_are_counted_and_those_without_detections_are_missed(world: dict[str, Any]) -> None:
     table, (one, two, _) = raw(world), clips(world, "test")
     table = table[(table["video"] != one) & ~((table["video"] == two) & (table["source"] == "detected"))]
     table = pd.concat([table, pd.DataFrame(seen(one, 0.1, LEFT, 0.99), columns=COLUMNS)], ignore_index=True)
-    _, _, metrics, records, predictions, _ = finish(params(control=False), world, table)
-    assert metrics["table"]["splits"]["test"]["videos_without_box"] == 1
+    found = finish(params(control=False), world, table)
+    metrics, records, predictions = (found[name] for name in ("metrics", "records", "predictions"))
+    assert found["data"].test_videos_without_box == 1
+    assert "1 videos of test were left out, since people drew no box in them" in found["report"]
     assert records[0]["protocol"]["clips"] == 2, "nothing is known of a video in which people drew nothing"
     assert one not in set(predictions["video"])
     assert metrics["missed"]["stage1"]["videos"] == {two: "no detection"}
@@ -216,19 +189,19 @@ def test_test_videos_without_boxes_are_counted_and_those_without_detections_are_
 def test_key_frames_that_cannot_be_read_are_missed_and_listed(world: dict[str, Any], count: int) -> None:
     settings = params(control=False)
     data = gather(settings, world, raw(world))
-    model, _, summary = fine_tune(settings, 0, data, world["workspace"])
-    control = train_control(settings, 0, data, world["workspace"])[0]
-    report = read_boxes(settings, raw(world), world["videos"], NO_REJECTS)[2]
+    model = finish(settings, world, raw(world))["model"]
     gone = clips(world, "test")[-count:]
     away = [world["raw_media"] / name for name in gone]
     for path in away:
         path.rename(path.with_suffix(".away"))
     try:
-        metrics, records, table, svg = evaluate_detectors(settings, 0, data, report, model, summary, control, {})
+        found = TASK.test(settings, 0, data, {"model": model}, world["workspace"])
     finally:
         for path in away:
             path.with_suffix(".away").rename(path)
-    assert records[0]["protocol"]["failures"] == [f"{name}@0.1" for name in gone]
+    metrics, table, svg = found.metrics, found.predictions, found.picture
+    assert found.records[0].protocol is not None
+    assert found.records[0].protocol.failures == tuple(f"{name}@0.1" for name in gone)
     assert (metrics["missed"]["stage1"]["frames"], list(metrics["missed"]["stage1"]["videos"])) == (count, gone)
     assert metrics["per_action"]["walk"]["stage1"] <= 100 * (3 - count) / 3
     failed = table[table["failure"] != ""]
@@ -241,22 +214,25 @@ def test_actions_are_told_and_counted_as_the_lists_say(world: dict[str, Any], tm
     write_json(tmp_path / "told.json", ["wave", "walk", "sit", "run"])
     write_json(tmp_path / "evaluated.json", ["walk", "run"])
     lists = {"actions": str(tmp_path / "told.json"), "evaluated": str(tmp_path / "evaluated.json"), "control": False}
-    model, _, metrics, _, _, _ = finish(params(**lists), world, raw(world))
+    found = finish(params(**lists), world, raw(world))
+    model, metrics = found["model"], found["metrics"]
     assert load_actions(model) == ("wave", "walk", "sit", "run")
     assert set(metrics["per_action"]["walk"]) == {"stage1", "chance"}
     assert metrics["per_action"]["run"] == {}
     assert metrics["actions"]["without_ground_truth"] == ["run"]
     # An action that only the test has cannot be found.
     strange = pd.concat([raw(world), pd.DataFrame(drawn(clips(world, "test")[0], 0.1, RIGHT, "fly"), columns=COLUMNS)])
-    _, _, metrics, records, _, _ = finish(params(control=False), world, strange.reset_index(drop=True))
+    found = finish(params(control=False), world, strange.reset_index(drop=True))
+    metrics, records = found["metrics"], found["records"]
     assert metrics["per_action"]["fly"] == {"stage1": 0.0, "chance": 0.0}
     assert metrics["actions"]["unseen_in_training"] == ["fly"]
     assert records[0]["protocol"]["settings"]["actions_unseen_in_training"] == "fly"
 
 
 def test_a_project_without_boxes_is_no_error(world: dict[str, Any]) -> None:
-    model, control, metrics, records, table, svg = finish(params(control=False), world, pd.DataFrame())
-    assert (records, metrics["test"], metrics["table"]["rows_in"], len(table)) == ([], {}, 0, 0)
+    found = finish(params(control=False), world, pd.DataFrame())
+    model, control, svg = found["model"], found["control_model"], found["picture"]
+    assert (found["records"], found["metrics"]["test"], len(found["predictions"])) == ([], {}, 0)
     assert read_json(model / SKIPPED_FILE)["reason"] == "the project has no boxes to train on"
     assert (control / SKIPPED_FILE).is_file()
     assert "no boxes to test on" in svg
@@ -264,9 +240,9 @@ def test_a_project_without_boxes_is_no_error(world: dict[str, Any]) -> None:
 
 def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Path) -> None:
     table = raw(world)
-    with pytest.raises(TableError, match=r"expected the columns video, timestamp_s, .*missing: y2"):
+    with pytest.raises(TableError, match=r"Table raw_boxes: expected a column 'y2', found: video, timestamp_s"):
         gather(params(), world, table.drop(columns="y2"))
-    with pytest.raises(TableError, match=r"none of 30 rows can be used: \{'unknown_video': 30\}, the first: 'x/.*train"):
+    with pytest.raises(TableError, match=r"none of 30 rows can be used: \{'unknown_video': 30\}, the first, of 'x/.*train"):
         gather(params(), world, table.assign(video="x/" + table["video"] + "/train"))
     train = table["video"].isin(clips(world, "train"))
     for part, found in ((table[train], "5 videos of train and 0 of test"), (table[~train], "0 videos of train and 3 of test")):
@@ -315,9 +291,10 @@ def test_tables_of_ava_go_the_whole_way(world: dict[str, Any], tmp_path: Path) -
     write_annotations(found, tmp_path / "tables")
     table = TableDataset(str(tmp_path / "tables" / "boxes.csv")).load()
     settings = params(test_split="validation", control=False, fine_tuning={"start_s": 900})
-    _, _, metrics, records, predictions, _ = finish(settings, {**world, "videos": videos}, table)
-    assert metrics["table"]["rejected"] == 0
+    found = finish(settings, {**world, "videos": videos}, table)
+    metrics, records, predictions = (found[name] for name in ("metrics", "records", "predictions"))
+    assert not any(found["data"].left_out.values())
     assert list(metrics["per_action"]) == ["1", "12", "79"]
     assert metrics["test"]["chance"]["map"] == pytest.approx(100 / 3), "each box is one of three"
     assert records[0]["protocol"]["clips"] == 2
-    assert set(predictions["timestamp_s"]) == {901.0}
+    assert set(predictions["timestamp_s"]) == {"901.0"}

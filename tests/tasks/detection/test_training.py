@@ -23,12 +23,12 @@ from umt_pipeline.schemas import RawBoxes
 from umt_pipeline.tasks.detection.training import (
     DetectionConfig,
     DetectionRecipe,
+    DetectionSpec,
     DetectionTask,
     action_names,
     key_frames,
-    make_task,
 )
-from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.launch import run
 from umt_pipeline.training.state import final_weights
 
 VISION = ViTConfig(image_size=32, patch_size=8, frames=2, dim=16, depth=2, heads=2)
@@ -48,19 +48,21 @@ class World(NamedTuple):
     boxes: pd.DataFrame
     folder: Path
 
-    def arguments(self, config: DetectionConfig, **changes: Any) -> dict[str, Any]:
+    def spec(self, config: DetectionConfig, **changes: Any) -> DetectionSpec:
         frames = self.folder / "frames.arrow"
         if not frames.exists():
             write_mapped(frames, key_frames(self.videos, self.boxes, "train", config.recipe()))
-        return {
-            "model": config.model_for(VISION, len(CLASSES), interpolate=True).model_dump(mode="json"),
+        values = {
+            "model": config.model_for(VISION, len(CLASSES), interpolate=True),
             "start": None,
-            "classes": list(CLASSES),
-            "config": config.recipe().model_dump(mode="json"),
-            "frames": str(frames),
-            "media_root": str(self.folder / "media"),
-            **changes,
+            "classes": CLASSES,
+            "recipe": config.recipe(),
+            "frames": frames,
+            "media_root": self.folder / "media",
+            "train": config.train,
+            "seed": 0,
         }
+        return DetectionSpec.model_validate({**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_detected_boxes_take_the_actions_of_the_person_they_show(world: World) -
 
 
 def test_a_batch_is_filled_up_with_boxes_that_do_not_count(world: World) -> None:
-    task = make_task(**world.arguments(settings(augment=STILL)))
+    task = world.spec(settings(augment=STILL)).build()
     batch = read_batch(task, [0, 2])
     assert (batch["frames"].shape, batch["frames"].dtype) == ((2, 2, 32, 32, 3), torch.uint8)
     assert (batch["boxes"].shape, batch["labels"].shape) == ((2, 2, 4), (2, 2, 3))
@@ -149,7 +151,7 @@ class Fixed(nn.Module):
 
 
 def test_the_loss_sums_over_boxes_and_ignores_the_fillings(world: World) -> None:
-    task = make_task(**world.arguments(settings(augment=STILL)))
+    task = world.spec(settings(augment=STILL)).build()
     logits = torch.tensor([2.0, -1.0, 0.5])
     targets = torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])  # two people of the first key frame, one of the third
     each = [F.binary_cross_entropy_with_logits(logits, target).item() for target in targets]
@@ -168,7 +170,7 @@ def test_a_key_frame_that_cannot_be_read_is_replaced_boxes_and_all(world: World,
     frames = key_frames(world.videos, world.boxes, "train", DetectionRecipe())
     frames.loc[0, "path"] = "gone.mp4"
     write_mapped(tmp_path / "frames.arrow", frames)
-    task = make_task(**world.arguments(settings(augment=STILL), frames=str(tmp_path / "frames.arrow")))
+    task = world.spec(settings(augment=STILL), frames=tmp_path / "frames.arrow").build()
     batch = read_batch(task, [0, 2])
     assert batch["unreadable"].tolist() == [1, 0]
     place = [f"{row.video_id}@{row.timestamp_s}" for row in frames.itertuples()].index(batch["clip"][0])
@@ -178,21 +180,14 @@ def test_a_key_frame_that_cannot_be_read_is_replaced_boxes_and_all(world: World,
     assert task.loss(Fixed(), batch, torch.Generator()).parts["unreadable"].item() == 0.5
 
 
-def spec(world: World, run_dir: Path, **changes: Any) -> RunSpec:
+def spec(world: World, **changes: Any) -> DetectionSpec:
     config = settings(**changes)
-    return RunSpec(
-        task="umt_pipeline.tasks.detection.training:make_task",
-        kwargs=world.arguments(config, start=str(world.folder / "stage1")),
-        inputs="tiny",
-        train=config.train,
-        seed=0,
-        run_dir=run_dir,
-    )
+    return world.spec(config, start=world.folder / "stage1")
 
 
 def test_a_resumed_run_ends_in_the_same_weights(world: World, tmp_path: Path) -> None:
     loop = {"checkpoint_every": 2, "layer_decay": 0.75, "accumulate": 2}
-    whole = run(spec(world, tmp_path / "whole", train=loop))
+    whole = run(spec(world, train=loop), tmp_path / "whole").result
     assert [row["step"] for row in whole.history] == [1, 2, 3, 4]
 
     def stop(row: Any) -> None:
@@ -200,20 +195,20 @@ def test_a_resumed_run_ends_in_the_same_weights(world: World, tmp_path: Path) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(spec(world, tmp_path / "resumed", train=loop), stop)
-    run(spec(world, tmp_path / "resumed", train={**loop, "workers": 1}))
+        run(spec(world, train=loop), tmp_path / "resumed", stop)
+    run(spec(world, train={**loop, "workers": 1}), tmp_path / "resumed")
     assert final_weights(tmp_path / "resumed").read_bytes() == final_weights(tmp_path / "whole").read_bytes()
 
 
 def test_training_learns_who_does_what_in_the_same_frame(world: World, tmp_path: Path) -> None:
     loop = {"steps": 200, "batch_size": 5, "lr": 5e-3, "warmup": 5}
-    history = run(spec(world, tmp_path, train=loop, augment=STILL, drop_path=0)).history
+    history = run(spec(world, train=loop, augment=STILL, drop_path=0), tmp_path).result.history
     assert history[0]["loss"] / history[0]["boxes"] == pytest.approx(np.log(2), abs=0.1)
     assert history[-1]["loss"] / history[-1]["boxes"] < 0.25
 
 
 def test_a_step_costs_encoder_and_head(world: World) -> None:
-    task = make_task(**world.arguments(settings()))
+    task = world.spec(settings()).build()
     assert isinstance(task, DetectionTask)
     tokens, dim = 32, 16
     block = 4 * tokens * dim**2 + 2 * tokens**2 * dim + 2 * tokens * dim * 64

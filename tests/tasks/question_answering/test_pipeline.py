@@ -9,25 +9,23 @@ from typing import Any
 import pandas as pd
 import pytest
 from pydantic import ValidationError
-from umt_pipeline.pipelines.question_answering.asking import ask
-from umt_pipeline.pipelines.question_answering.nodes import QuestionData, fine_tune, fine_tune_control, gather_questions
-from umt_pipeline.pipelines.question_answering.params import QuestionAnsweringParams
-from umt_pipeline.pipelines.question_answering.question_table import read_questions
-from umt_pipeline.pipelines.question_answering.reporting import report_answers
 
 from tests.evaluation.tiny import make_tables, make_video_text
+from tests.pipelines.clean import clean
 from tests.tables.reading import read
-from umt_pipeline.core.errors import ConfigError, TableError
+from tests.tasks.running import run_task
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
-from umt_pipeline.schemas import Questions, Rejects
 from umt_pipeline.tables.annotations import write_annotations
+from umt_pipeline.tasks.question_answering.data import QuestionData
 from umt_pipeline.tasks.question_answering.model import load_question_answering
+from umt_pipeline.tasks.question_answering.params import QuestionAnsweringParams
+from umt_pipeline.tasks.question_answering.task import TASK
 
 SPLITS = ("train",) * 5 + ("test",) * 3
-NO_REJECTS = pd.DataFrame(columns=list(Rejects.to_schema().columns))
 
 
 def params(**changes: Any) -> QuestionAnsweringParams:
@@ -79,21 +77,22 @@ def raw(world: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_records(rows(videos[videos["media"] == "video"]))
 
 
+def tables_of(world: dict[str, Any], table: pd.DataFrame, **changes: Any) -> dict[str, Any]:
+    questions = clean("questions", table, world["videos"])[0]
+    return {**{name: value for name, value in world.items() if name != "workspace"}, "questions": questions, **changes}
+
+
 def gather(settings: QuestionAnsweringParams, world: dict[str, Any], table: pd.DataFrame, **changes: Any) -> QuestionData:
-    questions = read_questions(settings, table, world["videos"], NO_REJECTS)[0]
-    return gather_questions(settings, questions, **{**world, **changes})
+    return TASK.gather(settings, tables_of(world, table, **changes), world["workspace"])
 
 
 def finish(
     settings: QuestionAnsweringParams, world: dict[str, Any], table: pd.DataFrame, **changes: Any
 ) -> tuple[Path, Path, dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
-    report = read_questions(settings, table, world["videos"], NO_REJECTS)[2]
-    data = gather(settings, world, table, **changes)
-    model, history, summary = fine_tune(settings, 0, data, world["workspace"])
-    control, control_history, control_summary = fine_tune_control(settings, 0, data, world["workspace"])
-    found = ask(settings, 0, data, report, model, summary, control, control_summary)
-    json.dumps(found[0])
-    return model, control, *found, report_answers(settings, data, *found, history, control_history)
+    found = run_task(TASK, settings, tables_of(world, table, **changes), world["workspace"])
+    json.dumps(found["metrics"])
+    table = found["predictions"].assign(right=found["predictions"]["right"] == "True")
+    return found["model"], found["control_model"], found["metrics"], found["records"], table, found["report"]
 
 
 def test_both_models_are_trained_asked_and_recorded(world: dict[str, Any]) -> None:
@@ -129,55 +128,6 @@ def test_both_models_are_trained_asked_and_recorded(world: dict[str, Any]) -> No
     assert "where does it go (3)" in html
 
 
-def test_rejects_reconcile_and_say_why(world: dict[str, Any]) -> None:
-    videos = world["videos"]
-    still = videos.loc[videos["media"] == "image", "path"].iloc[0]
-    broken = pd.DataFrame([["videos", 4, "broken.mp4", "truncated", "half of it"]], columns=NO_REJECTS.columns)
-    others = [
-        question("x1", "broken.mp4", "what moves", "disc"),
-        question("x2", f"./{videos['path'].iloc[-1]}", "what moves", "disc"),
-        question("x3", still, "what moves", "disc"),
-        question("x4", "nobody.mp4", "what moves", "disc"),
-    ]
-    table = pd.concat([raw(world), pd.DataFrame(others).assign(comment="?")], ignore_index=True)
-    accepted, rejected, report = read_questions(params(), table, videos, broken)
-    Questions.validate(accepted)
-    Rejects.validate(rejected)
-    assert rejected[["row", "reason"]].values.tolist() == [
-        [len(table) - 4, "video_rejected"], [len(table) - 2, "image"], [len(table) - 1, "unknown_video"]
-    ]  # fmt: skip
-    assert "truncated" in rejected["detail"].iloc[0]
-    assert report["rows_in"] == len(table) == report["accepted"] + report["rejected"]
-    assert report["reasons"] == {"image": 1, "unknown_video": 1, "video_rejected": 1}
-    assert report["ignored_columns"] == ["comment"]
-    assert report["splits"]["test"] == {
-        "open": 7, "open_without_answer": 0, "multiple_choice": 3, "videos": 3, "videos_without_question": 0
-    }  # fmt: skip
-
-
-def test_a_video_without_a_question_and_a_question_without_an_answer_are_counted(world: dict[str, Any]) -> None:
-    table = raw(world)
-    table = table[~table["question_id"].isin(["what0", "where0"])].reset_index(drop=True)
-    table.at[0, "answers"] = []
-    report = read_questions(params(), table, world["videos"], NO_REJECTS)[2]
-    assert report["splits"]["train"]["videos_without_question"] == 1
-    assert report["splits"]["train"]["open_without_answer"] == 1
-    assert len(gather(params(), world, table).train) == 3 * 4 + 3, "one open question fewer"
-
-
-def test_tables_that_are_refused(world: dict[str, Any]) -> None:
-    table = raw(world)
-    twice = pd.concat([table, table.iloc[[0]]], ignore_index=True)
-    with pytest.raises(TableError, match=r"row 0, column 'question_id': expected a value that occurs once, found 'what0'"):
-        read_questions(params(), twice, world["videos"], NO_REJECTS)
-    with pytest.raises(TableError, match="options, of which correct is one"):
-        read_questions(params(), table.assign(correct=7), world["videos"], NO_REJECTS)
-    with pytest.raises(TableError, match="missing: video"):
-        read_questions(params(), table.drop(columns="video"), world["videos"], NO_REJECTS)
-    with pytest.raises(TableError, match=r"none of 19 questions is about an accepted video: {'unknown_video': 19}"):
-        read_questions(params(), table.assign(video="elsewhere/" + table["video"]), world["videos"], NO_REJECTS)
-
-
 def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Path) -> None:
     table = raw(world)
     only_test = table[table["question_id"].str[-1].astype(int) >= 5]
@@ -211,12 +161,6 @@ def test_an_answer_outside_the_list_is_wrong_and_counted(world: dict[str, Any], 
 
 def test_a_project_without_questions_is_told_so(world: dict[str, Any], tmp_path: Path) -> None:
     empty = TableDataset(str(tmp_path / "questions.jsonl"), optional=True).load()
-    questions, rejected, report = read_questions(params(), empty, world["videos"], NO_REJECTS)
-    for table, schema in ((questions, Questions), (rejected, Rejects)):
-        dataset = TableDataset(str(tmp_path / "t.parquet"))
-        dataset.save(schema.validate(table))
-        assert schema.validate(dataset.load()).empty
-    assert report["rows_in"] == 0
     model, control, metrics, records, predictions, html = finish(params(), world, empty)
     assert "no open question" in read_json(model / SKIPPED_FILE)["reason"]
     assert read_json(control / SKIPPED_FILE) == read_json(model / SKIPPED_FILE)
@@ -245,9 +189,8 @@ def test_tables_of_public_data_sets_are_read(world: dict[str, Any], tmp_path: Pa
         write_annotations(read(tmp_path, reader, content), tmp_path / reader)
         videos = world["videos"].iloc[[-1]].assign(path="video6513.mp4", video_id="video6513")
         table = TableDataset(str(tmp_path / reader / "questions.jsonl")).load()
-        accepted, rejected, _ = read_questions(params(), table, videos, NO_REJECTS)
+        accepted, rejected, _ = clean("questions", table, videos)
         assert (accepted["video_id"].tolist(), len(rejected)) == (["video6513"], 0)
-        Questions.validate(accepted)
     assert accepted["options"].tolist() == [["a", "b", "c"]]
     settings = params(answers=str(tmp_path / "msrvtt-qa" / "answers.json"))
     assert gather(settings, world, raw(world)).answers == ("disc", "up")

@@ -32,13 +32,13 @@ from umt_pipeline.tasks.question_answering.model import (
 from umt_pipeline.tasks.question_answering.training import (
     COLUMNS,
     LeftOut,
+    QuestionAnsweringSpec,
     QuestionAnsweringTask,
     QuestionAnsweringTraining,
     QuestionDataset,
     Questions,
-    make_task,
 )
-from umt_pipeline.training.launch import RunSpec, run
+from umt_pipeline.training.launch import run
 from umt_pipeline.training.task import TrainConfig
 from umt_pipeline.video.pixels import normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig
@@ -75,11 +75,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(world: Path, **others: Any) -> dict[str, Any]:
-    paths = {"start": str(world / "stage2"), "questions": str(world / "questions.parquet")}
-    data = {"clips": str(world / "clips.arrow"), "media_root": str(world / "media"), "view": VIEW, "dataset_id": "tiny"}
-    sizes = {"max_question_length": 8, "max_answer_length": 5, "drop_path": 0.0}
-    return {**paths, **data, **sizes, **others}
+def make_spec(world: Path, **changes: Any) -> QuestionAnsweringSpec:
+    tuning = {"view": VIEW, "max_question_length": 8, "max_answer_length": 5, "drop_path": 0.0}
+    values = {
+        "start": world / "stage2",
+        "questions": world / "questions.parquet",
+        "clips": world / "clips.arrow",
+        "media_root": world / "media",
+        "split": "train",
+        "dataset_id": "tiny",
+        "train": TrainConfig(steps=1, batch_size=2, lr=1e-3, device="cpu"),
+        "seed": 0,
+    }
+    others = {name: changes.pop(name) for name in list(changes) if name in values}
+    return QuestionAnsweringSpec.model_validate({**values, **others, "tuning": {**tuning, **changes}})
 
 
 def questions(world: Path, table: pd.DataFrame = TABLE, longest: int = 5, length: int = 8) -> Questions:
@@ -132,11 +141,11 @@ def test_tables_that_cannot_be_trained_on(world: Path) -> None:
     with pytest.raises(ConfigError, match="none of the 4 questions about the 2 clips can be trained on"):
         questions(world, TABLE[TABLE["question_id"] != "q5"].iloc[[0, 1, 4, 5]], longest=2)
     with pytest.raises(ConfigError, match=r"max_question_length is 17, .* the model in .* has 16 positions"):
-        make_task(**arguments(world, max_question_length=17))
+        make_spec(world, max_question_length=17).build()
 
 
 def test_samples_are_the_same_in_any_process(world: Path) -> None:
-    dataset = make_task(**arguments(world)).dataset()
+    dataset = make_spec(world).build().dataset()
     batch = dataset.batch(np.array([0, 2]), np.full(2, 3))
     again = pickle.loads(pickle.dumps(dataset)).batch(np.array([0, 2]), np.full(2, 3))
     assert batch["clip"] == ["clip0", "clip1"]
@@ -149,7 +158,7 @@ def test_samples_are_the_same_in_any_process(world: Path) -> None:
 @torch.no_grad()
 def test_the_loss_is_the_published_sum(world: Path) -> None:
     """Over the answers of a question, weight times cross-entropy summed over tokens; divided by the number of questions."""
-    task = make_task(**arguments(world))
+    task = make_spec(world).build()
     model: Any = task.model.eval()
     batch = task.dataset().batch(np.array([0, 1, 2]), np.full(3, 0))
     found = task.loss(model, batch, torch.Generator())
@@ -170,7 +179,7 @@ def test_the_loss_is_the_published_sum(world: Path) -> None:
 
 
 def test_full_questions_are_counted(world: Path) -> None:
-    task = make_task(**arguments(world, max_question_length=5))
+    task = make_spec(world, max_question_length=5).build()
     # Three and four words, with [CLS] and [SEP] five and six tokens.
     batch = task.dataset().batch(np.array([0, 1]), np.full(2, 0))
     assert float(task.loss(task.model, batch, torch.Generator()).parts["full_questions"]) == 1.0
@@ -178,7 +187,7 @@ def test_full_questions_are_counted(world: Path) -> None:
 
 def test_a_few_steps_learn_the_answers(world: Path) -> None:
     torch.manual_seed(0)
-    task = make_task(**arguments(world))
+    task = make_spec(world).build()
     batch = task.dataset().batch(np.arange(3), np.full(3, 0))
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-2)
     losses = []
@@ -199,11 +208,8 @@ def test_the_loop_gives_the_same_losses_whoever_reads(world: Path, tmp_path: Pat
 
     def losses(workers: int) -> list[float]:
         settings = {"steps": 3, "batch_size": 2, "lr": 1e-3, "log_every": 1, "device": "cpu", "workers": workers}
-        spec = RunSpec(
-            task="umt_pipeline.tasks.question_answering.training:make_task", kwargs=arguments(world), inputs="tiny",
-            train=TrainConfig.model_validate(settings), seed=0, run_dir=tmp_path / str(workers),
-        )  # fmt: skip
-        return [row["loss"] for row in run(spec).history]
+        spec = make_spec(world, train=TrainConfig.model_validate(settings))
+        return [row["loss"] for row in run(spec, tmp_path / str(workers)).result.history]
 
     assert len(losses(0)) == 3
     assert losses(0) == losses(1)
@@ -213,7 +219,7 @@ def test_the_start_is_taken_over_and_positions_are_interpolated(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        task = make_task(**arguments(world, drop_path=0.1))
+        task = make_spec(world, drop_path=0.1).build()
     assert "new in the decoder, not from" in caplog.text
     assert "decoder.layers.0.crossattention.self.key.weight" in caplog.text
     model: Any = task.model
@@ -222,7 +228,7 @@ def test_the_start_is_taken_over_and_positions_are_interpolated(
     assert task.encoder() is model.vision
     save_question_answering(tmp_path, model, TOKENIZER)
     caplog.clear()
-    again: Any = make_task(**arguments(world, start=str(tmp_path))).model
+    again: Any = make_spec(world, start=tmp_path).build().model
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
     assert torch.equal(again.vision.positions_PD, model.vision.positions_PD)
     assert "new in the decoder" not in caplog.text

@@ -9,22 +9,19 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from kedro.io import DataCatalog, MemoryDataset
-from kedro.runner import SequentialRunner
 from pydantic import ValidationError
-from umt_pipeline.pipelines.retrieval import create_pipeline
-from umt_pipeline.pipelines.retrieval.nodes import RetrievalData, gather_captions, search_before_and_after
-from umt_pipeline.pipelines.retrieval.params import RetrievalParams
 
 from tests.evaluation.tiny import VISION, make_tables, make_video_text
+from tests.tasks.running import run_task
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.data.mapped import MappedTable
-from umt_pipeline.datasets import FolderDataset, JsonDataset, TableDataset, TextFileDataset
-from umt_pipeline.evaluation.compare import compare_records, load_records
+from umt_pipeline.evaluation.compare import compare_records
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.models.folders import save_model, weights_sha256
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
 from umt_pipeline.models.video_text import load_video_text
+from umt_pipeline.tasks.retrieval.params import RetrievalParams
+from umt_pipeline.tasks.retrieval.task import TASK, RetrievalData
 
 SPLITS = ("train",) * 5 + ("test",) * 3 + ("test_motion",) * 3
 LOOP = {"steps": 2, "batch_size": 4, "lr": 1e-3, "device": "cpu", "log_every": 1}
@@ -54,26 +51,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def run(settings: RetrievalParams, world: dict[str, Any], results: Path) -> dict[str, Any]:
-    data = {"params:retrieval": settings, "params:seed": 0, **world}
-    catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in data.items()})
-    for name in ("retrieval_metrics", "retrieval_records"):
-        catalog[name] = JsonDataset(filepath=str(results / f"{name}.json"))
-    catalog["retrieval_model"] = FolderDataset(str(results / "model"))
-    catalog["retrieval_history"] = TableDataset(str(results / "history.csv"), infer_types=True)
-    catalog["retrieval_report"] = TextFileDataset(str(results / "retrieval.html"))
-    SequentialRunner().run(create_pipeline(), catalog)
-    return {name: catalog[f"retrieval_{name}"].load() for name in ("metrics", "records", "model", "history", "report")}
+def run(settings: RetrievalParams, world: dict[str, Any]) -> dict[str, Any]:
+    tables = {name: value for name, value in world.items() if name != "workspace"}
+    return run_task(TASK, settings, tables, world["workspace"])
 
 
 @pytest.fixture(scope="module")
-def result(world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("results")
-    return {**run(params(), world, folder), "folder": folder}
+def result(world: dict[str, Any]) -> dict[str, Any]:
+    return run(params(), world)
 
 
 def gather(settings: RetrievalParams, world: dict[str, Any], **changes: Any) -> RetrievalData:
-    return gather_captions(settings, **{**world, **changes})
+    return TASK.gather(settings, {**world, **changes}, world["workspace"])
 
 
 def test_both_models_are_searched_in_both_directions_and_recorded(world: dict[str, Any], result: dict[str, Any]) -> None:
@@ -100,8 +89,8 @@ def test_both_models_are_searched_in_both_directions_and_recorded(world: dict[st
     cost = result["metrics"]["test"]["test"]["fine_tuned"]["reranked"]
     assert 0 < cost["pairs"] <= 9
     assert cost["pairs_per_second"] > 0
-    assert result["metrics"]["training"]["steps"] == 2
-    assert result["metrics"]["training"]["median_mfu"] > 0
+    assert result["metrics"]["training"]["fine_tuned"]["steps"] == 2
+    assert result["metrics"]["training"]["fine_tuned"]["median_mfu"] > 0
     assert result["report"].count("Fine-tuned, re-ranked<br>") == 6, "three queries of each set, with what was found"
     assert {"contrastive", "matching", "temperature"} <= set(result["history"])
     assert not {"masked_language", "alignment"} & set(result["history"])
@@ -120,14 +109,14 @@ def test_the_fine_tuned_model_reads_clips_and_texts_as_it_was_trained(
     assert not any("mlm" in name for name in changed), "no objective trains it"
 
 
-def test_other_text_lengths_make_other_records(world: dict[str, Any], result: dict[str, Any], tmp_path: Path) -> None:
-    run(params(test={"text_length": 5}), world, tmp_path)
-    first, second = (load_records(folder / "retrieval_records.json") for folder in (result["folder"], tmp_path))
+def test_other_text_lengths_make_other_records(world: dict[str, Any], result: dict[str, Any]) -> None:
+    runs = result, run(params(test={"text_length": 5}), world)
+    first, second = ([Record.model_validate(record) for record in found["records"]] for found in runs)
     warnings = compare_records(first, second).warnings
     assert [warning.partition(" (")[0] for warning in warnings] == [
         "text length is 12 in the first run, 5 in the second", "text length is 8 in the first run, 5 in the second"
     ]  # fmt: skip
-    same = run(params(test={"text_length": 8}, tuning={"view": {**VIEW, "frames": 2}}), world, tmp_path / "again")["records"]
+    same = run(params(test={"text_length": 8}, tuning={"view": {**VIEW, "frames": 2}}), world)["records"]
     assert {record["protocol"]["settings"]["text_length"] for record in same} == {8}, "whatever each was trained with"
 
 
@@ -138,8 +127,9 @@ def test_another_search_reads_the_features_of_the_one_before_in_any_number_of_pr
     gone = dataclasses.replace(data, media=tmp_path / "nowhere")
 
     def search_again(test: dict[str, Any], retrieval_data: RetrievalData) -> list[dict[str, Any]]:
-        arguments = (0, retrieval_data, result["model"], {}, tmp_path)
-        return search_before_and_after(params(test=test), *arguments)[1]
+        models = {"model": result["model"]}
+        found = TASK.test(params(test=test), 0, retrieval_data, models, tmp_path)
+        return [record.model_dump(mode="json") for record in found.records]
 
     first = search_again({"nproc": 2}, data)
     assert [record["values"] for record in first] == [record["values"] for record in result["records"]]
@@ -148,8 +138,8 @@ def test_another_search_reads_the_features_of_the_one_before_in_any_number_of_pr
     assert {record["protocol"]["k"] for record in search_again({"rerank_k": 1}, gone)} == {None, 1}
 
 
-def test_all_captions_may_ask(world: dict[str, Any], tmp_path: Path) -> None:
-    found = run(params(test={"caption": "all", "sets": ["test"]}), world, tmp_path)
+def test_all_captions_may_ask(world: dict[str, Any]) -> None:
+    found = run(params(test={"caption": "all", "sets": ["test"]}), world)
     for record in found["records"]:
         assert (record["protocol"]["queries"], record["protocol"]["caption"]) == (6, "all")
 
@@ -161,7 +151,7 @@ def test_clips_that_cannot_be_read_count_as_wrong(world: dict[str, Any], tmp_pat
     tested = [path for path, split in clips.items() if split == "test"]
     for path in [*tested[1:], *(path for path, split in clips.items() if split == "test_motion")]:
         (tmp_path / path).unlink()
-    found = run(params(), {**world, "raw_media": tmp_path}, tmp_path / "results")
+    found = run(params(), {**world, "raw_media": tmp_path, "workspace": tmp_path / "workspace"})
     records = {record["task"]: record for record in found["records"]}
     assert records["retrieval/test_motion"]["note"].endswith("none of its 3 clips could be read")
     assert "none of its 3 clips could be read." in found["report"]
@@ -173,14 +163,14 @@ def test_clips_that_cannot_be_read_count_as_wrong(world: dict[str, Any], tmp_pat
 
 def test_images_and_other_splits_are_not_trained_on(world: dict[str, Any]) -> None:
     data = gather(params(), world)
-    assert MappedTable(data.samples).values("video_id").to_pylist() == [f"clip{number}" for number in range(5)]
-    assert len(MappedTable(data.train_captions)) == 10
+    assert MappedTable(data.train.samples).values("video_id").to_pylist() == [f"clip{number}" for number in range(5)]
+    assert len(MappedTable(data.train.captions)) == 10
     with pytest.raises(ConfigError, match=r"retrieval\.fine_tuning\.corpora names films, .*split 'train' has tiny"):
         gather(params(tuning={"corpora": {"films": 2.0}}), world)
 
 
 def test_null_is_the_length_that_the_start_model_was_trained_with(world: dict[str, Any]) -> None:
-    assert gather(params(tuning={"max_length": None}), world).max_length == 12, "no more than it has positions"
+    assert gather(params(tuning={"max_length": None}), world).train.max_length == 12, "no more than it has positions"
 
 
 def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ import torch
 
 from tests.training.conftest import StageWorld, read_batch, stage_world
 from umt_pipeline.core.errors import CheckpointError
-from umt_pipeline.data.captions import captioned_media
+from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.losses import hard_negatives, matching_loss, pair_logits, video_text_contrastive
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import train_wordpiece
-from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load_video_text, save_video_text
+from umt_pipeline.models.video_text import TOKENIZER_FOLDER, VideoTextConfig, VideoTextModel, load_video_text, save_video_text
 from umt_pipeline.models.vit import position_table
-from umt_pipeline.tasks.retrieval.training import RetrievalTraining, RetrievalWeights, make_task
+from umt_pipeline.tasks.retrieval.training import RetrievalSpec, RetrievalTraining, RetrievalWeights
 from umt_pipeline.training.loop import OnRow, train
 from umt_pipeline.training.stage2 import Stage2Task
 from umt_pipeline.training.state import Row
@@ -52,8 +52,8 @@ def save_start(world: StageWorld, folder: Path) -> Path:
     return folder / "start"
 
 
-def arguments(world: StageWorld, folder: Path, weights: RetrievalWeights | None = None, **tuning: Any) -> dict[str, Any]:
-    """Write model and tables, and return the arguments of a task."""
+def make_spec(world: StageWorld, folder: Path, weights: RetrievalWeights | None = None, **tuning: Any) -> RetrievalSpec:
+    """Write model and tables, and return a run."""
     start = save_start(world, folder)
     settings = RetrievalTraining.model_validate(
         {"view": VIEW, "train": {"steps": 1, "batch_size": 2, "lr": 1e-3}, **tuning}
@@ -63,25 +63,30 @@ def arguments(world: StageWorld, folder: Path, weights: RetrievalWeights | None 
     write_mapped(folder / "samples.arrow", samples)
     write_mapped(folder / "captions.arrow", texts)
     before, _ = load_video_text(start)
-    return {
-        "start": str(start),
-        "model": settings.model_for(before.config).model_dump(mode="json"),
-        "weights": (weights or RetrievalWeights()).objectives().model_dump(mode="json"),
-        "pool": settings.pool,
-        "samples": str(folder / "samples.arrow"),
-        "captions": str(folder / "captions.arrow"),
-        "max_length": 8,
-        "corpora": settings.corpora,
-        "media_root": world.provider["media_root"],
-        "view": settings.view.model_dump(mode="json"),
-        "dataset_id": "tiny",
-        "split": "train",
-    }
+    return RetrievalSpec(
+        start=start,
+        model=settings.model_for(before.config),
+        weights=(weights or RetrievalWeights()).objectives(),
+        pool=settings.pool,
+        captions=CaptionSource(
+            samples=folder / "samples.arrow",
+            captions=folder / "captions.arrow",
+            tokenizer=start / TOKENIZER_FOLDER,
+            max_length=8,
+        ),
+        corpora=settings.corpora,
+        media_root=world.source.media_root,
+        view=settings.view,
+        split="train",
+        dataset_id="tiny",
+        train=settings.train,
+        seed=0,
+    )
 
 
 def build(world: StageWorld, folder: Path, weights: RetrievalWeights | None = None, **tuning: Any) -> Stage2Task:
     torch.manual_seed(0)
-    return make_task(**arguments(world, folder, weights, **tuning))
+    return make_spec(world, folder, weights, **tuning).build()
 
 
 @pytest.mark.parametrize("pool", ["clip", "frame"])
@@ -141,9 +146,10 @@ def test_all_weights_are_taken_over_but_the_alignment_heads(stage_world: StageWo
 
 
 def test_a_model_of_other_sizes_is_refused(stage_world: StageWorld, tmp_path: Path) -> None:
-    given = arguments(stage_world, tmp_path)
+    given = make_spec(stage_world, tmp_path)
+    other = given.model_copy(update={"model": given.model.model_copy(update={"embed_dim": 16})})
     with pytest.raises(CheckpointError, match=r"start does not fit VideoTextModel: .*vision_proj\.weight is \(8, 24\)"):
-        make_task(**{**given, "model": {**given["model"], "embed_dim": 16}})
+        other.build()
 
 
 @pytest.mark.parametrize(("frames", "size"), [(2, 32), (4, 32), (4, 64)])
