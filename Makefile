@@ -61,6 +61,10 @@ summary: $(STAMP) ## print the results of the evaluation and of the tasks
 test: $(STAMP) ## run the tests; ARGS="-k name" for some of them
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-all
+test-all: $(STAMP) ## run the tests, those of a minute and more too
+	@$(BIN)/python -m pytest --override-ini addopts="-ra --strict-markers --strict-config -n auto --dist loadfile" $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Before any import of the packages that read them.
+# Before any import of the packages that read them. Tests run side by side, a core each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(
     # What tests expect are a CPU's numbers, and some start two processes where there may be one GPU.
     CUDA_VISIBLE_DEVICES="",

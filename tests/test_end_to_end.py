@@ -10,7 +10,6 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
-import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
@@ -26,75 +25,33 @@ PIPELINES = (
     "demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", "classification", "retrieval", "question_answering",
     "detection", "evaluation",
 )  # fmt: skip
-SMALL_LOOP = {"epochs": 1, "steps": None, "batch_size": 8, "warmup": 0, "log_every": 1, "checkpoint_every": 2}
-TINY = {
-    "demo_corpus": {
-        "train_clips": 24,
-        "train_images": 8,
-        "validation_clips": 6,
-        "test_clips": 6,
-        "motion_appearances": 1,
-        "frames": [8, 10],
-        "side": [64, 72],
-        "workers": 1,
-    },
-    # A fifth of these few files is broken on purpose.
-    "ingestion": {"max_rejected_share": 0.5, "workers": 1},
-    "teacher_features": {"views": 2, "workers": 0, "train_small": {"width": 32, "layers": 3, "train": SMALL_LOOP}},
-    "stage1": {"student": {"dim": 32, "depth": 3, "heads": 2}, "train": SMALL_LOOP},
-    "stage2": {
-        "text": {"dim": 32, "layers": 2, "fusion_layer": 1, "heads": 2, "mlp_dim": 64},
-        "unmasked_epochs": 1,
-        "text_pretraining": {"train": {**SMALL_LOOP, "steps": 3, "epochs": None}},
-        "train": {**SMALL_LOOP, "epochs": 2},
-    },
-    "classification": {
-        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
-        "test": {"clips": 2, "crops": 1, "workers": 1},
-    },
-    "retrieval": {
-        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
-        "test": {"workers": 1},
-    },
-    "question_answering": {
-        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
-        "test": {"workers": 1},
-    },
-    "detection": {
-        # Of so few clips not every group has an action.
-        "groups": None,
-        "fine_tuning": {"train": {**SMALL_LOOP, "steps": 2, "epochs": None}},
-        "test": {"workers": 1},
-    },
-    "evaluation": {"workers": 1, "linear": {"max_iterations": 20}},
-}
 
 
 @pytest.fixture
 def finished(project: Path) -> Path:
-    """The project after all pipelines have run in the environment ``tiny``."""
-    overlay = project / "conf" / "tiny"
-    overlay.mkdir()
-    (overlay / "parameters.yml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    """The project after all pipelines have run in the environment ``ci``."""
     # Kedro wants the source folder inside the project; the package itself is the installed one.
     (project / "src").unlink()
     (project / "src").mkdir()
     bootstrap_project(project)
     for name in PIPELINES:
-        with KedroSession.create(project_path=project, env="tiny") as session:
+        with KedroSession.create(project_path=project, env="ci") as session:
             session.run(pipeline_names=[name])
     return project
 
 
 def test_the_whole_job_runs(finished: Path) -> None:
-    results = finished / "results"
+    results = finished / "data/ci/08_reporting/results"
     ingestion = json.loads((results / "ingestion.json").read_text(encoding="utf-8"))
     for table in ingestion["tables"].values():
         assert table["rows_in"] == table["accepted"] + table["rejected"]
-    rejects = pd.read_parquet(finished / "data/03_primary/rejects.parquet")
+    rejects = pd.read_parquet(finished / "data/ci/03_primary/rejects.parquet")
     assert {"missing_file", "empty_file", "not_a_video", "truncated"} <= set(rejects["reason"])
 
     assert ingestion["corpora"]["stills"]["images"] == 8
+    tables = {name: (table["rows_in"], table["rejected"]) for name, table in ingestion["tables"].items()}
+    assert tables["questions"] == (3 * (24 + 6 + 6 + 9) + 6 + 6 + 9, 0)
+    assert tables["boxes"] == (3 * (24 + 6 + 6 + 9) + 2 * (6 + 6 + 9), 0)
     features = json.loads((results / "features.json").read_text(encoding="utf-8"))
     assert (features["rows"], features["images"]["rows"]) == (48, 16)
 
@@ -110,10 +67,10 @@ def test_the_whole_job_runs(finished: Path) -> None:
     classification = json.loads((results / "classification.json").read_text(encoding="utf-8"))
     for model in ("stage2", "control"):
         assert 0.0 <= classification["test"]["motion"][model]["top1"] <= 100.0
-    assert load_classifier(finished / "data/06_models/classification/motion").config.pool == "attention"
-    predictions = pd.read_csv(finished / "data/07_model_output/classification_predictions.csv")
+    assert load_classifier(finished / "data/ci/06_models/classification/motion").config.pool == "attention"
+    predictions = pd.read_csv(finished / "data/ci/07_model_output/classification_predictions.csv")
     assert len(predictions) == 2 * 6, "six test clips, two models"
-    assert (results / "plots/classification_confusion.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert (results / "plots/classification.svg").read_text(encoding="utf-8").startswith("<?xml")
 
     retrieval = json.loads((results / "retrieval.json").read_text(encoding="utf-8"))
     for split in ("test", "test_motion"):
@@ -121,43 +78,41 @@ def test_the_whole_job_runs(finished: Path) -> None:
         for score, values in retrieval["test"][split]["zero_shot"].items():
             measured = {name: metrics[f"retrieval/{split}/stage2/{score}/{name}"] for name in ("t2v_r1", "v2t_meanr")}
             assert measured.items() <= values.items(), "before fine-tuning it is what the evaluation measures"
-    assert load_video_text(finished / "data/06_models/retrieval")[0].heads is None
+    assert load_video_text(finished / "data/ci/06_models/retrieval")[0].heads is None
 
     answering = json.loads((results / "question_answering.json").read_text(encoding="utf-8"))
-    assert (answering["table"]["rows_in"], answering["table"]["rejected"]) == (3 * (24 + 6 + 6 + 9) + 6 + 6 + 9, 0)
     for split in ("test", "test_motion"):
         assert set(answering["test"][split]) == {"majority", "stage2", "control"}
         assert set(answering["choice"][split]) == {"chance", "stage2", "control"}
-    assert load_question_answering(finished / "data/06_models/question_answering")[0].config.text.dim == 32
-    answers = pd.read_csv(finished / "data/07_model_output/question_answering_predictions.csv")
+    assert load_question_answering(finished / "data/ci/06_models/question_answering")[0].config.text.dim == 32
+    answers = pd.read_csv(finished / "data/ci/07_model_output/question_answering_predictions.csv")
     assert len(answers) == 3 * 3 * (6 + 9) + 2 * (6 + 9)
 
     for name in ("report", "classification", "retrieval", "question_answering", "detection"):
-        page = (finished / f"data/08_reporting/{name}.html").read_text(encoding="utf-8")
+        page = (finished / f"data/ci/08_reporting/{name}.html").read_text(encoding="utf-8")
         without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
         assert re.search(r"https?:|//[a-z]", without_pictures) is None, f"{name}.html must open without a network"
         assert "Where this page comes from" in page
 
     detection = json.loads((results / "detection.json").read_text(encoding="utf-8"))
-    assert (detection["table"]["rows_in"], detection["table"]["rejected"]) == (3 * (24 + 6 + 6 + 9) + 2 * (6 + 6 + 9), 0)
     assert set(detection["test"]) == {"stage2", "control", "chance"}
-    assert load_detector(finished / "data/06_models/detection").config.vision.dim == 32
-    found = pd.read_csv(finished / "data/07_model_output/detection_predictions.csv")
+    assert load_detector(finished / "data/ci/06_models/detection").config.vision.dim == 32
+    found = pd.read_csv(finished / "data/ci/07_model_output/detection_predictions.csv")
     assert 2 * 6 <= len(found) <= 2 * 12, "six test clips, the object and maybe a false alarm"
     assert (results / "plots/detection.svg").read_text(encoding="utf-8").startswith("<?xml")
 
-    student = load_student(finished / "data/06_models/stage1")
+    student = load_student(finished / "data/ci/06_models/stage1")
     assert student.config.vision.dim == 32
-    card = (finished / "data/06_models/stage1/README.md").read_text(encoding="utf-8")
+    card = (finished / "data/ci/06_models/stage1/README.md").read_text(encoding="utf-8")
     assert "| Optimiser steps | 3 |" in card
     assert "| Teacher | train_small@" in card
-    export_checkpoint(finished / "data/06_models/stage1", finished / "stage1.pth")
+    export_checkpoint(finished / "data/ci/06_models/stage1", finished / "stage1.pth")
     vision = student.config.vision
     asked = Asked(image_size=vision.image_size, frames=vision.frames, heads=vision.heads)
     import_checkpoint(finished / "stage1.pth", "student", finished / "imported", asked)
     again = load_student(finished / "imported")
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in student.state_dict().items())
-    model, tokenizer = load_video_text(finished / "data/06_models/stage2")
+    model, tokenizer = load_video_text(finished / "data/ci/06_models/stage2")
     assert len(tokenizer) <= model.config.text.vocab_size
 
     history = pd.read_csv(results / "plots/stage2_history.csv")
@@ -177,11 +132,11 @@ def test_the_whole_job_runs(finished: Path) -> None:
 
     # What is trained already is not trained again, and the pipeline gives the same result.
     history = pd.read_csv(results / "plots/stage1_history.csv")
-    trained = weight_times(finished / "data/.checkpoints/stage1")
-    with KedroSession.create(project_path=finished, env="tiny") as session:
+    trained = weight_times(finished / "data/ci/.checkpoints/stage1")
+    with KedroSession.create(project_path=finished, env="ci") as session:
         session.run(pipeline_names=["stage1"])
     assert trained
-    assert weight_times(finished / "data/.checkpoints/stage1") == trained
+    assert weight_times(finished / "data/ci/.checkpoints/stage1") == trained
     pd.testing.assert_frame_equal(pd.read_csv(results / "plots/stage1_history.csv"), history)
 
 

@@ -42,6 +42,8 @@ def ingest(media: Path, videos: Any, captions: Any, labels: Any, settings: Inges
         "raw_videos": _frame(videos, ["video", "split"]),
         "raw_captions": _frame(captions, ["video", "caption"]),
         "raw_labels": _frame(labels, ["video", "task", "label"]),
+        "raw_questions": pd.DataFrame(),
+        "raw_boxes": pd.DataFrame(),
         "params:ingestion": settings or params(),
     }
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in inputs.items()})

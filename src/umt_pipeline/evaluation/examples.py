@@ -1,4 +1,4 @@
-"""What the report shows of the clips themselves: retrieval examples and masks.
+"""What a page may show of the clips themselves: retrieval examples and masks.
 
 Shapes: Q text queries, C clips, T frames, N patches per frame, V visible patches.
 """
@@ -17,17 +17,15 @@ from umt_pipeline.evaluation.encoders import ClipLoader
 from umt_pipeline.evaluation.results import MaskPicture, RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, query_ranks
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.reports.evaluation.tables import system_name
-from umt_pipeline.reports.examples import Example, Film, Said
 from umt_pipeline.video.views import ViewConfig, load_view
 
 logger = logging.getLogger(__name__)
 
-_TOP_SHOWN = 5
+TOP_SHOWN = 5
 
 
 def choose_examples(
-    data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = _TOP_SHOWN
+    data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = TOP_SHOWN
 ) -> list[RetrievalExample]:
     """Choose a few text-to-video queries and give every system's best clips for them.
 
@@ -62,30 +60,6 @@ def choose_examples(
                 )
             )
     return examples
-
-
-def is_hit(group: Sequence[RetrievalExample]) -> bool:
-    """Say whether the last of the systems that were asked the same put a right answer first."""
-    leader = group[-1]
-    return leader.rank == 1 if leader.rank is not None else any(leader.relevant[:1])
-
-
-def shown_example(group: Sequence[RetrievalExample]) -> Example:
-    """Return what several systems found for the same query as a page shows it; the last one decides what is a hit."""
-    hit = is_hit(group)
-    said = tuple(
-        Said(
-            system_name(example.system),
-            note=f"first right answer: place {example.rank}" if example.rank else "",
-            films=tuple(
-                Film(video, bool(right))
-                for video, right in list(zip(example.top, example.relevant, strict=True))[:_TOP_SHOWN]
-            ),
-        )
-        for example in group
-    )
-    about = Film(group[0].query_video_id)
-    return Example(group[0].query, about, said, "hit" if hit else "miss", hit, about="the described clip")
 
 
 def example_clips(examples: Sequence[RetrievalExample], load: ClipLoader, view: ViewConfig) -> dict[str, np.ndarray]:

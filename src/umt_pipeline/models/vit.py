@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
 
 NORM_EPS = 1e-6
 # Up to so many tokens plain attention is faster than flash in bf16 on a CPU; see `attend`.
@@ -65,22 +66,33 @@ class ViTConfig(Config):
         """Frames, and patches along a side, of the clip for which the position table is written down."""
         return self.position_frames or self.frames, (self.position_image_size or self.image_size) // self.patch_size
 
-    def resized(self, frames: int, image_size: int, drop_path: float) -> Self:
-        """Return the same encoder for another clip size.
-
-        The positions stay those that were trained with, interpolated to the new clip size.
+    def resized(self, frames: int, image_size: int, drop_path: float, interpolate: bool = True) -> Self:
+        """Return the same encoder for clips that may differ from those it was trained with.
 
         Args:
             frames: of a clip.
             image_size: side of a frame in pixels.
             drop_path: largest stochastic depth.
+            interpolate: keep the positions that were trained with, interpolated where the clips have another size; False for
+                an encoder that starts from scratch.
+
+        Raises:
+            ConfigError: the side is no multiple of the patches'.
         """
-        trained = {
-            "position_frames": self.position_frames or self.frames,
-            "position_image_size": self.position_image_size or self.image_size,
+        if image_size % self.patch_size:
+            raise ConfigError(
+                f"clips of {image_size} pixels, but the encoder's patches have {self.patch_size}: choose a multiple of these"
+            )
+        known_frames, grid = self.position_size
+        same = not interpolate or (known_frames, grid * self.patch_size) == (frames, image_size)
+        changes = {
+            "frames": frames,
+            "image_size": image_size,
+            "drop_path": drop_path,
+            "position_frames": None if same else known_frames,
+            "position_image_size": None if same else grid * self.patch_size,
         }
-        sizes = {"frames": frames, "image_size": image_size, "drop_path": drop_path}
-        return type(self).model_validate({**self.model_dump(), **sizes, **trained})
+        return type(self).model_validate({**self.model_dump(), **changes})
 
     @property
     def patches_per_frame(self) -> int:
@@ -308,6 +320,14 @@ def aligned_layers(depth: int, count: int, interval: float = 1.0) -> list[int]:
             f"within the {depth}, found {layers}"
         )
     return layers[::-1]
+
+
+def init_for_fine_tuning(module: nn.Module) -> None:
+    """Initialise one linear layer as the published fine-tuning does: truncated normal, deviation 0.02."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.evaluation.examples import is_hit, shown_example
 from umt_pipeline.evaluation.results import MaskPicture, ReportData, RetrievalExample
 from umt_pipeline.reports import figures
 from umt_pipeline.reports.evaluation import tables
 from umt_pipeline.reports.evaluation.chance import chance_agreement, majority_share
+from umt_pipeline.reports.evaluation.found import is_hit, shown_example
 from umt_pipeline.reports.evaluation.headline import (
     MetricTree,
     References,

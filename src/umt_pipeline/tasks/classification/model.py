@@ -21,10 +21,9 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models import folders
 from umt_pipeline.models.folders import load_model, load_weights, require_classes, save_with_classes
 from umt_pipeline.models.pooling import AttentionPool
-from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
+from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, init_for_fine_tuning
 
 KIND = "umt_classifier"
-INIT_STD = 0.02
 
 
 class ClassifierConfig(Config):
@@ -60,7 +59,7 @@ class Classifier(nn.Module):
         self.fc_norm = nn.LayerNorm(config.vision.dim, eps=NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.vision.dim, config.classes)
-        self.apply(_init_weights)
+        self.apply(init_for_fine_tuning)
         # As in the encoder: a convolution in the published model, left at PyTorch's default.
         self.encoder.patch_embed.reset_parameters()
         with torch.no_grad():
@@ -172,10 +171,3 @@ def remap_head(model: Classifier, classes: Sequence[str], sources: Mapping[str, 
     mapped = Classifier(model.config.model_copy(update={"classes": len(sources)}))
     load_weights(mapped, state, source="classifier whose head is mapped")
     return mapped.train(model.training)
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -110,38 +110,9 @@ class Recipe(Config):
         Raises:
             ConfigError: the clips' size is not a multiple of the patch size.
         """
-        vision = vision_for(start, self.clip.frames, self.clip.size, self.drop_path, interpolate)
+        vision = start.resized(self.clip.frames, self.clip.size, self.drop_path, interpolate)
         rest = {"dropout": self.dropout, "init_scale": self.init_scale, "pool": self.pool}
         return ClassifierConfig.model_validate({"vision": vision, "classes": classes, **rest})
-
-
-def vision_for(start: ViTConfig, frames: int, size: int, drop_path: float, interpolate: bool) -> ViTConfig:
-    """Return the configuration of an encoder that is fine-tuned on clips which may differ from those of its pre-training.
-
-    Args:
-        start: of the encoder to start from, or whose size to copy.
-        frames: T.
-        size: S.
-        drop_path: stochastic depth of the last block.
-        interpolate: keep the position table of ``start``, interpolated where the clips have another size.
-
-    Raises:
-        ConfigError: the clips' size is not a multiple of the patch size.
-    """
-    if size % start.patch_size:
-        raise ConfigError(
-            f"clip.size is {size}, but the encoder's patches have {start.patch_size} pixels: choose a multiple"
-        )
-    known_frames, grid = start.position_size
-    same = not interpolate or (known_frames, grid * start.patch_size) == (frames, size)
-    changes = {
-        "frames": frames,
-        "image_size": size,
-        "drop_path": drop_path,
-        "position_frames": None if same else known_frames,
-        "position_image_size": None if same else grid * start.patch_size,
-    }
-    return ViTConfig.model_validate({**start.model_dump(), **changes})
 
 
 class ClassificationConfig(Recipe):

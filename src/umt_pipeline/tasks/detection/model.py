@@ -20,8 +20,7 @@ from torchvision.ops import roi_align
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.folders import load_classes, load_model, load_weights, save_with_classes
-from umt_pipeline.models.vit import VideoViT, ViTConfig
-from umt_pipeline.tasks.classification.model import INIT_STD
+from umt_pipeline.models.vit import VideoViT, ViTConfig, init_for_fine_tuning
 
 KIND = "umt_detector"
 # Points along a side of a box at which its maximum is taken.
@@ -49,7 +48,7 @@ class Detector(nn.Module):
         self.config = config
         self.encoder = VideoViT(config.vision)
         self.head = nn.Linear(config.vision.dim, config.classes)
-        self.apply(_init_weights)
+        self.apply(init_for_fine_tuning)
         # As in the encoder: a convolution in the published model, left at PyTorch's default.
         self.encoder.patch_embed.reset_parameters()
 
@@ -138,10 +137,3 @@ def save_detector(folder: Path, model: Detector, classes: Sequence[str], extra: 
 def load_actions(folder: Path) -> tuple[str, ...]:
     """Read the actions of a detector's model folder, in the head's order; see :func:`load_classes`."""
     return load_classes(folder, KIND)
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -32,7 +32,6 @@ from umt_pipeline.models.flops import encoder_macs, training_flops
 from umt_pipeline.models.folders import load_weights, weights_sha256
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import VideoViT, ViTConfig
-from umt_pipeline.tasks.classification.training import vision_for
 from umt_pipeline.tasks.detection.model import Detector, DetectorConfig, save_detector
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
@@ -75,8 +74,8 @@ class DetectionRecipe(Config):
     start_s: float = Field(0.0, ge=0)
 
     def model_for(self, start: ViTConfig, classes: int, interpolate: bool) -> DetectorConfig:
-        """Return the detector's configuration for these clips; arguments and errors as :func:`vision_for`."""
-        vision = vision_for(start, self.clip.frames, self.clip.size, self.drop_path, interpolate)
+        """Return the detector's configuration for these clips; errors as :meth:`ViTConfig.resized`."""
+        vision = start.resized(self.clip.frames, self.clip.size, self.drop_path, interpolate)
         return DetectorConfig(vision=vision, classes=classes)
 
 

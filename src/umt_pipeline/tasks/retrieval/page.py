@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.evaluation.examples import shown_example
 from umt_pipeline.evaluation.results import RetrievalExample
+from umt_pipeline.reports.evaluation.found import shown_example
 from umt_pipeline.reports.evaluation.tables import cost_table, metric_table, system_name, system_order, uses_other_queries
 from umt_pipeline.reports.figures import training_curves
 from umt_pipeline.reports.tables import Bar, Cell, Heading, Row, Table, Tile, percent

@@ -1,0 +1,38 @@
+"""Copies of the project with code of their own, which tests may edit, and `kedro run` in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy code and configuration; what runs there is the copy, not the installed package."""
+    project = folder / "project"
+    ignore = shutil.ignore_patterns("__pycache__", "local")
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, project / name, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", project)
+    (project / "conf" / "local").mkdir()
+    return project
+
+
+def kedro_run(project: Path, pipelines: str) -> str:
+    """Run pipelines in the environment ``ci`` and return what was logged."""
+    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
+    command = [sys.executable, "-m", "kedro", "run", "--env", "ci", "--pipelines", pipelines]
+    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    return result.stdout + result.stderr
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Replace a piece of a file that is there once."""
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{file}: {old!r} is there {text.count(old)} times"
+    file.write_text(text.replace(old, new), encoding="utf-8")
