@@ -27,7 +27,7 @@ LIBRARY = (
     ("evaluation",),
     ("reports",),
     ("tasks",),
-    ("exchange",),
+    ("exchange", "serving"),
 )
 WIRING = (
     ("project_config", "tracking", "datasets"),

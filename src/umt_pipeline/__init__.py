@@ -1,8 +1,32 @@
 """Unmasked Teacher training of video foundation models as a reproducible pipeline.
 
-The package has two storeys. Downstairs (``video models masking losses features training evaluation schemas
-demo_world``) is a plain PyTorch library that can be used from a notebook. Upstairs (``pipelines datasets hooks settings
-tracking cli``) wires it into Kedro, MLflow and DVC. Downstairs never imports upstairs.
+    import umt_pipeline as umt
+    model = umt.load("data/06_models/stage2")
+    cosines = model.embed_texts(["a red ring moves left"]) @ model.embed_videos(["clip.mp4"]).T
+
+The package has two storeys, and arrows run downwards only. Below, a plain PyTorch library that a notebook can use: ``core
+schemas masking video tables demo_world losses models data features training evaluation reports tasks exchange serving``. Above,
+the wiring into Kedro, MLflow and DVC: ``project_config tracking datasets hooks pipelines commands settings``.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from umt_pipeline.serving.models import VideoTextEmbedder
+
 __version__ = "0.1.0"
+
+
+def load(folder: str | Path) -> VideoTextEmbedder:
+    """Load a stage-2 model folder onto the GPU if there is one; see :class:`VideoTextEmbedder` for what it can do.
+
+    Raises:
+        CheckpointError: the folder is no complete model of video and text.
+    """
+    # Here, for every `kedro` command imports this module.
+    from umt_pipeline.serving.models import load as load_model
+
+    return load_model(folder)
