@@ -26,7 +26,6 @@ from rich.console import Console
 
 from umt_pipeline.commands import tables as cli_tables
 from umt_pipeline.core.errors import ConfigError, UmtError
-from umt_pipeline.project_config import require_environment
 
 app = typer.Typer(
     name="umt",
@@ -65,16 +64,8 @@ def _with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 # Kedro takes `cli` and `run` of this module in place of its own (its documentation: "add or modify CLI commands").
 run = copy.copy(kedro_run)
-
-
-def _run(*args: Any, **kwargs: Any) -> Any:
-    # Else an overlay that is not there ends in an error of the first thing that cannot be configured.
-    require_environment(project_folder(), kwargs.get("env"))
-    assert kedro_run.callback is not None
-    return kedro_run.callback(*args, **kwargs)
-
-
-run.callback = _with_short_errors(_run)
+assert kedro_run.callback is not None
+run.callback = _with_short_errors(kedro_run.callback)
 cli = click.Group("umt_pipeline", commands={"run": run})
 
 

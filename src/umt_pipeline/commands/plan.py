@@ -18,7 +18,7 @@ from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.project_config import catalog_path, config_loader, own_parameters, typed_parameters
+from umt_pipeline.project_config import catalog_path, config_loader, typed_parameters
 from umt_pipeline.training.stage1 import Stage1Config
 from umt_pipeline.training.stage2 import Stage2Config
 
@@ -64,7 +64,7 @@ def plan_project(project: Path, env: str | None, overrides: str, counts: Counts 
         TableError: the clean video table is needed and not there.
     """
     loader = config_loader(project, env, overrides)
-    own = {} if env is None else own_parameters(project, env)
+    own = {} if env is None else loader.own_parameters()
     recipes = [stage for stage in ("stage1", "stage2") if "train" in own.get(stage, ())] or ["stage1", "stage2"]
     features = typed_parameters(loader, "teacher_features", TeacherFeaturesParams)
     stage1 = typed_parameters(loader, "stage1", Stage1Config)
