@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from kedro.config import OmegaConfigLoader
 from kedro.io import CatalogConfigResolver
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 from pydantic import ValidationError
 
@@ -52,6 +52,13 @@ class ProjectConfigLoader(OmegaConfigLoader):
             raise ConfigError(f"--env: expected a folder of {conf}, one of {', '.join(known)}; found '{env}'.")
         super().__init__(conf_source, env, *args, **kwargs)
 
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """Return what the files of this kind say, merged and resolved."""
+        # Kedro registers ${globals:...} for the whole process, so that the loader made last would answer for all.
+        self._register_globals_resolver()
+        found: dict[str, Any] = super().__getitem__(key)
+        return found
+
     @cached_property
     def recipes(self) -> dict[Path, dict[str, Any]]:
         """The recipes that the overlay stands on, by file, parents first; interpolations are not resolved.
@@ -65,11 +72,13 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def own_parameters(self) -> dict[str, set[str]]:
         """Return the blocks of parameters that the overlay or its recipes name, each with its keys."""
-        _, overlay, *_ = self._read_raw_config("parameters")
+        overlay = Path(self.conf_source) / (self.env or self.default_run_env)
+        layers = [content.get("parameters", {}) for content in self.recipes.values()]
+        layers += map(_plain, sorted(overlay.rglob("parameters*.y*ml")))
         found: dict[str, set[str]] = {}
-        for layer in overlay.values():
-            for block, values in layer.items_ex(resolve=False):
-                found.setdefault(str(block), set()).update(map(str, values if isinstance(values, DictConfig) else ()))
+        for blocks in layers:
+            for block, values in blocks.items():
+                found.setdefault(str(block), set()).update(map(str, values if isinstance(values, dict) else ()))
         return found
 
     def _read_raw_config(self, key: str) -> tuple[Any, Any, str, str, set[Path]]:

@@ -184,14 +184,15 @@ def plan(
     """
     from umt_pipeline.commands.plan import Counts, plan_project, print_plans
     from umt_pipeline.commands.plan_stage1 import Hardware, find_device
-    from umt_pipeline.project_config import validated
+    from umt_pipeline.project_config import config_loader, validated
 
     name, peak = find_device(device)
     values = {"name": name, "peak_tflops": peak, "mfu": mfu, "cores": cores, "decode_rate": decode_rate}
     hardware = validated(Hardware, {**values, "image_rate": image_rate, "store_rate": store_rate}, "umt plan")
     if images and clips is None:
         raise ConfigError(f"--images {images} goes with --clips; without both, the clean video table is counted")
-    result = plan_project(project_folder(), env, params, None if clips is None else Counts(clips, images), hardware)
+    project, counts = project_folder(), None if clips is None else Counts(clips, images)
+    result = plan_project(project, config_loader(project, env, params), counts, hardware)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
         return

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from umt_pipeline.commands.plan import Counts, plan_project
 from umt_pipeline.commands.plan_stage1 import CostPlan, Hardware, Mode
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import staged_file
-from umt_pipeline.project_config import RECIPES_FOLDER, config_loader, validated
+from umt_pipeline.project_config import RECIPES_FOLDER, ProjectConfigLoader, config_loader, validated
 
 PAGE = Path("docs/recipes.md")
 # What costs are computed for: assumptions, not measurements.
@@ -21,9 +24,9 @@ HEAD = """# Recipes
 
 Written by `umt recipes` from `conf/recipes`; do not edit it by hand.
 
-Each published recipe is a file of `conf/recipes` that holds what is its own; what several share is in `conf/recipes/shared`. The
-environment of the same name stands on it: `kedro run --env umt_b16`. An environment of your own does the same, and says in its
-own `parameters.yml` and `catalog.yml` only what differs:
+Each published recipe is a file of `conf/recipes` that holds what is its own; what several share is in `conf/recipes/shared`.
+The environment of the same name stands on it: `kedro run --env umt_b16`. An environment of your own does the same, and says in
+its own `parameters.yml` and `catalog.yml` only what differs:
 
 ```yaml
 # conf/my_k400/globals.yml
@@ -72,12 +75,20 @@ class About(Config):
     corpora: str = ""
     clips: int = 0
     images: int = 0
-    scores: dict[str, Score] = {}
-    sets: dict[str, dict[str, int | Score]] = {}
+    scores: dict[str, Score] = Field(default_factory=dict)
+    sets: dict[str, dict[str, int | Score]] = Field(default_factory=dict)
 
 
-def read_abouts(project: Path) -> dict[str, About]:
-    """Return what the published recipes say of themselves, by their names, each family together.
+@dataclass(frozen=True)
+class Published:
+    """What a recipe's files say of it, and the configuration of its environment."""
+
+    about: About
+    loader: ProjectConfigLoader
+
+
+def find_recipes(project: Path) -> dict[str, Published]:
+    """Return the published recipes by their names, each family together.
 
     Raises:
         ConfigError: something is missing or unknown, or a recipe has no environment of its name.
@@ -85,19 +96,20 @@ def read_abouts(project: Path) -> dict[str, About]:
     found = {}
     for file in (project / "conf" / RECIPES_FOLDER).glob("*.yml"):
         merged: dict[str, Any] = {}
-        for content in config_loader(project, file.stem).recipes.values():
+        loader = config_loader(project, file.stem)
+        for content in loader.recipes.values():
             merged |= content.get("about", {})
-        found[file.stem] = validated(About, merged, f"{file}: about")
+        found[file.stem] = Published(validated(About, merged, f"{file}: about"), loader)
     # umt_b16_5m before umt_b16_17m.
     names = sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
-    families = list(dict.fromkeys(found[name].family for name in names))
-    return {name: found[name] for name in sorted(names, key=lambda name: families.index(found[name].family))}
+    families = list(dict.fromkeys(found[name].about.family for name in names))
+    return {name: found[name] for name in sorted(names, key=lambda name: families.index(found[name].about.family))}
 
 
 def recipes_page(project: Path) -> str:
     """Return the page as Markdown."""
     parts = [HEAD]
-    for _, members in groupby(read_abouts(project).items(), key=lambda item: item[1].family):
+    for _, members in groupby(find_recipes(project).items(), key=lambda item: item[1].about.family):
         parts += _family(project, dict(members))
     return "\n".join(parts)
 
@@ -109,27 +121,28 @@ def write_page(project: Path) -> Path:
     return project / PAGE
 
 
-def _family(project: Path, members: dict[str, About]) -> Iterator[str]:
-    shared = next(iter(members.values()))
+def _family(project: Path, members: dict[str, Published]) -> Iterator[str]:
+    shared = next(iter(members.values())).about
     yield f"## {shared.family}\n"
     names = ", ".join(f"`{name}`" for name in members)
     yield f"`kedro run --env NAME --pipelines {shared.pipelines}`, where NAME is {names}.\n"
     yield f"### Data\n\n{shared.data}"
     if shared.corpora:
-        yield _table(["recipe", "corpora"], [[f"`{name}`", about.corpora] for name, about in members.items()])
+        yield _table(["recipe", "corpora"], [[f"`{name}`", member.about.corpora] for name, member in members.items()])
     yield f"### Hardware and cost\n\n{shared.hardware}"
     if shared.clips:
-        yield _table(COSTS, [[f"`{name}`", *_costs(project, name, about)] for name, about in members.items()])
+        yield _table(COSTS, [[f"`{name}`", *_costs(project, member)] for name, member in members.items()])
     yield f"### What differs from the authors' run\n\n{shared.differs}"
     yield "### What differs between these recipes\n"
-    yield _table(["parameter", *(f"`{name}`" for name in members)], _differences(project, list(members)))
+    differences = _differences([member.loader for member in members.values()])
+    yield _table(["parameter", *(f"`{name}`" for name in members)], differences)
     yield f"### Published scores\n\n{shared.scored}"
     if shared.scores:
-        rows = [[f"`{name}`", *map(_cell, about.scores.values())] for name, about in members.items()]
+        rows = [[f"`{name}`", *map(_cell, member.about.scores.values())] for name, member in members.items()]
         yield _table(["recipe", *shared.scores], rows)
-    for name, about in members.items() if shared.sets else ():
-        columns = next(iter(about.sets.values()))
-        rows = [[title, *(_cell(values[column]) for column in columns)] for title, values in about.sets.items()]
+    for name, member in members.items() if shared.sets else ():
+        columns = next(iter(member.about.sets.values()))
+        rows = [[title, *(_cell(values[column]) for column in columns)] for title, values in member.about.sets.items()]
         yield _table([f"`{name}`", *columns], rows)
 
 
@@ -139,9 +152,10 @@ COSTS = [
 ]  # fmt: skip
 
 
-def _costs(project: Path, name: str, about: About) -> list[str]:
+def _costs(project: Path, member: Published) -> list[str]:
+    about = member.about
     options = f"`--clips {about.clips}" + (f" --images {about.images}`" if about.images else "`")
-    plans = plan_project(project, name, "", Counts(about.clips, about.images), HARDWARE)
+    plans = plan_project(project, member.loader, Counts(about.clips, about.images), HARDWARE)
     plan = plans.stage1 or plans.stage2
     assert plan is not None
     cheaper: str = plan.cheaper
@@ -155,9 +169,8 @@ def _mode(mode: Mode) -> list[str]:
     return [f"{hours:.1f}" for hours in (mode.device_hours, computing, mode.hours)]
 
 
-def _differences(project: Path, names: Sequence[str]) -> list[list[str]]:
+def _differences(loaders: Sequence[ProjectConfigLoader]) -> list[list[str]]:
     """Return a row for each parameter that the recipes name and that is not the same in all of them."""
-    loaders = [config_loader(project, name) for name in names]
     blocks = dict.fromkeys(block for loader in loaders for block in loader.own_parameters())
     parameters = [loader["parameters"] for loader in loaders]
     found = [dict(_leaves({block: values[block] for block in blocks})) for values in parameters]
