@@ -53,7 +53,7 @@ def test_control_doubles_the_training_and_not_the_store() -> None:
     assert twice.cached.phases[0] == once.cached.phases[0]
 
 
-def test_without_a_mask_all_patches_are_computed_and_no_teacher_asked() -> None:
+def test_without_a_mask_all_patches_are_computed_and_no_teacher_runs() -> None:
     result = demo("stage2.control=false,stage2.unmasked_epochs=24", **FREE)
     video = result.samples[0]
     assert video.unmasked_flops["alignment"] == 0

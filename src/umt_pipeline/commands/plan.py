@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from umt_pipeline.commands.plan_stage1 import CostPlan, Hardware, Mode, find_tower, make_plan
+from umt_pipeline.commands.plan_stage1 import CostPlan, Hardware, Mode, StagePlan, find_tower, make_plan
 from umt_pipeline.commands.plan_stage2 import Stage2Plan, make_stage2_plan
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import TableDataset
@@ -128,7 +128,7 @@ def _print(console: Console, heading: str, tables: tuple[Table, ...], lines: tup
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _cheaper(plan: CostPlan | Stage2Plan) -> str:
+def _cheaper(plan: StagePlan) -> str:
     dearer, cheaper = (plan.online, plan.cached) if plan.cheaper == "cached" else (plan.cached, plan.online)
     ratio = dearer.device_hours / cheaper.device_hours
     return f"Cheaper: {plan.cheaper}, {ratio:.2f} times. The parameters choose {plan.targets}."
