@@ -65,7 +65,7 @@ def test_the_page_is_what_the_command_writes() -> None:
 
 
 def test_a_recipe_that_says_too_little_is_refused(project: Path) -> None:
-    (project / "conf" / "recipes" / "umt_l16.yml").write_text("parents: [shared/kinetics]\nabout: {titel: UMT-L/16}\n")
+    (project / "conf" / "recipes" / "umt_l16.yml").write_text("about: {clip: 3}\n")
     result = CliRunner().invoke(cli.app, ["recipes"])
-    with pytest.raises(ConfigError, match=r"umt_l16\.yml: about\.title: Field required(.|\n)*about\.titel: Extra inputs"):
+    with pytest.raises(ConfigError, match=r"umt_l16\.yml: about\.family: Field required(.|\n)*about\.clip: Extra inputs"):
         raise result.exception or AssertionError(result.output)

@@ -57,7 +57,6 @@ class About(Config):
         hardware: that it is meant for.
         differs: what differs from the authors' run.
         scored: how the scores were measured, and where they were published.
-        title: its name.
         corpora: names of those that it is trained on.
         clips: videos that an epoch draws; 0: nothing is planned.
         images: the same of images.
@@ -71,7 +70,6 @@ class About(Config):
     hardware: str
     differs: str
     scored: str
-    title: str
     corpora: str = ""
     clips: int = 0
     images: int = 0
