@@ -1,44 +1,65 @@
-"""The published recipes, without data and without weights: parameters, model, schedule, store, header."""
+"""All published recipes have what they run; those on Kinetics are as published: values, model, schedule, store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-import yaml
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog
-from umt_pipeline.pipelines.classification.params import ClassificationParams
-from umt_pipeline.pipelines.detection.params import DetectionParams
 
 from tests.conftest import ROOT
-from tests.imports import PACKAGE
-from umt_pipeline.commands.plan import Counts, plan_project
-from umt_pipeline.commands.plan_stage1 import Hardware, find_tower
-from umt_pipeline.datasets import TableDataset
-from umt_pipeline.features.extract import make_header
-from umt_pipeline.features.manifest import StoreHeader
+from tests.published import abouts, block, differing, features, header, ingestion, loader, stage1
+from umt_pipeline.commands.plan_stage1 import find_tower
+from umt_pipeline.core.identity import PACKAGE
 from umt_pipeline.models.checkpoints import student_to_published
 from umt_pipeline.models.student import Student
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
-from umt_pipeline.pipelines.ingestion.params import IngestionParams
-from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.project_config import config_loader, typed_parameters
+from umt_pipeline.tasks.classification.params import ClassificationParams
 from umt_pipeline.tasks.classification.training import Recipe
+from umt_pipeline.tasks.detection.params import DetectionParams
 from umt_pipeline.tasks.detection.testing import PeopleConfig
 from umt_pipeline.tasks.detection.training import DetectionRecipe
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
-from umt_pipeline.training.stage1 import Stage1Config
-from umt_pipeline.training.task import TrainConfig
 from umt_pipeline.video.augment import AugmentConfig
 
-K710_CLIPS = 658_340
-STAGES = ("ingestion", "teacher_features", "stage1", "classification", "detection")
-HARDWARE = Hardware(name="h100", peak_tflops=989, mfu=0.4, cores=16, decode_rate=16, image_rate=200, store_rate=2)
+RECIPES = {file.stem: file for file in sorted((ROOT / "conf" / "recipes").glob("*.yml"))}
+# The user's own files, and models of another recipe: all that may lie outside a recipe's own folder of data.
+MSRVTT = {"raw_media", "raw_videos", "raw_captions", "raw_labels", "stage2_model"}
+ELSEWHERE = {
+    "Stage 1, classification and action detection": set(),
+    "Stage 2": {"raw_media", "raw_videos", "raw_captions", "stage1_model"},
+    "Retrieval": MSRVTT,
+    "Question answering": MSRVTT | {"raw_questions", "stage2_control_model"},
+}
+
+
+def test_every_recipe_has_an_environment_and_every_shared_part_a_recipe() -> None:
+    assert {file.parent.name for file in (ROOT / "conf").glob("umt_*/globals.yml")} == set(RECIPES)
+    used = {file for name in RECIPES for file in loader(name).recipes}
+    assert used == set((ROOT / "conf" / "recipes").rglob("*.yml"))
+    for name, file in RECIPES.items():
+        assert list(loader(name).recipes)[-1] == file
+        assert loader(name)["globals"] == {
+            "recipes": [name], "data": f"data/{name}", "results": f"data/{name}/08_reporting/results"
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("env", RECIPES)
+def test_the_catalog_has_all_that_the_pipelines_read_and_write(env: str) -> None:
+    about = abouts()[env]
+    entries = {name: entry for name, entry in loader(env)["catalog"].items() if not name.startswith("_")}
+    catalog = DataCatalog.from_config(entries)
+    configure_project(PACKAGE)
+    for stage in (*about.pipelines.split(","), *(["detection"] if "detection" in about.family else [])):
+        ends = pipelines[stage].inputs() | pipelines[stage].outputs()
+        named = {name for name in ends if not name.startswith(("params:", "parameters"))}
+        assert not [name for name in named if name not in catalog], stage
+    elsewhere = {name for name, entry in entries.items() if not entry.get("filepath", "").startswith(f"data/{env}/")}
+    assert elsewhere == ELSEWHERE[about.family]
 
 
 @dataclass(frozen=True)
@@ -46,24 +67,29 @@ class Published:
     """What the paper and its code say of one size."""
 
     env: str
-    dim: int
-    depth: int
-    heads: int
-    drop_path: float
+    student: tuple[int, int, int, float]
     teacher: str
     input_size: int
     encoder_parameters: int
     head_parameters: int
     tensors: int
     fp16_bytes: int
+    # Epochs, layer decay, stochastic depth.
+    classification: tuple[int, float, float]
+    detection: tuple[int, float, float]
 
 
 B16 = Published(
-    "umt_b16", 768, 12, 12, 0.1, "open_clip:ViT-B-16/openai", 224, 85_637_376, 2_368_512, 184, 1_966_080
-)
+    "umt_b16", (768, 12, 12, 0.1), "open_clip:ViT-B-16/openai", 224, 85_637_376, 2_368_512, 184, 1_966_080,
+    (35, 0.75, 0.1), (30, 0.75, 0.2),
+)  # fmt: skip
 L16 = Published(
-    "umt_l16", 1024, 24, 16, 0.2, "open_clip:ViT-L-14/openai", 196, 303_074_304, 4_732_416, 340, 2_949_120
-)
+    "umt_l16", (1024, 24, 16, 0.2), "open_clip:ViT-L-14/openai", 196, 303_074_304, 4_732_416, 340, 2_949_120,
+    (20, 0.85, 0.2), (25, 0.85, 0.4),
+)  # fmt: skip
+FINE_TUNING = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05, "clip_grad": None, "ema": None}
+K710_CLIPS = 658_340
+CACHED = "teacher_features.views=10,stage1.targets=cached"
 
 
 @pytest.fixture(params=[B16, L16], ids=lambda size: size.env)
@@ -71,64 +97,34 @@ def size(request: pytest.FixtureRequest) -> Published:
     return request.param
 
 
-def parameters(size: Published, overrides: str = "") -> tuple[IngestionParams, TeacherFeaturesParams, Stage1Config]:
-    loader = config_loader(ROOT, size.env, overrides)
-    return (
-        typed_parameters(loader, "ingestion", IngestionParams),
-        typed_parameters(loader, "teacher_features", TeacherFeaturesParams),
-        typed_parameters(loader, "stage1", Stage1Config),
+def test_stage_1_is_the_published_one(size: Published) -> None:
+    params, training = features(size.env), stage1(size.env)
+    assert not differing(params.teacher, {"source": size.teacher, "layers": 6, "normalisation": "student"})
+    assert params.view.model_dump() == {"frames": 8, "size": 224, "scales": (1.0, 0.875, 0.75, 0.66), "flip": True}
+    assert params.mask.model_dump() == {"kind": "attention", "ratio": 0.8}
+    assert (params.patch_size, params.views, params.splits, training.targets) == (16, 0, ("train",), "online")
+    assert params.grid * find_tower(params, None).patch_size == size.input_size, "the teacher's grid is the student's"
+    assert ingestion(size.env).dataset_id == params.dataset_id
+    dim, depth, heads, drop_path = size.student
+    assert not differing(
+        training.student, {"dim": dim, "depth": depth, "heads": heads, "mlp_ratio": 4.0, "drop_path": drop_path}
     )
-
-
-def header(size: Published, overrides: str = "") -> StoreHeader:
-    _, features, _ = parameters(size, overrides)
-    return make_header(features, find_tower(features, None).output_dim, "")
-
-
-def test_hyper_parameters_are_the_published_ones(size: Published) -> None:
-    ingestion, features, stage1 = parameters(size)
-    assert features.teacher.model_dump() | {"source": size.teacher, "layers": 6, "normalisation": "student"} == (
-        features.teacher.model_dump()
-    )
-    assert features.view.model_dump() == {"frames": 8, "size": 224, "scales": (1.0, 0.875, 0.75, 0.66), "flip": True}
-    assert features.mask.model_dump() == {"kind": "attention", "ratio": 0.8}
-    assert (features.patch_size, features.views, features.splits, stage1.targets) == (16, 0, ("train",), "online")
-    assert ingestion.dataset_id == features.dataset_id
-    expected = {"dim": size.dim, "depth": size.depth, "heads": size.heads, "mlp_ratio": 4.0, "drop_path": size.drop_path}
-    assert stage1.student.model_dump() == expected
-    train: dict[str, Any] = {
-        "epochs": 200,
-        "steps": None,
-        "batch_size": 2048,
-        "lr": 1.5e-4,
-        "min_lr": 1e-5,
-        "scale_lr": True,
-        "warmup": 40,
-        "betas": (0.9, 0.95),
-        "eps": 1e-8,
-        "weight_decay": 0.05,
-        "clip_grad": None,
-    }
-    assert stage1.train.model_dump() | train == stage1.train.model_dump()
-    assert stage1.train.batch_size // (stage1.train.nproc * stage1.train.accumulate) == 64, "as on each of 32 GPUs"
-
-
-def test_the_teachers_grid_is_the_students(size: Published) -> None:
-    _, features, _ = parameters(size)
-    assert features.grid * find_tower(features, None).patch_size == size.input_size
+    loop = {"epochs": 200, "batch_size": 2048, "lr": 1.5e-4, "min_lr": 1e-5, "scale_lr": True, "warmup": 40}
+    rest = {"steps": None, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.05, "clip_grad": None}
+    assert not differing(training.train, loop | rest)
+    assert training.train.batch_size // (training.train.nproc * training.train.accumulate) == 64, "as on each of 32 GPUs"
 
 
 def test_the_student_has_the_published_parameters(size: Published) -> None:
-    _, _, stage1 = parameters(size)
     with torch.device("meta"):
-        student = Student(stage1.student.student_config(header(size)))
+        student = Student(stage1(size.env).student.student_config(header(size.env)))
     counts = [sum(p.numel() for p in part.parameters()) for part in (student.encoder, student.heads)]
     assert counts == [size.encoder_parameters, size.head_parameters]
     assert len(student_to_published(student.state_dict(), 16)) == size.tensors
 
 
 def test_the_schedule_ends_where_the_published_one_does(size: Published) -> None:
-    train: TrainConfig = parameters(size)[2].train
+    train = stage1(size.env).train
     sampler = Sampler(K710_CLIPS, train.batch_size, seed=0, world=train.nproc, accumulate=train.accumulate)
     schedule = make_schedule(train, sampler.steps_per_epoch, sampler.batch_size)
     assert (sampler.steps_per_epoch, schedule.total_steps, schedule.warmup_steps) == (321, 64_200, 12_840)
@@ -138,16 +134,15 @@ def test_the_schedule_ends_where_the_published_one_does(size: Published) -> None
     assert schedule.lr(64_199) > schedule.floor == pytest.approx(8e-5)
 
 
-def test_fine_tuning_is_the_published_one(size: Published) -> None:
-    params = typed_parameters(config_loader(ROOT, size.env), "classification", ClassificationParams)
-    base, tuning = size.env == "umt_b16", params.fine_tuning
+def test_classification_is_the_published_one(size: Published) -> None:
+    params, base = block(size.env, "classification", ClassificationParams), size is B16
+    epochs, layer_decay, drop_path = size.classification
+    tuning, train = params.fine_tuning, params.fine_tuning.train
     assert (params.tasks, params.start, params.control) == (("k710",), "stage1", False)
-    published = Recipe(augment=AugmentConfig(flip=True), drop_path=size.drop_path)
+    published = Recipe(augment=AugmentConfig(flip=True), drop_path=drop_path)
     assert tuning.recipe() == published, "the recipe's defaults, but for what differs between sizes and data sets"
     assert (params.test.clips, params.test.crops) == (4, 3)
-    train = tuning.train
-    assert (train.epochs, train.warmup, train.layer_decay) == ((35, 2, 0.75) if base else (20, 2, 0.85))
-    assert (train.betas, train.eps, train.weight_decay, train.clip_grad, train.ema) == ((0.9, 0.999), 1e-8, 0.05, None, None)
+    assert not differing(train, FINE_TUNING | {"epochs": epochs, "warmup": 2, "layer_decay": layer_decay})
     views = train.batch_size * tuning.repeats
     assert views == 16 * 16 * 2, "16 GPUs, 16 clips, 2 views of each"
     assert train.lr == pytest.approx((2e-4 if base else 1e-4) * views / 256)
@@ -155,83 +150,41 @@ def test_fine_tuning_is_the_published_one(size: Published) -> None:
     assert train.batch_size // (train.nproc * train.accumulate) == 16
     assert train.recompute_blocks == (0 if base else 12)
     assert train.checkpoint_every == Sampler(K710_CLIPS, train.batch_size, seed=0).steps_per_epoch
-    vision = parameters(size)[2].student.student_config(header(size)).vision
-    config = tuning.model_for(vision, 710, interpolate=True)
+    config = tuning.model_for(stage1(size.env).student.student_config(header(size.env)).vision, 710, interpolate=True)
     assert (config.vision.position_frames, config.vision.position_image_size, config.pool) == (None, None, "mean")
 
 
 def test_detection_is_the_published_one(size: Published) -> None:
-    params = typed_parameters(config_loader(ROOT, size.env), "detection", DetectionParams)
-    base, tuning = size.env == "umt_b16", params.fine_tuning
+    params, base = block(size.env, "detection", DetectionParams), size is B16
+    epochs, layer_decay, drop_path = size.detection
+    tuning, train = params.fine_tuning, params.fine_tuning.train
     assert (params.start, params.control, params.test_split, params.groups) == ("stage1", False, "validation", None)
-    published = DetectionRecipe(drop_path=0.2 if base else 0.4)
-    assert tuning.recipe() == published, "the recipe's defaults, but for what differs between sizes"
+    assert tuning.recipe() == DetectionRecipe(drop_path=drop_path), "the defaults, but for what differs between sizes"
     assert params.test == PeopleConfig(nproc=8), "as many GPUs as in training"
-    train = tuning.train
-    assert (train.epochs, train.warmup, train.layer_decay) == ((30, 5, 0.75) if base else (25, 5, 0.85))
-    assert (train.betas, train.eps, train.weight_decay, train.clip_grad, train.ema) == ((0.9, 0.999), 1e-8, 0.05, None, None)
+    assert not differing(train, FINE_TUNING | {"epochs": epochs, "warmup": 5, "layer_decay": layer_decay})
     assert train.lr == pytest.approx(2.5e-4 * train.batch_size / 256)
     assert train.batch_size // (train.nproc * train.accumulate) == (8 if base else 4)
     assert train.precision == ("auto" if base else "fp32")
-    vision = parameters(size)[2].student.student_config(header(size)).vision
-    assert tuning.model_for(vision, 80, interpolate=True).vision.drop_path == published.drop_path
+    vision = stage1(size.env).student.student_config(header(size.env)).vision
+    assert tuning.model_for(vision, 80, interpolate=True).vision.drop_path == drop_path
 
 
 def test_the_cached_variant_stores_what_it_should(size: Published) -> None:
-    fp16 = header(size, "teacher_features.views=10,stage1.targets=cached,teacher_features.codec=fp16")
+    fp16 = header(size.env, f"{CACHED},teacher_features.codec=fp16")
     assert (fp16.views, fp16.grid, fp16.visible_per_frame, fp16.layers, fp16.target_dim) == (
         10, 14, 40, 6, size.fp16_bytes // (6 * 320 * 2),
     )  # fmt: skip
     common = {"pixels": 320 * 768, "attention": 8 * 196 * 2, "visible": 320 * 4}
     assert fp16.row_bytes() == {**common, "targets": size.fp16_bytes}
-    int8 = header(size, "teacher_features.views=10,stage1.targets=cached")
-    assert int8.row_bytes() == {**common, "targets": size.fp16_bytes // 2, "scales": 6 * 320 * 4}
-    assert parameters(size, "teacher_features.views=10,stage1.targets=cached")[2].targets == "cached"
+    assert header(size.env, CACHED).row_bytes() == {**common, "targets": size.fp16_bytes // 2, "scales": 6 * 320 * 4}
+    assert stage1(size.env, CACHED).targets == "cached"
 
 
 def test_the_authors_list_is_read(size: Published) -> None:
     listing = pd.DataFrame({"path": ["k400/a.mp4", "k700/b c.mp4"], "label": ["0", "709"]})
-    captions = TableDataset(str(ROOT / "conf" / size.env / "no_captions.json")).load()
-    videos, no_captions, labels, ignored = read_raw_tables(listing, captions, listing, parameters(size)[0])
+    none = DataCatalog.from_config({"raw_captions": loader(size.env)["catalog"]["raw_captions"]}).load("raw_captions")
+    videos, tables, ignored = read_raw_tables(listing, none, listing, none, none, ingestion(size.env))
     assert videos[["video", "split"]].to_dict("split")["data"] == [["k400/a.mp4", "train"], ["k700/b c.mp4", "train"]]
-    assert no_captions.empty
-    assert labels["label"].tolist() == ["0", "709"]
-    assert ignored == {"videos": ["label"], "captions": [], "labels": []}
-
-
-def test_the_catalog_has_all_that_the_pipelines_read_and_write(size: Published) -> None:
-    entries = config_loader(ROOT, size.env)["catalog"]
-    catalog = DataCatalog.from_config({name: entry for name, entry in entries.items() if not name.startswith("_")})
-    configure_project(PACKAGE)
-    for stage in STAGES:
-        named = {name for name in pipelines[stage].inputs() | pipelines[stage].outputs() if ":" not in name}
-        assert named <= set(catalog.keys()), stage
-    elsewhere = {
-        name for name, entry in entries.items()
-        if not name.startswith("_") and not entry["filepath"].startswith(f"data/{size.env}/")
-    }  # fmt: skip
-    assert elsewhere == {"raw_captions"}
-
-
-def test_files_hold_plain_values_of_known_names(size: Published) -> None:
-    for file in (ROOT / "conf" / size.env).glob("parameters_*.yml"):
-        text = file.read_text(encoding="utf-8")
-        assert "${" not in text, "DVC cannot read Kedro's interpolation"
-        base = yaml.safe_load((ROOT / "conf" / "base" / file.name).read_text(encoding="utf-8"))
-        assert list(yaml.safe_load(text)) == list(base) == [file.stem.removeprefix("parameters_")]
-
-
-def test_the_header_says_what_the_plan_says(size: Published) -> None:
-    text = (ROOT / "conf" / size.env / "parameters_stage1.yml").read_text(encoding="utf-8")
-    for title in ("Data", "Hardware", "Cost", "Score"):
-        assert f"\n# {title}\n" in text
-    plan = plan_project(ROOT, size.env, "", Counts(K710_CLIPS), HARDWARE).stage1
-    assert f"umt plan --env {size.env} --clips {K710_CLIPS}" in text
-    assert f"online  {plan.online.device_hours:.0f} device-hours, {plan.online.hours:.1f} hours" in text
-    assert f"cached  {plan.cached.device_hours:.1f} device-hours, {plan.cached.hours:.1f} hours" in text
-    assert f"{plan.views} views a clip and a store of {plan.store_bytes / 1e12:.3g} TB" in text
-    assert f"the cheaper from {plan.break_even:.2f} epochs per view on" in text
-    overrides = "teacher_features.codec=pq,teacher_features.views=10"
-    pq = plan_project(ROOT, size.env, overrides, Counts(K710_CLIPS), HARDWARE).stage1
-    assert f"umt plan --env {size.env} --clips {K710_CLIPS} --params {overrides}\n" in text
-    assert f"With codec=pq, the store has {pq.store_bytes / 1e12:.3g} TB by" in text
+    assert tables["labels"]["label"].tolist() == ["0", "709"]
+    assert [name for name, table in tables.items() if table.empty] == ["captions", "questions", "boxes"]
+    assert ignored["videos"] == ["label"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,59 +27,95 @@ LOADER_ARGS: dict[str, Any] = {
     "custom_resolvers": {"oc.env": oc.env},
 }
 
-
 RECIPES_FOLDER = "recipes"
+SECTIONS = ("parents", "about", "parameters", "catalog", "globals")
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
     """Kedro's loader, and recipes: an overlay whose ``globals.yml`` names some stands on top of them.
 
-        recipes: [kinetics, kinetics_b16]
+        recipes: [umt_b16]
 
-    A recipe is a file of ``conf/recipes`` with sections ``parameters``, ``catalog`` and ``globals``, and ``parents``: other
-    recipes that it stands on. Later ones go over earlier ones key by key, the overlay's own files over all of them.
+    A recipe is a file of ``conf/recipes`` with sections ``parameters``, ``catalog`` and ``globals``, which hold what files of
+    these names do in an overlay, ``parents``: other recipes that it stands on, and ``about``: what ``umt recipes`` says of it.
+    Later recipes go over earlier ones key by key, the overlay's own files over all of them, and what results over ``base``.
+
+    Raises:
+        ConfigError: there is no such overlay; those that there are are named.
     """
+
+    def __init__(self, conf_source: str | Path, env: str | None = None, *args: Any, **kwargs: Any) -> None:
+        conf = Path(conf_source)
+        # Kedro takes an overlay that is not there for one without files, until something cannot be configured.
+        if env is not None and conf.is_dir() and (env == RECIPES_FOLDER or not (conf / env).is_dir()):
+            known = sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name != RECIPES_FOLDER)
+            raise ConfigError(f"--env: expected a folder of {conf}, one of {', '.join(known)}; found '{env}'.")
+        super().__init__(conf_source, env, *args, **kwargs)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """Return what the files of this kind say, merged and resolved."""
+        # Kedro registers ${globals:...} for the whole process, so that the loader made last would answer for all.
+        self._register_globals_resolver()
+        found: dict[str, Any] = super().__getitem__(key)
+        return found
+
+    @cached_property
+    def recipes(self) -> dict[Path, dict[str, Any]]:
+        """The recipes that the overlay stands on, by file, parents first; interpolations are not resolved.
+
+        Raises:
+            ConfigError: there is no such recipe, or it has a section that means nothing.
+        """
+        conf = Path(self.conf_source)
+        own = conf / (self.env or self.default_run_env) / "globals.yml"
+        return _read_recipes(conf / RECIPES_FOLDER, _names(own, _plain(own), "recipes"), own, set()) if own.is_file() else {}
+
+    def own_parameters(self) -> dict[str, set[str]]:
+        """Return the blocks of parameters that the overlay or its recipes name, each with its keys."""
+        overlay = Path(self.conf_source) / (self.env or self.default_run_env)
+        layers = [content.get("parameters", {}) for content in self.recipes.values()]
+        layers += map(_plain, sorted(overlay.rglob("parameters*.y*ml")))
+        found: dict[str, set[str]] = {}
+        for blocks in layers:
+            for block, values in blocks.items():
+                found.setdefault(str(block), set()).update(map(str, values if isinstance(values, dict) else ()))
+        return found
 
     def _read_raw_config(self, key: str) -> tuple[Any, Any, str, str, set[Path]]:
         # Kedro 1.7 reads an overlay's files here, before it merges them in the order of this mapping.
         base, overlay, base_path, overlay_path, processed = super()._read_raw_config(key)
-        recipes = {
-            path: OmegaConf.create(content[key])
-            for path, content in read_recipes(Path(self.conf_source), self.env).items()
-            if content.get(key)
-        }
+        recipes = {path: OmegaConf.create(content[key]) for path, content in self.recipes.items() if content.get(key)}
         return base, {**recipes, **overlay}, base_path, overlay_path, processed
 
 
-def read_recipes(conf: Path, env: str | None) -> dict[Path, dict[str, Any]]:
-    """Return the recipes that an overlay stands on, by file, parents first.
-
-    Raises:
-        ConfigError: there is no such recipe, or it has a section that means nothing.
-    """
+def _read_recipes(folder: Path, names: list[str], named_by: Path, seen: set[Path]) -> dict[Path, dict[str, Any]]:
     found: dict[Path, dict[str, Any]] = {}
-    own = conf / (env or "") / "globals.yml"
-    if env is None or not own.is_file():
-        return found
-
-    def add(name: str, named_by: Path) -> None:
-        path = conf / RECIPES_FOLDER / f"{name}.yml"
-        if path in found:
-            return
+    for name in names:
+        path = folder / f"{name}.yml"
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yml")))
-            raise ConfigError(f"{named_by}: expected names of {path.parent}, among them {known}; found '{name}'.")
-        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        if strange := sorted(set(content) - {"parents", "about", "parameters", "catalog", "globals"}):
-            raise ConfigError(f"{path}: expected parents, about, parameters, catalog or globals; found '{strange[0]}'.")
-        for parent in content.get("parents", ()):
-            add(parent, path)
+            known = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yml"))
+            raise ConfigError(f"{named_by}: expected names of recipes, of {', '.join(known)}; found '{name}'.")
+        if path in seen:
+            continue
+        seen.add(path)
+        content = _plain(path)
+        if strange := sorted(set(content) - set(SECTIONS)):
+            raise ConfigError(f"{path}: expected sections of {', '.join(SECTIONS)}; found '{strange[0]}'.")
+        found |= _read_recipes(folder, _names(path, content, "parents"), path, seen)
         found[path] = content
-
-    listed: Any = OmegaConf.to_container(OmegaConf.load(own), resolve=False)
-    for name in listed.get("recipes", ()):
-        add(name, own)
     return found
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return content
+
+
+def _names(path: Path, content: dict[str, Any], key: str) -> list[str]:
+    names = content.get(key, [])
+    if not isinstance(names, list):
+        raise ConfigError(f"{path}: {key}: expected a list of names of recipes, found {names!r}.")
+    return [str(name) for name in names]
 
 
 def config_loader(project: Path, env: str | None, overrides: str = "") -> ProjectConfigLoader:
@@ -92,26 +129,12 @@ def config_loader(project: Path, env: str | None, overrides: str = "") -> Projec
     Raises:
         ConfigError: there is no such overlay, or a pair is malformed.
     """
-    conf = project / "conf"
-    require_environment(project, env)
     pairs = overrides.split(",") if overrides else []
     for pair in pairs:
         if not pair.partition("=")[0].strip() or "=" not in pair:
             raise ConfigError(f"--params: expected name=value with commas between pairs, found '{pair}'.")
     params: Any = OmegaConf.to_container(OmegaConf.from_dotlist(pairs))
-    return ProjectConfigLoader(conf_source=str(conf), env=env, runtime_params=params, **LOADER_ARGS)
-
-
-def require_environment(project: Path, env: str | None) -> None:
-    """Refuse an overlay that is not there.
-
-    Raises:
-        ConfigError: there is no such folder; those that there are are named.
-    """
-    conf = project / "conf"
-    if env is not None and (env == RECIPES_FOLDER or not (conf / env).is_dir()):
-        known = sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name != RECIPES_FOLDER)
-        raise ConfigError(f"--env: expected a folder of {conf}, one of {', '.join(known)}; found '{env}'.")
+    return ProjectConfigLoader(conf_source=str(project / "conf"), env=env, runtime_params=params, **LOADER_ARGS)
 
 
 def catalog_path(project: Path, loader: ProjectConfigLoader, dataset: str) -> Path:
@@ -137,27 +160,13 @@ def typed_parameters(loader: ProjectConfigLoader, name: str, model: type[_Config
     Raises:
         ConfigError: the block is missing, or a key is missing, unknown or wrong; each is named.
     """
+    if "parameters" not in loader.data:
+        # Else Kedro reads all files again for each block.
+        loader["parameters"] = loader["parameters"]
     parameters: dict[str, Any] = loader["parameters"]
     if name not in parameters:
         raise ConfigError(f"parameters: expected a block '{name}', found {', '.join(parameters)}.")
     return validated(model, parameters[name], name)
-
-
-def own_parameters(project: Path, env: str) -> dict[str, set[str]]:
-    """Return the blocks of parameters that an overlay or its recipes name, each with its keys.
-
-    Args:
-        project: the project's folder.
-        env: the overlay, a folder of ``conf``.
-    """
-    conf = project / "conf"
-    layers: list[Any] = [content.get("parameters", {}) for content in read_recipes(conf, env).values()]
-    layers += [OmegaConf.to_container(OmegaConf.load(file)) for file in sorted((conf / env).rglob("parameters*.y*ml"))]
-    found: dict[str, set[str]] = {}
-    for blocks in layers:
-        for block, values in blocks.items():
-            found.setdefault(str(block), set()).update(map(str, values if isinstance(values, dict) else ()))
-    return found
 
 
 def validated(model: type[_Config], values: dict[str, Any], where: str) -> _Config:

@@ -134,9 +134,8 @@ def test_init_takes_the_images_that_captions_name(project: Path, media: Path) ->
     assert table["split"].tolist()[3:] == ["train", "train"]
     loader = config_loader(project, "mine")
     params = IngestionParams.model_validate(loader["parameters"]["ingestion"])
-    listed, *_ = read_raw_tables(
-        table, pd.read_json(captions), pd.DataFrame({"video": [], "task": [], "label": []}, dtype=str), params
-    )
+    none = pd.DataFrame()
+    listed, *_ = read_raw_tables(table, pd.read_json(captions), none, none, none, params)
     assert set(listed["corpus"]) == {"mine"}, "the demo's column of corpora is not asked for"
 
 

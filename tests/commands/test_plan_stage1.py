@@ -33,7 +33,7 @@ HARDWARE = Hardware(
 
 
 def plans(overrides: str, env: str | None, counts: Counts, **rates: Any) -> Plans:
-    return plan_project(ROOT, env, overrides, counts, HARDWARE.model_copy(update=rates))
+    return plan_project(ROOT, config_loader(ROOT, env, overrides), counts, HARDWARE.model_copy(update=rates))
 
 
 def plan(overrides: str = "", env: str | None = "umt_b16", clips: int = 658_340, **rates: Any) -> CostPlan:
@@ -118,13 +118,13 @@ def test_devices() -> None:
 
 def test_clips_are_counted_in_the_clean_table(project: Path) -> None:
     with pytest.raises(TableError, match=r"umt_b16/03_primary/videos\.parquet: expected .* found nothing.* --clips"):
-        plan_project(project, "umt_b16", "", None, HARDWARE)
+        plan_project(project, config_loader(project, "umt_b16"), None, HARDWARE)
     table = project / "data/umt_b16/03_primary/videos.parquet"
     table.parent.mkdir(parents=True)
     splits = ["train"] * 2050 + ["validation"] * 5
     videos = pd.DataFrame({"video_id": [str(row) for row in range(2055)], "split": splits, "media": "video"})
     pd.concat([videos, videos.assign(media="image")]).to_parquet(table)
-    result = plan_project(project, "umt_b16", "teacher_features.splits=[train]", None, HARDWARE).stage1
+    result = plan_project(project, config_loader(project, "umt_b16", "teacher_features.splits=[train]"), None, HARDWARE).stage1
     assert result is not None
     assert (result.clips, result.recorded_clips, result.steps) == (2050, 2050, 200)
 
@@ -132,7 +132,7 @@ def test_clips_are_counted_in_the_clean_table(project: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--env", "nowhere"], "expected a folder of .* one of base, local, .*umt_b16, .*umt_l16, .*; found 'nowhere'"),
+        (["--env", "nowhere"], "expected a folder of .* one of base, ci, local, .*umt_b16, .*umt_l16, .*; found 'nowhere'"),
         (["--params", "views"], "--params: expected name=value"),
         (["--params", "stage1.train.epoch=3"], r"stage1\.train\.epoch: Extra inputs are not permitted, found 3"),
         (["--params", "teacher_features.teacher.source=open_clip:RN50/openai"], "RN50.*convolutional network"),

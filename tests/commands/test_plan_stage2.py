@@ -14,6 +14,7 @@ from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.plan import Counts, plan_project
 from umt_pipeline.commands.plan_stage2 import Stage2Plan
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.project_config import config_loader
 
 # Without the demo's own additions, so that sums can be done by hand.
 PLAIN = "stage2.control=false,stage2.unmasked_epochs=0"
@@ -52,7 +53,7 @@ def test_control_doubles_the_training_and_not_the_store() -> None:
     assert twice.cached.phases[0] == once.cached.phases[0]
 
 
-def test_without_a_mask_all_patches_are_computed_and_no_teacher_asked() -> None:
+def test_without_a_mask_all_patches_are_computed_and_no_teacher_runs() -> None:
     result = demo("stage2.control=false,stage2.unmasked_epochs=24", **FREE)
     video = result.samples[0]
     assert video.unmasked_flops["alignment"] == 0
@@ -91,7 +92,7 @@ def test_media_are_counted_with_their_weights(project: Path) -> None:
     file = project / "data/03_primary/videos.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(file)
-    result = plan_project(project, None, f"{PLAIN},stage2.corpora.b=0.5", None, HARDWARE).stage2
+    result = plan_project(project, config_loader(project, None, f"{PLAIN},stage2.corpora.b=0.5"), None, HARDWARE).stage2
     assert result is not None
     assert [(sample.medium, sample.count) for sample in result.samples] == [("video", 200), ("image", 230)]
 

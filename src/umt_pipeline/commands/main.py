@@ -26,7 +26,6 @@ from rich.console import Console
 
 from umt_pipeline.commands import tables as cli_tables
 from umt_pipeline.core.errors import ConfigError, UmtError
-from umt_pipeline.project_config import require_environment
 
 app = typer.Typer(
     name="umt",
@@ -65,16 +64,8 @@ def _with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 # Kedro takes `cli` and `run` of this module in place of its own (its documentation: "add or modify CLI commands").
 run = copy.copy(kedro_run)
-
-
-def _run(*args: Any, **kwargs: Any) -> Any:
-    # Else an overlay that is not there ends in an error of the first thing that cannot be configured.
-    require_environment(project_folder(), kwargs.get("env"))
-    assert kedro_run.callback is not None
-    return kedro_run.callback(*args, **kwargs)
-
-
-run.callback = _with_short_errors(_run)
+assert kedro_run.callback is not None
+run.callback = _with_short_errors(kedro_run.callback)
 cli = click.Group("umt_pipeline", commands={"run": run})
 
 
@@ -193,14 +184,15 @@ def plan(
     """
     from umt_pipeline.commands.plan import Counts, plan_project, print_plans
     from umt_pipeline.commands.plan_stage1 import Hardware, find_device
-    from umt_pipeline.project_config import validated
+    from umt_pipeline.project_config import config_loader, validated
 
     name, peak = find_device(device)
     values = {"name": name, "peak_tflops": peak, "mfu": mfu, "cores": cores, "decode_rate": decode_rate}
     hardware = validated(Hardware, {**values, "image_rate": image_rate, "store_rate": store_rate}, "umt plan")
     if images and clips is None:
         raise ConfigError(f"--images {images} goes with --clips; without both, the clean video table is counted")
-    result = plan_project(project_folder(), env, params, None if clips is None else Counts(clips, images), hardware)
+    project, counts = project_folder(), None if clips is None else Counts(clips, images)
+    result = plan_project(project, config_loader(project, env, params), counts, hardware)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
         return

@@ -12,13 +12,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from umt_pipeline.commands.plan_stage1 import CostPlan, Hardware, Mode, find_tower, make_plan
+from umt_pipeline.commands.plan_stage1 import CostPlan, Hardware, Mode, StagePlan, find_tower, make_plan
 from umt_pipeline.commands.plan_stage2 import Stage2Plan, make_stage2_plan
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.project_config import catalog_path, config_loader, own_parameters, typed_parameters
+from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, typed_parameters
 from umt_pipeline.training.stage1 import Stage1Config
 from umt_pipeline.training.stage2 import Stage2Config
 
@@ -46,7 +46,7 @@ class Counts:
     images: int = 0
 
 
-def plan_project(project: Path, env: str | None, overrides: str, counts: Counts | None, hardware: Hardware) -> Plans:
+def plan_project(project: Path, loader: ProjectConfigLoader, counts: Counts | None, hardware: Hardware) -> Plans:
     """Compute the plans of a project.
 
     An overlay that has a recipe (``train``) for one stage alone is planned for that stage alone: the other one has the
@@ -54,22 +54,20 @@ def plan_project(project: Path, env: str | None, overrides: str, counts: Counts 
 
     Args:
         project: its folder.
-        env: overlay of the configuration.
-        overrides: parameters, as in ``kedro run --params``.
+        loader: of its configuration.
         counts: None: count them in the clean video table.
         hardware: rates.
 
     Raises:
-        ConfigError: an unknown overlay, or parameters that cannot work.
+        ConfigError: the parameters cannot work.
         TableError: the clean video table is needed and not there.
     """
-    loader = config_loader(project, env, overrides)
-    own = {} if env is None else own_parameters(project, env)
+    own = {} if loader.env is None else loader.own_parameters()
     recipes = [stage for stage in ("stage1", "stage2") if "train" in own.get(stage, ())] or ["stage1", "stage2"]
     features = typed_parameters(loader, "teacher_features", TeacherFeaturesParams)
     stage1 = typed_parameters(loader, "stage1", Stage1Config)
     tower = find_tower(features, features.train_small)
-    table = _read_videos(catalog_path(project, loader, "videos"), env) if counts is None else None
+    table = _read_videos(catalog_path(project, loader, "videos"), loader.env) if counts is None else None
     plan1 = plan2 = None
     if "stage1" in recipes:
         plan1 = make_plan(features, stage1, tower, *_clips(table, counts, features.splits), hardware)
@@ -130,7 +128,7 @@ def _print(console: Console, heading: str, tables: tuple[Table, ...], lines: tup
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _cheaper(plan: CostPlan | Stage2Plan) -> str:
+def _cheaper(plan: StagePlan) -> str:
     dearer, cheaper = (plan.online, plan.cached) if plan.cheaper == "cached" else (plan.cached, plan.online)
     ratio = dearer.device_hours / cheaper.device_hours
     return f"Cheaper: {plan.cheaper}, {ratio:.2f} times. The parameters choose {plan.targets}."

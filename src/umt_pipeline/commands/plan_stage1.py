@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import open_clip
 from pydantic import Field
@@ -41,7 +41,7 @@ _SOURCE = "teacher_features.teacher.source"
 class Hardware(Config):
     """What the run would have.
 
-    Args:
+    Attributes:
         name: of the device, for people.
         peak_tflops: of one device, dense, in the precision of training.
         mfu: share of the peak that the counted FLOPs reach.
@@ -79,7 +79,7 @@ class Hardware(Config):
 class Phase(Config):
     """One part of a mode.
 
-    Args:
+    Attributes:
         name: ``extraction`` or ``training``.
         devices: that work at the same time.
         compute_device_hours: all devices' hours of computing.
@@ -156,49 +156,33 @@ class Mode(Config):
         return {"phases": phases, "device_hours": self.device_hours, "hours": self.hours}
 
 
-class CostPlan(Config):
-    """Everything that ``umt plan`` prints.
+class StagePlan(Config):
+    """What ``umt plan`` says of either stage.
 
-    Args:
-        clips: an epoch trains on.
-        recorded_clips: of all splits that extraction records.
-        views: recorded per clip in the cached mode.
-        views_assumed: the parameters record none, the number is ours.
-        epochs: passes over the clips, each without the last clips that fill no batch.
-        steps: optimiser steps.
-        batch_size: clips per step.
+    Attributes:
+        views_assumed: the parameters record no views, their number is ours.
+        epochs: passes over the samples, each without the last ones that fill no batch.
+        steps: optimiser steps of one training.
+        batch_size: samples per step.
         teacher: its source.
-        teacher_flops: per clip view.
-        student_flops: per clip, forward and back.
-        bytes_per_clip_view: of the store's records, by array.
         targets: the mode that the parameters choose.
         hardware: rates.
         online: cost.
         cached: cost.
-        break_even: the cached mode is the cheaper if there are more epochs per view than this; None: it never is.
     """
 
-    clips: int
-    recorded_clips: int
-    views: int
+    # Properties that JSON has too.
+    computed: ClassVar[tuple[str, ...]] = ("store_bytes", "cheaper")
+
     views_assumed: bool
     epochs: float
     steps: int
     batch_size: int
     teacher: str
-    teacher_flops: int
-    student_flops: int
-    bytes_per_clip_view: dict[str, int]
     targets: Literal["online", "cached"]
     hardware: Hardware
     online: Mode
     cached: Mode
-    break_even: float | None
-
-    @property
-    def store_bytes(self) -> int:
-        """Size of the cached mode's store."""
-        return self.recorded_clips * self.views * sum(self.bytes_per_clip_view.values())
 
     @property
     def cheaper(self) -> Literal["online", "cached"]:
@@ -208,7 +192,34 @@ class CostPlan(Config):
     def to_json(self) -> dict[str, Any]:
         """Return all numbers under the names that they have here."""
         record = self.model_dump(mode="json") | {"online": self.online.to_json(), "cached": self.cached.to_json()}
-        return record | {name: getattr(self, name) for name in ("store_bytes", "cheaper")}
+        return record | {name: getattr(self, name) for name in self.computed}
+
+
+class CostPlan(StagePlan):
+    """What ``umt plan`` says of stage 1.
+
+    Attributes:
+        clips: an epoch trains on.
+        recorded_clips: of all splits that extraction records.
+        views: recorded per clip in the cached mode.
+        teacher_flops: per clip view.
+        student_flops: per clip, forward and back.
+        bytes_per_clip_view: of the store's records, by array.
+        break_even: the cached mode is the cheaper if there are more epochs per view than this; None: it never is.
+    """
+
+    clips: int
+    recorded_clips: int
+    views: int
+    teacher_flops: int
+    student_flops: int
+    bytes_per_clip_view: dict[str, int]
+    break_even: float | None
+
+    @property
+    def store_bytes(self) -> int:
+        """Size of the cached mode's store."""
+        return self.recorded_clips * self.views * sum(self.bytes_per_clip_view.values())
 
 
 def find_device(text: str) -> tuple[str, float]:

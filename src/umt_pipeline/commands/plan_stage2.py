@@ -10,9 +10,9 @@ batch (:mod:`umt_pipeline.models.flops_stage2`).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from umt_pipeline.commands.plan_stage1 import ASSUMED_VIEWS, Hardware, Mode, Phase
+from umt_pipeline.commands.plan_stage1 import ASSUMED_VIEWS, Hardware, Mode, Phase, StagePlan
 from umt_pipeline.core.config import Config
 from umt_pipeline.data.samples import Corpus
 from umt_pipeline.features.extract import FeatureConfig, make_header
@@ -32,7 +32,7 @@ Medium = Literal["video", "image"]
 class SampleCost(Config):
     """One kind of sample.
 
-    Args:
+    Attributes:
         medium: what it is.
         count: samples that an epoch draws.
         trained: of these, what fills whole batches.
@@ -67,38 +67,22 @@ class SampleCost(Config):
         return self.count * self.views * self.bytes_per_view
 
 
-class Stage2Plan(Config):
-    """What ``umt plan`` prints of stage 2.
+class Stage2Plan(StagePlan):
+    """What ``umt plan`` says of stage 2.
 
-    Args:
+    Attributes:
         samples: videos, and images if there are any.
-        views_assumed: the parameters record none, their number is ours.
-        epochs: passes over the samples, the unmasked ones included.
-        unmasked_epochs: the last so many see every patch.
-        steps: optimiser steps of one training.
-        batch_size: samples per step.
+        unmasked_epochs: the last so many epochs see every patch.
         trainings: 2 with the control.
         text_length: tokens of a caption.
-        teacher: its source.
-        targets: the mode that the parameters choose.
-        hardware: rates.
-        online: cost.
-        cached: cost.
     """
 
+    computed: ClassVar[tuple[str, ...]] = ("samples_per_epoch", *StagePlan.computed)
+
     samples: tuple[SampleCost, ...]
-    views_assumed: bool
-    epochs: float
     unmasked_epochs: int
-    steps: int
-    batch_size: int
     trainings: int
     text_length: int
-    teacher: str
-    targets: Literal["online", "cached"]
-    hardware: Hardware
-    online: Mode
-    cached: Mode
 
     @property
     def samples_per_epoch(self) -> int:
@@ -109,16 +93,6 @@ class Stage2Plan(Config):
     def store_bytes(self) -> int:
         """Size of the cached mode's stores."""
         return sum(sample.store_bytes for sample in self.samples)
-
-    @property
-    def cheaper(self) -> Literal["online", "cached"]:
-        """The mode that costs fewer device-hours."""
-        return "cached" if self.cached.device_hours < self.online.device_hours else "online"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all numbers under the names that they have here."""
-        record = self.model_dump(mode="json") | {"online": self.online.to_json(), "cached": self.cached.to_json()}
-        return record | {name: getattr(self, name) for name in ("samples_per_epoch", "store_bytes", "cheaper")}
 
 
 def make_stage2_plan(
@@ -225,7 +199,7 @@ def _modes(
         once = sample.trained * trainings
         masked, unmasked = once * (epochs - stage2.unmasked_epochs), once * stage2.unmasked_epochs
         trained += masked * sample.total_flops + unmasked * sum(sample.unmasked_flops.values())
-        # Without a mask the teacher is not asked.
+        # Without a mask the teacher does not run.
         teacher += masked * sample.teacher_flops
         decoding_s += decode_s(masked + unmasked)
         read += (masked + unmasked) * sample.read_bytes_per_view
