@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load_video_text, save_video_text
 from umt_pipeline.models.vision import load_vision
-from umt_pipeline.models.vit import ViTConfig, position_table
+from umt_pipeline.models.vit import ViTConfig, aligned_layers, position_table
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, load_classifier, save_classifier
 from umt_pipeline.tasks.detection.model import load_detector
 from umt_pipeline.tasks.question_answering.model import load_question_answering
@@ -85,6 +86,16 @@ def test_a_student_comes_in_and_goes_out_bit_by_bit(tmp_path: Path, name: str) -
     assert (config.vision.dim, config.vision.depth, config.vision.heads) == (SIZES["dim"], SIZES["depth"], SIZES["heads"])
     assert (config.vision.patch_size, config.vision.mlp_ratio) == (16, 4.0)
     assert_equal(exported(folder, tmp_path, name=name), STUDENT)
+
+
+def test_a_student_with_layers_at_an_interval_is_imported_as_told(tmp_path: Path) -> None:
+    file, folder = write(tmp_path, STUDENT), tmp_path / "student"
+    import_checkpoint(file, "student", folder, replace(ASKED, align_interval=2.0))
+    found = load_student(folder)
+    assert found.layers == aligned_layers(SIZES["depth"], SIZES["K"], 2.0)
+    assert f"the last {SIZES['K']}, 2 apart" in (folder / "README.md").read_text()
+    with pytest.raises(CheckpointError, match=f"cannot align {SIZES['K']} of {SIZES['depth']} blocks"):
+        import_checkpoint(file, "student", tmp_path / "other", replace(ASKED, align_interval=float(SIZES["depth"])))
 
 
 def test_biases_go_out_fused(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_timm_folder_gives_the_same_model_and_no_text(tmp_path: Path) -> None:
     frames = torch.randn(2, 3, 48, 48)
     torch.testing.assert_close(teacher.embed_image(teacher(frames)), F.normalize(model(frames), dim=-1))
     assert teacher.describe() == (
-        "timm:x: last 1 of 3 blocks, targets of width 32, importance from class_attention, input 48 pixels with the "
+        "timm:x: blocks [2] of 3, targets of width 32, importance from class_attention, input 48 pixels with the "
         "statistics of the student"
     )
 

@@ -180,7 +180,8 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path, model: VideoTextM
     [
         ({"text": TEXT.model_dump() | {"vision_dim": 25}}, "vision_dim"),
         ({"target_dim": 0}, "set both"),
-        ({"align_layers": 4}, "depth"),
+        ({"align_layers": 4}, "4 of 3 blocks"),
+        ({"align_interval": 3}, "2 of 3 blocks at an interval of 3"),
         ({"temperature": 0.6}, "temperature"),
     ],
 )

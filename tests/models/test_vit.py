@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from umt_pipeline.models.student import Student, StudentConfig
+from umt_pipeline.models.student import Student, StudentConfig, untrained_student
 from umt_pipeline.models.vit import SHORT, VideoViT, ViTConfig, aligned_layers, attend, position_table, sinusoid_table
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 
@@ -91,16 +91,24 @@ def test_which_layers_are_aligned() -> None:
             aligned_layers(depth, count, interval)
 
 
-def test_layers_at_an_interval_are_the_blocks_outputs() -> None:
-    torch.manual_seed(0)
-    config = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=5, heads=2)
-    encoder = VideoViT(config).eval()
-    seen = [torch.tensor(0.0)] * config.depth
-    for number, block in enumerate(encoder.blocks):
-        block.register_forward_hook(lambda _module, _inputs, output, number=number: seen.__setitem__(number, output))
-    patches, visible = torch.randn(1, 6, 192), torch.arange(6).unsqueeze(0)
-    _, found = encoder.forward_layers(patches, visible, aligned_layers(5, 3, 2))
-    torch.testing.assert_close(found, torch.stack([seen[0], seen[2], seen[4]]), rtol=0, atol=0)
+def test_a_student_aligns_blocks_at_its_interval() -> None:
+    vision = TINY.model_copy(update={"depth": 5})
+    config = StudentConfig(vision=vision, align_layers=2, align_interval=3.0, target_dim=4)
+    student = untrained_student(config, seed=0)
+    encoder = student.encoder
+    patches_BVP, visible_BV = torch.randn(2, 6, vision.patch_values), torch.arange(6).expand(2, 6)
+    with torch.no_grad():
+        found_KBVC = student(patches_BVP, visible_BV)
+        positions_BVD = encoder.positions(visible_BV)
+        x_BVD = encoder.patch_embed(patches_BVP) + positions_BVD
+        outputs = [x_BVD := block(x_BVD) for block in encoder.blocks]
+        expected = [
+            head(encoder.norm(outputs[layer]) + positions_BVD)
+            for layer, head in zip((1, 4), student.heads.heads, strict=True)
+        ]
+    torch.testing.assert_close(found_KBVC, torch.stack(expected))
+    with pytest.raises(ValidationError, match="cannot align 3 of 5 blocks at an interval of 3"):
+        StudentConfig.model_validate({**config.model_dump(), "align_layers": 3})
 
 
 def test_recomputed_blocks_have_the_same_gradients_and_keep_less() -> None:

@@ -256,10 +256,11 @@ def needs_teacher(header: StoreHeader, aligned: bool) -> bool:
 
 def _require_same(teacher: Teacher, header: StoreHeader) -> None:
     made = header.teacher
-    expected = (made.weights_sha256, made.normalisation, made.importance, header.layers, header.grid)
-    found = (teacher.weights_sha256, teacher.config.normalisation, teacher.importance, teacher.config.layers, teacher.grid)
+    own = teacher.config
+    expected = (made.weights_sha256, made.normalisation, made.importance, header.layers, header.layer_interval, header.grid)
+    found = (teacher.weights_sha256, own.normalisation, teacher.importance, own.layers, own.interval, teacher.grid)
     if found != expected:
-        names = "weights, normalisation, importance, layers, grid"
+        names = "weights, normalisation, importance, layers, interval, grid"
         raise StoreError(f"teacher ({names}): the store has {expected}, found {found}")
 
 

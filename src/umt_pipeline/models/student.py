@@ -6,9 +6,10 @@ Shapes: B clips, V visible tokens, P values per patch, K aligned layers, C teach
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
@@ -33,6 +34,11 @@ class StudentConfig(Config):
     align_layers: int
     target_dim: int
     align_interval: float = Field(1.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        aligned_layers(self.vision.depth, self.align_layers, self.align_interval)
+        return self
 
 
 class Student(nn.Module):

@@ -79,17 +79,15 @@ class Teacher(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any, config: TeacherConfig, grid: int, weights_sha256: str) -> None:
         super().__init__()
         self.tower = make_tower(model, config.source, grid)
-        if int((config.layers - 1) * config.interval) >= self.tower.depth:
-            raise ConfigError(
-                f"teacher.layers: expected at most {self.tower.depth}, the number of blocks of {config.source!r}, "
-                f"found {config.layers} at an interval of {config.interval:g}"
-            )
+        try:
+            self.layer_indices = aligned_layers(self.tower.depth, config.layers, config.interval)
+        except ValueError as error:
+            raise ConfigError(f"teacher.layers, teacher.interval of {config.source!r}: {error}") from error
         self.clip = None if tokenizer is None else model
         self.tokenizer = tokenizer
         self.config = config
         self.grid = grid
         self.weights_sha256 = weights_sha256
-        self.layer_indices = aligned_layers(self.tower.depth, config.layers, config.interval)
         mean, std = (torch.tensor(values) for values in self.tower.statistics)
         # x_student = (x - m) / s  ->  x_teacher = (x - M) / S = x_student * s / S + (m - M) / S
         scale = torch.tensor(IMAGENET_STD) / std

@@ -70,8 +70,8 @@ class VideoTextConfig(Config):
             raise ValueError(
                 f"align_layers is {self.align_layers}, target_dim {self.target_dim}: set both, or neither for no heads"
             )
-        if self.align_layers > self.vision.depth:
-            raise ValueError(f"align_layers is {self.align_layers}, but vision.depth only {self.vision.depth}")
+        if self.align_layers:
+            aligned_layers(self.vision.depth, self.align_layers, self.align_interval)
         return self
 
 
