@@ -177,28 +177,33 @@ def load_pretrained_bert(model: TextModel, source: str) -> LoadReport:
     """Load a published BERT into ``model``, with its masked-language head if it has one.
 
     Args:
-        model: its cross-attention weights stay as they are; the report's ``missing`` lists them.
+        model: its cross-attention weights stay as they are, and those of its masked-language head if the checkpoint has none;
+            the report's ``missing`` lists them.
         source: folder or hub name that transformers can read.
 
     Raises:
-        CheckpointError: sizes differ from the configuration, or any other key is missing, left over or mis-shaped.
+        CheckpointError: it is no BERT, sizes differ from the configuration, or any other key is missing, left over or
+            mis-shaped.
     """
     try:
         bert, info = _read_bert(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"text.pretrained: {source!r} cannot be read as a BERT checkpoint: {error}") from error
-    head = sorted(key for key in info["missing_keys"] if key.startswith(_HEAD_PREFIX))
-    absent = sorted(set(info["missing_keys"]) - set(head))
-    if absent:
+    state, missing = bert.state_dict(), info["missing_keys"]
+    head = {key for key in state if key.startswith(_HEAD_PREFIX)}
+    # A head of which a part is there is damaged, not missing. The tied copies come from the rest in any case.
+    has_no_head = head - missing <= _TIED_COPIES.keys()
+    if absent := sorted(missing - head if has_no_head else missing):
         raise CheckpointError(f"text.pretrained: {source!r} lacks {len(absent)} BERT keys: {', '.join(absent)}")
-    if head and not model.config.new_language_head:
+    if has_no_head and not model.config.new_language_head:
         raise CheckpointError(
-            f"text.pretrained: {source!r} has no masked-language head (it lacks {', '.join(head)}), as most published text "
-            "encoders. Set text.new_language_head: true to start with a new one, or weights.masked_language: 0 with it"
+            f"text.pretrained: {source!r} has no masked-language head, as most published text encoders. Set "
+            "text.new_language_head: true to start with a new one"
         )
     _check_sizes(model.config, bert.config, source)
-    found = {key: tensor for key, tensor in bert.state_dict().items() if not (head and key.startswith(_HEAD_PREFIX))}
-    new = ("layers.*.crossattention.*", *(("mlm_*",) if head else ()))
+    # The head that transformers drew in its place is left out: the model has one of its own.
+    found = {key: tensor for key, tensor in state.items() if not (has_no_head and key in head)}
+    new = ("layers.*.crossattention.*", *(("mlm_*",) if has_no_head else ()))
     return load_weights(model, from_bert_names(found), source=source, allow_missing=new)
 
 
@@ -233,6 +238,10 @@ def bert_identity(source: str) -> str:
 
 
 def _read_bert(source: str) -> Any:
+    # RoBERTa's encoder has BERT's names but counts positions otherwise.
+    kind = BertConfig.get_config_dict(source)[0].get("model_type", "bert")
+    if kind != "bert":
+        raise ValueError(f"expected a model of type 'bert', found {kind!r}")
     return BertForMaskedLM.from_pretrained(source, output_loading_info=True)
 
 
