@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from umt_pipeline.models.student import Student, StudentConfig, untrained_student
 from umt_pipeline.models.vit import SHORT, VideoViT, ViTConfig, aligned_layers, attend, position_table, sinusoid_table
-from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 
 TINY = ViTConfig(image_size=32, patch_size=8, frames=4, dim=16, depth=3, heads=2)
 
@@ -57,29 +56,10 @@ def test_position_tables() -> None:
     assert "positions_PD" not in VideoViT(TINY).state_dict()
 
 
-def test_patches_are_cut_in_the_order_of_the_published_convolution() -> None:
-    video = torch.randn(2, 3, 4, 16, 24)
-    weight = torch.randn(5, 3, 1, 8, 8)
-    expected = torch.nn.functional.conv3d(video, weight, stride=(1, 8, 8)).flatten(2).transpose(1, 2)
-    found = patchify(video.permute(0, 2, 3, 4, 1), 8) @ weight.flatten(1).T
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-
-
-def test_normalising_patches_equals_normalising_frames() -> None:
-    frames = torch.randint(0, 256, (1, 2, 16, 16, 3), dtype=torch.uint8)
-    from_frames = patchify(normalise_frames(frames).permute(0, 1, 3, 4, 2), 8)
-    torch.testing.assert_close(normalise_patches(patchify(frames, 8)), from_frames)
-
-
 @pytest.mark.parametrize(("change", "message"), [({"image_size": 30}, "image_size 30"), ({"heads": 3}, "dim 16")])
 def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ViTConfig.model_validate({**TINY.model_dump(), **change})
-
-
-def test_frames_that_do_not_fit_the_patch_are_refused() -> None:
-    with pytest.raises(ValueError, match="16x20"):
-        patchify(torch.zeros(1, 1, 16, 20, 3), 8)
 
 
 def test_which_layers_are_aligned() -> None:
