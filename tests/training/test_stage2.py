@@ -121,7 +121,10 @@ def assert_all_learn(task: Stage2Task, parts: LossParts) -> None:
 def test_the_loss_is_the_weighted_sum_of_its_parts(stage_world: StageWorld, tmp_path: Path) -> None:
     weights = {"contrastive": 1.0, "matching": 2.0, "masked_language": 0.5, "alignment": 3.0}
     task = build(stage_world, tmp_path, weights=weights)
+    temperature = task.model.get_parameter("model.temp")
+    temperature.data.fill_(0.9)
     result = loss(task, [0, 1, 2, 3])
+    assert temperature.item() == result.parts["temperature"].item() == 0.5, "clamped at the start of each step"
     assert set(result.parts) == {*OBJECTIVES, "temperature", "matching_skipped"}
     assert result.total.item() == pytest.approx(sum(weights[name] * result.parts[name].item() for name in weights), rel=1e-5)
     assert all(result.parts[name] > 0.0 for name in OBJECTIVES)

@@ -139,10 +139,13 @@ class VideoTextModel(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The divisor of the cosines, a 0-D tensor with gradient; the parameter is first put back into [0.001, 0.5]."""
-        with torch.no_grad():
-            self.temp.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
-        return self.temp.clone()  # A copy: clamping again before the backward pass must not touch what autograd saved.
+        """The divisor of the cosines, a 0-D tensor with gradient."""
+        return self.temp.clone()  # A copy: clamping before the backward pass must not touch what autograd saved.
+
+    @torch.no_grad()
+    def clamp_temperature_(self) -> None:
+        """Put the temperature back into [0.001, 0.5]; as published, at the start of each training step."""
+        self.temp.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
 
     def encode_video(
         self,

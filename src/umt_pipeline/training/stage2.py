@@ -452,6 +452,5 @@ def export_video_text(
     """
     model = VideoTextModel(config)
     load_weights(model, {name.removeprefix("model."): tensor for name, tensor in weights.items()}, source="trained model")
-    # The last step may have left it outside its bounds, into which reading puts it back.
-    _ = model.temperature
+    model.clamp_temperature_()  # The last step may have left it outside its bounds.
     save_video_text(folder, model, tokenizer, facts)
