@@ -6,8 +6,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.student import Student, StudentConfig, untrained_student
-from umt_pipeline.models.vit import SHORT, VideoViT, ViTConfig, aligned_layers, attend, position_table, sinusoid_table
+from umt_pipeline.models.vit import (
+    SHORT,
+    Positions,
+    VideoViT,
+    ViTConfig,
+    aligned_layers,
+    attend,
+    every_patch,
+    position_table,
+    sinusoid_table,
+)
 
 TINY = ViTConfig(image_size=32, patch_size=8, frames=4, dim=16, depth=3, heads=2)
 
@@ -60,6 +71,46 @@ def test_position_tables() -> None:
 def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ViTConfig.model_validate({**TINY.model_dump(), **change})
+
+
+@pytest.mark.parametrize(
+    ("positions", "frames", "size", "expected"),
+    [
+        ("interpolated", 4, 32, (4, 4)),
+        ("interpolated", 8, 48, (4, 4)),
+        ("interpolated", 2, 32, (4, 4)),
+        ("first", 2, 32, (2, 4)),
+        ("first", 8, 48, (4, 4)),
+        ("own", 8, 48, (8, 6)),
+    ],
+)
+def test_the_same_encoder_for_other_clips(
+    positions: Positions, frames: int, size: int, expected: tuple[int, int]
+) -> None:
+    changed = TINY.for_clips(frames, size, drop_path=0.2, positions=positions)
+    assert (changed.frames, changed.image_size, changed.drop_path) == (frames, size, 0.2)
+    assert changed.position_size == expected
+    own = changed.position_size == (frames, size // 8)
+    assert own == (changed.position_frames is None and changed.position_image_size is None)
+    # Whoever goes on with it keeps the table that was written down first.
+    assert changed.for_clips(16, 64).position_size == expected
+    assert TINY.for_clips(4, 32) == TINY
+    table = VideoViT(changed).positions_PD
+    assert torch.equal(table, position_table(16, *expected, frames, size // 8))
+    if positions == "first" and frames < 4:
+        assert torch.equal(table, VideoViT(TINY).positions_PD[: len(table)])
+
+
+def test_clips_that_patches_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"clips of 36 pixels \(view\.size or clip\.size\).* patches of 8 pixels"):
+        TINY.for_clips(4, 36)
+
+
+def test_one_row_of_indices_stands_for_the_batch() -> None:
+    encoder = VideoViT(TINY).eval()
+    patches_BVP = torch.randn(3, 64, TINY.patch_values)
+    visible_1V = every_patch(patches_BVP)
+    assert torch.equal(encoder(patches_BVP, visible_1V), encoder(patches_BVP, visible_1V.expand(3, -1)))
 
 
 def test_which_layers_are_aligned() -> None:

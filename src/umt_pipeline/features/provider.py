@@ -29,6 +29,7 @@ from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patc
 from umt_pipeline.models.flops import TowerSize, teacher_macs
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.towers import OpenClipTower
+from umt_pipeline.models.vit import every_patch
 from umt_pipeline.video.pixels import patchify
 from umt_pipeline.video.views import ViewConfig, load_view, make_view
 
@@ -358,7 +359,7 @@ class WholeFrames:
     def targets(self, batch: Batch) -> TargetBatch:
         """See :class:`TargetProvider`: all patches, and no targets."""
         patches_BVP = patchify(batch["frames"], self.header.patch_size)
-        visible_BV = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).expand(len(patches_BVP), -1)
+        visible_BV = every_patch(patches_BVP).expand(len(patches_BVP), -1)
         return TargetBatch(patches_BVP, visible_BV, no_targets(visible_BV))
 
     def teacher_macs(self) -> int:

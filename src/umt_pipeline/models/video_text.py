@@ -219,7 +219,8 @@ class VideoTextModel(nn.Module):
         if frames is not None:
             if V % frames:
                 raise ValueError(f"{V} tokens cannot be shared equally by {frames} frames")
-            tokens_BVD, visible_BV = tokens_BVD.reshape(B * frames, -1, D), visible_BV.reshape(B * frames, -1)
+            visible_BV = visible_BV.expand(B, -1).reshape(B * frames, -1)
+            tokens_BVD = tokens_BVD.reshape(B * frames, -1, D)
         if self.attention_pool is None:
             pooled = tokens_BVD.mean(dim=1)
         else:

@@ -10,7 +10,7 @@ biases but no key bias, fixed sinusoid positions over the flattened index.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
+
+Positions = Literal["interpolated", "first", "own"]
 
 NORM_EPS = 1e-6
 # Up to so many tokens plain attention is faster than flash in bf16 on a CPU; see `attend`.
@@ -66,31 +68,36 @@ class ViTConfig(Config):
         """Frames, and patches along a side, of the clip for which the position table is written down."""
         return self.position_frames or self.frames, (self.position_image_size or self.image_size) // self.patch_size
 
-    def resized(self, frames: int, image_size: int, drop_path: float, interpolate: bool = True) -> Self:
-        """Return the same encoder for clips that may differ from those it was trained with.
+    def for_clips(
+        self, frames: int, image_size: int, *, drop_path: float | None = None, positions: Positions = "interpolated"
+    ) -> Self:
+        """Return the same encoder for another clip size.
 
         Args:
             frames: of a clip.
             image_size: side of a frame in pixels.
-            drop_path: largest stochastic depth.
-            interpolate: keep the positions that were trained with, interpolated where the clips have another size; False for
-                an encoder that starts from scratch.
+            drop_path: largest stochastic depth; None: as it is.
+            positions: ``interpolated`` from those that were trained with; ``first``: the same, but a shorter clip takes the
+                first frames' as they are; ``own``: a table of the clip's own size, for an encoder that starts from scratch.
 
         Raises:
-            ConfigError: the side is no multiple of the patches'.
+            ConfigError: the patches do not fit the frames.
         """
         if image_size % self.patch_size:
             raise ConfigError(
-                f"clips of {image_size} pixels, but the encoder's patches have {self.patch_size}: choose a multiple of these"
+                f"clips of {image_size} pixels (view.size or clip.size) cannot be cut into the encoder's patches of "
+                f"{self.patch_size} pixels: choose a multiple"
             )
-        known_frames, grid = self.position_size
-        same = not interpolate or (known_frames, grid * self.patch_size) == (frames, image_size)
+        known_frames, known_grid = (frames, image_size // self.patch_size) if positions == "own" else self.position_size
+        if positions == "first":
+            known_frames = min(known_frames, frames)
+        known_size = known_grid * self.patch_size
         changes = {
             "frames": frames,
             "image_size": image_size,
-            "drop_path": drop_path,
-            "position_frames": None if same else known_frames,
-            "position_image_size": None if same else grid * self.patch_size,
+            "drop_path": self.drop_path if drop_path is None else drop_path,
+            "position_frames": None if known_frames == frames else known_frames,
+            "position_image_size": None if known_size == image_size else known_size,
         }
         return type(self).model_validate({**self.model_dump(), **changes})
 
@@ -299,6 +306,11 @@ class VideoViT(nn.Module):
     def forward(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, ...] | None = None) -> Tensor:
         """Encode visible patches; return tokens [B, V, D] after the final norm."""
         return self.forward_layers(patches_BVP, visible_BV, (), clip_size)[0]
+
+
+def every_patch(patches_BVP: Tensor) -> Tensor:
+    """Return the indices [1, V] of clips of which every patch is seen, int64: one row, which stands for the whole batch."""
+    return torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
 
 
 def aligned_layers(depth: int, count: int, interval: float = 1.0) -> list[int]:
