@@ -26,9 +26,7 @@ from umt_pipeline.data.samples import Batch, Sample, SampleDataset
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise, no_targets
-from umt_pipeline.models.flops import TowerSize, teacher_macs
 from umt_pipeline.models.teacher import Teacher
-from umt_pipeline.models.towers import OpenClipTower
 from umt_pipeline.models.vit import every_patch
 from umt_pipeline.video.pixels import patchify
 from umt_pipeline.video.views import ViewConfig, load_view, make_view
@@ -238,12 +236,7 @@ class OnlineTargets:
     def teacher_macs(self) -> int | None:
         """See :class:`TargetProvider`; known of open_clip's own ViT."""
         header = self.header
-        if self._teacher is None:
-            return 0
-        if not isinstance(self._teacher.tower, OpenClipTower):
-            return None
-        size = TowerSize.of_module(self._teacher.tower.visual)
-        return teacher_macs(size, header.frames, header.grid, header.layers, header.visible_per_frame).total
+        return 0 if self._teacher is None else self._teacher.macs(header.frames, header.visible_per_frame)
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """See :class:`TargetProvider`."""

@@ -27,6 +27,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.masking import Importance
+from umt_pipeline.models.flops import teacher_macs
 from umt_pipeline.models.towers import TowerOutput, make_tower
 from umt_pipeline.models.vit import aligned_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -124,6 +125,16 @@ class Teacher(nn.Module):
             f"{self.target_dim}, importance from {self.importance}, input {self.input_size} pixels with the statistics of "
             f"the {self.config.normalisation}"
         )
+
+    def macs(self, frames: int, visible_per_frame: int) -> int | None:
+        """Return the multiply-accumulates of the targets of one clip; None where the tower's cost is not known.
+
+        Args:
+            frames: of a clip.
+            visible_per_frame: patches whose tokens are projected.
+        """
+        size = self.tower.size
+        return None if size is None else teacher_macs(size, frames, self.grid, self.config.layers, visible_per_frame).total
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode whatever the parent module does."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.masking import Importance
+from umt_pipeline.models.flops import TowerSize
 from umt_pipeline.models.importance import can_read, class_attention, pool_attention, token_norm
 from umt_pipeline.models.packed_attention import PackedAttention
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -56,6 +57,7 @@ class Tower(nn.Module, ABC):
         output_dim: C.
         importance: what the importance of a patch is read from.
         statistics: mean and standard deviation of the input that the tower was trained with.
+        size: what its cost is counted from; None: nobody has counted this kind of tower.
     """
 
     depth: int
@@ -63,6 +65,7 @@ class Tower(nn.Module, ABC):
     output_dim: int
     importance: Importance
     statistics: Statistics
+    size: TowerSize | None = None
 
     @abstractmethod
     def forward(self, frames_FCHW: Tensor, layers: list[int]) -> TowerOutput:
@@ -115,6 +118,7 @@ class OpenClipTower(Tower):
         self.patch_size = _square(source, visual.patch_size)
         self.output_dim = int(visual.output_dim)
         self.statistics = _statistics(visual)
+        self.size = TowerSize.of_module(visual)
         # Where the embedding is the patches' mean, the class token is read by nobody and its attention means nothing.
         self.importance = "class_attention" if visual.pool_type == "tok" else "token_norm"
         for block in visual.transformer.resblocks:
