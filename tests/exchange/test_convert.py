@@ -118,7 +118,7 @@ def test_classifiers_of_every_clip_size(tmp_path: Path, frames: int, size: int) 
     model = load_classifier(folder)
     assert model.config.classes == SIZES["classes"]
     assert (model.config.vision.frames, model.config.vision.image_size) == (frames, size)
-    assert torch.equal(model.encoder.positions_PD, table[0])
+    assert torch.equal(model.encoder.positions_AD, table[0])
     assert_equal(exported(folder, tmp_path), state)
 
 
@@ -287,8 +287,8 @@ def test_frames_are_the_published_ones_of_each_stage_2_file(
     assert "left out: the frozen teacher" in "".join(report.notes)
     vision = load(tmp_path / "model")[0].vision
     assert (vision.config.frames, vision.config.image_size) == (frames, 224)
-    assert torch.equal(vision.positions_PD, position_table(TEXT_SIZES["dim"], frames, 14, frames, 14))
-    assert torch.equal(vision.positions_PD[:784], position_table(TEXT_SIZES["dim"], 8, 14, 8, 14)[:784])
+    assert torch.equal(vision.positions_AD, position_table(TEXT_SIZES["dim"], frames, 14, frames, 14))
+    assert torch.equal(vision.positions_AD[:784], position_table(TEXT_SIZES["dim"], 8, 14, 8, 14)[:784])
 
 
 def test_a_file_of_the_other_kind_says_what_it_is(tmp_path: Path, tokenizer: Path) -> None:

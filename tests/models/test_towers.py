@@ -129,7 +129,7 @@ def test_the_projection_of_a_class_token_is_the_image_embedding(name: str) -> No
     teacher = make(name)
     frames = torch.randn(2, 3, teacher.input_size, teacher.input_size)
     output = teacher(frames)
-    found = teacher.project([output.prefix_FPW[:, :1]])[0, :, 0]
+    found = teacher.project([output.prefix_FXW[:, :1]])[0, :, 0]
     torch.testing.assert_close(found, F.normalize(library_model(teacher)(frames), dim=-1), rtol=1e-4, atol=1e-5)
 
 

@@ -64,7 +64,7 @@ def test_position_tables() -> None:
     assert torch.equal(position_table(32, 8, 14, 8, 14), table)
     assert torch.equal(position_table(32, 8, 14, 1, 14), table[:196])
     assert position_table(32, 8, 14, 16, 24).shape == (16 * 576, 32)
-    assert "positions_PD" not in VideoViT(TINY).state_dict()
+    assert "positions_AD" not in VideoViT(TINY).state_dict()
 
 
 @pytest.mark.parametrize(("change", "message"), [({"image_size": 30}, "image_size 30"), ({"heads": 3}, "dim 16")])
@@ -95,10 +95,10 @@ def test_the_same_encoder_for_other_clips(
     # Whoever goes on with it keeps the table that was written down first.
     assert changed.for_clips(16, 64).position_size == expected
     assert TINY.for_clips(4, 32) == TINY
-    table = VideoViT(changed).positions_PD
+    table = VideoViT(changed).positions_AD
     assert torch.equal(table, position_table(16, *expected, frames, size // 8))
     if positions == "first" and frames < 4:
-        assert torch.equal(table, VideoViT(TINY).positions_PD[: len(table)])
+        assert torch.equal(table, VideoViT(TINY).positions_AD[: len(table)])
 
 
 def test_clips_that_patches_do_not_fit_are_refused() -> None:

@@ -273,7 +273,7 @@ def test_positions_of_longer_and_finer_clips_are_interpolated(stage_world: Stage
         changed = header.model_copy(update={"view": view, "frames": frames, "grid": size // 8})
         vision = config.model_for(stage_world.student, changed, vocab_size=32).vision
         assert (vision.position_frames, vision.position_image_size) == expected
-        assert VideoViT(vision).positions_PD.shape == (frames * (size // 8) ** 2, trained.dim)
+        assert VideoViT(vision).positions_AD.shape == (frames * (size // 8) ** 2, trained.dim)
 
 
 def test_unmasked_epochs_need_whole_epochs_and_an_objective_that_works_in_them() -> None:

@@ -103,7 +103,7 @@ class TeacherEncoder:
     @property
     def temperature(self) -> float:
         """The divisor of cosines that the tower learnt; only one with a text tower has it."""
-        return float(self.teacher.clip.logit_scale.exp().reciprocal())  # type: ignore[union-attr, operator]
+        return float(self.teacher.text_model.logit_scale.exp().reciprocal())  # type: ignore[union-attr, operator]
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors [U, E]."""

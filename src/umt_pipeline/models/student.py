@@ -52,7 +52,7 @@ class Student(nn.Module):
         self.heads = AlignmentHeads(config.align_layers, config.vision.dim, config.target_dim)
 
     def forward(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
-        """Return unit vectors [K, B, V, C] to compare with the teacher's tokens at the same places."""
+        """Return unit vectors [K, B, V, C] to compare with the teacher's tokens at the same positions."""
         _, layers_KBVD = self.encoder.forward_layers(patches_BVP, visible_BV, self.layers)
         return self.heads(layers_KBVD, self.encoder.positions(visible_BV))
 

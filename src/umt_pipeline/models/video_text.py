@@ -1,7 +1,7 @@
 """The stage-2 model: video encoder, text encoder, fusion encoder and their heads.
 
 Shapes: B samples, V visible tokens per clip, P values per patch, D width (vision or text), E embedding width, L text
-length, T frames, K aligned layers, C teacher output width, R clips, S vocabulary size.
+length, T frames, K aligned layers, C teacher output width, R clips, Y vocabulary size.
 
 Source: UMT section 3.3 and the published code; :mod:`umt_pipeline.models.checkpoints` maps its files to these names.
 """
@@ -76,7 +76,7 @@ class VideoTextConfig(Config):
 
 
 class VideoFeatures(NamedTuple):
-    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not asked for.
+    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not wanted.
 
     ``embedding_BE`` are unit vectors or, pooled by frame, the means of the frames' unit vectors: their products with a text
     are cosines, averaged over frames.
@@ -277,7 +277,7 @@ class VideoTextModel(nn.Module):
 
         Returns:
             Match logits [3B, 2] in the order that :func:`umt_pipeline.losses.matching_loss` expects, and vocabulary
-            logits [B, L, S]; None for what was not asked for.
+            logits [B, L, Y]; None for what was not wanted.
         """
         rows_B = torch.arange(len(text_BLD), device=text_BLD.device)
         texts: list[Tensor] = []

@@ -1,7 +1,8 @@
 """The video encoder: a plain ViT with joint space-time attention, no class token and no temporal down-sampling.
 
-Shapes: B clips, T frames, N patches per frame, V visible tokens per clip (V = T * N without a mask), P values per patch,
-D width, K returned layers. A token's position is its index in the (t, h, w) raster of all T * N patches.
+Shapes: B clips, T frames, N patches per frame, V visible tokens per clip (V = T * N without a mask), A = T * N positions of a
+whole clip, P values per patch, D width, d width of a head, K returned layers. A token's position is its index in the (t, h, w)
+raster of all patches.
 
 Source: UMT section 3.1 and the published code's choices: pre-norm blocks, LayerNorm eps 1e-6, exact GELU, query and value
 biases but no key bias, fixed sinusoid positions over the flattened index.
@@ -114,11 +115,11 @@ class ViTConfig(Config):
 
 def sinusoid_table(num_positions: int, dim: int) -> Tensor:
     """Return the fixed position table [num_positions, dim] of the published code: one flattened index, even sin, odd cos."""
-    position_P1 = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1)
+    position_A1 = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1)
     pair_D = torch.arange(dim, dtype=torch.float64).div(2, rounding_mode="floor").mul(2)
-    angle_PD = position_P1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64), pair_D / dim)
-    table_PD = torch.where(torch.arange(dim) % 2 == 0, angle_PD.sin(), angle_PD.cos())
-    return table_PD.float()
+    angle_AD = position_A1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64), pair_D / dim)
+    table_AD = torch.where(torch.arange(dim) % 2 == 0, angle_AD.sin(), angle_AD.cos())
+    return table_AD.float()
 
 
 def position_table(
@@ -228,7 +229,7 @@ class VideoViT(nn.Module):
             published ``checkpoint_num``): same numbers, less memory, up to a third more arithmetic.
     """
 
-    positions_PD: Tensor
+    positions_AD: Tensor
 
     def __init__(self, config: ViTConfig, *, final_norm: bool = True) -> None:
         """Build the encoder with the published pre-training initialisation.
@@ -247,7 +248,7 @@ class VideoViT(nn.Module):
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio, rate) for rate in rates)
         self.norm: nn.Module = nn.LayerNorm(config.dim, eps=NORM_EPS) if final_norm else nn.Identity()
         table = position_table(config.dim, *config.position_size, config.frames, config.grid)
-        self.register_buffer("positions_PD", table, persistent=False)
+        self.register_buffer("positions_AD", table, persistent=False)
         self.apply(_init_weights)
         # The published patch embedding is a convolution left at PyTorch's default, which is the default of nn.Linear too.
         self.patch_embed.reset_parameters()
@@ -260,13 +261,13 @@ class VideoViT(nn.Module):
             clip_size: (frames, patches along a side) where they differ from the trained ones; (frames, patches along the
                 height, patches along the width) where frames are not square.
         """
-        table_PD = self.positions_PD
+        table_AD = self.positions_AD
         if clip_size is not None and clip_size != (self.config.frames, self.config.grid):
-            key = (clip_size, table_PD.device, table_PD.dtype)
+            key = (clip_size, table_AD.device, table_AD.dtype)
             if key not in self._tables:
-                self._tables[key] = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_PD)
-            table_PD = self._tables[key]
-        return table_PD[visible_BV]
+                self._tables[key] = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_AD)
+            table_AD = self._tables[key]
+        return table_AD[visible_BV]
 
     def forward_layers(
         self,

@@ -99,8 +99,8 @@ class Classifier(nn.Module):
         Raises:
             ValueError: the clips have another number of patches than the encoder's positions.
         """
-        if patches_BVP.shape[1] != len(self.encoder.positions_PD):
-            raise ValueError(f"clips of {patches_BVP.shape[1]} patches, expected {len(self.encoder.positions_PD)}")
+        if patches_BVP.shape[1] != len(self.encoder.positions_AD):
+            raise ValueError(f"clips of {patches_BVP.shape[1]} patches, expected {len(self.encoder.positions_AD)}")
         visible_1V = every_patch(patches_BVP)
         tokens_BVD = self.encoder(patches_BVP, visible_1V)
         if self.attention_pool is None:
