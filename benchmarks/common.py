@@ -31,7 +31,7 @@ from drawn_files import draw_files
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
-from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_clip
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.training.device import resolve_device, uses_bf16
 from umt_pipeline.training.loop import train
 from umt_pipeline.training.peak import matmul_peak
@@ -213,7 +213,7 @@ def make_corpus(place: Place, settings: Settings) -> Corpus:
     torch.manual_seed(0)
     place.teacher.mkdir()
     model_config = open_clip.get_model_config(TEACHER)
-    save_clip(open_clip.create_model(TEACHER, pretrained=None), model_config, None, place.teacher)
+    save_open_clip(open_clip.create_model(TEACHER, pretrained=None), model_config, None, place.teacher)
     files = pd.DataFrame(rows)
     sizes = (files["width"].astype(str) + " x " + files["height"].astype(str)).value_counts()
     return Corpus(

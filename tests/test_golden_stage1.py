@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden_files import golden_meta, golden_tensors
+from tests.golden_files import golden_interval, golden_meta, golden_tensors
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.checkpoints import classifier_from_published, student_from_published
 from umt_pipeline.models.folders import load_weights
@@ -23,7 +23,6 @@ STUDENT = golden_tensors("stage1", "student/")
 CLASSIFIER = golden_tensors("stage1", "classifier/")
 PATCH = STUDENT["encoder.patch_embed.proj.weight"].shape[-1]
 GRID = META["img"] // PATCH
-INTERVAL = META.get("interval", 1)
 
 
 def close(found: Tensor, name: str, tolerance: float = 1e-5) -> None:
@@ -40,7 +39,9 @@ def student() -> Student:
         depth=META["depth"],
         heads=META["heads"],
     )
-    student = Student(StudentConfig(vision=vision, align_layers=META["K"], target_dim=META["out"], align_interval=INTERVAL))
+    interval = golden_interval(META, "student")
+    config = StudentConfig(vision=vision, align_layers=META["K"], align_interval=interval, target_dim=META["out"])
+    student = Student(config)
     load_weights(student, student_from_published(STUDENT), source="golden")
     return student
 
@@ -57,7 +58,8 @@ def teacher() -> Teacher:
     text = {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1}
     clip = open_clip.CLIP(embed_dim=META["out"], vision_cfg=vision, text_cfg=text, quick_gelu=True)
     load_weights(clip, golden_tensors("stage1", "teacher/"), source="golden", allow_missing=("[!v]*",))
-    return Teacher(clip, None, TeacherConfig(source="golden", layers=META["K"], interval=INTERVAL), GRID, "")
+    config = TeacherConfig(source="golden", layers=META["K"], interval=golden_interval(META, "teacher"))
+    return Teacher(clip, None, config, GRID, "")
 
 
 def visible() -> Tensor:

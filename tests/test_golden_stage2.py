@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.golden_files import golden_meta, golden_tensors
+from tests.golden_files import golden_interval, golden_meta, golden_tensors
 from umt_pipeline.losses import (
     HardNegatives,
     masked_language_loss,
@@ -59,7 +59,7 @@ def golden() -> Golden:
     )
     config = VideoTextConfig(
         vision=vision, text=text, embed_dim=sizes["embed"], align_layers=sizes["K"], target_dim=sizes["out"],
-        align_interval=sizes.get("interval", 1)
+        align_interval=golden_interval(sizes, "student")
     )
     model = VideoTextModel(config)
     report = load_weights(model, video_text_from_published(state), source="golden file")

@@ -20,7 +20,7 @@ from umt_pipeline.evaluation.suite import Tables
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
-from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_clip
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
@@ -73,7 +73,7 @@ def make_folders(folder: Path, tables: Tables, *, control: bool = True) -> Model
         torch.manual_seed(0)
         clip = CLIP(**model_config)
     clip.visual.image_mean = clip.visual.image_std = (0.5, 0.5, 0.5)
-    save_clip(clip, model_config, None, folders.teacher)
+    save_open_clip(clip, model_config, None, folders.teacher)
     teacher = load_teacher(folders.teacher, TeacherConfig(layers=2), VISION.grid)
     config = make_config(views=1)
     extract(config, teacher, plan_extraction(config, teacher, tables.videos), tables.media_root, folders.feature_store)

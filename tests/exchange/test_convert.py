@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load_video_text, save_video_text
 from umt_pipeline.models.vision import load_vision
-from umt_pipeline.models.vit import ViTConfig, position_table
+from umt_pipeline.models.vit import ViTConfig, aligned_layers, position_table
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, load_classifier, save_classifier
 from umt_pipeline.tasks.detection.model import load_detector
 from umt_pipeline.tasks.question_answering.model import load_question_answering
@@ -87,6 +88,16 @@ def test_a_student_comes_in_and_goes_out_bit_by_bit(tmp_path: Path, name: str) -
     assert_equal(exported(folder, tmp_path, name=name), STUDENT)
 
 
+def test_a_student_with_layers_at_an_interval_is_imported_as_told(tmp_path: Path) -> None:
+    file, folder = write(tmp_path, STUDENT), tmp_path / "student"
+    import_checkpoint(file, "student", folder, replace(ASKED, align_interval=2.0))
+    found = load_student(folder)
+    assert found.layers == aligned_layers(SIZES["depth"], SIZES["K"], 2.0)
+    assert f"the last {SIZES['K']}, 2 apart" in (folder / "README.md").read_text()
+    with pytest.raises(CheckpointError, match=f"cannot align {SIZES['K']} of {SIZES['depth']} blocks"):
+        import_checkpoint(file, "student", tmp_path / "other", replace(ASKED, align_interval=float(SIZES["depth"])))
+
+
 def test_biases_go_out_fused(tmp_path: Path) -> None:
     file, folder = write(tmp_path, fuse_biases(STUDENT)), tmp_path / "student"
     import_checkpoint(file, "student", folder, ASKED)
@@ -107,7 +118,7 @@ def test_classifiers_of_every_clip_size(tmp_path: Path, frames: int, size: int) 
     model = load_classifier(folder)
     assert model.config.classes == SIZES["classes"]
     assert (model.config.vision.frames, model.config.vision.image_size) == (frames, size)
-    assert torch.equal(model.encoder.positions_PD, table[0])
+    assert torch.equal(model.encoder.positions_AD, table[0])
     assert_equal(exported(folder, tmp_path), state)
 
 
@@ -276,8 +287,8 @@ def test_frames_are_the_published_ones_of_each_stage_2_file(
     assert "left out: the frozen teacher" in "".join(report.notes)
     vision = load(tmp_path / "model")[0].vision
     assert (vision.config.frames, vision.config.image_size) == (frames, 224)
-    assert torch.equal(vision.positions_PD, position_table(TEXT_SIZES["dim"], frames, 14, frames, 14))
-    assert torch.equal(vision.positions_PD[:784], position_table(TEXT_SIZES["dim"], 8, 14, 8, 14)[:784])
+    assert torch.equal(vision.positions_AD, position_table(TEXT_SIZES["dim"], frames, 14, frames, 14))
+    assert torch.equal(vision.positions_AD[:784], position_table(TEXT_SIZES["dim"], 8, 14, 8, 14)[:784])
 
 
 def test_a_file_of_the_other_kind_says_what_it_is(tmp_path: Path, tokenizer: Path) -> None:
@@ -384,12 +395,8 @@ def test_an_imported_encoder_starts_a_classifier(tmp_path: Path) -> None:
     load_weights(student.encoder, encoder.state_dict(), source="encoder")
 
 
-def test_the_encoder_of_any_folder(tmp_path: Path) -> None:
+def test_a_classifier_with_an_attention_pool_is_not_exported(tmp_path: Path) -> None:
     vision = ViTConfig(image_size=16, patch_size=8, frames=2, dim=8, depth=1, heads=2)
-    model = Classifier(ClassifierConfig(vision=vision, classes=3, pool="attention"))
-    save_classifier(tmp_path, model, ("a", "b", "c"))
-    encoder, pool = load_vision(tmp_path)
-    assert_equal(encoder.state_dict(), model.encoder.state_dict())
-    assert pool is not None
+    save_classifier(tmp_path, Classifier(ClassifierConfig(vision=vision, classes=3, pool="attention")), ("a", "b", "c"))
     with pytest.raises(CheckpointError, match=r"pool: attention, which the published model does not know"):
         export_checkpoint(tmp_path, tmp_path / "out.pth")

@@ -13,9 +13,10 @@ from tests.features.conftest import MakeStore, World
 from tests.features.tiny import make_config, make_teacher_folder, write_clip
 from umt_pipeline.core.errors import CheckpointError, StoreError
 from umt_pipeline.core.files import read_json, sha256_file, write_json
+from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, sample_rows, verify_store
-from umt_pipeline.models.teacher import teacher_weights_file
+from umt_pipeline.models.teacher import load_teacher, teacher_weights_file
 
 PQ = {"codec": "pq", "mask": {"kind": "none"}, "pq": {"bytes_per_token": 4}}
 
@@ -56,6 +57,18 @@ def test_what_was_extracted_is_verified(
         assert verify(world, folder, teacher, 0.0) == 0
     assert "12 of 12 rows verified in" in caplog.text
     assert "not verified, because verify is 0" in caplog.text
+
+
+def test_a_store_of_layers_at_an_interval_is_verified_by_the_same_layers(
+    world: World, teacher: Path, tmp_path: Path
+) -> None:
+    config = make_config(teacher={"layers": 2, "interval": 2.0})
+    tower = load_teacher(teacher, config.teacher, config.grid)
+    assert tower.layer_indices == [0, 2]
+    folder = tmp_path / "store"
+    extract(config, tower, plan_extraction(config, tower, world.videos), world.media, folder)
+    assert verify(world, folder, teacher) == 12
+    assert FeatureStore(folder).manifest.teacher_config() == config.teacher
 
 
 def test_the_sample_touches_every_shard_and_is_always_the_same(make_store: MakeStore) -> None:
@@ -147,6 +160,7 @@ def test_without_videos_or_teacher_the_message_says_how_to_go_on(
     [
         ({"dataset_id": "other"}, 'dataset_id: the parameters say "other", the store has "tiny"'),
         ({"teacher": {"layers": 3}}, "teacher.layers: the parameters say 3, the store has 2"),
+        ({"teacher": {"layers": 2, "interval": 2}}, "teacher.interval: the parameters say 2.0, the store has 1.0"),
         (
             {"teacher": {"source": "open_clip:ViT-B-16/openai", "layers": 2}},
             'teacher.source: the parameters say "open_clip:ViT-B-16/openai", the store has "train_small"',

@@ -14,7 +14,7 @@ import torch
 from open_clip.model import CLIP
 
 from umt_pipeline.features.extract import FeatureConfig
-from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_clip
+from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.video.views import ViewConfig
 
 MODEL_CONFIG = {
@@ -69,7 +69,7 @@ def make_teacher_folder(folder: Path, seed: int = 0) -> Path:
         # Stronger attention than random weights give, so that masks depend on it.
         torch.nn.init.normal_(clip.visual.transformer.resblocks[-1].attn.in_proj_weight, std=0.5)
     clip.visual.image_mean = clip.visual.image_std = (0.5, 0.5, 0.5)
-    save_clip(clip, MODEL_CONFIG, None, folder)
+    save_open_clip(clip, MODEL_CONFIG, None, folder)
     return folder
 
 

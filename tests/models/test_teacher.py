@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 
 from tests.models.tiny_towers import alone
 from umt_pipeline.core.errors import CheckpointError, ConfigError
-from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_clip
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.models.tokenizer import train_wordpiece
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = open_clip.CLIP(**MODEL)
     clip.visual.image_mean, clip.visual.image_std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     folder = tmp_path_factory.mktemp("teacher")
-    save_clip(clip, MODEL, train_wordpiece(["a red star", "a blue ring"], 64, 8), folder)
+    save_open_clip(clip, MODEL, train_wordpiece(["a red star", "a blue ring"], 64, 8), folder)
     return folder
 
 
@@ -50,8 +50,8 @@ def test_it_gives_tokens_attention_and_embeddings(folder: Path) -> None:
     tokens = teacher.project(output.layers_KFNW)
     assert tokens.shape == (2, 3, 16, 12)
     torch.testing.assert_close(tokens.norm(dim=-1), torch.ones(2, 3, 16))
-    assert teacher.clip is not None
-    torch.testing.assert_close(teacher.embed_image(output), teacher.clip.encode_image(frames, normalize=True))
+    assert teacher.text_model is not None
+    torch.testing.assert_close(teacher.embed_image(output), teacher.text_model.encode_image(frames, normalize=True))
     assert teacher.encode_text(["a red star", "a blue ring"]).shape == (2, 12)
 
 
@@ -84,7 +84,7 @@ def test_a_timm_folder_gives_the_same_model_and_no_text(tmp_path: Path) -> None:
     frames = torch.randn(2, 3, 48, 48)
     torch.testing.assert_close(teacher.embed_image(teacher(frames)), F.normalize(model(frames), dim=-1))
     assert teacher.describe() == (
-        "timm:x: last 1 of 3 blocks, targets of width 32, importance from class_attention, input 48 pixels with the "
+        "timm:x: blocks [2] of 3, targets of width 32, importance from class_attention, input 48 pixels with the "
         "statistics of the student"
     )
 

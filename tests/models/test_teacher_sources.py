@@ -15,7 +15,7 @@ from torch import nn
 from tests.models.tiny_towers import TEXT
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.core.files import read_json
-from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_clip
+from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.models.teacher_sources import SOURCES, fetch_teacher
 from umt_pipeline.video.pixels import IMAGENET_MEAN
 
@@ -54,7 +54,7 @@ def test_open_clip_folder(tmp_path: Path) -> None:
     clip.visual.image_mean, clip.visual.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     published = tmp_path / "published"
     published.mkdir()
-    save_clip(clip, {**MODEL, "quick_gelu": True}, None, published)
+    save_open_clip(clip, {**MODEL, "quick_gelu": True}, None, published)
     (published / "open_clip_model.safetensors").rename(published / "model.safetensors")
     teacher = fetch(f"open_clip:local-dir:{published}", tmp_path / "teacher")
     frames = torch.randn(2, 3, 32, 32)
@@ -78,7 +78,7 @@ def test_hub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip.visual.image_mean = clip.visual.image_std = (0.5, 0.5, 0.5)
     hub = tmp_path / "hub"
     hub.mkdir()
-    save_clip(clip, MODEL, None, hub)
+    save_open_clip(clip, MODEL, None, hub)
 
     def download(model_id: str, filename: str | None = None, **_: Any) -> str:
         assert model_id == "laion/tiny"

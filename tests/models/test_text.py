@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def tiny_bert(folder: Path, **changes: int) -> BertForMaskedLM:
 def test_a_bert_without_language_head_is_refused_unless_a_new_one_is_asked_for(tmp_path: Path) -> None:
     bert = BertModel(tiny_bert(tmp_path).config)
     bert.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"no masked-language head .*text\.new_language_head: true"):
+    with pytest.raises(CheckpointError, match=r"no masked-language head, .*text\.new_language_head: true"):
         load_pretrained_bert(TextModel(CONFIG), str(tmp_path))
     model = TextModel(CONFIG.model_copy(update={"new_language_head": True}))
     fresh = model.mlm_transform.dense.weight.detach().clone()
@@ -65,6 +66,26 @@ def test_a_bert_without_language_head_is_refused_unless_a_new_one_is_asked_for(t
     assert torch.equal(model.mlm_transform.dense.weight, fresh), "the head starts as a new model's does"
     assert torch.equal(model.embeddings.word_embeddings.weight, bert.embeddings.word_embeddings.weight)
     check_pretrained_bert(model.config)
+
+
+def test_the_option_takes_a_head_that_is_there_and_excuses_nothing_else(tmp_path: Path) -> None:
+    allowed = CONFIG.model_copy(update={"new_language_head": True})
+    bert = tiny_bert(tmp_path)
+    model = TextModel(allowed)
+    load_pretrained_bert(model, str(tmp_path))
+    assert torch.equal(model.mlm_transform.dense.weight, bert.cls.predictions.transform.dense.weight)
+    for left_out, named in (("cls.predictions.transform.dense.weight", "cls"), ("bert.encoder.layer.0", "bert.encoder")):
+        state = {key: tensor for key, tensor in bert.state_dict().items() if not key.startswith(left_out)}
+        bert.save_pretrained(tmp_path, state_dict=state)
+        with pytest.raises(CheckpointError, match=rf"lacks \d+ BERT keys: {named}"):
+            load_pretrained_bert(TextModel(allowed), str(tmp_path))
+
+
+def test_a_model_of_another_kind_under_berts_names_is_refused(tmp_path: Path) -> None:
+    bert = tiny_bert(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**bert.config.to_dict(), "model_type": "xlm-roberta"}))
+    with pytest.raises(CheckpointError, match="expected a model of type 'bert', found 'xlm-roberta'"):
+        load_pretrained_bert(TextModel(CONFIG.model_copy(update={"new_language_head": True})), str(tmp_path))
 
 
 def test_a_bert_of_another_size_is_refused_by_name(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from tests.models.tiny_towers import CLASS, NORM, POOL, TOWERS, own
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.models.flops import teacher_macs
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
+from umt_pipeline.models.towers import OpenClipTower
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -91,6 +93,24 @@ def test_all_layers_importance_and_embedding_are_the_librarys(name: str, shift: 
 
 
 @pytest.mark.parametrize("name", TOWERS)
+def test_layers_at_an_interval_are_those_of_the_tower_run_by_hand(name: str) -> None:
+    depth = make(name).tower.depth
+    interval = float(depth - 1)
+    teacher = make(name, layers=2, interval=interval)
+    frames = torch.randn(2, 3, teacher.input_size, teacher.input_size, generator=torch.Generator().manual_seed(1))
+    output = teacher(frames)
+    _, blocks, _ = run_library(teacher, frames)
+    for found, block in zip(output.layers_KFNW, (blocks[0], blocks[-1]), strict=True):
+        assert torch.equal(found, block[:, prefix(teacher) :])
+    # Importance and embedding are read from the last block, whatever the interval.
+    last = make(name)(frames)
+    assert torch.equal(output.importance_FN, last.importance_FN)
+    assert torch.equal(teacher.embed_image(output), teacher.embed_image(last))
+    with pytest.raises(ConfigError, match=rf"teacher\.layers, teacher\.interval of {name!r}: cannot align 3 of {depth} blocks"):
+        make(name, layers=3, interval=interval)
+
+
+@pytest.mark.parametrize("name", TOWERS)
 def test_targets_are_projected_after_gathering_and_unit_vectors(name: str) -> None:
     teacher = make(name, layers=2)
     frames = torch.randn(2, 3, teacher.input_size, teacher.input_size)
@@ -109,8 +129,18 @@ def test_the_projection_of_a_class_token_is_the_image_embedding(name: str) -> No
     teacher = make(name)
     frames = torch.randn(2, 3, teacher.input_size, teacher.input_size)
     output = teacher(frames)
-    found = teacher.project([output.prefix_FPW[:, :1]])[0, :, 0]
+    found = teacher.project([output.prefix_FXW[:, :1]])[0, :, 0]
     torch.testing.assert_close(found, F.normalize(library_model(teacher)(frames), dim=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_tower_of_open_clip_knows_its_cost_and_others_say_that_they_do_not() -> None:
+    for name in TOWERS:
+        teacher = make(name, layers=2)
+        own = isinstance(teacher.tower, OpenClipTower)
+        assert (teacher.macs(frames=2, visible_per_frame=3) is not None) == own
+    teacher = make("openai", layers=2)
+    assert teacher.tower.size is not None
+    assert teacher.macs(2, 3) == teacher_macs(teacher.tower.size, 2, teacher.grid, 2, 3).total
 
 
 def test_tokens_before_an_attention_pool_are_the_normed_ones() -> None:
@@ -166,7 +196,7 @@ def test_resized_positions_keep_the_class_token_and_stay_smooth() -> None:
 
 
 def test_more_layers_than_blocks_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected at most 3, the number of blocks of 'dinov2', found 4"):
+    with pytest.raises(ConfigError, match=r"teacher\.layers, teacher\.interval of 'dinov2': cannot align 4 of 3 blocks"):
         make("dinov2", layers=4)
 
 

@@ -125,10 +125,11 @@ def test_all_losses_reach_all_parameters_and_a_few_steps_reduce_them(
 
 
 @pytest.mark.parametrize(("start", "kept"), [(-1.0, 0.001), (0.2, 0.2), (3.0, 0.5)])
-def test_temperature_is_clamped_and_can_be_read_twice_in_one_step(model: VideoTextModel, start: float, kept: float) -> None:
+def test_temperature_is_clamped_when_told_and_has_a_gradient(model: VideoTextModel, start: float, kept: float) -> None:
     model.temp.data.fill_(start)
-    first = 1.0 / model.temperature
-    (first + model.temperature).backward()
+    assert model.temperature.item() == pytest.approx(start)
+    model.clamp_temperature_()
+    (1.0 / model.temperature + model.temperature).backward()
     assert model.temp.item() == pytest.approx(kept)
     assert model.temp.grad is not None
     assert model.temp.grad.item() == pytest.approx(1.0 - 1.0 / kept**2, rel=1e-4)
@@ -180,7 +181,8 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path, model: VideoTextM
     [
         ({"text": TEXT.model_dump() | {"vision_dim": 25}}, "vision_dim"),
         ({"target_dim": 0}, "set both"),
-        ({"align_layers": 4}, "depth"),
+        ({"align_layers": 4}, "4 of 3 blocks"),
+        ({"align_interval": 3}, "2 of 3 blocks at an interval of 3"),
         ({"temperature": 0.6}, "temperature"),
     ],
 )

@@ -6,9 +6,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from umt_pipeline.models.student import Student, StudentConfig
-from umt_pipeline.models.vit import SHORT, VideoViT, ViTConfig, aligned_layers, attend, position_table, sinusoid_table
-from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.models.student import Student, StudentConfig, untrained_student
+from umt_pipeline.models.vit import (
+    SHORT,
+    Positions,
+    VideoViT,
+    ViTConfig,
+    aligned_layers,
+    attend,
+    every_patch,
+    position_table,
+    sinusoid_table,
+)
 
 TINY = ViTConfig(image_size=32, patch_size=8, frames=4, dim=16, depth=3, heads=2)
 
@@ -54,21 +64,7 @@ def test_position_tables() -> None:
     assert torch.equal(position_table(32, 8, 14, 8, 14), table)
     assert torch.equal(position_table(32, 8, 14, 1, 14), table[:196])
     assert position_table(32, 8, 14, 16, 24).shape == (16 * 576, 32)
-    assert "positions_PD" not in VideoViT(TINY).state_dict()
-
-
-def test_patches_are_cut_in_the_order_of_the_published_convolution() -> None:
-    video = torch.randn(2, 3, 4, 16, 24)
-    weight = torch.randn(5, 3, 1, 8, 8)
-    expected = torch.nn.functional.conv3d(video, weight, stride=(1, 8, 8)).flatten(2).transpose(1, 2)
-    found = patchify(video.permute(0, 2, 3, 4, 1), 8) @ weight.flatten(1).T
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-
-
-def test_normalising_patches_equals_normalising_frames() -> None:
-    frames = torch.randint(0, 256, (1, 2, 16, 16, 3), dtype=torch.uint8)
-    from_frames = patchify(normalise_frames(frames).permute(0, 1, 3, 4, 2), 8)
-    torch.testing.assert_close(normalise_patches(patchify(frames, 8)), from_frames)
+    assert "positions_AD" not in VideoViT(TINY).state_dict()
 
 
 @pytest.mark.parametrize(("change", "message"), [({"image_size": 30}, "image_size 30"), ({"heads": 3}, "dim 16")])
@@ -77,9 +73,44 @@ def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> N
         ViTConfig.model_validate({**TINY.model_dump(), **change})
 
 
-def test_frames_that_do_not_fit_the_patch_are_refused() -> None:
-    with pytest.raises(ValueError, match="16x20"):
-        patchify(torch.zeros(1, 1, 16, 20, 3), 8)
+@pytest.mark.parametrize(
+    ("positions", "frames", "size", "expected"),
+    [
+        ("interpolated", 4, 32, (4, 4)),
+        ("interpolated", 8, 48, (4, 4)),
+        ("interpolated", 2, 32, (4, 4)),
+        ("first", 2, 32, (2, 4)),
+        ("first", 8, 48, (4, 4)),
+        ("own", 8, 48, (8, 6)),
+    ],
+)
+def test_the_same_encoder_for_other_clips(
+    positions: Positions, frames: int, size: int, expected: tuple[int, int]
+) -> None:
+    changed = TINY.for_clips(frames, size, drop_path=0.2, positions=positions)
+    assert (changed.frames, changed.image_size, changed.drop_path) == (frames, size, 0.2)
+    assert changed.position_size == expected
+    own = changed.position_size == (frames, size // 8)
+    assert own == (changed.position_frames is None and changed.position_image_size is None)
+    # Whoever goes on with it keeps the table that was written down first.
+    assert changed.for_clips(16, 64).position_size == expected
+    assert TINY.for_clips(4, 32) == TINY
+    table = VideoViT(changed).positions_AD
+    assert torch.equal(table, position_table(16, *expected, frames, size // 8))
+    if positions == "first" and frames < 4:
+        assert torch.equal(table, VideoViT(TINY).positions_AD[: len(table)])
+
+
+def test_clips_that_patches_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"clips of 36 pixels \(view\.size or clip\.size\).* patches of 8 pixels"):
+        TINY.for_clips(4, 36)
+
+
+def test_one_row_of_indices_stands_for_the_batch() -> None:
+    encoder = VideoViT(TINY).eval()
+    patches_BVP = torch.randn(3, 64, TINY.patch_values)
+    visible_1V = every_patch(patches_BVP)
+    assert torch.equal(encoder(patches_BVP, visible_1V), encoder(patches_BVP, visible_1V.expand(3, -1)))
 
 
 def test_which_layers_are_aligned() -> None:
@@ -91,16 +122,24 @@ def test_which_layers_are_aligned() -> None:
             aligned_layers(depth, count, interval)
 
 
-def test_layers_at_an_interval_are_the_blocks_outputs() -> None:
-    torch.manual_seed(0)
-    config = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=5, heads=2)
-    encoder = VideoViT(config).eval()
-    seen = [torch.tensor(0.0)] * config.depth
-    for number, block in enumerate(encoder.blocks):
-        block.register_forward_hook(lambda _module, _inputs, output, number=number: seen.__setitem__(number, output))
-    patches, visible = torch.randn(1, 6, 192), torch.arange(6).unsqueeze(0)
-    _, found = encoder.forward_layers(patches, visible, aligned_layers(5, 3, 2))
-    torch.testing.assert_close(found, torch.stack([seen[0], seen[2], seen[4]]), rtol=0, atol=0)
+def test_a_student_aligns_blocks_at_its_interval() -> None:
+    vision = TINY.model_copy(update={"depth": 5})
+    config = StudentConfig(vision=vision, align_layers=2, align_interval=3.0, target_dim=4)
+    student = untrained_student(config, seed=0)
+    encoder = student.encoder
+    patches_BVP, visible_BV = torch.randn(2, 6, vision.patch_values), torch.arange(6).expand(2, 6)
+    with torch.no_grad():
+        found_KBVC = student(patches_BVP, visible_BV)
+        positions_BVD = encoder.positions(visible_BV)
+        x_BVD = encoder.patch_embed(patches_BVP) + positions_BVD
+        outputs = [x_BVD := block(x_BVD) for block in encoder.blocks]
+        expected = [
+            head(encoder.norm(outputs[layer]) + positions_BVD)
+            for layer, head in zip((1, 4), student.heads.heads, strict=True)
+        ]
+    torch.testing.assert_close(found_KBVC, torch.stack(expected))
+    with pytest.raises(ValidationError, match="cannot align 3 of 5 blocks at an interval of 3"):
+        StudentConfig.model_validate({**config.model_dump(), "align_layers": 3})
 
 
 def test_recomputed_blocks_have_the_same_gradients_and_keep_less() -> None:

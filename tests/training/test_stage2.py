@@ -121,7 +121,10 @@ def assert_all_learn(task: Stage2Task, parts: LossParts) -> None:
 def test_the_loss_is_the_weighted_sum_of_its_parts(stage_world: StageWorld, tmp_path: Path) -> None:
     weights = {"contrastive": 1.0, "matching": 2.0, "masked_language": 0.5, "alignment": 3.0}
     task = build(stage_world, tmp_path, weights=weights)
+    temperature = task.model.get_parameter("model.temp")
+    temperature.data.fill_(0.9)
     result = loss(task, [0, 1, 2, 3])
+    assert temperature.item() == result.parts["temperature"].item() == 0.5, "clamped at the start of each step"
     assert set(result.parts) == {*OBJECTIVES, "temperature", "matching_skipped"}
     assert result.total.item() == pytest.approx(sum(weights[name] * result.parts[name].item() for name in weights), rel=1e-5)
     assert all(result.parts[name] > 0.0 for name in OBJECTIVES)
@@ -205,7 +208,7 @@ def test_the_unmasked_phase_sees_every_patch_and_is_not_aligned(stage_world: Sta
     seen: list[torch.Size] = []
     task.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].shape))
     result = loss(task, [0, 1, 2], epoch=1)
-    assert seen == [(3, stage_world.student.vision.frames * stage_world.student.vision.grid**2)]
+    assert seen == [(1, stage_world.student.vision.frames * stage_world.student.vision.grid**2)], "one row for all clips"
     assert result.parts["alignment"] == 0.0
     assert_all_learn(task, result)
 
@@ -270,7 +273,7 @@ def test_positions_of_longer_and_finer_clips_are_interpolated(stage_world: Stage
         changed = header.model_copy(update={"view": view, "frames": frames, "grid": size // 8})
         vision = config.model_for(stage_world.student, changed, vocab_size=32).vision
         assert (vision.position_frames, vision.position_image_size) == expected
-        assert VideoViT(vision).positions_PD.shape == (frames * (size // 8) ** 2, trained.dim)
+        assert VideoViT(vision).positions_AD.shape == (frames * (size // 8) ** 2, trained.dim)
 
 
 def test_unmasked_epochs_need_whole_epochs_and_an_objective_that_works_in_them() -> None:

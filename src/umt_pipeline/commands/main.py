@@ -228,6 +228,7 @@ def import_checkpoint(
     image_size: Annotated[int, typer.Option(help="Side of a frame in pixels.", min=1)] = 224,
     heads: Annotated[int | None, typer.Option(help="Attention heads. Default: width / 64.", min=1)] = None,
     text_heads: Annotated[int | None, typer.Option(help="The same of the text encoder.", min=1)] = None,
+    align_interval: Annotated[float, typer.Option(help="Blocks from one aligned block to the next.", min=1)] = 1.0,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub name of the tokenizer of a video-text or question-answering model.")
     ] = None,
@@ -251,7 +252,7 @@ def import_checkpoint(
         file,
         kind,
         out,
-        Asked(image_size, frames, heads, text_heads),
+        Asked(image_size, frames, heads, text_heads, align_interval),
         tokenizer=tokenizer,
         allow_missing=allow_missing or (),
         allow_unexpected=allow_unexpected or (),

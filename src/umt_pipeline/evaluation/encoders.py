@@ -28,7 +28,7 @@ from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import VideoViT, ViTConfig, every_patch
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
 
@@ -103,7 +103,7 @@ class TeacherEncoder:
     @property
     def temperature(self) -> float:
         """The divisor of cosines that the tower learnt; only one with a text tower has it."""
-        return float(self.teacher.clip.logit_scale.exp().reciprocal())  # type: ignore[union-attr, operator]
+        return float(self.teacher.text_model.logit_scale.exp().reciprocal())  # type: ignore[union-attr, operator]
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors [U, E]."""
@@ -312,7 +312,6 @@ def decoded_batches(
 
 
 def all_patches(frames_BTHWC: Tensor, config: ViTConfig) -> tuple[Tensor, Tensor]:
-    """Return normalised patches [B, V, P] of uint8 frames, and their positions [B, V]: nothing is hidden."""
+    """Return normalised patches [B, V, P] of uint8 frames, and their indices [1, V]: nothing is hidden."""
     patches_BVP = normalise_patches(patchify(frames_BTHWC, config.patch_size))
-    visible_BV = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).expand(len(patches_BVP), -1)
-    return patches_BVP, visible_BV
+    return patches_BVP, every_patch(patches_BVP)

@@ -19,7 +19,7 @@ from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.folders import SKIPPED_FILE, weights_sha256
 from umt_pipeline.models.student import load_student, untrained_student
-from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.models.teacher import load_teacher
 from umt_pipeline.models.video_text import load_video_text
 
 
@@ -91,10 +91,9 @@ def load_models(folders: ModelFolders, seed: int) -> Models:
     device = default_device()
     student = load_student(folders.stage1).to(device)
     vision = student.config.vision
-    identity = FeatureStore(folders.feature_store).manifest.teacher
     # Only the last aligned layer is read here, whatever number stage 1 aligned.
-    settings = {"source": identity.source, "layers": 1, "normalisation": identity.normalisation}
-    teacher = load_teacher(folders.teacher, TeacherConfig.model_validate(settings), vision.grid, text=True).to(device)
+    config = FeatureStore(folders.feature_store).manifest.teacher_config().model_copy(update={"layers": 1})
+    teacher = load_teacher(folders.teacher, config, vision.grid, text=True).to(device)
     skipped = _skip_reason(folders.control)
     weights = {
         "teacher": teacher.weights_sha256,

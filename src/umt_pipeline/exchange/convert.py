@@ -224,7 +224,7 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
     weights = {key: weight for key, weight in model.state_dict().items() if key not in untrained or ".mlm_" not in key}
     state = layout.publish(weights, vision.config.patch_size)
     if vision.config.position_size != (vision.config.frames, vision.config.grid):
-        state[f"{layout.prefix}{POSITION_TABLE}"] = vision.positions_PD.unsqueeze(0)
+        state[f"{layout.prefix}{POSITION_TABLE}"] = vision.positions_AD.unsqueeze(0)
     if fused_biases:
         state = checkpoints.fuse_biases(state)
     _write(state, out)

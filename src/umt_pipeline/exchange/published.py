@@ -1,6 +1,6 @@
 """Loading of published checkpoint files, strictly, and comparison of the position tables that some of them hold.
 
-Shapes: P positions of a clip, D width.
+Shapes: A positions of a clip, D width.
 """
 
 from __future__ import annotations
@@ -97,16 +97,16 @@ def _notes(model: nn.Module, report: LoadReport) -> Iterator[str]:
         yield "the masked-language head has random weights: fine-tuned files hold none, retrieval and matching do not use it"
 
 
-def _check_positions(table_1PD: Tensor, encoder: VideoViT, name: str) -> None:
-    config, own_PD = encoder.config, encoder.positions_PD
-    if table_1PD.shape != (1, *own_PD.shape):
+def _check_positions(table_1AD: Tensor, encoder: VideoViT, name: str) -> None:
+    config, own_AD = encoder.config, encoder.positions_AD
+    if table_1AD.shape != (1, *own_AD.shape):
         raise CheckpointError(
-            f"{name} is {tuple(table_1PD.shape)}, expected {(1, *own_PD.shape)} for {config.frames} frames of {config.grid} x "
+            f"{name} is {tuple(table_1AD.shape)}, expected {(1, *own_AD.shape)} for {config.frames} frames of {config.grid} x "
             f"{config.grid} patches: choose the number of frames and the image size that the file was trained with"
         )
-    difference = float((table_1PD[0].float() - own_PD).abs().max())
+    difference = float((table_1AD[0].float() - own_AD).abs().max())
     # The table of a file stored in half precision is rounded.
-    if not difference <= max(_POSITION_TOLERANCE, torch.finfo(table_1PD.dtype).eps):
+    if not difference <= max(_POSITION_TOLERANCE, torch.finfo(table_1AD.dtype).eps):
         raise CheckpointError(
             f"{name} differs from the fixed sinusoid table of {config.frames} frames of {config.grid} x {config.grid} patches "
             f"by up to {difference:.2g}: it was learned, or interpolated from another clip size. This model computes its table"

@@ -42,12 +42,14 @@ class Asked:
             pre-trained and 12 of a fine-tuned stage-2 model.
         heads: of the video encoder; None means heads of width 64.
         text_heads: of the text encoder; None means heads of width 64.
+        align_interval: from one block that is aligned with the teacher to the next; 1 in every published file.
     """
 
     image_size: int = PUBLISHED_IMAGE_SIZE
     frames: int | None = None
     heads: int | None = None
     text_heads: int | None = None
+    align_interval: float = 1.0
 
 
 def encoder_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> EncoderConfig:
@@ -65,7 +67,13 @@ def student_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> St
     layers, target_dim = shapes.alignment()
     if not layers:
         raise CheckpointError(f"{source} holds no alignment heads (clip_decoder.*), so it is no student: import an encoder")
-    return StudentConfig(vision=shapes.vision("encoder.", asked), align_layers=layers, target_dim=target_dim)
+    vision = shapes.vision("encoder.", asked)
+    try:
+        return StudentConfig(
+            vision=vision, align_layers=layers, align_interval=asked.align_interval, target_dim=target_dim
+        )
+    except ValidationError as error:
+        raise shapes.refusal(error) from error
 
 
 def classifier_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> ClassifierConfig:
@@ -92,13 +100,17 @@ def video_text_config(state: Mapping[str, Tensor], asked: Asked, source: str) ->
     vision = shapes.vision("vision.", asked, STAGE2_FRAMES if pre_trained else FINE_TUNED_FRAMES)
     text = shapes.text("text.", vision.dim, asked)
     layers, target_dim = shapes.alignment()
-    return VideoTextConfig(
-        vision=vision,
-        text=text,
-        embed_dim=shapes.of("vision_proj.weight", 2)[0],
-        align_layers=layers,
-        target_dim=target_dim,
-    )
+    try:
+        return VideoTextConfig(
+            vision=vision,
+            text=text,
+            embed_dim=shapes.of("vision_proj.weight", 2)[0],
+            align_layers=layers,
+            align_interval=asked.align_interval if layers else 1.0,
+            target_dim=target_dim,
+        )
+    except ValidationError as error:
+        raise shapes.refusal(error) from error
 
 
 def question_answering_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> QuestionAnsweringConfig:

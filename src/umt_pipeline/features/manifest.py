@@ -22,6 +22,7 @@ from umt_pipeline.core.files import read_json, sha256_file, staged_file
 from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.features.codecs import ArraySpec, Codec, CodecName, PqConfig, make_codec
 from umt_pipeline.masking import Importance, MaskConfig
+from umt_pipeline.models.teacher import TeacherConfig
 from umt_pipeline.video.views import ViewConfig
 
 SCHEMA_VERSION = 1
@@ -117,6 +118,11 @@ class StoreHeader(StoreSettings):
     def as_json(self) -> dict[str, Any]:
         """Return the JSON form, without what the codec does not need."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    def teacher_config(self) -> TeacherConfig:
+        """Return the settings that the teacher is loaded with to compute the same targets again."""
+        settings = {"source": self.teacher.source, "normalisation": self.teacher.normalisation}
+        return TeacherConfig.model_validate({"layers": self.layers, "interval": self.layer_interval, **settings})
 
     def make_codec(self, books_KMWD: Tensor | None = None) -> Codec:
         """Return the codec of the targets; code books are for encoding and decoding with ``pq``."""

@@ -26,9 +26,8 @@ from umt_pipeline.data.samples import Batch, Sample, SampleDataset
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise, no_targets
-from umt_pipeline.models.flops import TowerSize, teacher_macs
 from umt_pipeline.models.teacher import Teacher
-from umt_pipeline.models.towers import OpenClipTower
+from umt_pipeline.models.vit import every_patch
 from umt_pipeline.video.pixels import patchify
 from umt_pipeline.video.views import ViewConfig, load_view, make_view
 
@@ -237,12 +236,7 @@ class OnlineTargets:
     def teacher_macs(self) -> int | None:
         """See :class:`TargetProvider`; known of open_clip's own ViT."""
         header = self.header
-        if self._teacher is None:
-            return 0
-        if not isinstance(self._teacher.tower, OpenClipTower):
-            return None
-        size = TowerSize.of_module(self._teacher.tower.visual)
-        return teacher_macs(size, header.frames, header.grid, header.layers, header.visible_per_frame).total
+        return 0 if self._teacher is None else self._teacher.macs(header.frames, header.visible_per_frame)
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """See :class:`TargetProvider`."""
@@ -256,10 +250,11 @@ def needs_teacher(header: StoreHeader, aligned: bool) -> bool:
 
 def _require_same(teacher: Teacher, header: StoreHeader) -> None:
     made = header.teacher
-    expected = (made.weights_sha256, made.normalisation, made.importance, header.layers, header.grid)
-    found = (teacher.weights_sha256, teacher.config.normalisation, teacher.importance, teacher.config.layers, teacher.grid)
+    own = teacher.config
+    expected = (made.weights_sha256, made.normalisation, made.importance, header.layers, header.layer_interval, header.grid)
+    found = (teacher.weights_sha256, own.normalisation, teacher.importance, own.layers, own.interval, teacher.grid)
     if found != expected:
-        names = "weights, normalisation, importance, layers, grid"
+        names = "weights, normalisation, importance, layers, interval, grid"
         raise StoreError(f"teacher ({names}): the store has {expected}, found {found}")
 
 
@@ -357,7 +352,7 @@ class WholeFrames:
     def targets(self, batch: Batch) -> TargetBatch:
         """See :class:`TargetProvider`: all patches, and no targets."""
         patches_BVP = patchify(batch["frames"], self.header.patch_size)
-        visible_BV = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).expand(len(patches_BVP), -1)
+        visible_BV = every_patch(patches_BVP).expand(len(patches_BVP), -1)
         return TargetBatch(patches_BVP, visible_BV, no_targets(visible_BV))
 
     def teacher_macs(self) -> int:

@@ -11,7 +11,7 @@ from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.features.manifest import store_identity
 from umt_pipeline.features.provider import CachedTargets, OnlineTargets, TargetProvider, needs_teacher
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.models.teacher import load_teacher
 
 Targets = Literal["cached", "online"]
 
@@ -52,13 +52,7 @@ class TargetSource(Config):
         header = store.manifest
         tower = None
         if needs_teacher(header, self.aligned):
-            config = TeacherConfig(
-                source=header.teacher.source,
-                layers=header.layers,
-                interval=header.layer_interval,
-                normalisation=header.teacher.normalisation,  # type: ignore[arg-type]
-            )
-            tower = load_teacher(self.teacher, config, header.grid)
+            tower = load_teacher(self.teacher, header.teacher_config(), header.grid)
         return OnlineTargets(tower, header, MappedTable(self.clips), self.media_root, self.split, self.media, self.aligned)
 
     def inputs(self) -> dict[str, str]:

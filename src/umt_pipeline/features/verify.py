@@ -31,7 +31,7 @@ from umt_pipeline.features.manifest import StoreHeader, read_manifest
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import ask_teacher, gather_patches, mask_noise
 from umt_pipeline.masking import is_drawn
-from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, teacher_weights_file
+from umt_pipeline.models.teacher import Teacher, load_teacher, teacher_weights_file
 from umt_pipeline.video.decode import decode_batches
 from umt_pipeline.video.views import View, counter_generator, make_view
 
@@ -161,14 +161,8 @@ def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:
 
 def _made_with(header: StoreHeader) -> dict[str, object]:
     """Return the same of a store."""
-    return {
-        **header.settings(),
-        "teacher.source": header.teacher.source,
-        "teacher.layers": header.layers,
-        "teacher.interval": header.layer_interval,
-        "teacher.normalisation": header.teacher.normalisation,
-        "pq": header.pq,
-    }
+    teacher = {f"teacher.{name}": value for name, value in header.teacher_config().model_dump(mode="json").items()}
+    return {**header.settings(), **teacher, "pq": header.pq}
 
 
 def _text(value: object) -> str:
@@ -177,9 +171,8 @@ def _text(value: object) -> str:
 
 def _load_teacher(store: FeatureStore, folder: Path) -> Teacher:
     header = store.manifest
-    settings = {"layers": header.layers, **header.teacher.model_dump(include={"source", "normalisation"})}
     try:
-        tower = load_teacher(folder, TeacherConfig.model_validate(settings), header.grid)
+        tower = load_teacher(folder, header.teacher_config(), header.grid)
     except CheckpointError as error:
         raise StoreError(
             f"feature store {store.folder}: cannot be verified, the teacher that made it is not here: {error} To train without "

@@ -113,7 +113,9 @@ def _sizes(config: JsonDict) -> Iterator[tuple[str, object]]:
         frames, side = vision["position_frames"] or vision["frames"], vision["position_image_size"] or vision["image_size"]
         yield "Positions interpolated from", f"{frames} frames of {side} x {side} pixels"
     if config.get("align_layers"):
-        yield "Layers aligned with the teacher", f"the last {config['align_layers']}"
+        interval = config.get("align_interval", 1.0)
+        apart = "" if interval == 1 else f", {interval:g} apart"
+        yield "Layers aligned with the teacher", f"the last {config['align_layers']}{apart}"
         yield "Width of the teacher's output", config["target_dim"]
     if "classes" in config:
         yield "Classes", config["classes"]
@@ -150,7 +152,7 @@ def _patches(vision: JsonDict) -> str:
 
 def _loading(module: str, name: str, *others: str) -> list[str]:
     imports = [
-        f"from umt_pipeline.models.{module} import {name}",
+        f"from umt_pipeline.{module} import {name}",
         "from umt_pipeline.video.pixels import normalise_patches, patchify",
         *others,
     ]
@@ -167,16 +169,16 @@ def _encoding(vision: JsonDict) -> list[str]:
 
 def _use_student(config: JsonDict) -> list[str]:
     load = 'encoder = load_student(Path(".")).encoder'
-    return [*_loading("student", "load_student"), load, *_encoding(config["vision"])]
+    return [*_loading("models.student", "load_student"), load, *_encoding(config["vision"])]
 
 
 def _use_encoder(config: JsonDict) -> list[str]:
-    return [*_loading("encoder", "load_encoder"), 'encoder = load_encoder(Path("."))', *_encoding(config["vision"])]
+    return [*_loading("models.encoder", "load_encoder"), 'encoder = load_encoder(Path("."))', *_encoding(config["vision"])]
 
 
 def _use_classifier(config: JsonDict) -> list[str]:
     return [
-        *_loading("classifier", "load_classifier"),
+        *_loading("tasks.classification.model", "load_classifier"),
         'model = load_classifier(Path("."))',
         _patches(config["vision"]),
         f"probabilities = model(patches).softmax(dim=-1)  # [1, {config['classes']}]",
@@ -185,7 +187,7 @@ def _use_classifier(config: JsonDict) -> list[str]:
 
 def _use_detector(config: JsonDict) -> list[str]:
     return [
-        *_loading("detector", "load_detector"),
+        *_loading("tasks.detection.model", "load_detector"),
         'model = load_detector(Path("."))',
         _patches(config["vision"]),
         "people = torch.tensor([[[0.1, 0.2, 0.5, 0.9]]])  # left, upper, right, lower edge as shares of the frame",
@@ -198,7 +200,7 @@ def _use_video_text(config: JsonDict) -> list[str]:
     tokenizer = "from umt_pipeline.models.tokenizer import encode_batch"
     clean = "" if config["clean_captions"] else ", clean=False"
     return [
-        *_loading("video_text", "load_video_text", tokenizer),
+        *_loading("models.video_text", "load_video_text", tokenizer),
         'model, tokenizer = load_video_text(Path("."))',
         _patches(config["vision"]),
         f"_, video = model.encode_video(patches, torch.arange({tokens}).unsqueeze(0))",
@@ -212,7 +214,7 @@ def _use_question_answering(config: JsonDict) -> list[str]:
     words = f'*encode_batch(tokenizer, ["what is moving?"], {length})'
     return [
         *_loading(
-            "question_answering",
+            "tasks.question_answering.model",
             "encode_answers, load_question_answering",
             "from umt_pipeline.models.tokenizer import encode_batch",
         ),

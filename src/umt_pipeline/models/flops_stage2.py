@@ -4,7 +4,7 @@ As in :mod:`umt_pipeline.models.flops`, only matrix products count. Of these the
 out: contrastive similarities, and those that negatives are drawn from, 3 G E for a batch of G. At UMT-B's 2048 they are
 below 0.02 % of a sample.
 
-Letters: V visible tokens per clip, W vision width, L text tokens, D text width, E embedding width, S vocabulary size, K
+Letters: V visible tokens per clip, Z vision width, L text tokens, D text width, E embedding width, Y vocabulary size, K
 aligned layers, C width of the targets.
 """
 

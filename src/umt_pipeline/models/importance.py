@@ -1,6 +1,6 @@
 """How much each patch matters to an image tower: one row of attention, computed without the rest of the matrix.
 
-Shapes: F frames, S tokens (P prefix tokens, the class token first, then N patches), W tower width, H heads, D channels per
+Shapes: F frames, J tokens (X prefix tokens, the class token first, then N patches), W tower width, H heads, d width of a
 head, Q latent queries of an attention pool.
 
 Source: UMT section 3.2 draws the mask from the last block's class-token attention, averaged over heads. Towers without a
@@ -28,50 +28,50 @@ def can_read(attn: nn.Module) -> bool:
     return type(attn) in _KNOWN and getattr(attn, "logit_scale", None) is None
 
 
-def class_attention(attn: Any, tokens_FSW: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+def class_attention(attn: Any, tokens_FJW: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
     """Return the class token's attention to the patches, averaged over heads: float32 [F, N], summing to at most 1.
 
-    Only this one query is computed. The whole matrix would cost as much as the block's own attention, and asking the
-    block for it would forbid the fused kernel.
+    Only this one query is computed. The whole matrix would cost as much as the block's own attention, and taking
+    it from the block would forbid the fused kernel.
 
     Args:
         attn: an attention module that :func:`can_read` accepts.
-        tokens_FSW: its input.
+        tokens_FJW: its input.
         rope: rotary position embedding of the patches, where the tower has one.
-        prefix: P.
+        prefix: X.
     """
-    frames, heads = len(tokens_FSW), attn.num_heads
+    frames, heads = len(tokens_FJW), attn.num_heads
     weight_q, bias_q, weight_k, bias_k = _query_and_key(attn)
     # The class token comes first and is not rotated: rotary positions are those of patches.
-    q_FH1D = F.linear(tokens_FSW[:, 0], weight_q, bias_q).reshape(frames, heads, 1, -1)
-    head_dim = q_FH1D.shape[-1]
-    k_FHSD = F.linear(tokens_FSW, weight_k, bias_k).unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    q_FH1d = F.linear(tokens_FJW[:, 0], weight_q, bias_q).reshape(frames, heads, 1, -1)
+    head_dim = q_FH1d.shape[-1]
+    k_FHJd = F.linear(tokens_FJW, weight_k, bias_k).unflatten(-1, (-1, head_dim)).transpose(1, 2)
     norm_q, norm_k = _head_norms(attn)
-    q_FH1D, k_FHSD = norm_q(q_FH1D), norm_k(k_FHSD)
+    q_FH1d, k_FHJd = norm_q(q_FH1d), norm_k(k_FHJd)
     if rope is not None:
-        rotated = apply_rot_embed_cat(k_FHSD[:, :, prefix:], rope, half=attn.rotate_half)
-        k_FHSD = cat((k_FHSD[:, :, :prefix], rotated), dim=2)
-    if k_FHSD.shape[1] != heads:
-        k_FHSD = k_FHSD.repeat_interleave(heads // k_FHSD.shape[1], dim=1)
-    weights_FH1S = ((q_FH1D @ k_FHSD.transpose(-2, -1)).float() * head_dim**-0.5).softmax(dim=-1)
-    return weights_FH1S[:, :, 0, prefix:].mean(dim=1)
+        rotated = apply_rot_embed_cat(k_FHJd[:, :, prefix:], rope, half=attn.rotate_half)
+        k_FHJd = cat((k_FHJd[:, :, :prefix], rotated), dim=2)
+    if k_FHJd.shape[1] != heads:
+        k_FHJd = k_FHJd.repeat_interleave(heads // k_FHJd.shape[1], dim=1)
+    weights_FH1J = ((q_FH1d @ k_FHJd.transpose(-2, -1)).float() * head_dim**-0.5).softmax(dim=-1)
+    return weights_FH1J[:, :, 0, prefix:].mean(dim=1)
 
 
-def pool_attention(pool: AttentionPoolLatent, tokens_FSW: Tensor, prefix: int) -> Tensor:
+def pool_attention(pool: AttentionPoolLatent, tokens_FJW: Tensor, prefix: int) -> Tensor:
     """Return the attention of a pool's learnt queries to the patches, averaged over heads and queries: float32 [F, N].
 
     Args:
         pool: the attention pool.
-        tokens_FSW: its input, after the tower's final norm.
-        prefix: P, among the tokens that the pool reads.
+        tokens_FJW: its input, after the tower's final norm.
+        prefix: X, among the tokens that the pool reads.
     """
     width = pool.num_heads * pool.head_dim
     bias_k = None if pool.kv.bias is None else pool.kv.bias[:width]
-    q_HQD = pool.q(pool.latent[0]).unflatten(-1, (pool.num_heads, pool.head_dim)).transpose(0, 1)
-    k_FHSD = F.linear(tokens_FSW, pool.kv.weight[:width], bias_k).unflatten(-1, (-1, pool.head_dim)).transpose(1, 2)
-    q_HQD, k_FHSD = pool.q_norm(q_HQD), pool.k_norm(k_FHSD)
-    weights_FHQS = ((q_HQD @ k_FHSD.transpose(-2, -1)).float() * pool.head_dim**-0.5).softmax(dim=-1)
-    return weights_FHQS[..., prefix:].mean(dim=(1, 2))
+    q_HQd = pool.q(pool.latent[0]).unflatten(-1, (pool.num_heads, pool.head_dim)).transpose(0, 1)
+    k_FHJd = F.linear(tokens_FJW, pool.kv.weight[:width], bias_k).unflatten(-1, (-1, pool.head_dim)).transpose(1, 2)
+    q_HQd, k_FHJd = pool.q_norm(q_HQd), pool.k_norm(k_FHJd)
+    weights_FHQJ = ((q_HQd @ k_FHJd.transpose(-2, -1)).float() * pool.head_dim**-0.5).softmax(dim=-1)
+    return weights_FHQJ[..., prefix:].mean(dim=(1, 2))
 
 
 def token_norm(tokens_FNW: Tensor) -> Tensor:

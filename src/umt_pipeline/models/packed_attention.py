@@ -1,6 +1,6 @@
 """Self-attention of an open_clip tower under autocast, without the copies that torch's module makes.
 
-Shapes: F frames, S tokens, W width, H heads, d width of a head.
+Shapes: F frames, J tokens, W width, H heads, d width of a head.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ class PackedAttention(nn.MultiheadAttention):
             attn.__class__ = cls
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """See ``nn.MultiheadAttention``."""
-        asked = {name for name, given in kwargs.items() if given is not None and given is not False}
-        plain = query is key and key is value and not args and not asked and "need_weights" in kwargs
+        needed = {name for name, given in kwargs.items() if given is not None and given is not False}
+        plain = query is key and key is value and not args and not needed and "need_weights" in kwargs
         drops = self.training and self.dropout > 0
         if not plain or drops or not torch.is_autocast_enabled(query.device.type):
             return super().forward(query, key, value, *args, **kwargs)
-        qkv_FS3Hd = F.linear(query, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.num_heads, -1))
-        q_FHSd, k_FHSd, v_FHSd = qkv_FS3Hd.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.out_proj(attend(q_FHSd, k_FHSd, v_FHSd).transpose(1, 2).flatten(2)), None
+        qkv_FJ3Hd = F.linear(query, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.num_heads, -1))
+        q_FHJd, k_FHJd, v_FHJd = qkv_FJ3Hd.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.out_proj(attend(q_FHJd, k_FHJd, v_FHJd).transpose(1, 2).flatten(2)), None

@@ -20,7 +20,7 @@ class AttentionPool(nn.Module):
 
     Args:
         dim: D, a multiple of ``heads``.
-        heads: H; each can look at other tokens, for example those of another moment.
+        heads: H; each can attend to other tokens, for example those of another moment.
     """
 
     def __init__(self, dim: int, heads: int) -> None:

@@ -6,9 +6,10 @@ Shapes: B clips, V visible tokens, P values per patch, K aligned layers, C teach
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
@@ -34,6 +35,11 @@ class StudentConfig(Config):
     target_dim: int
     align_interval: float = Field(1.0, gt=0.0)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        aligned_layers(self.vision.depth, self.align_layers, self.align_interval)
+        return self
+
 
 class Student(nn.Module):
     """A video encoder with one alignment head for each of its K aligned blocks (UMT section 3.2)."""
@@ -46,7 +52,7 @@ class Student(nn.Module):
         self.heads = AlignmentHeads(config.align_layers, config.vision.dim, config.target_dim)
 
     def forward(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
-        """Return unit vectors [K, B, V, C] to compare with the teacher's tokens at the same places."""
+        """Return unit vectors [K, B, V, C] to compare with the teacher's tokens at the same positions."""
         _, layers_KBVD = self.encoder.forward_layers(patches_BVP, visible_BV, self.layers)
         return self.heads(layers_KBVD, self.encoder.positions(visible_BV))
 

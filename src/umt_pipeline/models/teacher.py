@@ -1,7 +1,7 @@
 """The frozen image model that teaches: tokens of its last blocks and the importance of patches that draws the masks.
 
-Shapes: F frames, H W pixels, P prefix tokens, N patches per frame, n visible patches per frame, W teacher width, K returned
-layers, C output width, E width of the image embedding, B texts.
+Shapes: F frames, S side of a frame in pixels, X prefix tokens, N patches per frame, n visible patches per frame, W teacher
+width, K returned layers, C output width, E width of the image embedding, B texts, L text length.
 
 Source: UMT section 3.2 and the published code: block outputs without the class token go through the tower's final norm
 and projection and are L2-normalised; the mask is drawn from the last block's class-token attention averaged over heads;
@@ -27,6 +27,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.masking import Importance
+from umt_pipeline.models.flops import teacher_macs
 from umt_pipeline.models.towers import TowerOutput, make_tower
 from umt_pipeline.models.vit import aligned_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -73,29 +74,27 @@ class Teacher(nn.Module):
         ConfigError: the tower is no plain ViT, or has fewer blocks than ``config.layers``.
     """
 
-    scale_C11: Tensor
-    shift_C11: Tensor
+    scale_311: Tensor
+    shift_311: Tensor
 
     def __init__(self, model: nn.Module, tokenizer: Any, config: TeacherConfig, grid: int, weights_sha256: str) -> None:
         super().__init__()
         self.tower = make_tower(model, config.source, grid)
-        if int((config.layers - 1) * config.interval) >= self.tower.depth:
-            raise ConfigError(
-                f"teacher.layers: expected at most {self.tower.depth}, the number of blocks of {config.source!r}, "
-                f"found {config.layers} at an interval of {config.interval:g}"
-            )
-        self.clip = None if tokenizer is None else model
+        try:
+            self.layer_indices = aligned_layers(self.tower.depth, config.layers, config.interval)
+        except ValueError as error:
+            raise ConfigError(f"teacher.layers, teacher.interval of {config.source!r}: {error}") from error
+        self.text_model = None if tokenizer is None else model
         self.tokenizer = tokenizer
         self.config = config
         self.grid = grid
         self.weights_sha256 = weights_sha256
-        self.layer_indices = aligned_layers(self.tower.depth, config.layers, config.interval)
         mean, std = (torch.tensor(values) for values in self.tower.statistics)
         # x_student = (x - m) / s  ->  x_teacher = (x - M) / S = x_student * s / S + (m - M) / S
         scale = torch.tensor(IMAGENET_STD) / std
         shift = (torch.tensor(IMAGENET_MEAN) - mean) / std
-        self.register_buffer("scale_C11", scale[:, None, None], persistent=False)
-        self.register_buffer("shift_C11", shift[:, None, None], persistent=False)
+        self.register_buffer("scale_311", scale[:, None, None], persistent=False)
+        self.register_buffer("shift_311", shift[:, None, None], persistent=False)
         self.requires_grad_(False)
         self.eval()
 
@@ -117,7 +116,7 @@ class Teacher(nn.Module):
     @property
     def has_text(self) -> bool:
         """Whether there is a text tower: timm's models have none."""
-        return self.clip is not None
+        return self.text_model is not None
 
     def describe(self) -> str:
         """Return one line that says what this teacher is and how it is used."""
@@ -127,24 +126,34 @@ class Teacher(nn.Module):
             f"the {self.config.normalisation}"
         )
 
+    def macs(self, frames: int, visible_per_frame: int) -> int | None:
+        """Return the multiply-accumulates of the targets of one clip; None where the tower's cost is not known.
+
+        Args:
+            frames: of a clip.
+            visible_per_frame: patches whose tokens are projected.
+        """
+        size = self.tower.size
+        return None if size is None else teacher_macs(size, frames, self.grid, self.config.layers, visible_per_frame).total
+
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode whatever the parent module does."""
         del mode
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, frames_FCHW: Tensor) -> TowerOutput:
+    def forward(self, frames_F3SS: Tensor) -> TowerOutput:
         """Run the tower on every patch of every frame.
 
         Args:
-            frames_FCHW: frames with ImageNet normalisation; resized (bicubic, as published) if the tower needs another
+            frames_F3SS: frames with ImageNet normalisation; resized (bicubic, as published) if the tower needs another
                 size to give the student's grid.
         """
         if self.config.normalisation == "teacher":
-            frames_FCHW = frames_FCHW * self.scale_C11 + self.shift_C11
-        if frames_FCHW.shape[-1] != self.input_size:
-            frames_FCHW = F.interpolate(frames_FCHW, size=self.input_size, mode="bicubic", align_corners=False)
-        return self.tower(frames_FCHW, self.layer_indices)
+            frames_F3SS = frames_F3SS * self.scale_311 + self.shift_311
+        if frames_F3SS.shape[-1] != self.input_size:
+            frames_F3SS = F.interpolate(frames_F3SS, size=self.input_size, mode="bicubic", align_corners=False)
+        return self.tower(frames_F3SS, self.layer_indices)
 
     @torch.no_grad()
     def project(self, layers_KFNW: Sequence[Tensor], visible_Fn: Tensor | None = None) -> Tensor:
@@ -166,7 +175,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def embed_image(self, output: TowerOutput) -> Tensor:
         """Return the tower's own image embedding (CLIP's, for a CLIP) of what :meth:`forward` gave: unit length [F, E]."""
-        return F.normalize(self.tower.embed(output.prefix_FPW, output.layers_KFNW[-1]).float(), dim=-1)
+        return F.normalize(self.tower.embed(output.prefix_FXW, output.layers_KFNW[-1]).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
@@ -175,10 +184,10 @@ class Teacher(nn.Module):
         Raises:
             ConfigError: there is no text tower.
         """
-        if self.clip is None:
+        if self.text_model is None:
             raise ConfigError(f"teacher {self.config.source!r} has no text tower, or was loaded without it")
-        ids_BL = self.tokenizer(texts).to(self.scale_C11.device)
-        return self.clip.encode_text(ids_BL, normalize=True).float()  # type: ignore[operator]
+        ids_BL = self.tokenizer(texts).to(self.scale_311.device)
+        return self.text_model.encode_text(ids_BL, normalize=True).float()  # type: ignore[operator]
 
 
 def teacher_weights_file(folder: Path) -> Path:
@@ -224,11 +233,11 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool =
     return Teacher(model, tokenizer, config, grid, sha256_file(weights))
 
 
-def save_clip(clip: nn.Module, model_config: dict, tokenizer: object, folder: Path) -> None:
-    """Write a CLIP model, its configuration and (if it has one of its own) its tokenizer into ``folder``."""
-    preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}  # type: ignore[union-attr, arg-type]
+def save_open_clip(model: nn.Module, model_config: dict, tokenizer: object, folder: Path) -> None:
+    """Write a model of open_clip, its configuration and (if it has one of its own) its tokenizer into ``folder``."""
+    preprocess = {"mean": list(model.visual.image_mean), "std": list(model.visual.image_std)}  # type: ignore[union-attr, arg-type]
     write_json(folder / CLIP_CONFIG_FILE, {"model_cfg": model_config, "preprocess_cfg": preprocess})
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / CLIP_WEIGHTS_FILE, metadata={"format": "pt"})
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(str(folder))

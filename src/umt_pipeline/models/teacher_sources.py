@@ -16,7 +16,7 @@ from timm.models import load_state_dict as load_timm_state
 from timm.models import save_for_hf
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError
-from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, save_clip
+from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, save_open_clip
 
 OPEN_CLIP_PREFIX = "open_clip:"
 TIMM_PREFIX = "timm:"
@@ -65,11 +65,11 @@ def _fetch_open_clip_repository(source: str, name: str, folder: Path) -> None:
     try:
         model_config = open_clip.get_model_config(name)
         # Without this flag, a repository without weights gives a random model.
-        clip = open_clip.create_model(name, require_pretrained=True)
+        model = open_clip.create_model(name, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(name)
     except _LOADING_ERRORS as error:
         raise _cannot_load(source, error) from error
-    save_clip(clip, model_config, tokenizer, folder)
+    save_open_clip(model, model_config, tokenizer, folder)
 
 
 def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
@@ -91,7 +91,7 @@ def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
         # Weights trained with OpenAI's quick GELU are also listed under the plain model's name, which has the exact GELU.
         model_config["quick_gelu"] = bool(tag_configs[0].get("quick_gelu", False))
     try:
-        clip = open_clip.create_model(
+        model = open_clip.create_model(
             model_name,
             pretrained=pretrained,
             force_quick_gelu=model_config.get("quick_gelu", False),
@@ -99,13 +99,13 @@ def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
             require_pretrained=True,
         )
         tokenizer = open_clip.get_tokenizer(model_name)
-        table = getattr(clip.visual, "positional_embedding", None)
+        table = getattr(model.visual, "positional_embedding", None)
         if from_file and table is not None and Path(pretrained).suffix not in (".npz", ".npy"):
             found = load_open_clip_state(pretrained).get("visual.positional_embedding")
             _check_positions(source, "visual.positional_embedding", found, table, 0)
     except _LOADING_ERRORS as error:
         raise _cannot_load(source, error) from error
-    save_clip(clip, model_config, tokenizer, folder)
+    save_open_clip(model, model_config, tokenizer, folder)
 
 
 def _fetch_timm(source: str, folder: Path) -> None:

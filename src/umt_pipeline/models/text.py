@@ -1,9 +1,9 @@
 """Text encoder and fusion encoder: one BERT cut in two.
 
-Layers [0, f) read text alone; layers [f, n) also look at video tokens through cross-attention. All parts are
+Layers [0, f) read text alone; layers [f, n) also attend to video tokens through cross-attention. All parts are
 transformers' own BERT modules, so any BERT checkpoint fits.
 
-Shapes: B texts, L text length, D text width, R clips, V video tokens per clip, W vision width, H heads, S vocabulary
+Shapes: B texts, L text length, D text width, R clips, V video tokens per clip, Z vision width, H heads, Y vocabulary
 size.
 """
 
@@ -132,15 +132,15 @@ class TextModel(nn.Module):
             x_BLD = layer(x_BLD, attend_B11L)
         return x_BLD
 
-    def fuse(self, text_BLD: Tensor, mask_BL: Tensor, vision_RVW: Tensor, clips_B: Tensor | None = None) -> Tensor:
+    def fuse(self, text_BLD: Tensor, mask_BL: Tensor, vision_RVZ: Tensor, clips_B: Tensor | None = None) -> Tensor:
         """Run the fusion layers.
 
         Args:
             text_BLD: tokens from :meth:`encode`.
             mask_BL: as in :meth:`encode`.
-            vision_RVW: tokens of R clips.
-            clips_B: the clip that each text looks at, int64 in [0, R). Keys and values are projected once per clip, so
-                a clip may be shared by many texts at little cost. None: text i looks at clip i.
+            vision_RVZ: tokens of R clips.
+            clips_B: the clip that each text attends to, int64 in [0, R). Keys and values are projected once per clip, so
+                a clip may be shared by many texts at little cost. None: text i attends to clip i.
 
         Returns:
             Tokens [B, L, D].
@@ -148,7 +148,7 @@ class TextModel(nn.Module):
         attend_B11L = mask_BL.bool()[:, None, None, :]
         for layer in self._fusion_layers():
             text_BLD, _ = layer.attention(text_BLD, attend_B11L)
-            text_BLD = self._cross_attend(layer.crossattention, text_BLD, vision_RVW, clips_B)
+            text_BLD = self._cross_attend(layer.crossattention, text_BLD, vision_RVZ, clips_B)
             text_BLD = layer.feed_forward_chunk(text_BLD)
         return text_BLD
 
@@ -156,20 +156,20 @@ class TextModel(nn.Module):
         # Any: attributes of transformers' layers have no types.
         return list(self.layers[self.config.fusion_layer :])
 
-    def _cross_attend(self, cross: Any, text_BLD: Tensor, vision_RVW: Tensor, clips_B: Tensor | None) -> Tensor:
+    def _cross_attend(self, cross: Any, text_BLD: Tensor, vision_RVZ: Tensor, clips_B: Tensor | None) -> Tensor:
         # transformers' own forward projects the clip anew for every text, hence this one around its weights.
         inner = cross.self
-        query_BLD, key_XVD, value_XVD = inner.query(text_BLD), inner.key(vision_RVW), inner.value(vision_RVW)
+        query, key, value = inner.query(text_BLD), inner.key(vision_RVZ), inner.value(vision_RVZ)
         if clips_B is not None:
-            key_XVD, value_XVD = key_XVD.index_select(0, clips_B), value_XVD.index_select(0, clips_B)
-        query, key, value = (x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in (query_BLD, key_XVD, value_XVD))
+            key, value = key.index_select(0, clips_B), value.index_select(0, clips_B)
+        query, key, value = (x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in (query, key, value))
         dropout = self.config.dropout if self.training else 0.0
         attended_BHLd = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         fused: Tensor = cross.output(attended_BHLd.transpose(1, 2).flatten(2), text_BLD)
         return fused
 
     def mlm_logits(self, tokens_BLD: Tensor) -> Tensor:
-        """Return vocabulary logits [B, L, S] of fused tokens; the output matrix is the word embedding."""
+        """Return vocabulary logits [B, L, Y] of fused tokens; the output matrix is the word embedding."""
         return F.linear(self.mlm_transform(tokens_BLD), self.embeddings.word_embeddings.weight, self.mlm_bias)
 
 
@@ -177,28 +177,33 @@ def load_pretrained_bert(model: TextModel, source: str) -> LoadReport:
     """Load a published BERT into ``model``, with its masked-language head if it has one.
 
     Args:
-        model: its cross-attention weights stay as they are; the report's ``missing`` lists them.
+        model: its cross-attention weights stay as they are, and those of its masked-language head if the checkpoint has none;
+            the report's ``missing`` lists them.
         source: folder or hub name that transformers can read.
 
     Raises:
-        CheckpointError: sizes differ from the configuration, or any other key is missing, left over or mis-shaped.
+        CheckpointError: it is no BERT, sizes differ from the configuration, or any other key is missing, left over or
+            mis-shaped.
     """
     try:
         bert, info = _read_bert(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"text.pretrained: {source!r} cannot be read as a BERT checkpoint: {error}") from error
-    head = sorted(key for key in info["missing_keys"] if key.startswith(_HEAD_PREFIX))
-    absent = sorted(set(info["missing_keys"]) - set(head))
-    if absent:
+    state, missing = bert.state_dict(), info["missing_keys"]
+    head = {key for key in state if key.startswith(_HEAD_PREFIX)}
+    # A head of which a part is there is damaged, not missing. The tied copies come from the rest in any case.
+    has_no_head = head - missing <= _TIED_COPIES.keys()
+    if absent := sorted(missing - head if has_no_head else missing):
         raise CheckpointError(f"text.pretrained: {source!r} lacks {len(absent)} BERT keys: {', '.join(absent)}")
-    if head and not model.config.new_language_head:
+    if has_no_head and not model.config.new_language_head:
         raise CheckpointError(
-            f"text.pretrained: {source!r} has no masked-language head (it lacks {', '.join(head)}), as most published text "
-            "encoders. Set text.new_language_head: true to start with a new one, or weights.masked_language: 0 with it"
+            f"text.pretrained: {source!r} has no masked-language head, as most published text encoders. Set "
+            "text.new_language_head: true to start with a new one"
         )
     _check_sizes(model.config, bert.config, source)
-    found = {key: tensor for key, tensor in bert.state_dict().items() if not (head and key.startswith(_HEAD_PREFIX))}
-    new = ("layers.*.crossattention.*", *(("mlm_*",) if head else ()))
+    # The head that transformers drew in its place is left out: the model has one of its own.
+    found = {key: tensor for key, tensor in state.items() if not (has_no_head and key in head)}
+    new = ("layers.*.crossattention.*", *(("mlm_*",) if has_no_head else ()))
     return load_weights(model, from_bert_names(found), source=source, allow_missing=new)
 
 
@@ -216,7 +221,7 @@ def bert_identity(source: str) -> str:
     """Return what tells this content of a BERT checkpoint from another one under the same name.
 
     Args:
-        source: folder, whose weight files are hashed, or hub name, whose commit is asked for.
+        source: folder, whose weight files are hashed, or hub name, whose commit is read.
 
     Raises:
         CheckpointError: nothing readable there.
@@ -233,6 +238,10 @@ def bert_identity(source: str) -> str:
 
 
 def _read_bert(source: str) -> Any:
+    # RoBERTa's encoder has BERT's names but counts positions otherwise.
+    kind = BertConfig.get_config_dict(source)[0].get("model_type", "bert")
+    if kind != "bert":
+        raise ValueError(f"expected a model of type 'bert', found {kind!r}")
     return BertForMaskedLM.from_pretrained(source, output_loading_info=True)
 
 

@@ -86,11 +86,11 @@ def _learn_vocabulary(words: Counter[str], vocab_size: int) -> list[str]:
         )
     known = set(vocabulary)
     counts: Counter[tuple[str, str]] = Counter()
-    places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    words_with: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for word, parts in pieces.items():
         for pair in pairwise(parts):
             counts[pair] += words[word]
-            places[pair].add(word)
+            words_with[pair].add(word)
     heap = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(heap)
     while heap and len(vocabulary) < vocab_size:
@@ -102,7 +102,7 @@ def _learn_vocabulary(words: Counter[str], vocab_size: int) -> list[str]:
             known.add(merged)
             vocabulary.append(merged)
         changed: set[tuple[str, str]] = set()
-        for word in places.pop(pair):
+        for word in words_with.pop(pair):
             before = pieces[word]
             after = pieces[word] = _merge(before, pair, merged)
             for old in pairwise(before):
@@ -110,7 +110,7 @@ def _learn_vocabulary(words: Counter[str], vocab_size: int) -> list[str]:
                 changed.add(old)
             for new in pairwise(after):
                 counts[new] += words[word]
-                places[new].add(word)
+                words_with[new].add(word)
                 changed.add(new)
         for other in changed - {pair}:
             heapq.heappush(heap, (-counts[other], other))

@@ -1,7 +1,7 @@
 """Image towers of open_clip and timm behind one face: tokens of chosen blocks, importance, projection, image embedding.
 
-Shapes: F frames, H W pixels, P prefix tokens (class and register tokens), N patches per frame, W tower width, K chosen
-blocks, C output width.
+Shapes: F frames, S side of a frame in pixels, X prefix tokens (class and register tokens), N patches per frame, J = X + N
+tokens, W tower width, K chosen blocks, C output width.
 
 Blocks are run by the libraries' own ``forward_intermediates``; what is added is the one row of attention that the mask is
 drawn from, read at the last block by a hook.
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.masking import Importance
+from umt_pipeline.models.flops import TowerSize
 from umt_pipeline.models.importance import can_read, class_attention, pool_attention, token_norm
 from umt_pipeline.models.packed_attention import PackedAttention
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -39,12 +40,12 @@ class TowerOutput:
         layers_KFNW: K tensors [F, N, W], raw outputs of the chosen blocks without prefix tokens; views, not copies.
         importance_FN: how much each patch matters, float32, positive, on any scale; :attr:`Tower.importance` says what it
             was read from.
-        prefix_FPW: the last block's class and register tokens.
+        prefix_FXW: the last block's class and register tokens.
     """
 
     layers_KFNW: tuple[Tensor, ...]
     importance_FN: Tensor
-    prefix_FPW: Tensor
+    prefix_FXW: Tensor
 
 
 class Tower(nn.Module, ABC):
@@ -56,6 +57,7 @@ class Tower(nn.Module, ABC):
         output_dim: C.
         importance: what the importance of a patch is read from.
         statistics: mean and standard deviation of the input that the tower was trained with.
+        size: what its cost is counted from; None: nobody has counted this kind of tower.
     """
 
     depth: int
@@ -63,13 +65,14 @@ class Tower(nn.Module, ABC):
     output_dim: int
     importance: Importance
     statistics: Statistics
+    size: TowerSize | None = None
 
     @abstractmethod
-    def forward(self, frames_FCHW: Tensor, layers: list[int]) -> TowerOutput:
+    def forward(self, frames_F3SS: Tensor, layers: list[int]) -> TowerOutput:
         """Run all blocks.
 
         Args:
-            frames_FCHW: frames of the size that the grid needs.
+            frames_F3SS: frames of the size that the grid needs.
             layers: indices of the chosen blocks, ascending; the last block is among them.
         """
 
@@ -78,7 +81,7 @@ class Tower(nn.Module, ABC):
         """Turn raw tokens [..., W] into outputs [..., C]: final norm, and the projection if it applies to single tokens."""
 
     @abstractmethod
-    def embed(self, prefix_FPW: Tensor, patches_FNW: Tensor) -> Tensor:
+    def embed(self, prefix_FXW: Tensor, patches_FNW: Tensor) -> Tensor:
         """Return the tower's own image embedding of the last block's raw tokens."""
 
     def _watch(self, attn: nn.Module, source: str) -> None:
@@ -88,16 +91,16 @@ class Tower(nn.Module, ABC):
                 f"teacher.source {source!r}: the class token's attention cannot be read from {type(attn).__module__}."
                 f"{type(attn).__name__}; expected a plain softmax attention of open_clip or timm. Choose another tower"
             )
-        self._asked: tuple[nn.Module, Tensor, Tensor | None] | None = None
+        self._last_input: tuple[nn.Module, Tensor, Tensor | None] | None = None
         attn.register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def _remember(self, attn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._asked = (attn, args[0], kwargs.get("rope"))
+        self._last_input = (attn, args[0], kwargs.get("rope"))
 
     def _class_attention(self, prefix: int) -> Tensor:
-        assert self._asked is not None, "the last block has not run"
-        asked, self._asked = self._asked, None
-        return class_attention(*asked, prefix)
+        assert self._last_input is not None, "the last block has not run"
+        given, self._last_input = self._last_input, None
+        return class_attention(*given, prefix)
 
 
 class OpenClipTower(Tower):
@@ -115,6 +118,7 @@ class OpenClipTower(Tower):
         self.patch_size = _square(source, visual.patch_size)
         self.output_dim = int(visual.output_dim)
         self.statistics = _statistics(visual)
+        self.size = TowerSize.of_module(visual)
         # Where the embedding is the patches' mean, the class token is read by nobody and its attention means nothing.
         self.importance = "class_attention" if visual.pool_type == "tok" else "token_norm"
         for block in visual.transformer.resblocks:
@@ -124,10 +128,9 @@ class OpenClipTower(Tower):
         table = _resize_positions(visual.positional_embedding, visual.grid_size, grid)
         visual.positional_embedding = nn.Parameter(table)
 
-    def forward(self, frames_FCHW: Tensor, layers: list[int]) -> TowerOutput:
-        """See :class:`Tower`."""
+    def forward(self, frames_F3SS: Tensor, layers: list[int]) -> TowerOutput:
         found = self.visual.forward_intermediates(
-            frames_FCHW, indices=layers, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
+            frames_F3SS, indices=layers, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
         )
         patches = tuple(found["image_intermediates"])
         attended = self.importance == "class_attention"
@@ -135,13 +138,12 @@ class OpenClipTower(Tower):
         return TowerOutput(patches, importance_FN, found["image_intermediates_prefix"][-1])
 
     def project(self, tokens: Tensor) -> Tensor:
-        """See :class:`Tower`; the paper's ``ln_post`` and ``proj``."""
+        # The paper's ``ln_post`` and ``proj``.
         return self.visual.ln_post(tokens) @ self.visual.proj
 
-    def embed(self, prefix_FPW: Tensor, patches_FNW: Tensor) -> Tensor:
-        """See :class:`Tower`."""
+    def embed(self, prefix_FXW: Tensor, patches_FNW: Tensor) -> Tensor:
         if self.visual.pool_type == "tok":
-            return self.project(prefix_FPW[:, 0])
+            return self.project(prefix_FXW[:, 0])
         if self.visual.final_ln_after_pool:
             return self.project(patches_FNW.mean(dim=1))
         return self.visual.ln_post(patches_FNW).mean(dim=1) @ self.visual.proj
@@ -186,39 +188,36 @@ class TimmTower(Tower):
         trunk.set_input_size(img_size=(grid * self.patch_size, grid * self.patch_size))
         self.output_dim = self.project(next(trunk.parameters()).new_zeros(1, trunk.embed_dim)).shape[-1]
 
-    def forward(self, frames_FCHW: Tensor, layers: list[int]) -> TowerOutput:
-        """See :class:`Tower`."""
+    def forward(self, frames_F3SS: Tensor, layers: list[int]) -> TowerOutput:
         has_prefix = self.prefix > 0
         found = self.trunk.forward_intermediates(
-            frames_FCHW, indices=layers, return_prefix_tokens=has_prefix, intermediates_only=True, output_fmt="NLC"
+            frames_F3SS, indices=layers, return_prefix_tokens=has_prefix, intermediates_only=True, output_fmt="NLC"
         )
         patches = tuple(tokens[0] for tokens in found) if has_prefix else tuple(found)
         last_FNW = patches[-1]
-        prefix_FPW = found[-1][1] if has_prefix else last_FNW[:, :0]
+        prefix_FXW = found[-1][1] if has_prefix else last_FNW[:, :0]
         if self.importance == "class_attention":
             importance_FN = self._class_attention(self.prefix)
         elif self.importance == "pool_attention":
             # An Eva pool reads register tokens too, a ViT's only if told so.
             reads_prefix = has_prefix and getattr(self.trunk, "pool_include_prefix", True)
-            tokens = torch.cat((prefix_FPW, last_FNW), dim=1) if reads_prefix else last_FNW
+            tokens = torch.cat((prefix_FXW, last_FNW), dim=1) if reads_prefix else last_FNW
             importance_FN = pool_attention(
                 self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0
             )
         else:
             importance_FN = token_norm(last_FNW)
-        return TowerOutput(patches, importance_FN, prefix_FPW)
+        return TowerOutput(patches, importance_FN, prefix_FXW)
 
     def project(self, tokens: Tensor) -> Tensor:
-        """See :class:`Tower`."""
         tokens = self.trunk.norm(tokens)
         if self.trunk.attn_pool is not None:
             return tokens
         return self.head(self.trunk.head(self.trunk.fc_norm(tokens)))
 
-    def embed(self, prefix_FPW: Tensor, patches_FNW: Tensor) -> Tensor:
-        """See :class:`Tower`."""
-        tokens_FSW = torch.cat((prefix_FPW, patches_FNW), dim=1)
-        return self.head(self.trunk.forward_head(self.trunk.norm(tokens_FSW)))
+    def embed(self, prefix_FXW: Tensor, patches_FNW: Tensor) -> Tensor:
+        tokens_FJW = torch.cat((prefix_FXW, patches_FNW), dim=1)
+        return self.head(self.trunk.forward_head(self.trunk.norm(tokens_FJW)))
 
 
 def make_tower(model: nn.Module, source: str, grid: int) -> Tower:

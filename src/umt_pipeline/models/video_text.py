@@ -1,7 +1,7 @@
 """The stage-2 model: video encoder, text encoder, fusion encoder and their heads.
 
 Shapes: B samples, V visible tokens per clip, P values per patch, D width (vision or text), E embedding width, L text
-length, T frames, K aligned layers, C teacher output width, R clips, S vocabulary size.
+length, T frames, K aligned layers, C teacher output width, R clips, Y vocabulary size.
 
 Source: UMT section 3.3 and the published code; :mod:`umt_pipeline.models.checkpoints` maps its files to these names.
 """
@@ -70,13 +70,13 @@ class VideoTextConfig(Config):
             raise ValueError(
                 f"align_layers is {self.align_layers}, target_dim {self.target_dim}: set both, or neither for no heads"
             )
-        if self.align_layers > self.vision.depth:
-            raise ValueError(f"align_layers is {self.align_layers}, but vision.depth only {self.vision.depth}")
+        if self.align_layers:
+            aligned_layers(self.vision.depth, self.align_layers, self.align_interval)
         return self
 
 
 class VideoFeatures(NamedTuple):
-    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not asked for.
+    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not wanted.
 
     ``embedding_BE`` are unit vectors or, pooled by frame, the means of the frames' unit vectors: their products with a text
     are cosines, averaged over frames.
@@ -139,10 +139,13 @@ class VideoTextModel(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The divisor of the cosines, a 0-D tensor with gradient; the parameter is first put back into [0.001, 0.5]."""
-        with torch.no_grad():
-            self.temp.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
-        return self.temp.clone()  # A copy: clamping again before the backward pass must not touch what autograd saved.
+        """The divisor of the cosines, a 0-D tensor with gradient."""
+        return self.temp.clone()  # A copy: clamping before the backward pass must not touch what autograd saved.
+
+    @torch.no_grad()
+    def clamp_temperature_(self) -> None:
+        """Put the temperature back into [0.001, 0.5]; as published, at the start of each training step."""
+        self.temp.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
 
     def encode_video(
         self,
@@ -216,7 +219,8 @@ class VideoTextModel(nn.Module):
         if frames is not None:
             if V % frames:
                 raise ValueError(f"{V} tokens cannot be shared equally by {frames} frames")
-            tokens_BVD, visible_BV = tokens_BVD.reshape(B * frames, -1, D), visible_BV.reshape(B * frames, -1)
+            visible_BV = visible_BV.expand(B, -1).reshape(B * frames, -1)
+            tokens_BVD = tokens_BVD.reshape(B * frames, -1, D)
         if self.attention_pool is None:
             pooled = tokens_BVD.mean(dim=1)
         else:
@@ -273,7 +277,7 @@ class VideoTextModel(nn.Module):
 
         Returns:
             Match logits [3B, 2] in the order that :func:`umt_pipeline.losses.matching_loss` expects, and vocabulary
-            logits [B, L, S]; None for what was not asked for.
+            logits [B, L, Y]; None for what was not wanted.
         """
         rows_B = torch.arange(len(text_BLD), device=text_BLD.device)
         texts: list[Tensor] = []

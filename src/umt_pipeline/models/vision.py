@@ -28,7 +28,8 @@ def load_vision(folder: Path) -> tuple[VideoViT, AttentionPool | None]:
         CheckpointError: the folder is no complete model, or one without a video encoder of this project.
     """
     kind = model_kind(folder)
-    sizes = load_config(folder, kind)[0].get("vision")
+    model, _ = load_config(folder, kind)
+    sizes = model.get("vision")
     state = read_weights(folder)
     prefix = next((prefix for prefix in PREFIXES if f"{prefix}patch_embed.weight" in state), None)
     if sizes is None or prefix is None:
@@ -43,9 +44,8 @@ def load_vision(folder: Path) -> tuple[VideoViT, AttentionPool | None]:
     encoder_state = _below(state, prefix) if prefix else dict(state)
     encoder = VideoViT(config, final_norm="norm.weight" in encoder_state)
     load_weights(encoder, encoder_state, source=f"video encoder of {folder}")
-    pool_state = _below(state, POOL_PREFIX)
-    pool = None
-    if pool_state:
+    pool_state, pool = _below(state, POOL_PREFIX), None
+    if pool_state or model.get("pool") == "attention":
         pool = AttentionPool(config.dim, config.heads)
         load_weights(pool, pool_state, source=f"attention pool of {folder}")
         pool.eval()

@@ -1,7 +1,8 @@
 """The video encoder: a plain ViT with joint space-time attention, no class token and no temporal down-sampling.
 
-Shapes: B clips, T frames, N patches per frame, V visible tokens per clip (V = T * N without a mask), P values per patch,
-D width, K returned layers. A token's position is its index in the (t, h, w) raster of all T * N patches.
+Shapes: B clips, T frames, N patches per frame, V visible tokens per clip (V = T * N without a mask), A = T * N positions of a
+whole clip, P values per patch, D width, d width of a head, K returned layers. A token's position is its index in the (t, h, w)
+raster of all patches.
 
 Source: UMT section 3.1 and the published code's choices: pre-norm blocks, LayerNorm eps 1e-6, exact GELU, query and value
 biases but no key bias, fixed sinusoid positions over the flattened index.
@@ -10,7 +11,7 @@ biases but no key bias, fixed sinusoid positions over the flattened index.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
+
+Positions = Literal["interpolated", "first", "own"]
 
 NORM_EPS = 1e-6
 # Up to so many tokens plain attention is faster than flash in bf16 on a CPU; see `attend`.
@@ -66,31 +69,36 @@ class ViTConfig(Config):
         """Frames, and patches along a side, of the clip for which the position table is written down."""
         return self.position_frames or self.frames, (self.position_image_size or self.image_size) // self.patch_size
 
-    def resized(self, frames: int, image_size: int, drop_path: float, interpolate: bool = True) -> Self:
-        """Return the same encoder for clips that may differ from those it was trained with.
+    def for_clips(
+        self, frames: int, image_size: int, *, drop_path: float | None = None, positions: Positions = "interpolated"
+    ) -> Self:
+        """Return the same encoder for another clip size.
 
         Args:
             frames: of a clip.
             image_size: side of a frame in pixels.
-            drop_path: largest stochastic depth.
-            interpolate: keep the positions that were trained with, interpolated where the clips have another size; False for
-                an encoder that starts from scratch.
+            drop_path: largest stochastic depth; None: as it is.
+            positions: ``interpolated`` from those that were trained with; ``first``: the same, but a shorter clip takes the
+                first frames' as they are; ``own``: a table of the clip's own size, for an encoder that starts from scratch.
 
         Raises:
-            ConfigError: the side is no multiple of the patches'.
+            ConfigError: the patches do not fit the frames.
         """
         if image_size % self.patch_size:
             raise ConfigError(
-                f"clips of {image_size} pixels, but the encoder's patches have {self.patch_size}: choose a multiple of these"
+                f"clips of {image_size} pixels (view.size or clip.size) cannot be cut into the encoder's patches of "
+                f"{self.patch_size} pixels: choose a multiple"
             )
-        known_frames, grid = self.position_size
-        same = not interpolate or (known_frames, grid * self.patch_size) == (frames, image_size)
+        known_frames, known_grid = (frames, image_size // self.patch_size) if positions == "own" else self.position_size
+        if positions == "first":
+            known_frames = min(known_frames, frames)
+        known_size = known_grid * self.patch_size
         changes = {
             "frames": frames,
             "image_size": image_size,
-            "drop_path": drop_path,
-            "position_frames": None if same else known_frames,
-            "position_image_size": None if same else grid * self.patch_size,
+            "drop_path": self.drop_path if drop_path is None else drop_path,
+            "position_frames": None if known_frames == frames else known_frames,
+            "position_image_size": None if known_size == image_size else known_size,
         }
         return type(self).model_validate({**self.model_dump(), **changes})
 
@@ -107,11 +115,11 @@ class ViTConfig(Config):
 
 def sinusoid_table(num_positions: int, dim: int) -> Tensor:
     """Return the fixed position table [num_positions, dim] of the published code: one flattened index, even sin, odd cos."""
-    position_P1 = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1)
+    position_A1 = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1)
     pair_D = torch.arange(dim, dtype=torch.float64).div(2, rounding_mode="floor").mul(2)
-    angle_PD = position_P1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64), pair_D / dim)
-    table_PD = torch.where(torch.arange(dim) % 2 == 0, angle_PD.sin(), angle_PD.cos())
-    return table_PD.float()
+    angle_AD = position_A1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64), pair_D / dim)
+    table_AD = torch.where(torch.arange(dim) % 2 == 0, angle_AD.sin(), angle_AD.cos())
+    return table_AD.float()
 
 
 def position_table(
@@ -221,7 +229,7 @@ class VideoViT(nn.Module):
             published ``checkpoint_num``): same numbers, less memory, up to a third more arithmetic.
     """
 
-    positions_PD: Tensor
+    positions_AD: Tensor
 
     def __init__(self, config: ViTConfig, *, final_norm: bool = True) -> None:
         """Build the encoder with the published pre-training initialisation.
@@ -240,7 +248,7 @@ class VideoViT(nn.Module):
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio, rate) for rate in rates)
         self.norm: nn.Module = nn.LayerNorm(config.dim, eps=NORM_EPS) if final_norm else nn.Identity()
         table = position_table(config.dim, *config.position_size, config.frames, config.grid)
-        self.register_buffer("positions_PD", table, persistent=False)
+        self.register_buffer("positions_AD", table, persistent=False)
         self.apply(_init_weights)
         # The published patch embedding is a convolution left at PyTorch's default, which is the default of nn.Linear too.
         self.patch_embed.reset_parameters()
@@ -253,13 +261,13 @@ class VideoViT(nn.Module):
             clip_size: (frames, patches along a side) where they differ from the trained ones; (frames, patches along the
                 height, patches along the width) where frames are not square.
         """
-        table_PD = self.positions_PD
+        table_AD = self.positions_AD
         if clip_size is not None and clip_size != (self.config.frames, self.config.grid):
-            key = (clip_size, table_PD.device, table_PD.dtype)
+            key = (clip_size, table_AD.device, table_AD.dtype)
             if key not in self._tables:
-                self._tables[key] = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_PD)
-            table_PD = self._tables[key]
-        return table_PD[visible_BV]
+                self._tables[key] = position_table(self.config.dim, *self.config.position_size, *clip_size).to(table_AD)
+            table_AD = self._tables[key]
+        return table_AD[visible_BV]
 
     def forward_layers(
         self,
@@ -299,6 +307,11 @@ class VideoViT(nn.Module):
     def forward(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, ...] | None = None) -> Tensor:
         """Encode visible patches; return tokens [B, V, D] after the final norm."""
         return self.forward_layers(patches_BVP, visible_BV, (), clip_size)[0]
+
+
+def every_patch(patches_BVP: Tensor) -> Tensor:
+    """Return the indices [1, V] of clips of which every patch is seen, int64: one row, which stands for the whole batch."""
+    return torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
 
 
 def aligned_layers(depth: int, count: int, interval: float = 1.0) -> list[int]:

@@ -150,9 +150,7 @@ class Trainer:
             raise ConfigError(f"`recompute_blocks` is {blocks}, but {type(self.task).__name__} trains {found}; lower it")
 
     def _measure_peak(self) -> float:
-        peak = matmul_peak(self.device, torch.bfloat16 if self.autocast else torch.float32)
-        logger.info("%s multiplies matrices at %.2f TFLOP/s at most", self.device, peak / 1e12)
-        return peak
+        return matmul_peak(self.device, torch.bfloat16 if self.autocast else torch.float32)
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
         wrapped = model

@@ -31,7 +31,7 @@ COLUMNS = (
     "lr",  # of the window's last step
     "grad_norm",  # mean over the window's steps, before clipping
     "clips_per_s",  # all ranks
-    "mfu",  # model FLOPs utilisation, waiting included: 1 is the devices' matmul peak; only where the task counts its FLOPs
+    "mfu",  # model FLOPs utilisation, waiting included: 1 is the most the devices are known to do; where the task counts FLOPs
     "data_wait",  # share of the time in which the slowest rank stood waiting for a batch, 0 to 1
     "peak_memory_mib",  # since training began, largest rank: CUDA allocator's peak, or resident memory on the CPU
     "seconds",  # training time so far, including that before a resume
@@ -43,7 +43,8 @@ NEVER = 2**62  # a step that no run reaches
 class Meter:
     """Collects the values of steps on the device and turns a window into a row.
 
-    It also remembers the first step with a non-finite value, so that nothing has to be read back at every step.
+    It also remembers the first step with a non-finite value, so that nothing has to be read back at every step, and the
+    most that the devices have done in a second, measured or in training: utilisation is a share of that, at most 1.
 
     Args:
         device: of the losses.
@@ -52,7 +53,8 @@ class Meter:
 
     def __init__(self, device: torch.device, world: int) -> None:
         self._device, self._world = device, world
-        self._peak: float | None = None
+        self._measure_peak: Callable[[], float] | None = None
+        self._best_rate = self._memory = 0.0
         self._names: list[str] = []
         self._reset()
 
@@ -97,16 +99,10 @@ class Meter:
 
         Args:
             flops: of this rank.
-            measure_peak: measures how many this rank's device does in a second; called once, which takes no part in the
-                window's time.
+            measure_peak: returns how many this rank's device does in a second; called between windows, so that it takes no
+                part in their time.
         """
-        if self._peak is None:
-            began = time.perf_counter()
-            peaks = torch.tensor(measure_peak(), dtype=torch.float64, device=self._device)
-            if self._world > 1:
-                dist.all_reduce(peaks, dist.ReduceOp.SUM)
-            self._peak = float(peaks)
-            self._began += time.perf_counter() - began
+        self._measure_peak = measure_peak
         self._flops += flops
 
     def add(self, step: int, values_M: Tensor, grad_norm: Tensor, samples: int) -> None:
@@ -137,35 +133,33 @@ class Meter:
     def row(self) -> Row:
         """Means of the window over all ranks, then begin a new window."""
         elapsed = time.perf_counter() - self._began
-        sums = torch.cat([self._sums_M, self._sums_M.new_tensor([self._samples, self._flops])])
-        peaks = torch.tensor([self._waited / elapsed, _peak_memory_mib(self._device)], device=self._device)
+        # Before the peak is measured, which starts CUDA's count anew.
+        self._memory = max(self._memory, _peak_memory_mib(self._device))
+        peak = 0.0 if self._measure_peak is None else self._measure_peak()
+        sums = torch.cat([self._sums_M, self._sums_M.new_tensor([self._samples, self._flops, peak])])
+        peaks = torch.tensor([self._waited / elapsed, self._memory], device=self._device)
         if self._world > 1:
             dist.all_reduce(sums, dist.ReduceOp.SUM)
             dist.all_reduce(peaks, dist.ReduceOp.MAX)
-        *totals, samples, flops = sums.tolist()
+        *totals, samples, flops, peak = sums.tolist()
         waited, memory = peaks.tolist()
         row: Row = {name: total / samples for name, total in zip(self._names, totals, strict=True)}
         row["grad_norm"] = float(self._norms) / self._steps
         row["clips_per_s"] = samples / elapsed
-        if self._peak is not None:
-            row["mfu"] = flops / elapsed / self._raised_peak(flops / elapsed)
+        if self._measure_peak is not None:
+            row["mfu"] = self._utilisation(flops / elapsed, peak)
         row["data_wait"] = waited
         row["peak_memory_mib"] = memory
         self._reset()
         return row
 
-    def _raised_peak(self, speed: float) -> float:
-        """Return the devices' peak, which what they just did is a lower bound of: utilisation is never above 1."""
-        assert self._peak is not None
-        if speed > self._peak:
-            logger.warning(
-                "training was faster than the matmul peak of %.2f TFLOP/s that was measured before it: other work kept the "
-                "machine busy then. The peak is raised to %.2f, so MFU in rows before this one is too high",
-                self._peak / 1e12,
-                speed / 1e12,
-            )
-            self._peak = speed
-        return self._peak
+    def _utilisation(self, rate: float, peak: float) -> float:
+        known = max(self._best_rate, peak)
+        if rate > known:
+            message = "training does %.2f TFLOP/s, more than the %.2f measured on a busy machine: mfu was too high so far"
+            logger.info(message, rate / 1e12, known / 1e12)
+        self._best_rate = max(known, rate)
+        return rate / self._best_rate
 
 
 def _peak_memory_mib(device: torch.device) -> float:

@@ -97,6 +97,7 @@ class Objectives(nn.Module):
             clip_size: see :meth:`VideoViT.positions`.
         """
         model, weights = self.model, self.weights
+        model.clamp_temperature_()
         video = model.encode_video_aligned(patches_BVP, visible_BV, targets_KBVC is not None, clip_size, self.pool)
         text_BLD, text_BE = model.encode_text(ids_BL, mask_BL)
         parts = {"temperature": model.temperature.detach()}

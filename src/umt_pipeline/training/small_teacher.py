@@ -25,7 +25,7 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import sha256_folder
 from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.losses import all_gather
-from umt_pipeline.models.teacher import save_clip
+from umt_pipeline.models.teacher import save_open_clip
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
@@ -212,29 +212,29 @@ def write_data(
 
 @torch.no_grad()
 def zero_shot_accuracy(
-    clip: nn.Module, frames_FSSC: np.ndarray, labels_F: Sequence[str], prompts: dict[str, Tensor]
+    small_clip: nn.Module, frames_FSSC: np.ndarray, labels_F: Sequence[str], prompts: dict[str, Tensor]
 ) -> float:
     """Return the share of frames whose nearest class is right; a class is the mean embedding of its prompts.
 
     Args:
-        clip: an open_clip model in eval mode.
+        small_clip: an open_clip model in eval mode.
         frames_FSSC: uint8 frames.
         labels_F: their classes.
         prompts: token ids [m, L] of sentences that name the class.
     """
     names = sorted(prompts)
-    classes = [clip.encode_text(prompts[name], normalize=True).mean(dim=0) for name in names]  # type: ignore[operator]
-    images_FE = clip.encode_image(normalise_frames(torch.from_numpy(frames_FSSC)), normalize=True)  # type: ignore[operator]
+    classes = [small_clip.encode_text(prompts[name], normalize=True).mean(dim=0) for name in names]  # type: ignore[operator]
+    images_FE = small_clip.encode_image(normalise_frames(torch.from_numpy(frames_FSSC)), normalize=True)  # type: ignore[operator]
     guess_F = (images_FE @ F.normalize(torch.stack(classes), dim=-1).T).argmax(dim=1).tolist()
     return float(np.mean([names[guess] == label for guess, label in zip(guess_F, labels_F, strict=True)]))
 
 
-def finished_clip(model_config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
+def trained_small_clip(model_config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
     """Return the trained model in eval mode, with the input statistics that it was trained with."""
-    clip = open_clip.CLIP(**model_config)
-    clip.load_state_dict(weights)
-    clip.visual.image_mean, clip.visual.image_std = IMAGENET_MEAN, IMAGENET_STD  # type: ignore[assignment]
-    return clip.eval()
+    small_clip = open_clip.CLIP(**model_config)
+    small_clip.load_state_dict(weights)
+    small_clip.visual.image_mean, small_clip.visual.image_std = IMAGENET_MEAN, IMAGENET_STD  # type: ignore[assignment]
+    return small_clip.eval()
 
 
 class SmallTeacherSpec(RunSpec):
@@ -259,4 +259,5 @@ class SmallTeacherSpec(RunSpec):
 
     def export(self, weights: Mapping[str, Tensor], folder: Path, facts: Mapping[str, Any]) -> None:
         del facts  # the folder is laid out as open_clip reads it
-        save_clip(finished_clip(self.model, dict(weights)), self.model, load_tokenizer(self.data / TOKENIZER_FOLDER), folder)
+        small_clip, tokenizer = trained_small_clip(self.model, dict(weights)), load_tokenizer(self.data / TOKENIZER_FOLDER)
+        save_open_clip(small_clip, self.model, tokenizer, folder)

@@ -31,7 +31,7 @@ from umt_pipeline.models.student import StudentConfig, load_student
 from umt_pipeline.models.text import TextConfig, bert_identity, check_pretrained_bert
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import VideoViT, every_patch
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
@@ -187,16 +187,7 @@ class Stage2Config(Config):
                 f"the stage-1 student is aligned with {found[0]} layers of width {found[1]}, the feature store holds "
                 f"{expected[0]} of width {expected[1]}: run stage1 on this store, or set stage2.weights.alignment to 0"
             )
-        frames, grid = trained.position_size
-        sizes = {key: getattr(trained, key) for key in ("dim", "depth", "heads", "mlp_ratio", "patch_size")}
-        vision = ViTConfig(
-            **sizes,
-            drop_path=trained.drop_path if self.drop_path is None else self.drop_path,
-            image_size=header.view.size,
-            frames=header.frames,
-            position_frames=frames if header.frames > frames else None,
-            position_image_size=None if grid == header.grid else grid * trained.patch_size,
-        )
+        vision = trained.for_clips(header.frames, header.view.size, drop_path=self.drop_path, positions="first")
         return VideoTextConfig(
             vision=vision,
             text=self.text.text_config(vocab_size, vision.dim),
@@ -324,8 +315,7 @@ class Stage2Task(Task):
         targets_KBVC: Tensor | None
         if self._sees_all(batch):
             patches_BVP = patchify(provider.frames(batch), header.patch_size)
-            B, V = patches_BVP.shape[:2]
-            visible_BV, targets_KBVC = torch.arange(V, device=patches_BVP.device).expand(B, V), None
+            visible_BV, targets_KBVC = every_patch(patches_BVP), None
         else:
             target = provider.targets(batch)
             patches_BVP, visible_BV, targets_KBVC = target.patches_BVP, target.visible_BV, target.targets_KBVC
@@ -452,6 +442,5 @@ def export_video_text(
     """
     model = VideoTextModel(config)
     load_weights(model, {name.removeprefix("model."): tensor for name, tensor in weights.items()}, source="trained model")
-    # The last step may have left it outside its bounds, into which reading puts it back.
-    _ = model.temperature
+    model.clamp_temperature_()  # The last step may have left it outside its bounds.
     save_video_text(folder, model, tokenizer, facts)

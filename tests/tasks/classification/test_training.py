@@ -198,7 +198,7 @@ def test_it_starts_from_a_student_at_another_clip_size(world: World) -> None:
     model = start_classifier(model_config, world.folder / "stage1", CLASSES, None)
     student = untrained_student(StudentConfig(vision=VISION, align_layers=1, target_dim=4), seed=1)
     assert torch.equal(model.encoder.blocks[1].mlp.fc1.weight, student.encoder.blocks[1].mlp.fc1.weight)
-    assert torch.equal(model.encoder.positions_PD, position_table(16, 2, 4, 4, 6))
+    assert torch.equal(model.encoder.positions_AD, position_table(16, 2, 4, 4, 6))
     assert torch.equal(model.fc_norm.weight, torch.ones(16))
     scratch = config.model_for(VISION, 2, interpolate=False).vision
     assert (scratch.position_frames, scratch.position_image_size) == (None, None), "from scratch: its own table"
@@ -239,7 +239,7 @@ def test_a_classifiers_head_is_taken_over_by_labels(world: World, tmp_path: Path
 
 
 def test_starts_that_do_not_fit_are_refused(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"clip.size is 36, but the encoder's patches have 8 pixels"):
+    with pytest.raises(ConfigError, match=r"clips of 36 pixels .*clip\.size.* patches of 8 pixels"):
         settings(clip={"frames": 2, "size": 36}).model_for(VISION, 2, interpolate=True)
     other = VISION.model_copy(update={"patch_size": 16})
     config = settings().model_for(other, 2, interpolate=False)

@@ -224,13 +224,13 @@ def test_the_start_is_taken_over_and_positions_are_interpolated(
     assert "decoder.layers.0.crossattention.self.key.weight" in caplog.text
     model: Any = task.model
     assert (model.config.vision.frames, model.config.vision.drop_path) == (4, 0.1)
-    assert torch.equal(model.vision.positions_PD, position_table(24, 2, 4, 4, 4))
+    assert torch.equal(model.vision.positions_AD, position_table(24, 2, 4, 4, 4))
     assert task.encoder() is model.vision
     save_question_answering(tmp_path, model, TOKENIZER)
     caplog.clear()
     again: Any = make_spec(world, start=tmp_path).build().model
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
-    assert torch.equal(again.vision.positions_PD, model.vision.positions_PD)
+    assert torch.equal(again.vision.positions_AD, model.vision.positions_AD)
     assert "new in the decoder" not in caplog.text
     assert load_question_answering(tmp_path)[0].config == model.config
 

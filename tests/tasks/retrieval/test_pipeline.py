@@ -186,7 +186,7 @@ def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Pat
         gather(params(test={"text_length": 13}), world)
     with pytest.raises(ConfigError, match=r"fine_tuning\.max_length is 13, but the start model has 12 positions"):
         gather(params(tuning={"max_length": 13}), world)
-    with pytest.raises(ConfigError, match=r"view\.size is 36, which is no multiple of the start model's patches of 8 pixels"):
+    with pytest.raises(ConfigError, match=r"clips of 36 pixels \(view\.size .* patches of 8 pixels"):
         gather(params(tuning={"view": {**VIEW, "size": 36}}), world)
     student = untrained_student(StudentConfig(vision=VISION, align_layers=1, target_dim=16), seed=1)
     save_model(tmp_path, student, student.config, KIND)

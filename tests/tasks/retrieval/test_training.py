@@ -165,7 +165,7 @@ def test_every_patch_is_seen_and_positions_are_interpolated(
     assert set(parts.parts) == {"contrastive", "matching", "matching_skipped", "temperature", "unreadable"}
     vision = task.encoder()
     assert vision.config.drop_path == 0.1
-    torch.testing.assert_close(vision.positions_PD, position_table(24, 2, 4, frames, size // 8))
+    torch.testing.assert_close(vision.positions_AD, position_table(24, 2, 4, frames, size // 8))
     config, weights = task.model.model.config, RetrievalWeights().objectives()
     batch = read_batch(task, [0])
     assert task.flops_per_clip(batch) == 6 * video_text_macs(config, tokens, batch["ids"].shape[1], weights).total

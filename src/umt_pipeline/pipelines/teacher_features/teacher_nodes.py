@@ -108,9 +108,9 @@ def _train_small(
     spec = small_teacher.SmallTeacherSpec(model=model, data=data, train=config.train, seed=seed)
     finished = train("teacher", spec, workspace)
     finished.export(folder)
-    clip = small_teacher.finished_clip(model, finished.weights())
+    small_clip = small_teacher.trained_small_clip(model, finished.weights())
     metrics = {"source": TRAIN_SMALL, **finished.summary()}
-    metrics["zero_shot"] = _zero_shot(params, clip, clips, ids, labels, videos, raw_media)
+    metrics["zero_shot"] = _zero_shot(params, small_clip, clips, ids, labels, videos, raw_media)
     for task, accuracy in metrics["zero_shot"]["accuracy"].items():
         logger.info("teacher: zero-shot %s on single frames of split validation: %.1f %%", task, accuracy)
     return folder, finished.history, metrics
@@ -135,7 +135,7 @@ def _decode(
 
 def _zero_shot(
     params: TeacherFeaturesParams,
-    clip: nn.Module,
+    small_clip: nn.Module,
     train_clips: pd.DataFrame,
     ids: list[Tensor],
     labels: pd.DataFrame,
@@ -165,7 +165,7 @@ def _zero_shot(
                 if rows:
                     prompts[name] = torch.cat(rows).unique(dim=0)[:_PROMPTS_PER_CLASS]
             truth = [known.get(video, "") for video in held_out["video_id"]]
-            accuracy[task] = 100.0 * small_teacher.zero_shot_accuracy(clip, frames_FSSC, truth, prompts)
+            accuracy[task] = 100.0 * small_teacher.zero_shot_accuracy(small_clip, frames_FSSC, truth, prompts)
     return {"split": "validation", "frames": len(held_out), "accuracy": accuracy}
 
 

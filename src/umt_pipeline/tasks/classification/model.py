@@ -21,7 +21,7 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models import folders
 from umt_pipeline.models.folders import load_model, load_weights, require_classes, save_with_classes
 from umt_pipeline.models.pooling import AttentionPool
-from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, init_for_fine_tuning
+from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, every_patch, init_for_fine_tuning
 
 KIND = "umt_classifier"
 
@@ -99,15 +99,14 @@ class Classifier(nn.Module):
         Raises:
             ValueError: the clips have another number of patches than the encoder's positions.
         """
-        if patches_BVP.shape[1] != len(self.encoder.positions_PD):
-            raise ValueError(f"clips of {patches_BVP.shape[1]} patches, expected {len(self.encoder.positions_PD)}")
-        # One row of positions, which broadcasts over the batch.
-        all_1V = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
-        tokens_BVD = self.encoder(patches_BVP, all_1V)
+        if patches_BVP.shape[1] != len(self.encoder.positions_AD):
+            raise ValueError(f"clips of {patches_BVP.shape[1]} patches, expected {len(self.encoder.positions_AD)}")
+        visible_1V = every_patch(patches_BVP)
+        tokens_BVD = self.encoder(patches_BVP, visible_1V)
         if self.attention_pool is None:
             pooled_BD = tokens_BVD.mean(dim=1)
         else:
-            pooled_BD = self.attention_pool(tokens_BVD, self.encoder.positions(all_1V))
+            pooled_BD = self.attention_pool(tokens_BVD, self.encoder.positions(visible_1V))
         logits_BC: Tensor = self.head(self.dropout(self.fc_norm(pooled_BD)))
         return logits_BC
 

@@ -33,7 +33,7 @@ from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_sample
 from umt_pipeline.models.flops import training_flops, transformer_macs
 from umt_pipeline.models.folders import load_weights, model_kind, weights_sha256
 from umt_pipeline.models.vision import load_vision
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import Positions, VideoViT, ViTConfig
 from umt_pipeline.tasks.classification.model import (
     KIND,
     Classifier,
@@ -110,7 +110,8 @@ class Recipe(Config):
         Raises:
             ConfigError: the clips' size is not a multiple of the patch size.
         """
-        vision = start.resized(self.clip.frames, self.clip.size, self.drop_path, interpolate)
+        positions: Positions = "interpolated" if interpolate else "own"
+        vision = start.for_clips(self.clip.frames, self.clip.size, drop_path=self.drop_path, positions=positions)
         rest = {"dropout": self.dropout, "init_scale": self.init_scale, "pool": self.pool}
         return ClassifierConfig.model_validate({"vision": vision, "classes": classes, **rest})
 

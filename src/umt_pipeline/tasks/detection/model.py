@@ -20,7 +20,7 @@ from torchvision.ops import roi_align
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.folders import load_classes, load_model, load_weights, save_with_classes
-from umt_pipeline.models.vit import VideoViT, ViTConfig, init_for_fine_tuning
+from umt_pipeline.models.vit import VideoViT, ViTConfig, every_patch, init_for_fine_tuning
 
 KIND = "umt_detector"
 # Points along a side of a box at which its maximum is taken.
@@ -88,9 +88,7 @@ class Detector(nn.Module):
         h, w = grid or (vision.grid, vision.grid)
         if vision.frames * h * w != V:
             raise ValueError(f"clips of {V} patches, expected {vision.frames} frames of {h} x {w}")
-        # One row of positions, which broadcasts over the batch.
-        all_1V = torch.arange(V, device=patches_BVP.device).unsqueeze(0)
-        tokens_BVD = self.encoder(patches_BVP, all_1V, (vision.frames, h, w) if grid else None)
+        tokens_BVD = self.encoder(patches_BVP, every_patch(patches_BVP), (vision.frames, h, w) if grid else None)
         map_BDhw = tokens_BVD.unflatten(1, (vision.frames, h, w)).mean(dim=1).permute(0, 3, 1, 2)
         pooled_RD = _pool(map_BDhw, boxes_BM4)
         logits_RC: Tensor = self.head(pooled_RD)

@@ -31,7 +31,7 @@ from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_sample
 from umt_pipeline.models.flops import encoder_macs, training_flops
 from umt_pipeline.models.folders import load_weights, weights_sha256
 from umt_pipeline.models.vision import load_vision
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import Positions, VideoViT, ViTConfig
 from umt_pipeline.tasks.detection.model import Detector, DetectorConfig, save_detector
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
@@ -74,8 +74,18 @@ class DetectionRecipe(Config):
     start_s: float = Field(0.0, ge=0)
 
     def model_for(self, start: ViTConfig, classes: int, interpolate: bool) -> DetectorConfig:
-        """Return the detector's configuration for these clips; errors as :meth:`ViTConfig.resized`."""
-        vision = start.resized(self.clip.frames, self.clip.size, self.drop_path, interpolate)
+        """Return the detector's configuration for these clips.
+
+        Args:
+            start: of the encoder to start from, or whose size to copy.
+            classes: C.
+            interpolate: keep its position table, interpolated where the clips have another size.
+
+        Raises:
+            ConfigError: the clips' size is not a multiple of the patch size.
+        """
+        positions: Positions = "interpolated" if interpolate else "own"
+        vision = start.for_clips(self.clip.frames, self.clip.size, drop_path=self.drop_path, positions=positions)
         return DetectorConfig(vision=vision, classes=classes)
 
 

@@ -200,7 +200,7 @@ def _answer(
     parts = [RankedAnswers(np.empty((0, candidates), dtype=np.int64), np.empty((0, candidates)))]
     failures: dict[str, str] = {}
     for seen in _look(batches, model.config.vision, load, config.batch_size, threads, failures, tick):
-        tokens_RVW = model.look(seen.patches_RVP, seen.visible_RV)
+        tokens_RVW = model.look(seen.patches_RVP, seen.visible_1V)
         for start in range(0, len(seen.questions), QUESTIONS_PER_PASS):
             some = seen.questions.iloc[start : start + QUESTIONS_PER_PASS]
             ids_BL, mask_BL = encode_batch(tokenizer, some["question"].tolist(), max_length)
@@ -268,7 +268,7 @@ def _choose(
                 ids_BOL, mask_BOL = (x.to(device).unflatten(0, (len(some), width)) for x in (ids_XL, mask_XL))
                 clip_B = torch.tensor(some["row"].to_numpy(), device=device)
                 scores_BO = score_choices(
-                    model, seen.patches_RVP[clip_B], seen.visible_RV[clip_B], ids_BOL, mask_BOL, choice.pool, choice.match_share
+                    model, seen.patches_RVP[clip_B], seen.visible_1V, ids_BOL, mask_BOL, choice.pool, choice.match_share
                 )
                 own = scores_BO.double().cpu().numpy()
                 parts.append(np.pad(own, ((0, 0), (0, widest - width)), constant_values=-np.inf))
@@ -316,14 +316,14 @@ def _most_common(counts: Counter[str]) -> str:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Clips of a batch that could be read: patches [R, V, P] on the device, their positions [R, V], and what is asked.
+    """Clips of a batch that could be read: patches [R, V, P] on the device, their indices [1, V], and what is asked.
 
     ``questions`` has the columns of the table and ``row``, the clip's.
     """
 
     questions: pd.DataFrame
     patches_RVP: Tensor
-    visible_RV: Tensor
+    visible_1V: Tensor
 
 
 def _look(

@@ -31,7 +31,7 @@ from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.folders import load_weights, model_kind, weights_sha256
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
 from umt_pipeline.models.video_text import TOKENIZER_FOLDER, load_video_text
-from umt_pipeline.models.vit import VideoViT
+from umt_pipeline.models.vit import VideoViT, every_patch
 from umt_pipeline.tasks.question_answering.flops import answering_macs
 from umt_pipeline.tasks.question_answering.model import (
     KIND,
@@ -232,9 +232,8 @@ class QuestionAnsweringTask(Task):
         """The sum over answers of weight times the sum over its tokens, divided by B."""
         del generator
         patches_BVP = patchify(batch["frames"], self._encoder.config.patch_size)
-        all_1V = torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
-        answers = Answers(batch["answers"], batch["answer_mask"])
-        likelihood_BR: Tensor = model(normalise_patches(patches_BVP), all_1V, batch["ids"], batch["mask"], answers)
+        answers, visible_1V = Answers(batch["answers"], batch["answer_mask"]), every_patch(patches_BVP)
+        likelihood_BR: Tensor = model(normalise_patches(patches_BVP), visible_1V, batch["ids"], batch["mask"], answers)
         full = batch["mask"].all(dim=1).float().mean()
         parts = {"full_questions": full, **unreadable_share(batch)}
         return LossParts(-(likelihood_BR * batch["weights"]).sum() / len(likelihood_BR), parts)
@@ -313,12 +312,12 @@ def start_model(folder: Path, frames: int, image_size: int, drop_path: float) ->
     """
     if model_kind(folder) == KIND:
         old, _ = load_question_answering(folder)
-        vision = old.config.vision.resized(frames, image_size, drop_path)
+        vision = old.config.vision.for_clips(frames, image_size, drop_path=drop_path)
         model = QuestionAnsweringModel(old.config.model_copy(update={"vision": vision}))
         load_weights(model, old.state_dict(), source=str(folder))
         return model
     stage2, _ = load_video_text(folder)
-    vision = stage2.config.vision.resized(frames, image_size, drop_path)
+    vision = stage2.config.vision.for_clips(frames, image_size, drop_path=drop_path)
     model, report = QuestionAnsweringModel.from_video_text(stage2, vision)
     if report.missing:
         logger.warning("question answering: new in the decoder, not from %s: %s", folder, ", ".join(report.missing))

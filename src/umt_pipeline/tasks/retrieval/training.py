@@ -73,18 +73,13 @@ class RetrievalTraining(Config):
         Raises:
             ConfigError: the patches do not fit the view, or captions are longer than the model has positions.
         """
-        if self.view.size % start.vision.patch_size:
-            raise ConfigError(
-                f"retrieval.fine_tuning.view.size is {self.view.size}, which is no multiple of the start model's patches of "
-                f"{start.vision.patch_size} pixels"
-            )
         if self.max_length is not None and self.max_length > start.text.max_positions:
             raise ConfigError(
                 f"retrieval.fine_tuning.max_length is {self.max_length}, but the start model has {start.text.max_positions} "
                 "positions for tokens: lower it"
             )
-        vision = start.vision.resized(self.view.frames, self.view.size, self.drop_path)
-        return start.model_copy(update={"vision": vision, "align_layers": 0, "target_dim": 0})
+        vision = start.vision.for_clips(self.view.frames, self.view.size, drop_path=self.drop_path)
+        return start.model_copy(update={"vision": vision, "align_layers": 0, "align_interval": 1.0, "target_dim": 0})
 
 
 def start_model(folder: Path, config: VideoTextConfig) -> VideoTextModel:
