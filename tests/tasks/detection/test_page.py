@@ -80,13 +80,13 @@ def test_actions_are_compared_one_by_one_in_groups_and_as_a_mean() -> None:
 
 def test_key_frames_are_the_best_and_the_worst_told_with_everybodys_actions() -> None:
     frames = choose_frames(shown().predictions, TRUTH)
-    assert [(frame.name, frame.best, frame.right, frame.true) for frame in frames] == [
-        ("v, 1 s", True, 2, 2), ("v, 3 s", True, 1, 2), ("v, 2 s", False, 0, 1)
+    assert [(frame.timestamp_s, frame.best, frame.example.verdict, frame.example.good) for frame in frames] == [
+        (1.0, True, "2 of 2", True), (3.0, True, "1 of 2", False), (2.0, False, "0 of 1", False)
     ]  # fmt: skip
     assert (len(frames[0].people), len(frames[0].found)) == (1, 2)
     page = page_of(shown())
     told = examples(page)
-    assert [example.verdict for example in told] == ["2 of 2", "1 of 2", "0 of 1"]
+    assert told == [frame.example for frame in frames]
     assert [(said.who, said.text) for said in told[0].said] == [
         ("The truth", f"A: run, {EVIL}"),
         ("From stage 2", f"1: {EVIL} 0.75, run 0.50 · 2: sit 0.75, run 0.50"),

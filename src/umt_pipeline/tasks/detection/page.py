@@ -48,26 +48,17 @@ class KeyFrame:
         video: the path of its video.
         timestamp_s: where it is in the film.
         best: whether it is shown because it is told so well, or so badly.
-        right: how many actions the first model tells there.
-        true: of so many.
-        people: boxes that people drew, and their actions.
+        people: boxes that people drew.
         found: boxes of the person detector.
-        said: model -> for each of ``found`` the best actions with their scores.
+        example: what there is to see.
     """
 
     video: str
     timestamp_s: float
     best: bool
-    right: int
-    true: int
-    people: Sequence[tuple[Box, Sequence[str]]]
+    people: Sequence[Box]
     found: Sequence[Box]
-    said: Mapping[str, Sequence[Sequence[tuple[str, float]]]]
-
-    @property
-    def name(self) -> str:
-        """What its picture is called."""
-        return f"{self.video}, {self.timestamp_s:g} s"
+    example: Example
 
 
 def choose_frames(predictions: pd.DataFrame, truth: pd.DataFrame) -> list[KeyFrame]:
@@ -80,33 +71,29 @@ def choose_frames(predictions: pd.DataFrame, truth: pd.DataFrame) -> list[KeyFra
     models = [name for name in _NAMES if name in there]
     if not models:
         return []
-    read = predictions[predictions["failure"] == ""]
-    first = read[read["model"] == models[0]]
-    grades = _grades(first, truth)
+    read = {model: predictions[(predictions["model"] == model) & (predictions["failure"] == "")] for model in models}
+    grades = _grades(read[models[0]], truth)
     share = {frame: right / true for frame, (right, true, _) in grades.items()}
     sure = {frame: score for frame, (_, _, score) in grades.items()}
     ranked = sorted(share, key=lambda frame: (-share[frame], -sure[frame], frame))
     best = ranked[: min(_FRAMES_OF_A_KIND, -(-len(ranked) // 2))]
     worst = sorted(set(share).difference(best), key=lambda frame: (share[frame], -sure[frame], frame))[:_FRAMES_OF_A_KIND]
-    return [
-        KeyFrame(
-            video=video,
-            timestamp_s=at,
-            best=(video, at) in best,
-            right=grades[video, at][0],
-            true=grades[video, at][1],
-            people=[
-                (_box(box), [name for name in labels if name])
-                for box, labels in truth[_at(truth, video, at)].groupby(BOX, sort=False)["label"]
-            ],
-            found=[_box([row[edge] for edge in BOX]) for row in first[_at(first, video, at)].to_dict("records")],
-            said={
-                model: [_best(row) for row in read[_at(read, video, at) & (read["model"] == model)].to_dict("records")]
-                for model in models
-            },
-        )
-        for video, at in (*best, *worst)
-    ]
+    chosen = []
+    for video, at in (*best, *worst):
+        right, true, _ = grades[video, at]
+        drawn = truth[_at(truth, video, at)].groupby(BOX, sort=False)["label"]
+        people = {_box(edges): ", ".join(name for name in labels if name) for edges, labels in drawn}
+        told = {model: rows[_at(rows, video, at)].to_dict("records") for model, rows in read.items()}
+        named = zip(corner_names(len(people)), people.values(), strict=True)
+        said = [Said("The truth", " · ".join(f"{name}: {actions or 'no action'}" for name, actions in named))]
+        for model, rows in told.items():
+            boxes = (f"{index}: {_best(row)}" for index, row in enumerate(rows, start=1))
+            said.append(Said(_NAMES[model], " · ".join(boxes) or "(no box)"))
+        name, verdict = f"{video}, {at:g} s", f"{right:,} of {true:,}"
+        example = Example(name, Film(name), tuple(said), verdict, right == true, about="the key frame")
+        found = [_box([row[edge] for edge in BOX]) for row in told[models[0]]]
+        chosen.append(KeyFrame(video, at, (video, at) in best, list(people), found, example))
+    return chosen
 
 
 def _grades(first: pd.DataFrame, truth: pd.DataFrame) -> dict[tuple[str, float], tuple[int, int, float]]:
@@ -145,13 +132,12 @@ def detection_page(
     test = {name: shown.metrics["test"][name] for name in _NAMES if name in shown.metrics["test"]}
     curves = training_curves("detection", {_NAMES[name]: rows for name, rows in shown.histories.items()})
     picture = svg_picture(shown.picture, "Key frames with true and found boxes, and the average precision of each action")
-    frames = {frame.name: frame for frame in choose_frames(shown.predictions, actions.truth)}
+    frames = {frame.example.head: frame for frame in choose_frames(shown.predictions, actions.truth)}
     bars = [Bar(_NAMES[name], row["map"], name == _CHANCE) for name, row in test.items()]
 
     def draw(name: str) -> np.ndarray:
         frame = frames[name]
-        people = [box for box, _ in frame.people]
-        return boxes_on_frame(read(frame.video, frame.timestamp_s), people, frame.found)[None]
+        return boxes_on_frame(read(frame.video, frame.timestamp_s), frame.people, frame.found)[None]
 
     return Page(
         title="Action detection: report",
@@ -178,7 +164,7 @@ def detection_page(
                 [
                     block
                     for best, title in ((True, "Told best"), (False, "Told worst"))
-                    for block in subsection(title, [_example(frame) for frame in frames.values() if frame.best == best])
+                    for block in subsection(title, [frame.example for frame in frames.values() if frame.best == best])
                 ],
                 "Those that the first model tells best and worst: by the share of the true actions that are among as many best "
                 "ones of a box at the person who does them. White boxes with letters are those that people drew, pink ones "
@@ -201,9 +187,9 @@ def _box(edges: Sequence[Any]) -> Box:
     return x1, y1, x2, y2
 
 
-def _best(row: Mapping[Any, Any]) -> list[tuple[str, float]]:
+def _best(row: Mapping[Any, Any]) -> str:
     ranks = [rank for rank in range(1, _ACTIONS_NAMED + 1) if f"action{rank}" in row]
-    return [(str(row[f"action{rank}"]), float(row[f"score{rank}"])) for rank in ranks]
+    return ", ".join(f"{row[f'action{rank}']} {float(row[f'score{rank}']):.2f}" for rank in ranks)
 
 
 def _summary(test: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any], actions: Actions) -> list[str]:
@@ -255,19 +241,6 @@ def _action_table(metrics: Mapping[str, Any], actions: Actions, models: Sequence
     grouped = ("Group",) if actions.groups else ()
     head = ("Action", *grouped, "Boxes in training", "In the test", *(f"{_NAMES[model]}, %" for model in models))
     return table("Average precision of each action", head, rows, "An action without a box in the test has none.")
-
-
-def _example(frame: KeyFrame) -> Example:
-    names = corner_names(len(frame.people))
-    truth = " · ".join(
-        f"{name}: {', '.join(actions) or 'no action'}" for name, (_, actions) in zip(names, frame.people, strict=True)
-    )
-    said = [Said("The truth", truth)]
-    for model, boxes in frame.said.items():
-        told = (f"{index}: {', '.join(f'{name} {score:.2f}' for name, score in box)}" for index, box in enumerate(boxes, 1))
-        said.append(Said(_NAMES[model], " · ".join(told) or "(no box)"))
-    verdict, good = f"{frame.right:,} of {frame.true:,}", frame.right == frame.true
-    return Example(frame.name, Film(frame.name), tuple(said), verdict, good, about="the key frame")
 
 
 def _missed(shown: Shown[Any, Any]) -> Table | None:
