@@ -76,10 +76,12 @@ def film_styles(clips: Mapping[str, np.ndarray]) -> tuple[str, dict[str, str]]:
 
 def _frames(page: Page, video_ids: Iterable[str]) -> dict[str, np.ndarray]:
     """Read the frames of clips; one that cannot be read is left out."""
-    clips = {}
-    for video_id in video_ids if page.frames else ():
+    clips: dict[str, np.ndarray] = {}
+    if page.frames is None:
+        return clips
+    for video_id in video_ids:
         try:
-            clips[video_id] = page.frames(video_id)  # type: ignore[misc]
+            clips[video_id] = page.frames(video_id)
         except VideoError as error:
             logger.warning("%s: no picture of clip %s: %s", page.title, video_id, error)
     return clips
