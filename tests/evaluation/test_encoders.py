@@ -18,7 +18,7 @@ from umt_pipeline.evaluation.encoders import (
 )
 from umt_pipeline.evaluation.loading import Models, load_models
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.suite import Tables
+from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.video.pixels import normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig

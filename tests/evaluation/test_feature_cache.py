@@ -28,7 +28,7 @@ from umt_pipeline.evaluation.loading import Models, load_models
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.reranking import pair_scorer
 from umt_pipeline.evaluation.stored_arrays import store_arrays
-from umt_pipeline.evaluation.suite import Tables
+from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.video.views import ViewConfig
 

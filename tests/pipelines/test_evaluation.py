@@ -23,7 +23,8 @@ from umt_pipeline.evaluation.loading import ModelFolders, load_models
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import AttentiveConfig, EvaluationParams
 from umt_pipeline.evaluation.records import Record
-from umt_pipeline.evaluation.suite import Tables, evaluate
+from umt_pipeline.evaluation.suite import evaluate
+from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.pipelines.evaluation import create_pipeline
 
 PARAMS = EvaluationParams(
@@ -68,7 +69,7 @@ def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = 
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in data.items()})
     for name in ("metrics", "records"):
         catalog[name] = JsonDataset(filepath=str(results / f"{name}.json"))
-    pipeline = create_pipeline() if report else create_pipeline().filter(node_names=["evaluate_models"])
+    pipeline = create_pipeline() if report else create_pipeline().filter(to_nodes=["evaluate_models"])
     outputs = SequentialRunner().run(pipeline, catalog)
     return {name: catalog[name].load() for name in ("metrics", "records")} | {
         name: dataset.load() for name, dataset in outputs.items() if name == "report"

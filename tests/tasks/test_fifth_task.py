@@ -28,8 +28,7 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.mapped import MappedTable, write_table
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset
 from umt_pipeline.evaluation.records import Protocol, Record
-from umt_pipeline.reports.tables import Tile
-from umt_pipeline.reports.task import TaskPage
+from umt_pipeline.reports.page import Page, Tile
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Shown, Skipped, Tested
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
@@ -110,9 +109,9 @@ class Length(DownstreamTask[LengthParams, pd.DataFrame]):
         record = Record(task="length/all/linear", values={"error": error}, protocol=protocol)
         return Tested({"error": error}, [record], data[["video_id"]].assign(length=found.tolist()))
 
-    def page(self, shown: Shown[LengthParams, pd.DataFrame]) -> TaskPage:
-        return TaskPage(title="Length: report", tiles=[Tile("Frames off", f"{shown.metrics['error']:.1f}", [])],
-                        records=shown.records)
+    def page(self, shown: Shown[LengthParams, pd.DataFrame]) -> Page:
+        tiles = [Tile("Frames off", f"{shown.metrics['error']:.1f}")]
+        return Page(title="Length: report", tiles=tiles, records=shown.records)
 
 
 TASK = Length()

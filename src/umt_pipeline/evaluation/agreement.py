@@ -1,4 +1,4 @@
-"""What the best clip has in common with the one asked for: shape, colour, size, motion, or any other label task.
+"""What the best clip has in common with the described one: shape, colour, size, motion, or any other label task.
 
 Recall says that the wrong clip came first; agreement says what was wrong about it.
 
@@ -32,12 +32,12 @@ def top1_agreement(data: RetrievalSet, scores: SystemScores, label_of: Mapping[s
     names = sorted(set(label_of.values()))
     number = {name: index for index, name in enumerate(names)}
     label_C = np.array([number[label_of[video_id]] if video_id in label_of else -1 for video_id in data.video_ids])
-    asked_Q = label_C[data.query_clip_Q]
-    labelled_Q = asked_Q >= 0
+    own_label_Q = label_C[data.query_clip_Q]
+    labelled_Q = own_label_Q >= 0
     if not labelled_Q.any():
         raise NoDataError(f"agreement on set {data.name!r}: no query's clip has a label in this task")
     scores_QC = scores.text_to_video_UC[data.query_text_Q]
     best_QC = scores_QC == scores_QC.max(axis=1, keepdims=True)
-    agrees_Q = (~best_QC | (label_C[None, :] == asked_Q[:, None])).all(axis=1)
-    own_Q = np.isfinite(scores_QC[np.arange(len(asked_Q)), data.query_clip_Q])
+    agrees_Q = (~best_QC | (label_C[None, :] == own_label_Q[:, None])).all(axis=1)
+    own_Q = np.isfinite(scores_QC[np.arange(len(own_label_Q)), data.query_clip_Q])
     return 100.0 * float((agrees_Q & own_Q)[labelled_Q].mean()), int(labelled_Q.sum())

@@ -48,9 +48,9 @@ class LabelledTokens:
         """Labelled clips, those without tokens included."""
         return len(self.labels) + self.failures
 
-    def batch(self, places_B: np.ndarray, device: torch.device) -> Tensor:
+    def batch(self, samples_B: np.ndarray, device: torch.device) -> Tensor:
         """Return the tokens [B, V, D] of some of the labelled clips, in full precision."""
-        return self.tokens_RVD[self.rows_S[places_B]].to(device).float()
+        return self.tokens_RVD[self.rows_S[samples_B]].to(device).float()
 
 
 def attentive_probe(
@@ -66,7 +66,7 @@ def attentive_probe(
     Args:
         train: what the probes are trained on.
         validation: what the learning rate is chosen on.
-        test: looked at once.
+        test: reported on, once.
         config: learning rates and budget.
         seed: of the initial weights and the order of the clips; the same for every learning rate.
         device: where to train.
@@ -83,8 +83,8 @@ def attentive_probe(
 
     @torch.inference_mode()
     def predict(part: LabelledTokens) -> list[np.ndarray]:
-        places = [np.arange(len(part.labels))[start : start + 256] for start in range(0, len(part.labels), 256)]
-        found = [probes(part.batch(places_B, device)).argmax(dim=-1).cpu() for places_B in places]
+        batches = [np.arange(len(part.labels))[start : start + 256] for start in range(0, len(part.labels), 256)]
+        found = [probes(part.batch(samples_B, device)).argmax(dim=-1).cpu() for samples_B in batches]
         chosen_SM = torch.cat(found) if found else torch.zeros(0, len(rates), dtype=torch.int64)
         return [classes[chosen_S.numpy()] for chosen_S in chosen_SM.unbind(dim=1)]
 
@@ -153,12 +153,12 @@ def _fit(
     for _ in range(config.epochs):
         order_S = rng.permutation(len(target_S))
         for start in range(0, len(order_S), config.batch_size):
-            places_B = order_S[start : start + config.batch_size]
-            logits_BMC = probes(train.batch(places_B, device))
-            target_B = target_S[torch.from_numpy(places_B)].to(device)
+            samples_B = order_S[start : start + config.batch_size]
+            logits_BMC = probes(train.batch(samples_B, device))
+            target_B = target_S[torch.from_numpy(samples_B)].to(device)
             # A sum over the probes of each one's mean: no probe's gradient depends on another's.
             loss = F.cross_entropy(logits_BMC.transpose(1, 2), target_B[:, None].expand(-1, len(rates)), reduction="sum")
             optimiser.zero_grad()
-            (loss / len(places_B)).backward()
+            (loss / len(samples_B)).backward()
             optimiser.step()
             schedule.step()

@@ -56,13 +56,13 @@ def load_records(path: Path) -> list[Record]:
     if not isinstance(content, list):
         raise UmtError(f"{path}: expected a list of records, found {type(content).__name__}; give results/records.json")
     records = []
-    for place, item in enumerate(content):
+    for index, item in enumerate(content):
         try:
             records.append(Record.model_validate(item))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "record"
-            task = item.get("task", place) if isinstance(item, dict) else place
+            task = item.get("task", index) if isinstance(item, dict) else index
             raise UmtError(
                 f"{path}: record {task!r} is not valid at {where}: {first['msg']}. Was it written by another version of this "
                 "package? Run the evaluation again"

@@ -1,4 +1,4 @@
-"""Reading clips ahead of whoever looks at them."""
+"""Reading clips ahead of whoever encodes them."""
 
 from __future__ import annotations
 

@@ -281,6 +281,12 @@ def clip_loader(videos: pd.DataFrame, media_root: Path) -> ClipLoader:
     return functools.partial(_load_row, rows, media_root)
 
 
+def frame_loader(videos: pd.DataFrame, media_root: Path, view: ViewConfig) -> Callable[[str], np.ndarray]:
+    """Return a loader of one evaluation view of each clip, uint8 [T, S, S, 3]; see :func:`clip_loader`."""
+    load = clip_loader(videos, media_root)
+    return lambda video_id: load(video_id, view)
+
+
 def _load_row(rows: Mapping[str, Mapping[str, Any]], media_root: Path, video_id: str, view: ViewConfig) -> np.ndarray:
     row = rows[video_id]
     chosen = eval_view(view, int(row["num_frames"]), int(row["height"]), int(row["width"]))

@@ -30,7 +30,7 @@ from umt_pipeline.core.files import read_json, sha256_file, write_json
 from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, decoded_batches
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.stored_arrays import DTYPES, StoredArray, places_in_file, store_arrays
+from umt_pipeline.evaluation.stored_arrays import DTYPES, StoredArray, arrays_in_file, store_arrays
 from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.video.views import ViewConfig
 
@@ -47,7 +47,7 @@ class Features:
     """Features of a list of clips.
 
     Args:
-        video_ids: S clips with features, in the order that was asked for.
+        video_ids: S clips with features, in the order of the request.
         arrays: name -> vectors [S, D] in full precision, or tokens [S, V, D] in half.
         failures: clips without features, with the reason.
     """
@@ -57,9 +57,9 @@ class Features:
     failures: Mapping[str, str]
 
     def select(self, video_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return places in ``video_ids`` that have features, and their rows here."""
+        """Return the indices in ``video_ids`` that have features, and their rows here."""
         row_of = {video_id: row for row, video_id in enumerate(self.video_ids)}
-        pairs = [(place, row_of[video_id]) for place, video_id in enumerate(video_ids) if video_id in row_of]
+        pairs = [(index, row_of[video_id]) for index, video_id in enumerate(video_ids) if video_id in row_of]
         both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
@@ -96,7 +96,7 @@ class FeaturePlan:
 
 @dataclass(frozen=True)
 class ShardGroup:
-    """Shards that one worker makes in one go: shard -> places of the encoders that lack it."""
+    """Shards that one worker makes in one go: shard -> indices of the encoders that lack it."""
 
     plan: FeaturePlan
     lacking: Mapping[int, tuple[int, ...]]
@@ -155,9 +155,9 @@ def missing_groups(plan: FeaturePlan, count: int) -> list[ShardGroup]:
     """
     lacking: dict[int, tuple[int, ...]] = {}
     for shard in range(plan.shards):
-        places = [place for place, folder in enumerate(plan.folders) if not _is_whole(folder, shard, plan.clips(shard))]
-        if places:
-            lacking[shard] = tuple(places)
+        indices = [index for index, folder in enumerate(plan.folders) if not _is_whole(folder, shard, plan.clips(shard))]
+        if indices:
+            lacking[shard] = tuple(indices)
     found = plan.shards - len(lacking)
     if found:
         logger.info("features: %s: %d of %d shards of features were there", plan.title, found, plan.shards)
@@ -175,25 +175,25 @@ def encode_group(encoders: Sequence[ClipEncoder], load: ClipLoader, group: Shard
         EvaluationError: an encoder gave NaN or infinity for a clip, or the disk is full.
     """
     plan, device = group.plan, default_device()
-    needed = sorted({place for places in group.lacking.values() for place in places})
-    views = list(dict.fromkeys(encoders[place].view for place in needed))
+    needed = sorted({index for indices in group.lacking.values() for index in indices})
+    views = list(dict.fromkeys(encoders[index].view for index in needed))
     ids = [video_id for shard in group.lacking for video_id in plan.clips(shard)]
     batches = decoded_batches(ids, views, load, plan.batch_size, plan.threads)
     with tqdm(total=len(ids), desc=group.name, unit="clip", disable=None, leave=False) as progress:
-        for shard, places in group.lacking.items():
+        for shard, indices in group.lacking.items():
             kept: list[str] = []
             failures: dict[str, str] = {}
-            parts: dict[int, list[dict[str, Tensor]]] = {place: [] for place in places}
+            parts: dict[int, list[dict[str, Tensor]]] = {index: [] for index in indices}
             while len(kept) + len(failures) < len(plan.clips(shard)):
                 found, frames, failed = next(batches)
                 kept += found
                 failures |= failed
                 shown = {view: torch.from_numpy(array).to(device) for view, array in frames.items()}
-                for place in places if found else ():
-                    parts[place].append(_encode(encoders[place], found, shown))
+                for index in indices if found else ():
+                    parts[index].append(_encode(encoders[index], found, shown))
                 progress.update(len(found) + len(failed))
-            for place in places:
-                _write_shard(plan.folders[place], shard, kept, failures, parts.pop(place))
+            for index in indices:
+                _write_shard(plan.folders[index], shard, kept, failures, parts.pop(index))
 
 
 def read_features(plan: FeaturePlan) -> Features:
@@ -238,7 +238,7 @@ def _write_shard(
     if parts:
         path = folder / f"{shard:05d}.safetensors"
         store_arrays(path, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-        card |= {"arrays": places_in_file(path), "sha256": sha256_file(path)}
+        card |= {"arrays": arrays_in_file(path), "sha256": sha256_file(path)}
     write_json(folder / f"{shard:05d}.json", card)
 
 
@@ -267,12 +267,12 @@ def _is_whole(folder: Path, shard: int, clips: Sequence[str]) -> bool:
 def _arrays(folder: Path, cards: Sequence[Mapping[str, Any]], failures: Mapping[str, str]) -> dict[str, StoredArray]:
     """Join the shards of one encoder, without the clips that failed."""
     rows = [
-        (shard, place)
+        (shard, index)
         for shard, card in enumerate(cards)
-        for place, video_id in enumerate(card["video_ids"])
+        for index, video_id in enumerate(card["video_ids"])
         if video_id not in failures
     ]
-    file_S, place_S = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    file_S, index_S = np.array(rows, dtype=np.int64).reshape(-1, 2).T
     arrays = {}
     for name, first in next((card["arrays"] for card in cards if card["arrays"]), {}).items():
         # A shard without a readable clip has no file and no row.
@@ -280,7 +280,7 @@ def _arrays(folder: Path, cards: Sequence[Mapping[str, Any]], failures: Mapping[
             (folder / f"{shard:05d}.safetensors", card["arrays"][name]["offset"] if card["arrays"] else 0)
             for shard, card in enumerate(cards)
         ]
-        arrays[name] = StoredArray(name, files, first["shape"][1:], DTYPES[first["dtype"]], file_S, place_S)
+        arrays[name] = StoredArray(name, files, first["shape"][1:], DTYPES[first["dtype"]], file_S, index_S)
     return arrays
 
 

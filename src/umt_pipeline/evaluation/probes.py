@@ -1,7 +1,7 @@
 """Frozen-feature probes: weighted k-NN and a linear classifier.
 
 Both are fitted on the features of the training clips. Their one free number (k, C) is chosen on the validation clips,
-and the test clips are looked at once, to report. A test clip without features counts as wrong. The attentive probe, which
+and the test clips are read once, to report. A test clip without features counts as wrong. The attentive probe, which
 reads tokens, is in :mod:`umt_pipeline.evaluation.attentive` and chooses and reports likewise.
 
 Shapes: S samples, D feature width, M classes, R training samples.
@@ -166,7 +166,7 @@ def choose_and_report(
         validation: what is chosen on.
         test: what is reported on.
     """
-    # Without validation clips the middle setting is taken: any other choice would have to look at the test clips.
+    # Without validation clips the middle setting is taken: any other choice would have to be made on the test clips.
     chosen, validation_accuracy = len(settings) // 2, None
     if len(validation.labels):
         scores = [accuracy(predicted, validation.labels) for predicted in predict(validation)]

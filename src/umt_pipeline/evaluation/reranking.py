@@ -62,8 +62,8 @@ def pair_scorer(
         stored = (texts["tokens"], texts["mask"], video_SVD)
         shares = [_Share(find, *stored, text_G[part], row_G[part]) for part in parts]
         scores_G = np.zeros(len(text_G), dtype=np.float32)
-        for place, scores in workers.map(_score, shares):
-            scores_G[parts[place]] = scores
+        for index, scores in workers.map(_score, shares):
+            scores_G[parts[index]] = scores
         return scores_G
 
     return score

@@ -13,7 +13,7 @@ finds nothing itself: its query ranks last.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ import pandas as pd
 
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, recall_summary, retrieval_ranks
 from umt_pipeline.evaluation.params import CaptionRule, ScoreType
-from umt_pipeline.evaluation.records import Cost
+from umt_pipeline.evaluation.records import Cost, rows_sha256
 from umt_pipeline.models.tokenizer import clean_caption
 
 # Scores pairs: (text index [G], clip index [G]) -> higher is better [G].
@@ -44,6 +44,7 @@ class RetrievalSet:
         query_text_Q: index of each text-to-video query into ``texts``.
         query_clip_Q: index of the clip that each query was written for.
         truth_UC: which text describes which clip.
+        annotation_sha256: hash of the clips and captions that it was built from.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RetrievalSet:
     query_text_Q: np.ndarray
     query_clip_Q: np.ndarray
     truth_UC: np.ndarray
+    annotation_sha256: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def build_retrieval_set(name: str, video_ids: Sequence[str], captions: pd.DataFr
         name: name of the set.
         video_ids: its clips. A clip without a caption is a candidate, but no query.
         captions: table of caption_id, video_id, caption.
-        rule: ``first``: each clip asks with its caption of lowest caption_id; ``all``: every caption is a query.
+        rule: ``first``: the caption of lowest caption_id of each clip is a query; ``all``: every caption is a query.
 
     Raises:
         NoDataError: the set has no clip, or none with a caption.
@@ -116,6 +118,7 @@ def build_retrieval_set(name: str, video_ids: Sequence[str], captions: pd.DataFr
         query_text_Q=plain_queries.map(text_of).to_numpy(dtype=np.int64),
         query_clip_Q=queries["video_id"].map(clip_of).to_numpy(dtype=np.int64),
         truth_UC=truth_UC,
+        annotation_sha256=rows_sha256(_annotations(clips, own)),
     )
 
 
@@ -159,7 +162,7 @@ def dual_softmax(dual: SystemScores, temperature: float) -> SystemScores:
 def rerank(dual: SystemScores, score_pairs: PairScorer, k: int) -> SystemScores:
     """Re-rank the k best candidates of each query, in both directions, by the matching head.
 
-    A pair that both directions ask for is scored once.
+    A pair that both directions need is scored once.
 
     Args:
         dual: scores that choose the candidates.
@@ -200,9 +203,9 @@ def query_ranks(data: RetrievalSet, scores: SystemScores) -> tuple[np.ndarray, n
     """
     truth_QC = data.truth_UC[data.query_text_Q]
     text_to_video_Q = retrieval_ranks(scores.text_to_video_UC[data.query_text_Q], truth_QC, f"{scores.key}, text to video")
-    asking_C = data.truth_UC.any(axis=0)
+    described_C = data.truth_UC.any(axis=0)
     video_to_text = retrieval_ranks(
-        scores.video_to_text_CU[asking_C], data.truth_UC.T[asking_C], f"{scores.key}, video to text"
+        scores.video_to_text_CU[described_C], data.truth_UC.T[described_C], f"{scores.key}, video to text"
     )
     return text_to_video_Q, video_to_text
 
@@ -214,12 +217,13 @@ def retrieval_values(data: RetrievalSet, scores: SystemScores) -> dict[str, floa
     return {f"{direction}_{name}": value for direction, part in both.items() for name, value in part.items()}
 
 
-def set_rows(data: RetrievalSet, captions: pd.DataFrame) -> list[Mapping[str, object]]:
-    """Return the annotation rows that a set uses, for its hash."""
-    own = captions[captions["video_id"].isin(data.video_ids)].sort_values("caption_id", kind="stable")
+def _annotations(clips: Sequence[str], captions: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Give the rows that a set is made of."""
+    for clip in clips:
+        yield {"video_id": clip}
     columns = ["caption_id", "video_id", "caption"]
-    rows: list[Mapping[str, object]] = [{"video_id": video_id} for video_id in data.video_ids]
-    return rows + [dict(zip(columns, row, strict=True)) for row in own[columns].itertuples(index=False, name=None)]
+    for row in captions[columns].itertuples(index=False, name=None):
+        yield dict(zip(columns, row, strict=True))
 
 
 def _times_softmax_over_queries(scores_RC: np.ndarray, temperature: float) -> np.ndarray:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
-from umt_pipeline.evaluation.examples import choose_examples
+from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import SearchParams
-from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.results import RetrievalExample
+from umt_pipeline.evaluation.records import Protocol, Record
 from umt_pipeline.evaluation.retrieval import (
     RetrievalSet,
     SystemScores,
@@ -27,7 +26,6 @@ from umt_pipeline.evaluation.retrieval import (
     dual_softmax,
     rerank,
     retrieval_values,
-    set_rows,
 )
 from umt_pipeline.evaluation.workplace import T, Workplace
 from umt_pipeline.video.views import ViewConfig
@@ -35,14 +33,23 @@ from umt_pipeline.video.views import ViewConfig
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Searcher:
+    """What a protocol says of the model whose scores it is about.
+
+    Attributes:
+        view: what it sees of a clip.
+        checkpoint_sha256: of its weights file.
+        text_length: tokens of a text that it reads; None for a teacher, which has its own context length.
+    """
+
+    view: ViewConfig
+    checkpoint_sha256: str | None
+    text_length: int | None = None
+
+
 def search(
-    params: SearchParams,
-    seed: int,
-    data: RetrievalSet,
-    captions: pd.DataFrame,
-    workplace: Workplace[T],
-    features: Features,
-    examples: int = 0,
+    params: SearchParams, seed: int, data: RetrievalSet, workplace: Workplace[T], features: Features, examples: int = 0
 ) -> tuple[list[Record], list[RetrievalExample]]:
     """Return a record for each score of each model on one set, or one with a note that says why there is none; and examples.
 
@@ -50,7 +57,6 @@ def search(
         params: how to score.
         seed: kept in the records.
         data: the set.
-        captions: the table that it was built from.
         workplace: its models, all of which are searched with, made ``features`` with ``keep_tokens``.
         features: of the set's clips, and maybe of others.
         examples: queries of which the clips that each model found, re-ranked, are returned too; the last model decides what is
@@ -66,26 +72,22 @@ def search(
             systems = video_text_scores(params, model, data, features, workplace)
         except NoDataError as error:
             return [Record(task=f"retrieval/{data.name}", note=str(error))], []
-        for system in systems:
-            protocol = search_protocol(
-                params, seed, data, captions, system, failures=features.failures, view=model.view,
-                checkpoint_sha256=workplace.models.weights[model.name], text_length=model.text_length(params.text_length),
-            )  # fmt: skip
-            records.append(search_record(data, system, protocol))
+        searcher = Searcher(model.view, workplace.models.weights[model.name], model.text_length(params.text_length))
+        records += [search_record(params, seed, data, system, searcher, features.failures) for system in systems]
         shown = [*(system for system in systems if system.score == "reranked"), *shown]
     return records, choose_examples(data, shown, examples)
 
 
 def clips_with_features(data: RetrievalSet, features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of a set's clips that have features, and their rows there.
+    """Return the indices of a set's clips that have features, and their rows there.
 
     Raises:
         NoDataError: none has.
     """
-    places, rows = features.select(data.video_ids)
+    clips, rows = features.select(data.video_ids)
     if len(rows) == 0:
         raise NoDataError(f"retrieval set {data.name!r}: none of its {len(data.video_ids)} clips could be read")
-    return places, rows
+    return clips, rows
 
 
 def video_text_scores(
@@ -104,13 +106,13 @@ def video_text_scores(
         NoDataError: no clip of the set has features.
         EvaluationError: the matching head gave NaN, or ``text_length`` is more than the model can read.
     """
-    places, rows = clips_with_features(data, features)
+    clip_S, rows = clips_with_features(data, features)
     clips = len(data.video_ids)
     row_C = np.full(clips, -1)
-    row_C[places] = rows
+    row_C[clip_S] = rows
     text_ULD, mask_UL, text_UE = model.encode_text(data.texts, params.text_length)
     video_SE = features.arrays[f"{model.name}/embedding"][rows].numpy()
-    dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, places, clips)
+    dual = dual_scores(model.name, text_UE.cpu().numpy(), video_SE, clip_S, clips)
     scorer = workplace.pair_scorer(model.name, text_ULD, mask_UL, features.arrays[f"{model.name}/tokens"])
     del text_ULD, mask_UL
     with scorer as score:
@@ -124,44 +126,35 @@ def video_text_scores(
     return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 
 
-def search_protocol(
-    params: SearchParams,
-    seed: int,
-    data: RetrievalSet,
-    captions: pd.DataFrame,
-    system: SystemScores,
-    *,
-    failures: Collection[str],
-    view: ViewConfig,
-    checkpoint_sha256: str | None,
-    text_length: int | None,
-) -> Protocol:
-    """Return how the scores of one system on one set were made.
+def search_record(
+    params: SearchParams, seed: int, data: RetrievalSet, system: SystemScores, searcher: Searcher, failures: Collection[str]
+) -> Record:
+    """Return the recalls and ranks of one system on one set, in both directions, and how they were measured.
 
     Args:
-        params: how they were scored.
+        params: how it was scored.
         seed: of the run.
         data: the set.
-        captions: the table that it was built from.
         system: the scores.
+        searcher: the model behind them.
         failures: clips without features, of this set or others.
-        view: what the system sees of a clip.
-        checkpoint_sha256: of the model's weights file.
-        text_length: tokens of a text that the model reads; None for a teacher, which has its own context length.
+
+    Raises:
+        EvaluationError: a score is NaN or +inf.
     """
     settings: dict[str, float | int | str | None] = {"distinct_texts": len(data.texts)}
-    if text_length is not None:
-        settings["text_length"] = text_length
+    if searcher.text_length is not None:
+        settings["text_length"] = searcher.text_length
     if system.score == "dsl":
         settings["dsl_temperature"] = params.dsl_temperature or "the model's own"
-    return Protocol(
+    protocol = Protocol(
         split=data.name,
-        annotation_sha256=rows_sha256(set_rows(data, captions)),
+        annotation_sha256=data.annotation_sha256,
         clips=len(data.video_ids),
         queries=len(data.query_text_Q),
         failures=tuple(video_id for video_id in data.video_ids if video_id in failures),
-        frames=view.frames,
-        resolution=view.size,
+        frames=searcher.view.frames,
+        resolution=searcher.view.size,
         pool=params.pool,
         k=system.k,
         score_type=system.score,
@@ -170,17 +163,9 @@ def search_protocol(
         settings=settings,
         chosen={} if system.temperature is None else {"dsl_temperature": system.temperature},
         model=system.model,
-        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_sha256=searcher.checkpoint_sha256,
         seed=seed,
         version=__version__,
     )
-
-
-def search_record(data: RetrievalSet, system: SystemScores, protocol: Protocol) -> Record:
-    """Return the recalls and ranks of one system on one set, in both directions.
-
-    Raises:
-        EvaluationError: a score is NaN or +inf.
-    """
     values = retrieval_values(data, system)
     return Record(task=f"retrieval/{data.name}/{system.key}", values=values, protocol=protocol, cost=system.cost)

@@ -1,4 +1,4 @@
-"""Arrays whose rows lie in safetensors files, read when they are asked for.
+"""Arrays whose rows lie in safetensors files, read when they are needed.
 
 With ordinary reads, not from mapped memory: so a process is charged for what it holds alone, and a file that was cut short
 meanwhile is an error with a message, not the end of the process.
@@ -26,15 +26,15 @@ DTYPES = {"F16": torch.float16, "F32": torch.float32, "BOOL": torch.bool}
 
 
 class StoredArray:
-    """An array whose rows lie in files, read when they are asked for. It can be sent to other processes.
+    """An array whose rows lie in files, read when they are needed. It can be sent to other processes.
 
     Args:
         name: for messages.
-        files: path and place of the first byte of the array in each file.
+        files: path and offset of the array's first byte, of each file.
         shape: of one row.
         dtype: of the stored numbers.
         file_S: the file of each row.
-        place_S: each row's place in its file.
+        index_S: each row's index in its file.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class StoredArray:
         shape: Sequence[int],
         dtype: torch.dtype,
         file_S: np.ndarray,
-        place_S: np.ndarray,
+        index_S: np.ndarray,
     ) -> None:
         self.name, self.files, self.dtype = name, list(files), dtype
         self.shape = (len(file_S), *shape)
-        self._file_S, self._place_S = file_S, place_S
+        self._file_S, self._index_S = file_S, index_S
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -59,18 +59,18 @@ class StoredArray:
         Raises:
             EvaluationError: a file is gone or too short.
         """
-        file_B, place_B = self._file_S[rows], self._place_S[rows]
+        file_B, index_B = self._file_S[rows], self._index_S[rows]
         array = torch.empty((len(file_B), *self.shape[1:]), dtype=self.dtype)
         if array.numel() == 0:
             return array
         row_bytes = array[0].numel() * array.element_size()
         view = array.numpy().reshape(-1).view(np.uint8).data
         # Neighbours in a file are read at once.
-        breaks = np.flatnonzero((np.diff(file_B) != 0) | (np.diff(place_B) != 1)) + 1
+        breaks = np.flatnonzero((np.diff(file_B) != 0) | (np.diff(index_B) != 1)) + 1
         starts = [0, *breaks.tolist(), len(file_B)]
         for start, stop in itertools.pairwise(starts):
             path, offset = self.files[file_B[start]]
-            self._read(path, offset + int(place_B[start]) * row_bytes, view[start * row_bytes : stop * row_bytes])
+            self._read(path, offset + int(index_B[start]) * row_bytes, view[start * row_bytes : stop * row_bytes])
         return array
 
     def all(self) -> Tensor:
@@ -108,11 +108,11 @@ def store_arrays(path: Path, arrays: Mapping[str, Tensor]) -> dict[str, StoredAr
             f"{path}: cannot write {size / 1e9:.2f} GB of features: {error}. Make room; finished shards are kept and will be "
             "used. (Without a workspace they are in the folder for temporary files: TMPDIR names another one)"
         ) from error
-    return {name: _one_file(name, path, place) for name, place in places_in_file(path).items()}
+    return {name: _one_file(name, path, entry) for name, entry in arrays_in_file(path).items()}
 
 
-def places_in_file(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the dtype, the shape and the place of each array in a safetensors file."""
+def arrays_in_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the dtype, the shape and the offset of each array in a safetensors file."""
     with path.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(length))
@@ -123,8 +123,8 @@ def places_in_file(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _one_file(name: str, path: Path, place: Mapping[str, Any]) -> StoredArray:
-    rows, *shape = place["shape"]
+def _one_file(name: str, path: Path, entry: Mapping[str, Any]) -> StoredArray:
+    rows, *shape = entry["shape"]
     return StoredArray(
-        name, [(path, place["offset"])], shape, DTYPES[place["dtype"]], np.zeros(rows, dtype=np.int64), np.arange(rows)
+        name, [(path, entry["offset"])], shape, DTYPES[entry["dtype"]], np.zeros(rows, dtype=np.int64), np.arange(rows)
     )

@@ -12,51 +12,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from umt_pipeline import __version__
 from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
 from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader
-from umt_pipeline.evaluation.examples import choose_examples
+from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.loading import Models
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import LabelledFeatures, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
-from umt_pipeline.evaluation.results import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
-from umt_pipeline.evaluation.search import clips_with_features, search_protocol, search_record, video_text_scores
+from umt_pipeline.evaluation.search import Searcher, clips_with_features, search_record, video_text_scores
+from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
-from umt_pipeline.video.views import ViewConfig, counter_hash
+from umt_pipeline.video.views import counter_hash
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The clean tables, and the folder that the videos' paths are relative to. Images are trained on, never measured on."""
-
-    videos: pd.DataFrame
-    captions: pd.DataFrame
-    labels: pd.DataFrame
-    media_root: Path
-
-    def clips(self, split: str) -> list[str]:
-        """Return the videos of a split, sorted."""
-        wanted = (self.videos["split"] == split) & (self.videos["media"] == "video")
-        return sorted(self.videos.loc[wanted, "video_id"])
-
-    def label_of(self, task: str) -> dict[str, str]:
-        """Return the label of each clip in one task."""
-        rows = self.labels[self.labels["task"] == task]
-        return dict(zip(rows["video_id"], rows["label"], strict=True))
 
 
 @dataclass(frozen=True)
@@ -96,25 +74,42 @@ def evaluate(
     for model in models.video_text:
         model.text_length(params.text_length)
     with open_workplace(models, folder, load, params.nproc) as workplace:
-        return _evaluate(params, seed, tables, models, workplace)
+        return _evaluate(_Work(params, seed, tables, workplace))
 
 
-def _evaluate(
-    params: EvaluationParams, seed: int, tables: Tables, models: Models, workplace: Workplace[Models]
-) -> EvaluationResult:
+@dataclass(frozen=True)
+class _Work:
+    """What is measured, with what, and where."""
+
+    params: EvaluationParams
+    seed: int
+    tables: Tables
+    workplace: Workplace[Models]
+
+    @property
+    def models(self) -> Models:
+        return self.workplace.models
+
+    @property
+    def tasks(self) -> list[str]:
+        """The label tasks that there are labels for."""
+        known = set(self.tables.labels["task"])
+        return [task for task in self.params.tasks if task in known]
+
+
+def _evaluate(work: _Work) -> EvaluationResult:
+    params, models = work.params, work.models
     records = [] if models.skipped is None else [Record(task="retrieval/control", note=models.skipped)]
-    known = set(tables.labels["task"])
-    tasks = [task for task in params.tasks if task in known]
     for task in params.tasks:
-        if task not in known:
-            found = ", ".join(sorted(known)) or "no task at all"
+        if task not in work.tasks:
+            found = ", ".join(sorted(set(work.tables.labels["task"]))) or "no task at all"
             records.append(Record(task=f"probe/{task}", note=f"the labels table has no task {task!r}; it has {found}"))
-    fit, test = _features(params, tables, models, tasks, workplace)
-    for task in tasks:
-        records += _probe(params, seed, tables, models, task, fit, test)
+    fit, test = _features(work)
+    for task in work.tasks:
+        records += _probe(work, task, fit, test)
     examples: list[RetrievalExample] = []
     for name in params.retrieval_sets:
-        found_records, found_examples = _search(params, seed, tables, models, name, tasks, test, workplace)
+        found_records, found_examples = _search(work, name, test)
         records += found_records
         examples += found_examples
     for record in records:
@@ -124,13 +119,10 @@ def _evaluate(
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
-
-
-def _features(
-    params: EvaluationParams, tables: Tables, models: Models, tasks: Sequence[str], workplace: Workplace[Models]
-) -> tuple[Features, Features]:
+def _features(work: _Work) -> tuple[Features, Features]:
     """Return the features of the clips that probes are fitted and chosen on, and of those that are reported on."""
-    labelled = set(tables.labels.loc[tables.labels["task"].isin(tasks), "video_id"])
+    params, tables = work.params, work.tables
+    labelled = set(tables.labels.loc[tables.labels["task"].isin(work.tasks), "video_id"])
     train, validation = (
         [video_id for video_id in tables.clips(split) if video_id in labelled]
         for split in (params.train_split, params.validation_split)
@@ -138,18 +130,17 @@ def _features(
     if params.max_train_clips is not None:
         train = sorted(train, key=lambda video_id: counter_hash("probe", video_id))[: params.max_train_clips]
     tested = {video_id for split in params.retrieval_sets for video_id in tables.clips(split)}
-    if tasks:
+    if work.tasks:
         tested.update(tables.clips(params.test_split))
     parts = {"clips to fit probes on": train + validation, "test clips": sorted(tested)}
     videos = tables.videos[tables.videos["video_id"].isin([*train, *validation, *tested])]
-    contents = dict(zip(videos["video_id"], videos["sha256"], strict=True))
-    attend = params.attentive is not None and bool(tasks)
-    features = workplace.features(
+    attend = params.attentive is not None and bool(work.tasks)
+    features = work.workplace.features(
         {
             title: Part(video_ids, functools.partial(_encoders, params.pool, attend, title == "test clips"))
             for title, video_ids in parts.items()
         },
-        contents,
+        dict(zip(videos["video_id"], videos["sha256"], strict=True)),
         clip_loader(videos, tables.media_root),
         batch_size=params.batch_size,
         threads=params.workers,
@@ -165,75 +156,88 @@ def _encoders(pool: PoolRule, attend: bool, test: bool, models: Models) -> list[
     return [*models.frozen(attend), *(matchers if test else stage2)]
 
 
-def _labelled(features: Features, name: str, video_ids: Sequence[str], label_of: Mapping[str, str]) -> LabelledFeatures:
-    places, rows = features.select(video_ids)
-    array = features.arrays[name][rows].float().numpy() if len(rows) else np.zeros((0, 1), dtype=np.float32)
-    labels = np.array([label_of[video_ids[place]] for place in places], dtype=str)
-    return LabelledFeatures(array, labels, failures=len(video_ids) - len(rows))
-
-
-def _labelled_tokens(
-    features: Features, name: str, video_ids: Sequence[str], label_of: Mapping[str, str]
-) -> LabelledTokens:
-    places, rows = features.select(video_ids)
-    tokens = features.arrays[f"{name}/tokens"] if len(rows) else torch.zeros(0, 1, 1, dtype=torch.float16)
-    labels = np.array([label_of[video_ids[place]] for place in places], dtype=str)
-    return LabelledTokens(tokens, rows, labels, failures=len(video_ids) - len(rows))
-
-
 # --- probes -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Labelled:
+    """Clips of one split with a label in one task, and where their features are."""
+
+    video_ids: Sequence[str]
+    features: Features
+    label_of: Mapping[str, str]
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The rows of those clips that have features."""
+        return self.features.select(self.video_ids)[1]
+
+    @property
+    def labels(self) -> np.ndarray:
+        clips, _ = self.features.select(self.video_ids)
+        return np.array([self.label_of[self.video_ids[index]] for index in clips], dtype=str)
+
+    @property
+    def failures(self) -> int:
+        """How many clips have no features."""
+        return len(self.video_ids) - len(self.rows)
+
+    def vectors(self, name: str) -> LabelledFeatures:
+        """Return one encoder's vectors."""
+        array = self.features.arrays[name][self.rows].float().numpy() if len(self.rows) else np.zeros((0, 1), dtype=np.float32)
+        return LabelledFeatures(array, self.labels, self.failures)
+
+    def tokens(self, name: str) -> LabelledTokens:
+        """Return one encoder's tokens."""
+        tokens = self.features.arrays[f"{name}/tokens"] if len(self.rows) else torch.zeros(0, 1, 1, dtype=torch.float16)
+        return LabelledTokens(tokens, self.rows, self.labels, self.failures)
 
 
-def _probe(
-    params: EvaluationParams, seed: int, tables: Tables, models: Models, task: str, fit: Features, test: Features
-) -> Iterator[Record]:
+def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Record]:
     """Run all probes on every encoder for one label task."""
-    label_of = tables.label_of(task)
-    asked = {*fit.video_ids, *fit.failures}
+    params, label_of = work.params, work.tables.label_of(task)
+    known = {*fit.video_ids, *fit.failures}  # not all of the training split, if there is a limit
+    splits = ((params.train_split, fit), (params.validation_split, fit), (params.test_split, test))
     parts = [
-        [video_id for video_id in tables.clips(params.train_split) if video_id in label_of and video_id in asked],
-        [video_id for video_id in tables.clips(params.validation_split) if video_id in label_of],
-        [video_id for video_id in tables.clips(params.test_split) if video_id in label_of],
+        _Labelled([video_id for video_id in work.tables.clips(split) if video_id in label_of], features, label_of)
+        for split, features in splits
     ]
-    splits = (params.train_split, params.validation_split, params.test_split)
-    rows = [
+    parts[0] = dataclasses.replace(parts[0], video_ids=[video_id for video_id in parts[0].video_ids if video_id in known])
+    train, validation, tested = parts
+    annotation_sha256 = rows_sha256(
         {"split": split, "video_id": video_id, "task": task, "label": label_of[video_id]}
-        for split, video_ids in zip(splits, parts, strict=True)
-        for video_id in video_ids
-    ]
-    facts: dict[str, Any] = {
-        "split": params.test_split,
-        "annotation_sha256": rows_sha256(rows),
-        "clips": len(parts[2]),
-        "failures": tuple(video_id for video_id in parts[2] if video_id in test.failures),
-    }
-    read = [len(fit.select(video_ids)[0]) for video_ids in parts[:2]]
-    counts = {"train_clips": read[0], "train_failures": len(parts[0]) - read[0], "validation_clips": read[1]}
-    sources = list(zip((fit, fit, test), parts, strict=True))
-    for name, (model, encoder) in models.probed.items():
+        for (split, _), part in zip(splits, parts, strict=True)
+        for video_id in part.video_ids
+    )
+    counts = {"train_clips": len(train.rows), "train_failures": train.failures, "validation_clips": len(validation.rows)}
+    for name, (model, encoder) in work.models.probed.items():
         attended = params.attentive is not None and name != "teacher_patch"
         for kind in ("knn", "linear", *(("attentive",) if attended else ())):
             key = f"probe/{kind}/{task}/{name}"
             try:
-                result, given, chosen = _fit_probe(kind, params, seed, name, sources, label_of)
+                result, given, chosen = _fit_probe(work, kind, name, parts)
             except NoDataError as error:
                 yield Record(task=key, note=str(error))
                 continue
-            facts["pool"] = "tokens" if kind == "attentive" else "clip"
-            facts["settings"] = {**counts, **given, "classes": result.classes}
-            facts["chosen"] = {**chosen, "validation_accuracy": result.validation_accuracy}
-            note = None if read[1] else "no validation clip to choose on: the middle setting was taken"
-            protocol = _protocol(seed, models, model, encoder.view, **facts)
+            protocol = Protocol(
+                split=params.test_split,
+                annotation_sha256=annotation_sha256,
+                clips=len(tested.video_ids),
+                failures=tuple(video_id for video_id in tested.video_ids if video_id in test.failures),
+                frames=encoder.view.frames,
+                resolution=encoder.view.size,
+                pool="tokens" if kind == "attentive" else "clip",
+                settings={**counts, **given, "classes": result.classes},
+                chosen={**chosen, "validation_accuracy": result.validation_accuracy},
+                model=model,
+                checkpoint_sha256=work.models.weights[model],
+                seed=work.seed,
+                version=__version__,
+            )
+            note = None if len(validation.rows) else "no validation clip to choose on: the middle setting was taken"
             yield Record(task=key, values={"": result.accuracy}, protocol=protocol, note=note)
 
 
 def _fit_probe(
-    kind: str,
-    params: EvaluationParams,
-    seed: int,
-    name: str,
-    sources: Sequence[tuple[Features, Sequence[str]]],
-    label_of: Mapping[str, str],
+    work: _Work, kind: str, name: str, parts: Sequence[_Labelled]
 ) -> tuple[ProbeResult, dict[str, float | str], dict[str, float]]:
     """Fit one probe on one encoder's features of the training, validation and test clips.
 
@@ -243,16 +247,17 @@ def _fit_probe(
     Raises:
         NoDataError: there is nothing to fit or to report.
     """
+    params = work.params
     if kind == "attentive":
         config = params.attentive
         assert config is not None
-        tokens = [_labelled_tokens(features, name, video_ids, label_of) for features, video_ids in sources]
+        tokens = [part.tokens(name) for part in parts]
         started = time.perf_counter()
-        result = attentive_probe(tokens[0], tokens[1], tokens[2], config, seed, default_device())
+        result = attentive_probe(tokens[0], tokens[1], tokens[2], config, work.seed, default_device())
         logger.info("evaluation: attentive probe on %s took %.1f s", name, time.perf_counter() - started)
         given: dict[str, float | str] = {**config.model_dump(exclude={"lr"}), "lr": _listed(config.lr)}
         return result, given, {"lr": result.setting}
-    train, validation, test = (_labelled(features, name, video_ids, label_of) for features, video_ids in sources)
+    train, validation, test = (part.vectors(name) for part in parts)
     if kind == "knn":
         result = knn_probe(train, validation, test, params.knn)
         given = {"k": _listed(params.knn.k), "temperature": params.knn.temperature}
@@ -262,99 +267,65 @@ def _fit_probe(
     return result, given, {"c": result.setting}
 
 
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
 # --- retrieval --------------------------------------------------------------------------------------------------------
-
-
-def _search(
-    params: EvaluationParams,
-    seed: int,
-    tables: Tables,
-    models: Models,
-    name: str,
-    tasks: Sequence[str],
-    test: Features,
-    workplace: Workplace[Models],
-) -> tuple[list[Record], list[RetrievalExample]]:
+def _search(work: _Work, name: str, test: Features) -> tuple[list[Record], list[RetrievalExample]]:
     """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
+    params, models, tables = work.params, work.models, work.tables
     try:
         data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
-        systems = _systems(params, models, data, test, workplace)
+        systems = _systems(work, data, test)
     except NoDataError as error:
         return [Record(task=f"retrieval/{name}", note=str(error))], []
-    views = {"teacher": models.teacher.view, **{model.name: model.view for model in models.video_text}}
-    lengths = {model.name: model.text_length(params.text_length) for model in models.video_text}
+    searchers = {"teacher": Searcher(models.teacher.view, models.weights["teacher"])}
+    for model in models.video_text:
+        searchers[model.name] = Searcher(model.view, models.weights[model.name], model.text_length(params.text_length))
     records: list[Record] = []
     if not models.teacher.teacher.has_text:
         note = f"the teacher {models.teacher.teacher.config.source!r} has no text tower: its frames cannot be searched by text"
         records.append(Record(task=f"retrieval/{name}/teacher/dual", note=note))
     for system in systems:
-        protocol = search_protocol(
-            params,
-            seed,
-            data,
-            tables.captions,
-            system,
-            failures=test.failures,
-            view=views[system.model],
-            checkpoint_sha256=models.weights[system.model],
-            text_length=lengths.get(system.model),
-        )
-        records.append(search_record(data, system, protocol))
-        records += [_agreement(data, system, task, tables.label_of(task), protocol) for task in tasks]
+        found = search_record(params, work.seed, data, system, searchers[system.model], test.failures)
+        records.append(found)
+        records += [_agreement(data, system, task, tables.label_of(task), found) for task in work.tasks]
     # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures, and so are the
     # scores that no search with one query can give.
     shown = [system for system in reversed(systems) if system.model != "control" and system.score != "dsl"]
     return records, choose_examples(data, shown, params.examples)
 
 
-def _systems(
-    params: EvaluationParams, models: Models, data: RetrievalSet, test: Features, workplace: Workplace[Models]
-) -> list[SystemScores]:
+def _systems(work: _Work, data: RetrievalSet, test: Features) -> list[SystemScores]:
     """Score all systems on one set: the teacher if it knows text, then every stage-2 model, which can also re-rank.
 
     Raises:
         NoDataError: no clip of the set has features.
         EvaluationError: a score is not a number.
     """
-    places, rows = clips_with_features(data, test)
-    clips = len(data.video_ids)
+    params, teacher = work.params, work.models.teacher
+    clip_S, rows = clips_with_features(data, test)
     systems: list[SystemScores] = []
-    if models.teacher.teacher.has_text:
+    if teacher.teacher.has_text:
         video_SE = test.arrays["teacher_cls"][rows].numpy()
         if params.pool == "clip":
             video_SE = video_SE / np.maximum(np.linalg.norm(video_SE, axis=1, keepdims=True), 1e-12)
-        dual = dual_scores("teacher", models.teacher.encode_text(data.texts), video_SE, places, clips)
-        systems += [dual, dual_softmax(dual, params.dsl_temperature or models.teacher.temperature)]
-    for model in models.video_text:
-        systems += video_text_scores(params, model, data, test, workplace)
+        dual = dual_scores("teacher", teacher.encode_text(data.texts), video_SE, clip_S, len(data.video_ids))
+        systems += [dual, dual_softmax(dual, params.dsl_temperature or teacher.temperature)]
+    for model in work.models.video_text:
+        systems += video_text_scores(params, model, data, test, work.workplace)
     return systems
 
 
-def _agreement(
-    data: RetrievalSet, system: SystemScores, task: str, label_of: Mapping[str, str], protocol: Protocol
-) -> Record:
+def _agreement(data: RetrievalSet, system: SystemScores, task: str, label_of: Mapping[str, str], found: Record) -> Record:
     key = f"agreement/{data.name}/{system.key.replace('/', '_')}/{task}"
     try:
         value, queries = top1_agreement(data, system, label_of)
     except NoDataError as error:
         return Record(task=key, note=str(error))
     rows = [{"video_id": video_id, "label": label_of.get(video_id)} for video_id in data.video_ids]
-    sha256 = rows_sha256([{"retrieval": protocol.annotation_sha256}, *rows])
-    labelled = protocol.model_copy(update={"annotation_sha256": sha256, "queries": queries})
+    sha256 = rows_sha256([{"retrieval": data.annotation_sha256}, *rows])
+    assert found.protocol is not None
+    labelled = found.protocol.model_copy(update={"annotation_sha256": sha256, "queries": queries})
     return Record(task=key, values={"": value}, protocol=labelled)
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
-
-
-def _protocol(seed: int, models: Models, model: str, view: ViewConfig, **facts: Any) -> Protocol:
-    return Protocol(
-        frames=view.frames,
-        resolution=view.size,
-        model=model,
-        checkpoint_sha256=models.weights[model],
-        seed=seed,
-        version=__version__,
-        **facts,
-    )

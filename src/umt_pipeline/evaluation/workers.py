@@ -61,21 +61,21 @@ class Workers(Generic[T]):
             self._pool = None
 
     def map(self, function: Callable[[T, Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-        """Yield the place of each item and the function's result, in the order in which they get ready.
+        """Yield the index of each item and the function's result, in the order in which they get ready.
 
         Raises:
             EvaluationError: a process ended without an error of its own; errors of the function come as they are.
         """
         if self.count == 1 or not items:
-            for place, item in enumerate(items):
-                yield place, function(self.here, item)
+            for index, item in enumerate(items):
+                yield index, function(self.here, item)
             return
         if self._pool is None:
             # Not forked: CUDA and the threads of torch do not survive it.
             context = multiprocessing.get_context("spawn")
             start = functools.partial(_start, self._load, context.Value("i", 0), max(1, cores() // self.count))
             self._pool = ProcessPoolExecutor(self.count, context, initializer=start)
-        futures = {self._pool.submit(_call, function, item): place for place, item in enumerate(items)}
+        futures = {self._pool.submit(_call, function, item): index for index, item in enumerate(items)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -114,14 +114,14 @@ class Workers(Generic[T]):
             edges = [len(batches) * number // count for number in range(count + 1)]
             shares = [batches[start:stop] for start, stop in itertools.pairwise(edges)]
             found: dict[int, Result] = {}
-            for place, result in self.map(functools.partial(_do_share, function), shares):
-                found[place] = result
-                progress.update(sum(map(len, shares[place])))
-        return [found[place] for place in range(count)]
+            for index, result in self.map(functools.partial(_do_share, function), shares):
+                found[index] = result
+                progress.update(sum(map(len, shares[index])))
+        return [found[index] for index in range(count)]
 
-    def threads(self, asked: int | None = None) -> int:
-        """Return how many threads each process decodes in: as many as asked for, or as there are cores for it."""
-        return asked or max(1, cores() // self.count)
+    def threads(self, wanted: int | None = None) -> int:
+        """Return how many threads each process decodes in: as many as wanted, or as there are cores for it."""
+        return wanted or max(1, cores() // self.count)
 
 
 def require_devices(count: int, setting: str) -> None:

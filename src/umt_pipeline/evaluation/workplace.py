@@ -146,7 +146,7 @@ def open_workplace(
     Args:
         models: the models, on :func:`umt_pipeline.evaluation.workers.default_device`.
         folder: keeps the features, so that the next search with the same models and clips reads them; whatever else lies
-            there is deleted. None: a temporary folder (``TMPDIR`` names its place).
+            there is deleted. None: a temporary folder (``TMPDIR`` says where).
         load: loads the same models in another process; needed where ``nproc`` is not 1.
         nproc: processes, one per GPU. On a CPU they share the cores.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from umt_pipeline.data.mapped import table_sha256
 from umt_pipeline.datasets import JsonDataset, TableDataset, TextFileDataset
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.pipelines.runs import fresh_folder, train
-from umt_pipeline.reports.task import render_task_page
+from umt_pipeline.reports.render import render
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.tracking import page_provenance
 
@@ -219,9 +218,8 @@ def _show(task: AnyTask) -> Any:
         history: pd.DataFrame,
         **more: Any,
     ) -> str:
-        histories = {"model": history, "control": more.get("control_history", history.iloc[:0])}
+        histories = {task.model_name(params): history, "control": more.get("control_history", history.iloc[:0])}
         page = task.page(Shown(params, data, metrics, records, predictions, more.get("picture", ""), histories))
-        provenance, parameters = page_provenance(records), params.model_dump(mode="json")
-        return render_task_page(dataclasses.replace(page, provenance=provenance, parameters=parameters))
+        return render(page, page_provenance(records), params.model_dump(mode="json"))
 
     return show

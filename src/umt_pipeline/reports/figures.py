@@ -1,4 +1,4 @@
-"""Pictures of the report: curves and histograms as inline SVG, frames as small WebP data addresses.
+"""Pictures of a page: curves and histograms as inline SVG, frames as small WebP data addresses.
 
 Curves are drawn by matplotlib and then made part of the page: colours become CSS variables, so that they follow the
 reader's light or dark theme, and names are made unique, since all SVGs share one document.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -23,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from umt_pipeline.reports.page import Panel, Panels, Picture, Strips
+
 # Colours that occur nowhere else, replaced by the page's own variables in the finished SVG.
 _THEME = {
     "#010203": "var(--muted)",
@@ -32,6 +35,7 @@ _THEME = {
 }
 _INK, _GRID, *_SERIES = _THEME
 _GAP = 2  # pixels between frames
+_MASK_SIDE = 112  # shorter side of a frame with its mask; larger ones are made smaller
 _SMOOTH_FROM = 40  # rows above which a running mean is drawn over the raw points
 _SPEED = ("lr", "grad_norm", "clips_per_s", "mfu", "data_wait", "peak_memory_mib")
 _NOT_PARTS = frozenset(("loss", "step", "epoch", "seconds", "eta_s", *_SPEED))  # every other column is a loss part
@@ -44,36 +48,7 @@ _LABELS = {
     "mfu": "model FLOPs utilisation",
     "data_wait": "share of time waiting for data",
     "peak_memory_mib": "peak memory (MiB)",
-    "vtc": "video-text contrastive loss",
-    "vtm": "video-text matching loss",
-    "mlm": "masked language loss",
-    "align": "token alignment loss",
-    "uta": "token alignment loss",
 }
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small figure: a title and inline SVG that is safe to put into a page."""
-
-    title: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Panels of training, and the names of their lines."""
-
-    lines: tuple[str, ...]
-    panels: tuple[Panel, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture as a ``data:`` address, and what it shows, for those who cannot see it."""
-
-    address: str
-    about: str
 
 
 @dataclass(frozen=True)
@@ -90,6 +65,26 @@ def data_address(image_HWC: np.ndarray, quality: int) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image_HWC).save(buffer, format="WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def svg_file(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+    """Return a figure of a size in inches as an SVG file; the same content gives the same bytes.
+
+    Args:
+        name: what names within the file begin with.
+        size: width and height.
+        paint: fills the figure.
+    """
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8}):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        return "\n".join(line.rstrip() for line in _svg(figure).splitlines()) + "\n"
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
 
 
 def svg_picture(svg: str, about: str) -> Picture:
@@ -109,30 +104,48 @@ def filmstrip(frames_THWC: np.ndarray, size: FrameSize) -> np.ndarray:
     return np.concatenate([np.pad(np.asarray(frame), gap) for frame in resized], axis=1)[:, :-_GAP]
 
 
+def mask_picture(video_id: str, frames_THWC: np.ndarray, attention_TN: np.ndarray, visible_V: np.ndarray) -> Strips:
+    """Return what a student sees of a clip and why: its frames, the attention over them, the visible patches.
+
+    Args:
+        video_id: the clip's name.
+        frames_THWC: uint8 RGB [T, H, W, 3], the pixels of a view.
+        attention_TN: float [T, N], the teacher's attention that the mask was drawn from (any positive scale).
+        visible_V: indices of visible patches in [0, T * N), raster order t, h, w.
+
+    Raises:
+        ValueError: attention and frames do not fit each other.
+    """
+    strips = mask_strips(frames_THWC, attention_TN, visible_V)
+    about = ("frames of the view, first to last", "the same frames under the teacher's attention",
+             "the same frames, visible patches only")  # fmt: skip
+    rows = [
+        (label, Picture(data_address(strip, 75), f"{video_id}: {shown}"))
+        for label, strip, shown in zip(("Frames", "Attention", "Visible"), strips, about, strict=True)
+    ]
+    share = 100 * len(visible_V) / attention_TN.size
+    return Strips(video_id, f"{len(visible_V)} of {attention_TN.size} patches visible ({share:.0f} %)", rows)
+
+
 def mask_strips(
-    frames_THWC: np.ndarray, attention_TN: np.ndarray, visible_V: np.ndarray, grid: tuple[int, int] | None, side: int
+    frames_THWC: np.ndarray, attention_TN: np.ndarray, visible_V: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return three strips of the same frames: original, attention over it, visible patches only.
 
     Args:
-        frames_THWC: uint8 [T, H, W, 3].
-        attention_TN: non-negative [T, N]; colours are scaled per frame, as masks are drawn per frame.
-        visible_V: positions in [0, T * N).
-        grid: rows and columns of patches; None means square.
-        side: frames whose shorter side is longer than this are made smaller.
+        frames_THWC: see :func:`mask_picture`, as the others.
+        attention_TN: colours are scaled per frame, as masks are drawn per frame.
+        visible_V: what is not hidden.
 
     Returns:
         uint8 [H, t * W, 3], [H, t * W, 3] and, with hidden patches transparent, [H, t * W, 4], of t <= 8 even frames.
-
-    Raises:
-        ValueError: the shapes do not fit each other.
     """
     frames, height, width = frames_THWC.shape[:3]
     patches = attention_TN.shape[1]
-    rows, columns = grid or (round(patches**0.5),) * 2
-    if rows * columns != patches or attention_TN.shape[0] != frames:
+    side = math.isqrt(patches)
+    if side * side != patches or attention_TN.shape[0] != frames:
         raise ValueError(
-            f"attention {attention_TN.shape} does not fit {frames} frames with a patch grid of {rows} x {columns}; "
+            f"attention {attention_TN.shape} does not fit {frames} frames with a patch grid of {side} x {side}; "
             "expected [frames, rows * columns]"
         )
     seen_TN = np.zeros(frames * patches, dtype=bool)
@@ -142,58 +155,61 @@ def mask_strips(
         frames_THWC, attention_TN.astype(np.float64), seen_TN.reshape(frames, patches), strict=True
     ):
         scaled_N = attention_N / max(float(attention_N.max()), 1e-12)
-        coarse = Image.fromarray((255 * scaled_N).astype(np.uint8).reshape(rows, columns))
+        coarse = Image.fromarray((255 * scaled_N).astype(np.uint8).reshape(side, side))
         weight_HW = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64) / 255
         colour_HWC = mpl.colormaps["inferno"](weight_HW)[..., :3] * 255
         heat.append((0.35 * frame_HWC + 0.65 * colour_HWC).astype(np.uint8))
-        cover = Image.fromarray(np.where(seen_N, 255, 0).astype(np.uint8).reshape(rows, columns))
+        cover = Image.fromarray(np.where(seen_N, 255, 0).astype(np.uint8).reshape(side, side))
         alpha_HW = np.asarray(cover.resize((width, height), Image.Resampling.NEAREST))
         shown.append(np.dstack([frame_HWC, alpha_HW]))
-    size = FrameSize(frames=8, side=side, quality=0)
+    size = FrameSize(frames=8, side=_MASK_SIDE, quality=0)
     return filmstrip(frames_THWC, size), filmstrip(np.stack(heat), size), filmstrip(np.stack(shown), size)
 
 
-def curve_panels(key: str, histories: Sequence[tuple[str, pd.DataFrame]]) -> list[Panel]:
-    """Return one panel per logged quantity, each with one line per history (at most two).
+def training_curves(key: str, histories: Mapping[str, pd.DataFrame]) -> Panels | None:
+    """Return the curves of training runs, at most two, to be compared: a panel for each quantity; None where none was logged.
+
+    Quantities that were the same all the time, such as no unreadable clips or two boxes in each, are left out; what was logged
+    only once is shown unless it is zero.
 
     Args:
         key: short name, unique in the page.
-        histories: (label, rows) with a ``step`` column or, without it, one row per step.
+        histories: rows by the name of the run, with a column ``step``.
     """
-    names: list[str] = []
-    for _, history in histories:
-        names += [name for name in _ordered_columns(history) if name not in names]
-    panels = []
-    for name in names:
-        lines = [
-            (label, _steps(rows), rows[name].to_numpy(dtype=float)) for label, rows in histories if name in rows.columns
-        ]
-        title = _LABELS.get(name, _LABELS.get(name.removesuffix("_loss"), name.replace("_", " ")))
-        described = "; ".join(f"{label}: {_describe(values)}" for label, _, values in lines)
-        svg = _draw(f"{key}-{name}", f"{title} by step. {described}", _line_painter(lines, smooth=name not in _EXACT))
-        panels.append(Panel(title=title, svg=svg))
-    return panels
-
-
-def training_curves(key: str, histories: Sequence[tuple[str, pd.DataFrame]]) -> Curves | None:
-    """Return the curves of training runs, at most two, to be compared; None where none was logged.
-
-    Quantities that were the same all the time, such as no unreadable clips or two boxes in each, are left out.
-
-    Args:
-        key: short name, unique in the page.
-        histories: (label, rows), as for :func:`curve_panels`.
-    """
-    there = [(label, rows) for label, rows in histories if not rows.empty]
-    logged = pd.concat([rows.select_dtypes("number") for _, rows in there]) if there else pd.DataFrame()
-    # What was logged only once is shown unless it is zero.
-    numbers = {
+    there = {label: rows for label, rows in histories.items() if not rows.empty}
+    if not there:
+        return None
+    logged = pd.concat([rows.select_dtypes("number") for rows in there.values()])
+    changing = {"step"} | {
         str(name)
         for name, values in logged.items()
         if values.nunique() > 1 or (values.count() == 1 and (values.dropna() != 0).all())
     }
-    kept = [(label, rows[[name for name in rows.columns if name in numbers]]) for label, rows in there]
-    return Curves(tuple(label for label, _ in kept), tuple(curve_panels(key, kept))) if kept else None
+    kept = {label: rows[[name for name in rows.columns if name in changing]] for label, rows in there.items()}
+    names = list(dict.fromkeys(name for rows in kept.values() for name in _ordered_columns(rows)))
+    return Panels([_curve(key, name, kept) for name in names], list(kept))
+
+
+def _curve(key: str, name: str, histories: Mapping[str, pd.DataFrame]) -> Panel:
+    lines = {
+        label: rows.set_index("step")[name].astype(float) for label, rows in histories.items() if name in rows.columns
+    }
+    title = _LABELS.get(name, name.replace("_", " "))
+    described = "; ".join(f"{label}: {_describe(values.to_numpy())}" for label, values in lines.items())
+
+    def paint(axes: Axes) -> None:
+        for values, colour in zip(lines.values(), _SERIES, strict=False):
+            noisy = name not in _EXACT and len(values) >= _SMOOTH_FROM
+            width, alpha = (1, 0.3) if noisy else (1.8, 1)
+            marker = "o" if len(values) == 1 else ""
+            axes.plot(values.index, values, color=colour, linewidth=width, alpha=alpha, marker=marker)
+            if noisy:
+                mean = values.rolling(max(3, len(values) // 20), min_periods=1, center=True).mean()
+                axes.plot(values.index, mean, color=colour, linewidth=1.8)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+
+    return Panel(title, _draw(f"{key}-{name}", f"{title} by step. {described}", paint))
 
 
 def histogram_panel(key: str, title: str, values: np.ndarray) -> Panel:
@@ -216,33 +232,12 @@ def _ordered_columns(history: pd.DataFrame) -> list[str]:
     return [c for c in ("loss",) if c in numeric] + parts + [c for c in _SPEED if c in numeric]
 
 
-def _steps(history: pd.DataFrame) -> np.ndarray:
-    return history["step"].to_numpy(dtype=float) if "step" in history.columns else np.arange(1.0, len(history) + 1)
-
-
 def _describe(values: np.ndarray) -> str:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return "no finite value"
     ends = f"from {finite[0]:.4g} to {finite[-1]:.4g}, lowest {finite.min():.4g}, highest {finite.max():.4g}"
     return f"{len(finite)} values {ends}"
-
-
-def _line_painter(lines: Sequence[tuple[str, np.ndarray, np.ndarray]], smooth: bool) -> Callable[[Axes], None]:
-    def paint(axes: Axes) -> None:
-        for (_, steps, values), colour in zip(lines, _SERIES, strict=False):
-            noisy = smooth and len(values) >= _SMOOTH_FROM
-            marker = "o" if len(values) == 1 else ""
-            axes.plot(
-                steps, values, color=colour, linewidth=1 if noisy else 1.8, alpha=0.3 if noisy else 1, marker=marker
-            )
-            if noisy:
-                mean = pd.Series(values).rolling(max(3, len(values) // 20), min_periods=1, center=True).mean()
-                axes.plot(steps, mean, color=colour, linewidth=1.8)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-
-    return paint
 
 
 def _draw(key: str, description: str, paint: Callable[[Axes], None]) -> str:
@@ -259,11 +254,7 @@ def _draw(key: str, description: str, paint: Callable[[Axes], None]) -> str:
         axes.tick_params(colors=_INK, length=0)
         axes.xaxis.get_offset_text().set_color(_INK)
         axes.yaxis.get_offset_text().set_color(_INK)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(
-            buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    return _inline(buffer.getvalue(), key, description)
+        return _inline(_svg(figure), key, description)
 
 
 def _inline(svg: str, key: str, description: str) -> str:

@@ -1,143 +1,27 @@
-"""Tables, bars and tiles of a page, and how it writes numbers."""
+"""How pages write numbers, and the tables that they make of them."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from umt_pipeline.reports.page import Cell, Row, Table, Tile
+
 _LONG = 16  # characters that deserve a wide column
-LISTED = 12  # things named in one cell
 _HEX = re.compile(r"[0-9a-f]{20,}")
 NOTHING = "\N{EN DASH}"
 _NBSP = "\N{NO-BREAK SPACE}"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: its text, a longer text to show on hover, and a style (``best bad code long`` or none)."""
-
-    text: str
-    title: str = ""
-    style: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A table row: its header, the cells, and a style (``chance`` for rows that no model made, or none)."""
-
-    head: Cell
-    cells: tuple[Cell, ...]
-    style: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Args:
-        caption: its title.
-        head: column heads; the first stands over the row heads.
-        rows: its rows.
-        note: a sentence below it.
-        groups: heads over neighbouring columns as (text, columns), beginning after the row heads.
-        words: whether its cells are texts rather than numbers. Only pages of sections read it.
-    """
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[Row, ...]
-    note: str = ""
-    groups: tuple[tuple[str, int], ...] = ()
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading within a section."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a comparison: label, percent, and whether it is a reference rather than a model."""
-
-    label: str
-    value: float
-    reference: bool = False
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline number: label, value, and what to compare it with."""
-
-    label: str
-    value: str
-    beside: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A row of a table of scores: its head, its values by column, and whether it may be marked as best."""
-
-    head: Cell
-    values: Mapping[str, float]
-    fair: bool = True
-
-
-def score_table(
-    caption: str,
-    rows: Sequence[Scored],
-    columns: Mapping[str, str],
-    references: Mapping[str, Mapping[str, float]],
-    ranks: Collection[str] = (),
-    note: str = "",
-) -> Table | None:
-    """Return models x columns with the best value of each column marked, and reference rows (chance ...) below.
-
-    Args:
-        caption: its title.
-        rows: of the models, in order.
-        columns: key of the values -> head of the column.
-        references: what no model made, by name.
-        ranks: keys of columns that count places, where less is better; the others are percent.
-        note: a sentence below the table.
-    """
-    if not rows or not columns:
-        return None
-    fair = [row.values for row in rows if row.fair]
-    best = {
-        column: (min if column in ranks else max)(values)
-        for column in columns
-        if len(values := [row[column] for row in fair if math.isfinite(row.get(column, math.nan))]) > 1
-    }
-
-    def cells(row: Mapping[str, float], mark: bool) -> tuple[Cell, ...]:
-        made = []
-        for column in columns:
-            value = row.get(column, math.nan)
-            text = NOTHING if not math.isfinite(value) else f"{value:.1f}".removesuffix(".0" if column in ranks else "")
-            made.append(Cell(text, style="best" if mark and value == best.get(column) else ""))
-        return tuple(made)
-
-    made = [Row(row.head, cells(row.values, row.fair)) for row in rows]
-    made += [Row(Cell(name), cells(row, False), "chance") for name, row in references.items() if row]
-    return Table(caption, ("", *columns.values()), tuple(made), note)
-
-
-def keyed(table: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:
-    """Return a table's rows by the text of one of its columns."""
-    return {str(row[column]): {str(name): value for name, value in row.items()} for row in table.to_dict("records")}
-
-
+# --- numbers ----------------------------------------------------------------------------------------------------------
 def number(value: Any, key: str = "") -> str:
-    """Return a value as people read it; a ``key`` with "bytes" in it asks for a unit."""
+    """Return a value as people read it; a ``key`` with "bytes" in it calls for a unit."""
     if value is None:
         return NOTHING
     if isinstance(value, bool | np.bool_):
@@ -164,6 +48,16 @@ def byte_text(value: float) -> str:
     return f"{value:.3g}{_NBSP}GiB"
 
 
+def percent(value: float | None) -> str:
+    """Return a percentage with one digit and its sign."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}{_NBSP}%"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def cell(value: Any, key: str = "", whole: bool = False) -> Cell:
     """Return a cell for any value; hashes are shortened, unless ``whole``, and then have a title with all of it."""
     text = number(value, key)
@@ -172,9 +66,27 @@ def cell(value: Any, key: str = "", whole: bool = False) -> Cell:
     return Cell(text, style="long" if len(text) > _LONG else "")
 
 
-def percent(value: float | None) -> str:
-    """Return a percentage with one digit and its sign."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}{_NBSP}%"
+# --- tables -----------------------------------------------------------------------------------------------------------
+def table(
+    caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "", words: bool = False
+) -> Table | None:
+    """Return a table of texts, numbers and cells, each row's first value at its head; None without rows."""
+    made = [[_as_cell(value) for value in row] for row in rows]
+    return Table(caption, tuple(head), tuple(Row(row[0], tuple(row[1:])) for row in made), note, words=words) if made else None
+
+
+def _as_cell(value: Any) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    return Cell(value) if isinstance(value, str) else cell(value)
+
+
+def facts(caption: str, values: Mapping[str, Any]) -> Table | None:
+    """Return a two-column table of nested mappings, or None when there is nothing."""
+    rows = [
+        (key.replace("_", " ").replace(".", " · "), cell(value, key, whole=True)) for key, value in flatten(values).items()
+    ]
+    return table(caption, ("Fact", "Value"), rows, words=True)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -184,45 +96,98 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         if isinstance(item, Mapping):
             flat |= flatten(item, f"{name}.")
-        elif isinstance(item, list | tuple) and any(isinstance(part, Mapping) for part in item):
-            flat |= flatten({str(place): part for place, part in enumerate(item)}, f"{name}.")
+        elif isinstance(item, list | tuple) and any(isinstance(entry, Mapping) for entry in item):
+            flat |= flatten({str(index): entry for index, entry in enumerate(item)}, f"{name}.")
         else:
             flat[name] = item
     return flat
 
 
-def facts(caption: str, values: Mapping[str, Any] | None, note: str = "") -> Table | None:
-    """Return a two-column table of a nested mapping, or None when there is nothing."""
-    if not values:
+def keyed(rows: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    """Return a table's rows by the text of one of its columns."""
+    return {str(row[column]): {str(name): value for name, value in row.items()} for row in rows.to_dict("records")}
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Scored:
+    """A row of a table of scores: its head, its values by column, and whether it may be marked as best."""
+
+    head: Cell
+    values: Mapping[str, float]
+    fair: bool = True
+
+
+def score_table(
+    caption: str,
+    rows: Sequence[Scored],
+    columns: Mapping[str, str],
+    references: Mapping[str, Mapping[str, float]],
+    ranks: Collection[str] = (),
+) -> Table | None:
+    """Return models x columns with the best value of each column marked, and reference rows (chance ...) below.
+
+    Args:
+        caption: its title.
+        rows: of the models, in order.
+        columns: key of the values -> head of the column.
+        references: what no model made, by name.
+        ranks: keys of columns that are ranks, where less is better; the others are percent.
+    """
+    if not rows or not columns:
         return None
-    rows = tuple(
-        Row(Cell(key.replace("_", " ").replace(".", " · ")), (cell(value, key, whole=True),))
-        for key, value in flatten(values).items()
-    )
-    return Table(caption, ("Fact", "Value"), rows, note)
+    fair = [row.values for row in rows if row.fair]
+    best = {
+        column: (min if column in ranks else max)(values)
+        for column in columns
+        if len(values := [row[column] for row in fair if math.isfinite(row.get(column, math.nan))]) > 1
+    }
+
+    def cells(row: Mapping[str, float], mark: bool) -> tuple[Cell, ...]:
+        made = []
+        for column in columns:
+            value = row.get(column, math.nan)
+            text = NOTHING if not math.isfinite(value) else f"{value:.1f}".removesuffix(".0" if column in ranks else "")
+            made.append(Cell(text, style="best" if mark and value == best.get(column) else ""))
+        return tuple(made)
+
+    made = [Row(row.head, cells(row.values, row.fair)) for row in rows]
+    made += [Row(Cell(name), cells(row, False), "reference") for name, row in references.items() if row]
+    return Table(caption, ("", *columns.values()), tuple(made))
 
 
-def record_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Return one row per record with every field that any record has; values and settings become one cell each."""
-    if not records:
-        return None
-    flat = [_record_row(record) for record in records]
-    columns = list(dict.fromkeys(key for row in flat for key, value in row.items() if value not in (None, "", [], ())))
-    if not columns:
-        return None
-    rows = tuple(Row(cell(row.get(columns[0])), tuple(cell(row.get(c), c) for c in columns[1:])) for row in flat)
-    return Table("Protocol of each number", tuple(c.replace("_", " ") for c in columns), rows)
+def share_cells(shares: Mapping[str, float], models: Collection[str]) -> list[Cell]:
+    """Return a row of percentages, the best of the models' marked; equals are all best, unless there is nothing else."""
+    told = [share for name, share in shares.items() if name in models]
+    best = max(told) if max(told) > min(told) else None
+    return [Cell(f"{share:.1f}", style="best" if share == best and name in models else "") for name, share in shares.items()]
 
 
-def _record_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for key, value in record.items():
-        if key == "protocol" and isinstance(value, Mapping):
-            row |= _record_row(value)
-        elif isinstance(value, Mapping):
-            row[key] = " · ".join(f"{name} {number(item)}".strip() for name, item in value.items() if item is not None)
-        elif isinstance(value, list | tuple) and len(value) > LISTED:
-            row[key] = f"{number(value[:LISTED])} and {len(value) - LISTED:,} more"
-        else:
-            row[key] = value
-    return row
+@dataclass(frozen=True)
+class Compared:
+    """A headline number in percent, and what it is to be compared with.
+
+    Attributes:
+        label: what was measured.
+        value: the number.
+        others: by name; None for what was not measured, which is left out.
+    """
+
+    label: str
+    value: float
+    others: Mapping[str, float | None]
+
+    @property
+    def beside(self) -> list[str]:
+        """The others, each with its name."""
+        return [f"{name} {percent(value)}" for name, value in self.others.items() if value is not None]
+
+    @property
+    def against(self) -> str:
+        """The others, for a sentence."""
+        return ", ".join(self.beside) or "nothing to compare with"
+
+    @property
+    def tile(self) -> Tile:
+        """The headline tile."""
+        return Tile(self.label, percent(self.value), self.beside)

@@ -24,13 +24,21 @@ from pydantic import model_validator
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.records import Record
-from umt_pipeline.reports.task import TaskPage
+from umt_pipeline.reports.page import Page
 from umt_pipeline.tasks import task_names
 from umt_pipeline.training.spec import RunSpec
 
 Params = TypeVar("Params", bound=Config)
 Data = TypeVar("Data")
 Start = Literal["stage1", "stage2", "scratch"]
+
+# What pages call a fine-tuned encoder, by what its training started from.
+RUN_NAMES = {
+    "stage1": "From stage 1",
+    "stage2": "From stage 2",
+    "scratch": "From scratch",
+    "control": "From scratch (control)",
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,8 @@ class Shown(Generic[Params, Data]):
         records: likewise.
         predictions: likewise.
         picture: likewise.
-        histories: rows of training of ``model`` and ``control``, with a column ``part`` where parts have names; without rows
-            where training was skipped.
+        histories: rows of training by what results call the model, and of ``control``, with a column ``part`` where parts have
+            names; without rows where training was skipped.
     """
 
     params: Params
@@ -147,7 +155,7 @@ class DownstreamTask(ABC, Generic[Params, Data]):
         return str(params.start)  # type: ignore[attr-defined]
 
     @abstractmethod
-    def page(self, shown: Shown[Params, Data]) -> TaskPage:
+    def page(self, shown: Shown[Params, Data]) -> Page:
         """Return what a person sees; provenance and parameters are added to it."""
 
 

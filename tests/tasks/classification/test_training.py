@@ -16,7 +16,7 @@ from torch import nn
 from tests.evaluation.tiny import make_tables, make_video_text
 from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
 from umt_pipeline.data.mapped import MappedTable, write_mapped
-from umt_pipeline.evaluation.suite import Tables
+from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
 from umt_pipeline.models.video_text import load_video_text

@@ -12,7 +12,15 @@ import pandas as pd
 from PIL import Image
 
 from tests.features.tiny import make_corpus
-from umt_pipeline.tasks.detection.figures import FRAMES, ShownBox, ShownFrame, detection_svg, shown_frames
+from umt_pipeline.tasks.detection.figures import (
+    FRAMES,
+    ShownBox,
+    ShownFrame,
+    boxes_on_frame,
+    corner_names,
+    detection_svg,
+    shown_frames,
+)  # fmt: skip
 
 LEFT, RIGHT = (0.2, 0.1, 0.5, 0.9), (0.5, 0.1, 0.9, 0.9)
 COLUMNS = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label"]
@@ -53,3 +61,12 @@ def test_many_actions_and_none() -> None:
     many = {"stage2": {f"action{number}": 50.0 for number in range(200)}}
     assert "mean average precision of 200 actions: stage2 50.0" in detection_svg(many, [])
     assert "no boxes to test on" in detection_svg({}, [])
+
+
+def test_boxes_are_drawn_where_they_are() -> None:
+    frame = boxes_on_frame(np.full((32, 64, 3), 90, np.uint8), [(0.0, 0.0, 0.25, 0.5)], [(0.5, 0.25, 1.0, 1.0)])
+    assert frame.shape == (256, 512, 3), "large enough for lines and names"
+    assert frame[64, 131].tolist() == [255, 255, 255]
+    assert frame[128, 256].tolist() == [255, 59, 212]
+    assert frame[32, 400].tolist() == [90, 90, 90]
+    assert (corner_names(28)[0], corner_names(28)[-2:]) == ("A", ["A2", "B2"])

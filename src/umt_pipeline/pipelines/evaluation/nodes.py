@@ -1,8 +1,4 @@
-"""Nodes of the evaluation pipeline.
-
-Heavy imports stand inside the functions, so that listing pipelines stays quick; what the signatures name is imported
-above, since Kedro reads the parameters' types from them.
-"""
+"""Nodes of the evaluation pipeline: collect what is measured and shown, measure, write the page."""
 
 from __future__ import annotations
 
@@ -11,132 +7,108 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel
 
 from umt_pipeline.core.files import sha256_file
+from umt_pipeline.evaluation.encoders import frame_loader
+from umt_pipeline.evaluation.examples import RetrievalExample
+from umt_pipeline.evaluation.loading import ModelFolders, load_models
 from umt_pipeline.evaluation.params import EvaluationParams
-from umt_pipeline.evaluation.results import RetrievalExample
+from umt_pipeline.evaluation.suite import evaluate
+from umt_pipeline.evaluation.tables import Tables
+from umt_pipeline.features.store import MANIFEST_FILE, FeatureStore
+from umt_pipeline.reports.evaluation.data import mask_pictures
+from umt_pipeline.reports.evaluation.page import evaluation_page
+from umt_pipeline.reports.evaluation.results import EvaluationResults, Prepared, Trained
+from umt_pipeline.reports.render import render
+from umt_pipeline.tracking import page_provenance
+
+
+def gather_tables(raw_media: Path, videos: pd.DataFrame, captions: pd.DataFrame, labels: pd.DataFrame) -> Tables:
+    """Collect the clean tables.
+
+    Args:
+        raw_media: folder that the videos' paths are relative to.
+        videos: clean table of videos.
+        captions: clean table of captions.
+        labels: clean table of labels; may be empty.
+    """
+    return Tables(videos, captions, labels, raw_media)
+
+
+def gather_models(
+    teacher: Path, feature_store: Path, stage1_model: Path, stage2_model: Path, stage2_control_model: Path
+) -> ModelFolders:
+    """Collect the folders of the models.
+
+    Args:
+        teacher: the frozen teacher.
+        feature_store: says how the teacher was used.
+        stage1_model: the student.
+        stage2_model: the video-language model.
+        stage2_control_model: the same trained from scratch, or a folder that says that it was skipped.
+    """
+    return ModelFolders(teacher, feature_store, stage1_model, stage2_model, stage2_control_model)
 
 
 def evaluate_models(
-    params: EvaluationParams,
-    seed: int,
-    raw_media: Path,
-    videos: pd.DataFrame,
-    captions: pd.DataFrame,
-    labels: pd.DataFrame,
-    teacher: Path,
-    feature_store: Path,
-    stage1_model: Path,
-    stage2_model: Path,
-    stage2_control_model: Path,
-    workspace: Path,
+    params: EvaluationParams, seed: int, tables: Tables, models: ModelFolders, workspace: Path
 ) -> tuple[dict[str, float], list[dict[str, Any]], list[RetrievalExample]]:
     """Measure probes, retrieval and agreement on the held-out splits.
 
     Args:
         params: what to measure.
         seed: makes the untrained student.
-        raw_media: folder that the videos' paths are relative to.
-        videos: clean table of videos.
-        captions: clean table of captions.
-        labels: clean table of labels; may be empty.
-        teacher: folder of the frozen teacher.
-        feature_store: folder of the feature store, which says how the teacher was used.
-        stage1_model: folder of the student.
-        stage2_model: folder of the video-language model.
-        stage2_control_model: the same trained from scratch, or a folder that says that it was skipped.
+        tables: the data.
+        models: what is measured.
         workspace: folder for unfinished work, in which the features of an earlier run are found again.
 
     Returns:
-        Flat metrics, records with their protocols, and retrieval examples for the report.
+        Flat metrics, records with their protocols, and retrieval examples for the page.
     """
-    from umt_pipeline.evaluation.loading import ModelFolders, load_models
-    from umt_pipeline.evaluation.suite import Tables, evaluate
-
-    folders = ModelFolders(teacher, feature_store, stage1_model, stage2_model, stage2_control_model)
-    tables = Tables(videos, captions, labels, raw_media)
-    load = functools.partial(load_models, folders, seed)
+    load = functools.partial(load_models, models, seed)
     result = evaluate(params, seed, tables, load(), workspace / "evaluation_features", load)
     return result.metrics, [record.model_dump(mode="json") for record in result.records], result.examples
 
 
-def write_report(
-    params: EvaluationParams,
-    parameters: dict[str, Any],
-    raw_media: Path,
-    videos: pd.DataFrame,
-    captions: pd.DataFrame,
-    labels: pd.DataFrame,
-    feature_store: Path,
-    metrics: dict[str, float],
-    records: list[dict[str, Any]],
-    retrieval_examples: list[RetrievalExample],
-    rejects: pd.DataFrame,
-    ingestion_report: dict[str, Any],
+def gather_prepared(
+    rejects: pd.DataFrame, ingestion_report: dict[str, Any], feature_report: dict[str, Any], feature_store: Path
+) -> Prepared:
+    """Collect what the page shows of ingestion and feature store."""
+    features = {**feature_report, "manifest_sha256": sha256_file(feature_store / MANIFEST_FILE)}
+    return Prepared(rejects, ingestion_report, features, feature_store)
+
+
+def gather_trained(
     teacher_history: pd.DataFrame,
     teacher_metrics: dict[str, Any],
-    feature_report: dict[str, Any],
     stage1_history: pd.DataFrame,
     stage1_metrics: dict[str, Any],
     stage2_history: pd.DataFrame,
     stage2_control_history: pd.DataFrame,
     stage2_metrics: dict[str, Any],
+) -> Trained:
+    """Collect what the page shows of the stages."""
+    histories = {
+        "teacher": teacher_history, "stage1": stage1_history, "stage2": stage2_history, "control": stage2_control_history
+    }  # fmt: skip
+    return Trained(histories, {"teacher": teacher_metrics, "stage1": stage1_metrics, "stage2": stage2_metrics})
+
+
+def write_report(
+    params: EvaluationParams,
+    parameters: dict[str, Any],
+    tables: Tables,
+    prepared: Prepared,
+    trained: Trained,
+    records: list[dict[str, Any]],
+    retrieval_examples: list[RetrievalExample],
 ) -> str:
-    """Return the report page: numbers, curves, and pictures read from the videos and the feature store."""
-    from umt_pipeline.evaluation.encoders import clip_loader
-    from umt_pipeline.evaluation.examples import example_clips, mask_pictures
-    from umt_pipeline.features.store import FeatureStore
-    from umt_pipeline.reports.evaluation.page import ReportData, render_report
-
-    store = FeatureStore(feature_store)
-    return render_report(
-        ReportData(
-            metrics=metrics,
-            records=records,
-            notes=[f"{record['task']}: {record['note']}" for record in records if record.get("note")],
-            videos=videos[videos["media"] == "video"],
-            captions=captions,
-            labels=labels,
-            rejects=rejects,
-            ingestion=ingestion_report,
-            teacher_history=teacher_history,
-            stage1_history=stage1_history,
-            stage2_history=stage2_history,
-            stage2_control_history=stage2_control_history,
-            teacher_metrics=teacher_metrics,
-            stage1_metrics=stage1_metrics,
-            stage2_metrics=stage2_metrics,
-            features=feature_report,
-            masks=mask_pictures(store, videos, raw_media, params.mask_pictures),
-            examples=retrieval_examples,
-            clips=example_clips(retrieval_examples, clip_loader(videos, raw_media), store.manifest.view),
-            test_split=params.test_split,
-            caption_rule=params.caption,
-            provenance=_provenance(feature_store, records),
-            parameters=_plain(parameters),
-        )
-    )
-
-
-def _provenance(feature_store: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what ties the page to code, data and models."""
-    from umt_pipeline.features.store import MANIFEST_FILE
-    from umt_pipeline.tracking import page_provenance
-
-    protocols = [record["protocol"] for record in records if record.get("protocol")]
-    weights = {protocol["model"]: protocol["checkpoint_sha256"] for protocol in protocols}
-    return {
-        **page_provenance(records),
-        "feature_store_manifest_sha256": sha256_file(feature_store / MANIFEST_FILE),
-        "weights_sha256": {model: sha256 for model, sha256 in sorted(weights.items()) if sha256},
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Return parameters as plain dictionaries: Kedro has turned the typed ones into models."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+    """Return the page: numbers, curves, and pictures read from the videos and the feature store."""
+    store = FeatureStore(prepared.store)
+    masks = mask_pictures(store, tables, params.mask_pictures)
+    frames = frame_loader(tables.videos, tables.media_root, store.manifest.view)
+    found = EvaluationResults(params, tables, prepared, trained, records, retrieval_examples)
+    protocols = [record["protocol"] for record in records if record["protocol"]]
+    weights = {protocol["model"]: protocol["checkpoint_sha256"] for protocol in protocols if protocol["checkpoint_sha256"]}
+    provenance = {**page_provenance(records), "weights_sha256": dict(sorted(weights.items()))}
+    return render(evaluation_page(found, masks, frames), provenance, parameters)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from umt_pipeline.pipelines.evaluation.nodes import evaluate_models, write_report
+from umt_pipeline.pipelines.evaluation.nodes import (
+    evaluate_models,
+    gather_models,
+    gather_prepared,
+    gather_tables,
+    gather_trained,
+    write_report,
+)
 
 
 def create_pipeline() -> Pipeline:
@@ -12,48 +19,54 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
+                gather_tables,
+                inputs=["raw_media", "videos", "captions", "labels"],
+                outputs="evaluation_data",
+                name="gather_tables",
+            ),
+            Node(
+                gather_models,
+                inputs=["teacher", "feature_store", "stage1_model", "stage2_model", "stage2_control_model"],
+                outputs="evaluated_models",
+                name="gather_models",
+            ),
+            Node(
                 evaluate_models,
-                inputs=[
-                    "params:evaluation",
-                    "params:seed",
-                    "raw_media",
-                    "videos",
-                    "captions",
-                    "labels",
-                    "teacher",
-                    "feature_store",
-                    "stage1_model",
-                    "stage2_model",
-                    "stage2_control_model",
-                    "workspace",
-                ],
+                inputs=["params:evaluation", "params:seed", "evaluation_data", "evaluated_models", "workspace"],
                 outputs=["metrics", "records", "retrieval_examples"],
                 name="evaluate_models",
             ),
             Node(
+                gather_prepared,
+                inputs=["rejects", "ingestion_report", "feature_report", "feature_store"],
+                outputs="prepared",
+                name="gather_prepared",
+            ),
+            Node(
+                gather_trained,
+                inputs=[
+                    "teacher_history",
+                    "teacher_metrics",
+                    "stage1_history",
+                    "stage1_metrics",
+                    "stage2_history",
+                    "stage2_control_history",
+                    "stage2_metrics",
+                ],
+                outputs="trained",
+                name="gather_trained",
+            ),
+            Node(
                 write_report,
-                inputs={
-                    "params": "params:evaluation",
-                    "parameters": "parameters",
-                    "raw_media": "raw_media",
-                    "videos": "videos",
-                    "captions": "captions",
-                    "labels": "labels",
-                    "feature_store": "feature_store",
-                    "metrics": "metrics",
-                    "records": "records",
-                    "retrieval_examples": "retrieval_examples",
-                    "rejects": "rejects",
-                    "ingestion_report": "ingestion_report",
-                    "teacher_history": "teacher_history",
-                    "teacher_metrics": "teacher_metrics",
-                    "feature_report": "feature_report",
-                    "stage1_history": "stage1_history",
-                    "stage1_metrics": "stage1_metrics",
-                    "stage2_history": "stage2_history",
-                    "stage2_control_history": "stage2_control_history",
-                    "stage2_metrics": "stage2_metrics",
-                },
+                inputs=[
+                    "params:evaluation",
+                    "parameters",
+                    "evaluation_data",
+                    "prepared",
+                    "trained",
+                    "records",
+                    "retrieval_examples",
+                ],
                 outputs="report",
                 name="write_report",
             ),

@@ -1,207 +1,123 @@
-"""The report page: everything a run has to show in one self-contained HTML file.
-
-``render_report(ReportData(...))`` is a pure function of its input. Every part of the input may be missing; its section
-then says that it was not run. All numbers and sentences are derived from the data, none is written by hand.
-
-Shape legend: T frames, H W pixels, N patches per frame, V visible tokens per clip.
-"""
+"""The page of the evaluation: everything that a run has to show, from the tables that came in to the clips that are found."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
-
-from umt_pipeline.evaluation.results import MaskPicture, ReportData, RetrievalExample
-from umt_pipeline.reports import figures
-from umt_pipeline.reports.evaluation import tables
-from umt_pipeline.reports.evaluation.chance import chance_agreement, majority_share
-from umt_pipeline.reports.evaluation.found import is_hit, shown_example
-from umt_pipeline.reports.evaluation.headline import (
-    MetricTree,
-    References,
-    bar_groups,
-    clips_in,
-    reference_rows,
-    summary,
-    tiles,
-)
-from umt_pipeline.reports.examples import Example, clips_of, film_styles
-from umt_pipeline.reports.frame import as_yaml, render
-from umt_pipeline.reports.tables import Table, facts, record_table
-
-__all__ = ["MaskPicture", "ReportData", "RetrievalExample", "render_report"]
+from umt_pipeline.evaluation.chance import chance_agreement
+from umt_pipeline.reports.evaluation.data import data_section
+from umt_pipeline.reports.evaluation.headline import bars, clips_in, summary, tiles
+from umt_pipeline.reports.evaluation.results import EvaluationResults, Trained
+from umt_pipeline.reports.figures import training_curves
+from umt_pipeline.reports.page import Block, Fold, FrameLoader, Page, Section, Strips, Table, Text, subsection
+from umt_pipeline.reports.systems import RETRIEVAL_COLUMNS, cost_table, found_clips, system_table
+from umt_pipeline.reports.tables import facts
 
 _PROBES = {"linear": "Linear probe", "knn": "Nearest neighbours", "attentive": "Attentive probe"}
-_RETRIEVAL_COLUMNS = [f"{way}_{metric}" for way in ("t2v", "v2t") for metric in ("r1", "r5", "r10", "medr", "meanr")]
-_EXAMPLES_OF_A_KIND = 4  # hits, and as many misses, per retrieval set
-_MASKS_SHOWN = 6
-_MASK_SIDE = 112
-_SECTIONS = (
-    ("results", "Results"),
-    ("training", "Training"),
-    ("masks", "Masks and attention"),
-    ("examples", "Retrieval examples"),
-    ("ingestion", "Data"),
-    ("store", "Feature store"),
-    ("protocol", "Protocol"),
-    ("provenance", "Run, data, parameters"),
+_STAGES = {"teacher": "Teacher", "stage1": "Stage 1: distillation", "stage2": "Stage 2: video and text"}
+_RETRIEVAL_NOTE = (
+    "R@k: share of queries with a right answer among the first k. MedR and MeanR: median and mean rank of the first right "
+    "answer, 1 is best. Dual: cosine of the outputs of the two encoders. Dual softmax: each cosine weighed by how little "
+    "the set's other queries like the same candidate, which no search with a single query can know; such rows are never "
+    "marked as best. Re-ranked: the best of the dual ones, ordered anew by the matching head. The teacher averages its "
+    "frames. Chance is a random order of the same candidates; clips with the same text all count as right. “Perfect on …” "
+    "knows these labels of every clip and nothing else."
 )
 
 
-def render_report(data: ReportData) -> str:
-    """Return the report as one HTML page that needs no other file and no network.
+def evaluation_page(found: EvaluationResults, masks: Sequence[Strips], frames: FrameLoader) -> Page:
+    """Return the page.
 
-    The same input gives the same page, byte for byte. All text of the input is escaped.
-
-    Raises:
-        ValueError: a mask picture's attention does not fit its frames.
+    Args:
+        found: what it is about.
+        masks: from :func:`umt_pipeline.reports.evaluation.data.mask_pictures`.
+        frames: reads a clip that an example shows.
     """
-    probes = tables.metric_tree(data.metrics, "probe")
-    retrieval = tables.metric_tree(data.metrics, "retrieval")
-    agreement = tables.metric_tree(data.metrics, "agreement")
-    references = {name: reference_rows(data, name) for name in retrieval}
-    examples = _examples(_choose_examples(data))
-    film_css, styles = film_styles(clips_of(e for shown in examples.values() for e in shown), data.clips)
-    return render(
-        "report.html.j2",
-        sections=_SECTIONS,
-        title=data.title,
-        nothing="There are no numbers to sum up: neither ingestion nor evaluation was run.",
-        notes=list(data.notes),
-        summary=summary(data, probes, retrieval, references),
-        tiles=tiles(data, probes, retrieval, references),
-        bars=bar_groups(data, probes, retrieval, references),
-        probe_tables=_probe_tables(data, probes),
-        retrieval_tables=_retrieval_tables(data, retrieval, references),
-        agreement_tables=_agreement_tables(data, agreement),
-        curves=_curves(data),
-        masks=_masks(data.masks),
-        film_css=film_css,
-        styles=styles,
-        examples=examples,
-        counts=tables.count_table(data.ingestion),
-        reasons=tables.reason_table(data.rejects),
-        rejects=tables.reject_table(data.rejects),
-        rejects_known=data.rejects is not None,
-        corpora=tables.corpora_table(data.ingestion),
-        corpus=tables.corpus_table(data.videos),
-        histograms=_histograms(data.videos),
-        records=record_table(data.records),
-        provenance=facts("Where this page comes from", data.provenance),
-        parameters=as_yaml(data.parameters),
-        features=facts("Feature store", data.features),
-        stages=_stage_facts(data),
+    return Page(
+        title="Unmasked Teacher pipeline: report",
+        summary=summary(found),
+        tiles=tiles(found),
+        notes=[f"{record['task']}: {record['note']}" for record in found.records if record.get("note")],
+        sections=[
+            _results(found),
+            _training(found.trained),
+            Section(
+                "Masks and attention",
+                masks,
+                "What the student saw of recorded views. The teacher's attention (bright is high, scaled per frame) decides "
+                "which patches stay; the student reads only these.",
+                "There are no mask pictures: the feature store has no rows.",
+            ),
+            Section(
+                "Retrieval examples",
+                found_clips(found.examples),
+                "The clips that each system puts first, as rows of frames from left to right. Green and ✓: a right answer. Red "
+                "and ✗: a wrong one. Hits and misses are those of the last system in each row.",
+                "There are no examples: retrieval was not run.",
+            ),
+            data_section(found),
+            Section(
+                "Feature store",
+                [facts("Feature store", found.prepared.features)],
+                "What the student reads in every epoch: pixels, masks and teacher targets, written once.",
+            ),
+        ],
+        records=found.records,
+        frames=frames,
     )
 
 
-# --- sections ---------------------------------------------------------------------------------------------------------
-
-
-def _probe_tables(data: ReportData, probes: MetricTree) -> list[Table]:
-    chance = majority_share(data.labels, data.videos, data.test_split)
-    made = []
-    for kind in [*(k for k in _PROBES if k in probes), *sorted(set(probes) - set(_PROBES))]:
-        columns = tables.ordered_columns(probes[kind], ("shape", "colour", "size", *data.motion_tasks))
-        caption = f"{_PROBES.get(kind, kind)}: accuracy on {data.test_split}, in percent"
-        made.append(tables.metric_table(caption, probes[kind], columns, {"Most frequent label (chance)": chance}))
-    return [table for table in made if table is not None]
-
-
-def _retrieval_tables(data: ReportData, retrieval: MetricTree, references: References) -> list[Table]:
-    made = []
-    for name in sorted(retrieval):
-        systems = retrieval[name]
-        columns = tables.ordered_columns(systems, _RETRIEVAL_COLUMNS)
-        caption = f"Retrieval on {name}, {clips_in(data, name)}: recall in percent, ranks in places"
-        made.append(tables.metric_table(caption, systems, columns, references.get(name, {})))
-    if made:
-        made.append(tables.cost_table(data.records))
-    return [table for table in made if table is not None]
-
-
-def _agreement_tables(data: ReportData, agreement: MetricTree) -> list[Table]:
-    made = []
-    for name in sorted(agreement):
-        columns = tables.ordered_columns(agreement[name], ("shape", "colour", "size", *data.motion_tasks))
-        chance = {"Two clips drawn at random": chance_agreement(data.labels, data.videos, name)}
-        caption = f"How often the first clip agrees with the described one on {name}, in percent"
-        made.append(tables.metric_table(caption, agreement[name], columns, chance))
-    return [table for table in made if table is not None]
-
-
-def _curves(data: ReportData) -> list[tuple[str, tuple[str, ...], list[figures.Panel]]]:
-    """Return (title, line labels, panels) of the three training stages; no panels where nothing was logged."""
-    stages = (
-        ("teacher", "Teacher", (("Teacher", data.teacher_history),)),
-        ("stage1", "Stage 1: distillation", (("Stage 1", data.stage1_history),)),
-        (
-            "stage2",
-            "Stage 2: video and text",
-            (("From stage 1", data.stage2_history), ("From scratch (control)", data.stage2_control_history)),
+def _results(found: EvaluationResults) -> Section:
+    blocks: list[Block | None] = [
+        bars(found),
+        *subsection("Probes on frozen features", _probe_tables(found), "The probes were not run."),
+        *subsection("Retrieval", _retrieval_tables(found), "Retrieval was not run."),
+        *subsection(
+            "Agreement of the first clip with the described one", _agreement_tables(found), "Agreement was not measured."
         ),
+    ]
+    explain = (
+        "All on held-out clips. The best value of each column is set in bold. Rows in italics come from no model: they are "
+        "computed from the tables."
     )
+    return Section("Results", blocks, explain)
+
+
+def _probe_tables(found: EvaluationResults) -> list[Table | None]:
+    chance = {"Most frequent label (chance)": found.majority()}
+    probes, split = found.metrics("probe"), found.params.test_split
+    return [
+        system_table(f"{title}: accuracy on {split}, in percent", probes[kind], found.params.tasks, chance)
+        for kind, title in _PROBES.items()
+        if kind in probes
+    ]
+
+
+def _retrieval_tables(found: EvaluationResults) -> list[Block | None]:
+    made: list[Block | None] = []
+    for name, systems in sorted(found.metrics("retrieval").items()):
+        caption = f"Retrieval on {name}, {clips_in(found, name)}: recall in percent, median and mean rank"
+        made.append(system_table(caption, systems, RETRIEVAL_COLUMNS, found.references(name)))
+    return [*made, cost_table(found.records), Text(_RETRIEVAL_NOTE)] if made else []
+
+
+def _agreement_tables(found: EvaluationResults) -> list[Table | None]:
     made = []
-    for key, title, histories in stages:
-        there = [(label, rows) for label, rows in histories if rows is not None and not rows.empty]
-        made.append((title, tuple(label for label, _ in there), figures.curve_panels(key, there) if there else []))
+    for name, systems in sorted(found.metrics("agreement").items()):
+        chance = {"Two clips drawn at random": chance_agreement(found.tables.labels, found.clips, name)}
+        caption = f"How often the first clip agrees with the described one on {name}, in percent"
+        made.append(system_table(caption, systems, found.params.tasks, chance))
     return made
 
 
-def _masks(pictures: Sequence[MaskPicture]) -> list[dict[str, Any]]:
-    """Return the mask pictures as image addresses and the numbers for their texts."""
-    made = []
-    for picture in pictures[:_MASKS_SHOWN]:
-        strips = figures.mask_strips(
-            picture.frames, picture.attention, np.asarray(picture.visible), picture.grid, _MASK_SIDE
-        )
-        made.append(
-            {
-                "video_id": picture.video_id,
-                "frames": len(picture.frames),
-                "visible": len(picture.visible),
-                "patches": int(picture.attention.size),
-                "strips": [figures.data_address(strip, 75) for strip in strips],
-            }
-        )
-    return made
-
-
-def _histograms(videos: pd.DataFrame | None) -> list[figures.Panel]:
-    if videos is None or videos.empty:
-        return []
-    named = (("duration_s", "seconds per clip"), ("num_frames", "frames per clip"), ("fps", "frames per second"))
-    return [figures.histogram_panel(f"corpus-{c}", title, videos[c].to_numpy(dtype=float)) for c, title in named]
-
-
-def _stage_facts(data: ReportData) -> list[Table]:
-    named = (("Teacher", data.teacher_metrics), ("Stage 1", data.stage1_metrics), ("Stage 2", data.stage2_metrics))
-    made = [facts(f"{title}: numbers of the stage", values) for title, values in named]
-    return [table for table in made if table is not None]
-
-
-# --- retrieval examples -----------------------------------------------------------------------------------------------
-
-
-def _choose_examples(data: ReportData) -> dict[str, list[list[RetrievalExample]]]:
-    """Return per set a few queries, each as its systems' examples in order, hits of the leading system first.
-
-    The leading system is the last in order (stage 2, re-ranked if it was); it decides what is a hit.
-    """
-    grouped: dict[str, dict[tuple[str, str], list[RetrievalExample]]] = {}
-    for example in data.examples:
-        grouped.setdefault(example.set, {}).setdefault((example.query_video_id, example.query), []).append(example)
-    chosen = {}
-    for name in sorted(grouped):
-        queries = [sorted(group, key=lambda e: tables.system_order(e.system)) for group in grouped[name].values()]
-        hits = [group for group in queries if is_hit(group)]
-        misses = [group for group in queries if not is_hit(group)]
-        chosen[name] = hits[:_EXAMPLES_OF_A_KIND] + misses[:_EXAMPLES_OF_A_KIND]
-    return chosen
-
-
-def _examples(chosen: Mapping[str, Sequence[Sequence[RetrievalExample]]]) -> dict[str, list[Example]]:
-    """Return the chosen examples as the page shows them, by set."""
-    return {name: [shown_example(group) for group in groups] for name, groups in chosen.items()}
+def _training(trained: Trained) -> Section:
+    blocks: list[Block | None] = []
+    for stage, title in _STAGES.items():
+        runs = {title.partition(":")[0]: trained.histories[stage]}
+        if stage == "stage2":
+            runs = {"From stage 1": trained.histories[stage], "From scratch (control)": trained.histories["control"]}
+        blocks += subsection(title, [training_curves(stage, runs)], "Not run, or nothing was logged.")
+    numbers = [
+        facts(f"{title.partition(':')[0]}: numbers of the stage", trained.metrics[stage]) for stage, title in _STAGES.items()
+    ]
+    return Section("Training", [*blocks, Fold("Numbers of each stage", numbers) if any(numbers) else None])

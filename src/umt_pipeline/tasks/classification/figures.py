@@ -5,16 +5,14 @@ Shapes: L labels.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from umt_pipeline.reports.figures import svg_file
 from umt_pipeline.tasks.classification.testing import UNREADABLE
 
 # Up to so many labels are named, and their cells counted in figures; beyond, only colours can be told apart.
@@ -41,17 +39,16 @@ def confusion_svg(confusions: Sequence[Confusion]) -> str:
 
     The same counts give the same bytes. The column of unreadable videos is there only where there are any.
     """
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "confusion", "font.size": 8}):
-        most = max(min(len(confusion.labels), _NAMED) for confusion in confusions)
-        side = 2.2 + 0.32 * most
-        columns = min(2, len(confusions))
-        rows = -(-len(confusions) // columns)
-        figure = Figure(figsize=(side * columns, side * rows), layout="constrained")
-        for place, confusion in enumerate(confusions, start=1):
-            _paint(figure.add_subplot(rows, columns, place), confusion)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    most = max(min(len(confusion.labels), _NAMED) for confusion in confusions)
+    side = 2.2 + 0.32 * most
+    columns = min(2, len(confusions))
+    rows = -(-len(confusions) // columns)
+
+    def paint(figure: Figure) -> None:
+        for number, confusion in enumerate(confusions, start=1):
+            _paint(figure.add_subplot(rows, columns, number), confusion)
+
+    return svg_file("confusion", (side * columns, side * rows), paint)
 
 
 def _paint(axes: Axes, confusion: Confusion) -> None:

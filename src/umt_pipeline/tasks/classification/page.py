@@ -9,220 +9,188 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.reports.examples import Example, Film, Said
 from umt_pipeline.reports.figures import svg_picture, training_curves
-from umt_pipeline.reports.tables import (
-    NOTHING,
-    Bar,
-    Cell,
-    Heading,
-    Row,
-    Scored,
-    Table,
-    Tile,
-    keyed,
-    percent,
-    score_table,
-)
-from umt_pipeline.reports.task import Block, Section, TaskPage
+from umt_pipeline.reports.page import Bar, Bars, Block, Cell, Example, Film, FrameLoader, Page, Said, Section, Table, subsection
+from umt_pipeline.reports.tables import NOTHING, Compared, Scored, keyed, percent, score_table, share_cells, table
+from umt_pipeline.tasks.task import RUN_NAMES, Shown
 
-_NAMES = {
-    "stage1": "From stage 1",
-    "stage2": "From stage 2",
-    "scratch": "From scratch",
-    "control": "From scratch (control)",
-}
 _COLUMNS = {"top1": "Top-1", "top5": "Top-5", "mean_class": "Mean of classes"}
 _MISTAKES_SHOWN = 8
-_ALWAYS, _CHANCE = "Commonest label of training", "Chance"
 
 
 @dataclass(frozen=True)
-class ClassificationResults:
-    """What the test of the classifiers found.
+class _LabelTask:
+    """What was found in one label task.
 
-    Args:
-        metrics: ``test`` and ``per_class``, each task -> model -> numbers in percent.
-        records: each number with its protocol.
-        predictions: a row for each task, model and video: ``label``, ``failure``, ``top1`` ... and ``score1`` ..., as text or
-            as numbers.
-        confusion: SVG of the confusion matrices.
-        histories: rows of training by model, with a column ``part``, the task.
-        training_labels: of each task, the label of every training clip.
+    Attributes:
+        name: of the task.
+        predictions: rows of its table.
+        models: those tested, the first of which the page is about.
+        values: of each model.
+        per_class: of each model, the percentage of right answers by label.
+        trained: how many training clips each label has.
     """
 
-    metrics: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
+    name: str
     predictions: pd.DataFrame
-    confusion: str
-    histories: Mapping[str, pd.DataFrame]
-    training_labels: Mapping[str, Sequence[str]]
+    models: tuple[str, ...]
+    values: Mapping[str, Mapping[str, float]]
+    per_class: Mapping[str, Mapping[str, float]]
+    trained: Counter[str]
+
+    def of(self, model: str) -> pd.DataFrame:
+        """Return the rows of one model."""
+        return self.predictions[self.predictions["model"] == model]
+
+    @property
+    def references(self) -> dict[str, dict[str, float]]:
+        """What a model must beat: always saying the commonest label of training, and drawing lots."""
+        said = min(self.trained, key=lambda label: (-self.trained[label], label))
+        labels = self.predictions.drop_duplicates("video_id")["label"]
+        right, chance = 100.0 * float((labels == said).mean()), 100.0 / len(self.trained)
+        mean = 100.0 / labels.nunique() if right else 0.0
+        always = {f"Commonest label of training: {said}": {"top1": right, "mean_class": mean}}
+        return always | {"Chance": {"top1": chance, "mean_class": chance}}
+
+    @property
+    def compared(self) -> Compared:
+        """Top-1 of the first model beside everything else."""
+        others: dict[str, float | None] = {RUN_NAMES[name].lower(): self.values[name]["top1"] for name in self.models[1:]}
+        others |= {name.lower(): row["top1"] for name, row in self.references.items()}
+        return Compared(f"Top-1, {self.name}", self.values[self.models[0]]["top1"], others)
+
+    @property
+    def sentence(self) -> str:
+        """The same in words."""
+        return (
+            f"The classifier of {self.name}, fine-tuned {RUN_NAMES[self.models[0]].lower()}, is right on "
+            f"{percent(self.compared.value)} of {len(self.of(self.models[0])):,} held-out clips ({self.compared.against})."
+        )
 
 
-def classification_page(results: ClassificationResults) -> TaskPage:
-    """Return the page, yet without the frames of the clips that it shows."""
-    tasks = list(dict.fromkeys(results.predictions["task"]))
-    models = list(dict.fromkeys(results.predictions["model"]))
-    references = {task: _references(results, task) for task in tasks}
-    return TaskPage(
+def classification_page(
+    shown: Shown[Any, Any], training_labels: Mapping[str, Sequence[str]], frames: FrameLoader
+) -> Page:
+    """Return the page.
+
+    Args:
+        shown: what was trained and found. Metrics are ``test`` and ``per_class``, each task -> model -> percent; predictions a
+            row for each task, model and video with ``label``, ``failure``, ``top1`` ... and ``score1`` ..., as text or as
+            numbers; the picture is of confusion matrices; histories have a column ``part``, the task.
+        training_labels: of each task, the label of every training clip.
+        frames: reads what the first model saw in the middle of a clip.
+    """
+    predictions = shown.predictions
+    models = tuple(predictions["model"].unique())
+    tasks = [
+        _LabelTask(
+            name,
+            predictions[predictions["task"] == name],
+            models,
+            shown.metrics["test"][name],
+            shown.metrics["per_class"][name],
+            Counter(training_labels[name]),
+        )
+        for name in predictions["task"].unique()
+    ]
+    failed = predictions[predictions["failure"] != ""].drop_duplicates(["task", "video_id"])
+    failures = failed[["video_id", "task", "label", "failure"]].itertuples(index=False, name=None)
+    return Page(
         title="Classification: report",
-        summary=[_sentence(results, task, models, references[task]) for task in tasks],
-        tiles=[_tile(results, task, models, references[task]) for task in tasks],
-        bars=[_bars(results, task, models, references[task]) for task in tasks],
+        summary=[task.sentence for task in tasks],
+        tiles=[task.compared.tile for task in tasks],
         sections=[
+            Section("Results", [Bars([_bars(task) for task in tasks])]),
             Section(
                 "Accuracy",
-                [table for task in tasks for table in [_score_table(results, task, models, references[task])] if table],
+                [_score_table(task) for task in tasks],
                 "On held-out clips, in percent. Equal scores count as wrong, and so does a clip that cannot be read. The best "
                 "value of each column is set in bold. Rows in italics come from no model.",
             ),
-            Section("Training", _curves(results, tasks, models), missing="Nothing was logged."),
-            Section("Classes", [_class_table(results, task, models) for task in tasks]),
+            Section("Training", _curves(shown.histories, tasks), missing="Nothing was logged."),
+            Section("Classes", [_class_table(task) for task in tasks]),
             Section(
                 "Confusion",
-                [svg_picture(results.confusion, "Confusion matrices: rows are labels, columns are answers")],
+                [svg_picture(shown.picture, "Confusion matrices: rows are labels, columns are answers")],
                 "A row per true label, a column per answer. Colour is the share of the row.",
             ),
             Section(
                 "Mistakes",
-                _mistakes(results.predictions, tasks, models),
+                [block for task in tasks for block in _mistakes(task, with_heading=len(tasks) > 1)],
                 f"One clip of each of the {_MISTAKES_SHOWN} most frequent confusions of the first model. The frames are those "
                 "that it saw in the middle of the clip.",
                 "The first model made no mistake.",
             ),
             Section(
-                "Unreadable clips", _failures(results.predictions), "They count as wrong.", "Every clip could be read."
+                "Unreadable clips",
+                [table("Clips that could not be read", ("Clip", "Task", "Label", "Reason"), failures, words=True)],
+                "They count as wrong.",
+                "Every clip could be read.",
             ),
         ],
-        records=results.records,
+        records=shown.records,
+        frames=frames,
     )
 
 
-def _of(results: ClassificationResults, task: str, model: str) -> pd.DataFrame:
-    table = results.predictions
-    return table[(table["task"] == task) & (table["model"] == model)]
+def _bars(task: _LabelTask) -> tuple[str, list[Bar]]:
+    bars = [Bar(RUN_NAMES[model], task.values[model]["top1"]) for model in task.models]
+    return f"Top-1 on {task.name} (%)", bars + [Bar(name, row["top1"], True) for name, row in task.references.items()]
 
 
-def _references(results: ClassificationResults, task: str) -> dict[str, dict[str, float]]:
-    """Return what a model must beat: always saying the commonest label of training, and drawing lots."""
-    labels = list(results.training_labels[task])
-    counts = Counter(labels)
-    said = min(counts, key=lambda label: (-counts[label], label))
-    test = results.predictions[results.predictions["task"] == task].drop_duplicates("video_id")["label"]
-    right = 100.0 * float((test == said).mean())
-    chance = 100.0 / len(counts)
-    mean = 100.0 / test.nunique() if right else 0.0
-    return {f"{_ALWAYS}: {said}": {"top1": right, "mean_class": mean}, _CHANCE: {"top1": chance, "mean_class": chance}}
+def _score_table(task: _LabelTask) -> Table | None:
+    columns = {key: head for key, head in _COLUMNS.items() if any(key in task.values[model] for model in task.models)}
+    rows = [Scored(Cell(RUN_NAMES[model]), task.values[model]) for model in task.models]
+    return score_table(f"Accuracy on {task.name}", rows, columns, task.references)
 
 
-def _compared(
-    results: ClassificationResults, task: str, models: Sequence[str], references: Mapping[str, Mapping[str, float]]
-) -> list[tuple[str, float]]:
-    others = [(_NAMES[model].lower(), results.metrics["test"][task][model]["top1"]) for model in models[1:]]
-    return others + [(name.lower(), row["top1"]) for name, row in references.items()]
-
-
-def _sentence(
-    results: ClassificationResults, task: str, models: Sequence[str], references: Mapping[str, Mapping[str, float]]
-) -> str:
-    clips = len(_of(results, task, models[0]))
-    value = percent(results.metrics["test"][task][models[0]]["top1"])
-    against = ", ".join(f"{name} {percent(other)}" for name, other in _compared(results, task, models, references))
-    return (
-        f"The classifier of {task}, fine-tuned {_NAMES[models[0]].lower()}, is right on {value} of {clips:,} held-out clips "
-        f"({against})."
-    )
-
-
-def _tile(
-    results: ClassificationResults, task: str, models: Sequence[str], references: Mapping[str, Mapping[str, float]]
-) -> Tile:
-    beside = [f"{name} {percent(value)}" for name, value in _compared(results, task, models, references)]
-    return Tile(f"Top-1, {task}", percent(results.metrics["test"][task][models[0]]["top1"]), beside)
-
-
-def _bars(
-    results: ClassificationResults, task: str, models: Sequence[str], references: Mapping[str, Mapping[str, float]]
-) -> tuple[str, list[Bar]]:
-    bars = [Bar(_NAMES[model], results.metrics["test"][task][model]["top1"]) for model in models]
-    return f"Top-1 on {task} (%)", bars + [Bar(name, row["top1"], True) for name, row in references.items()]
-
-
-def _score_table(
-    results: ClassificationResults, task: str, models: Sequence[str], references: Mapping[str, Mapping[str, float]]
-) -> Table | None:
-    values = results.metrics["test"][task]
-    columns = {key: head for key, head in _COLUMNS.items() if any(key in values[model] for model in models)}
-    rows = [Scored(Cell(_NAMES[model]), values[model]) for model in models]
-    return score_table(f"Accuracy on {task}", rows, columns, references)
-
-
-def _curves(results: ClassificationResults, tasks: Sequence[str], models: Sequence[str]) -> list[Block]:
+def _curves(histories: Mapping[str, pd.DataFrame], tasks: Sequence[_LabelTask]) -> list[Block]:
     blocks: list[Block] = []
-    for place, task in enumerate(tasks):
-        rows = [(_NAMES[model], results.histories[model]) for model in models]
-        curves = training_curves(f"task{place}", [(name, table[table["part"] == task]) for name, table in rows])
-        if curves:
-            blocks += [Heading(task), curves]
+    for index, task in enumerate(tasks):
+        own = {RUN_NAMES[model]: rows[rows["part"] == task.name] for model, rows in histories.items() if len(rows)}
+        blocks += subsection(task.name, [training_curves(f"task{index}", own)])
     return blocks
 
 
-def _class_table(results: ClassificationResults, task: str, models: Sequence[str]) -> Table:
+def _class_table(task: _LabelTask) -> Table | None:
     """Return a row per class of the test: how many clips, how many right, and what the first model takes it for."""
-    values = results.metrics["per_class"][task]
-    trained = Counter(results.training_labels[task])
-    told = _of(results, task, models[0])
+    told = task.of(task.models[0])
     rows = []
     for label, clips in sorted(Counter(told["label"]).items()):
-        shares = [values[model].get(label, 0.0) for model in models]
-        cells = [Cell(f"{trained[label]:,}", style="" if trained[label] else "bad"), Cell(f"{clips:,}")]
-        # Equals are all best, unless there is nothing else.
-        best = max(shares) if max(shares) > min(shares) else None
-        cells += [Cell(f"{share:.1f}", style="best" if share == best else "") for share in shares]
+        shares = {model: task.per_class[model].get(label, 0.0) for model in task.models}
         wrong = told[(told["label"] == label) & (told["top1"] != label) & (told["failure"] == "")]["top1"]
-        taken = Counter(wrong).most_common(2)
-        cells.append(Cell(", ".join(f"{name} ({count:,})" for name, count in taken) or NOTHING))
-        rows.append(Row(Cell(label), tuple(cells)))
-    head = ("Class", "Clips in training", "In the test", *(f"{_NAMES[model]}, %" for model in models), "Most often taken for")
-    return Table(f"Classes of {task}", head, tuple(rows), f"The last column is of the model {_NAMES[models[0]].lower()}.")
+        taken = ", ".join(f"{name} ({count:,})" for name, count in Counter(wrong).most_common(2))
+        trained = Cell(f"{task.trained[label]:,}", style="" if task.trained[label] else "bad")
+        rows.append((str(label), trained, clips, *share_cells(shares, task.models), taken or NOTHING))
+    names = [RUN_NAMES[model] for model in task.models]
+    head = ("Class", "Clips in training", "In the test", *(f"{name}, %" for name in names), "Most often taken for")
+    return table(f"Classes of {task.name}", head, rows, f"The last column is of the model {names[0].lower()}.")
 
 
-def _mistakes(predictions: pd.DataFrame, tasks: Sequence[str], models: Sequence[str]) -> list[Block]:
-    blocks: list[Block] = []
-    for task in tasks:
-        table = predictions[(predictions["task"] == task) & (predictions["failure"] == "")]
-        said = {model: keyed(table[table["model"] == model], "video_id") for model in models}
-        clips = Counter(row["label"] for row in said[models[0]].values())
-        confused: dict[tuple[str, str], list[str]] = {}
-        for video_id, row in said[models[0]].items():
-            if row["label"] != row["top1"]:
-                confused.setdefault((row["label"], row["top1"]), []).append(video_id)
-        frequent = sorted(confused, key=lambda pair: (-len(confused[pair]), pair))[:_MISTAKES_SHOWN]
-        if frequent and len(tasks) > 1:
-            blocks.append(Heading(task))
-        for label, answer in frequent:
-            video_id = confused[label, answer][0]
-            head = f"“{label}” taken for “{answer}” in {len(confused[label, answer]):,} of {clips[label]:,} clips"
-            answers = [_said(model, said[model][video_id]) for model in models if video_id in said[model]]
-            blocks.append(Example(head, Film(video_id), (Said("The label", label), *answers)))
-    return blocks
+def _mistakes(task: _LabelTask, with_heading: bool) -> list[Block]:
+    """Return one clip of each of the first model's most frequent confusions."""
+    readable = {model: keyed(rows[rows["failure"] == ""], "video_id") for model in task.models for rows in [task.of(model)]}
+    first = readable[task.models[0]]
+    clips = Counter(row["label"] for row in first.values())
+    confused: dict[tuple[str, str], list[str]] = {}
+    for video_id, row in first.items():
+        if row["label"] != row["top1"]:
+            confused.setdefault((row["label"], row["top1"]), []).append(video_id)
+    examples = []
+    for label, answer in sorted(confused, key=lambda pair: (-len(confused[pair]), pair))[:_MISTAKES_SHOWN]:
+        video_id, *others = confused[label, answer]
+        head = f"“{label}” taken for “{answer}” in {1 + len(others):,} of {clips[label]:,} clips"
+        said = [_said(model, rows[video_id]) for model, rows in readable.items() if video_id in rows]
+        examples.append(Example(head, Film(video_id), (Said("The label", label), *said)))
+    return subsection(task.name, examples) if with_heading else list(examples)
 
 
 def _said(model: str, row: Mapping[str, Any]) -> Said:
-    ranked = [(row[f"top{place}"], float(row[f"score{place}"])) for place in (1, 2, 3) if f"top{place}" in row]
+    ranked = [(row[f"top{rank}"], float(row[f"score{rank}"])) for rank in (1, 2, 3) if f"top{rank}" in row]
     (best, score), *others = ranked
     then = "; then " + ", ".join(f"{name} {_share(share)}" for name, share in others) if others else ""
-    return Said(_NAMES[model], str(best), bool(best == row["label"]), f"sure to {_share(score)}{then}")
+    return Said(RUN_NAMES[model], str(best), bool(best == row["label"]), f"sure to {_share(score)}{then}")
 
 
 def _share(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
-
-
-def _failures(predictions: pd.DataFrame) -> list[Block]:
-    failed = predictions[predictions["failure"] != ""].drop_duplicates(["task", "video_id"])
-    rows = tuple(
-        Row(Cell(str(row["video_id"])), (Cell(str(row["task"])), Cell(str(row["label"])), Cell(str(row["failure"]))))
-        for row in failed.to_dict("records")
-    )
-    return [Table("Clips that could not be read", ("Clip", "Task", "Label", "Reason"), rows, words=True)] if rows else []

@@ -19,11 +19,11 @@ from umt_pipeline.evaluation.workers import Workers, require_devices
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.reports.page import Page
 from umt_pipeline.reports.tables import keyed
-from umt_pipeline.reports.task import TaskPage, with_frames
 from umt_pipeline.tasks.classification.figures import Confusion, confusion_svg
 from umt_pipeline.tasks.classification.model import load_classes, load_classifier
-from umt_pipeline.tasks.classification.page import ClassificationResults, classification_page
+from umt_pipeline.tasks.classification.page import classification_page
 from umt_pipeline.tasks.classification.params import ClassificationParams
 from umt_pipeline.tasks.classification.testing import Predictions, Scores, predict, prediction_table, score
 from umt_pipeline.tasks.classification.training import ClassificationSpec, class_names, labelled_clips
@@ -141,24 +141,17 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         }
         return Tested(metrics, records, pd.concat(tables), confusion_svg(figures))
 
-    def page(self, shown: Shown[ClassificationParams, ClassificationData]) -> TaskPage:
-        data, params = shown.data, shown.params
-        results = ClassificationResults(
-            metrics=shown.metrics,
-            records=shown.records,
-            predictions=shown.predictions,
-            confusion=shown.picture,
-            histories={params.start: shown.histories["model"], "control": shown.histories["control"]},
-            training_labels={task: rows.train["label"].tolist() for task, rows in data.tasks.items()},
-        )
+    def page(self, shown: Shown[ClassificationParams, ClassificationData]) -> Page:
+        data, clip = shown.data, shown.params.fine_tuning.clip
         tested = keyed(pd.concat([rows.test for rows in data.tasks.values()]), "video_id")
 
         def load(video_id: str) -> np.ndarray:
             row = tested[video_id]
             size = int(row["num_frames"]), int(row["height"]), int(row["width"])
-            return load_views(data.media / str(row["path"]), evaluation_views(params.fine_tuning.clip, 1, 1, *size))[0]
+            return load_views(data.media / str(row["path"]), evaluation_views(clip, 1, 1, *size))[0]
 
-        return with_frames(classification_page(results), load)
+        labels = {task: rows.train["label"].tolist() for task, rows in data.tasks.items()}
+        return classification_page(shown, labels, load)
 
 
 def _predict(

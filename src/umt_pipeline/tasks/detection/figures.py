@@ -5,22 +5,20 @@ Shapes: H W pixels.
 
 from __future__ import annotations
 
-import io
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
 from umt_pipeline.core.errors import VideoError
+from umt_pipeline.reports.figures import svg_file
 from umt_pipeline.tasks.detection.scoring import BOX
 from umt_pipeline.tasks.detection.testing import true_actions
 from umt_pipeline.tasks.detection.training import locate
@@ -107,13 +105,13 @@ def detection_svg(per_action: Mapping[str, Mapping[str, float]], frames: Sequenc
         frames: from :func:`shown_frames`.
     """
     actions = list(next(iter(per_action.values()))) if per_action else []
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "detection", "font.size": 8}):
-        columns = max(1, -(-len(frames) // 2)) if len(frames) > 3 else max(1, len(frames))
-        rows = -(-len(frames) // columns)
-        figure = Figure(figsize=(11.0, 3.0 * rows + 3.2), layout="constrained")
+    columns = max(1, -(-len(frames) // 2)) if len(frames) > 3 else max(1, len(frames))
+    rows = -(-len(frames) // columns)
+
+    def paint(figure: Figure) -> None:
         grid = figure.add_gridspec(rows + 1, columns)
-        for place, shown in enumerate(frames):
-            _paint(figure.add_subplot(grid[place // columns, place % columns]), shown)
+        for index, shown in enumerate(frames):
+            _paint(figure.add_subplot(grid[index // columns, index % columns]), shown)
         axes = figure.add_subplot(grid[rows, :])
         if 0 < len(actions) <= _BARS:
             _bars(axes, actions, per_action)
@@ -122,9 +120,8 @@ def detection_svg(per_action: Mapping[str, Mapping[str, float]], frames: Sequenc
             means = (f"{name} {np.mean(list(values.values())):.1f}" for name, values in per_action.items())
             text = f"mean average precision of {len(actions)} actions: {', '.join(means)}" if actions else "no boxes to test on"
             axes.text(0.5, 0.5, text, ha="center", va="center")
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+    return svg_file("detection", (11.0, 3.0 * rows + 3.2), paint)
 
 
 def corner_names(count: int) -> list[str]:

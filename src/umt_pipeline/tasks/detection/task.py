@@ -15,11 +15,11 @@ from umt_pipeline import __version__
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.folders import weights_sha256
-from umt_pipeline.reports.task import TaskPage, with_frames
+from umt_pipeline.reports.page import Page
 from umt_pipeline.tasks.detection.data import DetectionData, gather_key_frames
-from umt_pipeline.tasks.detection.figures import boxes_on_frame, detection_svg, shown_frames
+from umt_pipeline.tasks.detection.figures import detection_svg, shown_frames
 from umt_pipeline.tasks.detection.model import load_actions, load_detector
-from umt_pipeline.tasks.detection.page import DetectionResults, choose_frames, detection_page
+from umt_pipeline.tasks.detection.page import Actions, detection_page
 from umt_pipeline.tasks.detection.params import DetectionParams
 from umt_pipeline.tasks.detection.scoring import BOX, MIN_IOU, DetectionScores, score
 from umt_pipeline.tasks.detection.testing import DetectedActions, predict, prediction_table
@@ -96,32 +96,24 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
         picture = detection_svg({name: result.per_class for name, result in scores.items()}, frames)
         return Tested(metrics, records, table, picture)
 
-    def page(self, shown: Shown[DetectionParams, DetectionData]) -> TaskPage:
+    def page(self, shown: Shown[DetectionParams, DetectionData]) -> Page:
         """Show numbers, curves, actions, and key frames with their boxes."""
         params, data = shown.params, shown.data
         people = data.train["labels"] if len(data.train) else ()
-        results = DetectionResults(
-            metrics=shown.metrics,
-            records=shown.records,
-            predictions=shown.predictions,
+        actions = Actions(
             truth=data.boxes[data.boxes["source"] == "annotated"],
             trained=Counter(action for labels in people for own in labels for action in own),
             groups=data.groups,
-            picture=shown.picture,
-            histories={params.start: shown.histories["model"], "control": shown.histories["control"]},
-            notes=_notes(params, data, shown.metrics),
         )
-        chosen = choose_frames(results)
-        frames = pd.DataFrame([(frame.video, frame.timestamp_s) for frame in chosen], columns=["video", "timestamp_s"])
-        located = locate(frames, data.videos.set_index("path"), params.fine_tuning.start_s).to_dict("records")
-        by_name = {frame.name: (frame, row) for frame, row in zip(chosen, located, strict=True)}
 
-        def load(name: str) -> np.ndarray:
-            frame, row = by_name[name]
-            pixels = read_frames(data.media / row["path"], [row["key"]])[0]
-            return boxes_on_frame(pixels, [box for box, _ in frame.people], frame.found)[None]
+        by_path = data.videos.set_index("path")
 
-        return with_frames(detection_page(results, chosen), load)
+        def read(video: str, timestamp_s: float) -> np.ndarray:
+            frame = pd.DataFrame({"video": [video], "timestamp_s": [timestamp_s]})
+            key = int(locate(frame, by_path, params.fine_tuning.start_s)["key"].iloc[0])
+            return read_frames(data.media / video, [key])[0]
+
+        return detection_page(shown, actions, _notes(params, data, shown.metrics), read)
 
 
 def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: DetectionParams) -> pd.DataFrame:

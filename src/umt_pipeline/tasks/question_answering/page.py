@@ -9,20 +9,23 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from umt_pipeline.reports.examples import Example, Film, Said, spread
+from umt_pipeline.evaluation.examples import spread
 from umt_pipeline.reports.figures import training_curves
-from umt_pipeline.reports.tables import Bar, Cell, Heading, Row, Scored, Table, Tile, keyed, percent, score_table
-from umt_pipeline.reports.task import Block, Section, TaskPage
+from umt_pipeline.reports.page import Bar, Bars, Block, Cell, Example, Film, FrameLoader, Page, Said, Section, Table, subsection
+from umt_pipeline.reports.tables import Compared, Scored, keyed, percent, score_table, table
 from umt_pipeline.tasks.question_answering.testing import TypeRule, question_types
+from umt_pipeline.tasks.task import Shown
 
 Kind = Literal["open", "choice"]
+# Also the order of rows.
 _NAMES = {
     "stage2": "From stage 2",
     "control": "From the control",
     "majority": "Commonest answer",
     "chance": "Chance",
 }
-_CHOOSES = {"stage2": "Stage 2", "control": "Stage 2 from scratch (control)", "chance": "Chance"}
+# Captions are chosen by the stage-2 models as they are, questions answered by what was fine-tuned from them.
+_CHOOSES = {**_NAMES, "stage2": "Stage 2", "control": "Stage 2 from scratch (control)"}
 _REFERENCES = ("majority", "chance")
 _TYPES_WITH_EXAMPLES = 4
 _EXAMPLES_OF_A_KIND = 2  # right ones, and as many wrong ones, per split and type
@@ -30,158 +33,159 @@ _TITLES: dict[Kind, str] = {"open": "Open questions", "choice": "Multiple choice
 
 
 @dataclass(frozen=True)
-class QuestionResults:
-    """What the test of answers and choices found.
+class _Part:
+    """The questions of one kind and split.
 
-    Args:
-        metrics: ``test``, ``per_type`` and ``choice``, by split.
-        records: each number with its protocol.
-        predictions: a row for each kind, split, model and question, as text or as what it is.
-        histories: rows of training by model; empty where nothing was trained.
-        types: what open questions are counted by.
-        notes: what was skipped and why.
+    Attributes:
+        kind: of question.
+        split: of the videos.
+        predictions: rows of its table.
+        values: accuracy of each model and of what no model answered, in the order of the page.
     """
 
-    metrics: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
+    kind: Kind
+    split: str
     predictions: pd.DataFrame
-    histories: Mapping[str, pd.DataFrame]
-    types: TypeRule
-    notes: Sequence[str] = ()
+    values: Mapping[str, float]
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What the models are called here."""
+        return _CHOOSES if self.kind == "choice" else _NAMES
+
+    @property
+    def first(self) -> str:
+        """The model that the page is about."""
+        return next(iter(self.values))
+
+    def of(self, model: str) -> pd.DataFrame:
+        """Return the rows of one model."""
+        return self.predictions[self.predictions["model"] == model]
+
+    @property
+    def compared(self) -> Compared:
+        """The first model beside everything else."""
+        (_, value), *others = self.values.items()
+        label = f"{_TITLES[self.kind]}, {self.split}"
+        return Compared(label, value, {self.names[name].lower(): other for name, other in others})
+
+    @property
+    def sentence(self) -> str:
+        """The same in words."""
+        count = self.predictions["question_id"].nunique()
+        verb = "open questions are answered right" if self.kind == "open" else "captions are chosen right"
+        model = self.names[self.first].lower()
+        return f"On {self.split}, {percent(self.compared.value)} of {count:,} {verb} ({model}; {self.compared.against})."
 
 
-def question_page(results: QuestionResults) -> TaskPage:
-    """Return the page, yet without the frames of the clips that it shows."""
-    values: dict[Kind, Mapping[str, Any]] = {"open": results.metrics["test"], "choice": results.metrics["choice"]}
-    groups = [(kind, split, _in_order(found[split])) for kind, found in values.items() for split in found]
-    curves = training_curves("answers", [(_NAMES[name], rows) for name, rows in results.histories.items()])
-    return TaskPage(
+def question_page(shown: Shown[Any, Any], types: TypeRule, notes: Sequence[str], frames: FrameLoader) -> Page:
+    """Return the page.
+
+    Args:
+        shown: what was trained and found. Metrics are ``test``, ``per_type`` and ``choice``, by split; predictions a row for
+            each kind, split, model and question, as text or as what it is.
+        types: what open questions are counted by.
+        notes: what was skipped and why.
+        frames: reads a clip.
+    """
+    predictions = shown.predictions
+    found: dict[Kind, Mapping[str, Mapping[str, float]]] = {"open": shown.metrics["test"], "choice": shown.metrics["choice"]}
+    parts = [
+        _Part(
+            kind,
+            split,
+            predictions[(predictions["kind"] == kind) & (predictions["split"] == split)],
+            {name: values[name] for name in _NAMES if name in values},
+        )
+        for kind, splits in found.items()
+        for split, values in splits.items()
+    ]
+    return Page(
         title="Question answering: report",
-        summary=[_sentence(results, *group) for group in groups],
-        tiles=[_tile(*group) for group in groups],
-        bars=[_bars(*group) for group in groups],
-        notes=results.notes,
+        summary=[part.sentence for part in parts],
+        tiles=[part.compared.tile for part in parts],
+        notes=notes,
         sections=[
+            Section("Results", [Bars([_bars(part) for part in parts]) if parts else None], missing="There are no questions."),
             Section(
                 "Accuracy by type of question",
-                [table for split in results.metrics["per_type"] if (table := _type_table(results, split))],
+                [
+                    _type_table(part, shown.metrics["per_type"][part.split], types)
+                    for part in parts
+                    if part.kind == "open" and part.split in shown.metrics["per_type"]
+                ],
                 "Percent of open questions answered as most people did. Equal scores count as wrong, and so does a question "
-                "about a clip that cannot be read. The best value of each column is set in bold; rows in italics look at no "
-                "clip.",
+                "about a clip that cannot be read. The best value of each column is set in bold; rows in italics read no clip.",
                 "There is no open question to test with.",
             ),
-            Section("Training", [curves] if curves else [], missing="Nothing was trained."),
-            *(_examples(results, kind) for kind in _TITLES),
             Section(
-                "Unreadable clips", _failures(results.predictions), "Questions about them count as wrong.",
+                "Training",
+                [training_curves("answers", {_NAMES[name]: rows for name, rows in shown.histories.items()})],
+                missing="Nothing was trained.",
+            ),
+            *(_examples(kind, [part for part in parts if part.kind == kind], types) for kind in _TITLES),
+            Section(
+                "Unreadable clips",
+                [_failures(predictions)],
+                "Questions about them count as wrong.",
                 "Every clip could be read.",
             ),
         ],
-        records=results.records,
-    )  # fmt: skip
+        records=shown.records,
+        frames=frames,
+    )
 
 
-def _in_order(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: values[name] for name in _NAMES if name in values}
+def _bars(part: _Part) -> tuple[str, list[Bar]]:
+    bars = [Bar(part.names[model], value, model in _REFERENCES) for model, value in part.values.items()]
+    return f"{_TITLES[part.kind]} on {part.split} (%)", bars
 
 
-def _name(kind: Kind, model: str) -> str:
-    # Captions are chosen by the stage-2 models as they are, questions answered by what was fine-tuned from them.
-    return (_CHOOSES if kind == "choice" else _NAMES)[model]
-
-
-def _part(results: QuestionResults, kind: Kind, split: str, model: str) -> pd.DataFrame:
-    table = results.predictions
-    return table[(table["kind"] == kind) & (table["split"] == split) & (table["model"] == model)]
-
-
-def _compared(kind: Kind, values: Mapping[str, float]) -> tuple[tuple[str, float], list[tuple[str, float]]]:
-    """Return the first model with its accuracy, and what to compare it with."""
-    first, *others = ((_name(kind, model), value) for model, value in values.items())
-    return first, others
-
-
-def _sentence(results: QuestionResults, kind: Kind, split: str, values: Mapping[str, float]) -> str:
-    (name, value), others = _compared(kind, values)
-    table = results.predictions
-    count = table[(table["kind"] == kind) & (table["split"] == split)]["question_id"].nunique()
-    against = ", ".join(f"{other.lower()} {percent(share)}" for other, share in others) or "nothing to compare with"
-    verb = "open questions are answered right" if kind == "open" else "captions are chosen right"
-    return f"On {split}, {percent(value)} of {count:,} {verb} ({name.lower()}; {against})."
-
-
-def _tile(kind: Kind, split: str, values: Mapping[str, float]) -> Tile:
-    (_, value), others = _compared(kind, values)
-    return Tile(f"{_TITLES[kind]}, {split}", percent(value), [f"{name.lower()} {percent(share)}" for name, share in others])
-
-
-def _bars(kind: Kind, split: str, values: Mapping[str, float]) -> tuple[str, list[Bar]]:
-    bars = [Bar(_name(kind, model), value, model in _REFERENCES) for model, value in values.items()]
-    return f"{_TITLES[kind]} on {split} (%)", bars
-
-
-def _type_table(results: QuestionResults, split: str) -> Table | None:
-    """Return models x types of question of a split, the most frequent types first."""
-    values = results.metrics["per_type"][split]
-    kinds = _types(results, split)
+def _type_table(part: _Part, per_type: Mapping[str, Mapping[str, float]], types: TypeRule) -> Table | None:
+    """Return models x types of question, the most frequent types first."""
+    kinds = _types(part, types)
     columns = {"all": "All"} | {kind: f"{kind} ({count:,})" for kind, count in kinds.items()}
-    everything = results.metrics["test"][split]
-    rows = {
-        model: {"all": everything[model]} | {kind: values[kind][model] for kind in kinds}
-        for model in _in_order(everything)
-    }
-    models = [Scored(Cell(_NAMES[model]), row) for model, row in rows.items() if model not in _REFERENCES]
-    references = {_NAMES[model]: row for model, row in rows.items() if model in _REFERENCES}
-    return score_table(f"Open questions on {split}", models, columns, references)
+    rows = {name: {"all": value} | {kind: per_type[kind][name] for kind in kinds} for name, value in part.values.items()}
+    models = [Scored(Cell(_NAMES[name]), row) for name, row in rows.items() if name not in _REFERENCES]
+    references = {_NAMES[name]: row for name, row in rows.items() if name in _REFERENCES}
+    return score_table(f"Open questions on {part.split}", models, columns, references)
 
 
-def _types(results: QuestionResults, split: str) -> dict[str, int]:
-    """Return how many open questions a split has of each type, the most frequent first."""
-    asked = _part(results, "open", split, "majority")
-    counts = Counter(question_types(asked, results.types).values())
+def _types(part: _Part, types: TypeRule) -> dict[str, int]:
+    """Return how many questions there are of each type, the most frequent first."""
+    counts = Counter(question_types(part.of(part.first), types).values())
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _examples(results: QuestionResults, kind: Kind) -> Section:
+def _examples(kind: Kind, parts: Sequence[_Part], types: TypeRule) -> Section:
     """Return right and wrong answers of the first model, evenly spread over each split and its most frequent types."""
     blocks: list[Block] = []
-    table = results.predictions[results.predictions["kind"] == kind]
-    models = [name for name in _NAMES if name in set(table["model"])]
-    first = next((name for name in models if name not in _REFERENCES), None)
-    for split in dict.fromkeys(table["split"]) if first else ():
-        said = {model: keyed(_part(results, kind, split, model), "question_id") for model in models}
-        told = _part(results, kind, split, str(first))
+    for one in parts:
+        said = {model: keyed(one.of(model), "question_id") for model in one.values if model in set(one.predictions["model"])}
+        told = one.of(one.first)
         told = told[told["failure"] == ""]
-        chosen = [name for group in _grouped(results, kind, split, told) for name in group]
-        if chosen:
-            blocks.append(Heading(f"Set: {split}"))
-        for question_id in chosen:
-            rows = {model: said[model][question_id] for model in models}
-            blocks.append(_example(kind, str(first), rows))
-    explain = f"Right and wrong ones of the model {_name(kind, first).lower()}, evenly spread." if first else ""
-    return Section(f"Examples: {_TITLES[kind].lower()}", blocks, explain, f"No {_TITLES[kind].lower()} were asked.")
-
-
-def _grouped(results: QuestionResults, kind: Kind, split: str, told: pd.DataFrame) -> list[list[str]]:
-    if kind == "choice":
         groups = [told]
-    else:
-        types = told["question_id"].map(question_types(told, results.types))
-        groups = [told[types == name] for name in list(_types(results, split))[:_TYPES_WITH_EXAMPLES]]
-    found = []
-    for group in groups:
-        right = group["right"].map(_is_true).astype(bool)
-        for part in (group[right], group[~right]):
-            found.append(spread([str(name) for name in part["question_id"]], _EXAMPLES_OF_A_KIND))
-    return found
+        if kind == "open":
+            type_of = told["question_id"].map(question_types(told, types))
+            groups = [told[type_of == name] for name in list(_types(one, types))[:_TYPES_WITH_EXAMPLES]]
+        chosen = []
+        for group in groups:
+            right = group["right"].map(_is_true).astype(bool)
+            for half in (group[right], group[~right]):
+                chosen += spread([str(name) for name in half["question_id"]], _EXAMPLES_OF_A_KIND)
+        examples = [_example(one, {model: rows[question_id] for model, rows in said.items()}) for question_id in chosen]
+        blocks += subsection(f"Set: {one.split}", examples)
+    title = _TITLES[kind].lower()
+    explain = f"Right and wrong ones of the model {parts[0].names[parts[0].first].lower()}, evenly spread." if parts else ""
+    return Section(f"Examples: {title}", blocks, explain, f"There are no questions: {title}.")
 
 
-def _example(kind: Kind, first: str, rows: Mapping[str, Mapping[str, Any]]) -> Example:
-    row = rows[first]
+def _example(part: _Part, rows: Mapping[str, Mapping[str, Any]]) -> Example:
+    row = rows[part.first]
     said = [Said("The truth", str(row["answer"]))]
     for model, told in rows.items():
-        said.append(Said(_name(kind, model), str(told["predicted"]) or "(nothing)", _is_true(told["right"])))
-    good = bool(said[1].right)
+        said.append(Said(part.names[model], str(told["predicted"]) or "(nothing)", _is_true(told["right"])))
+    good = _is_true(row["right"])
     head = str(row["question"]) or "Which caption is it?"
     return Example(head, Film(str(row["video_id"])), tuple(said), "right" if good else "wrong", good)
 
@@ -191,11 +195,9 @@ def _is_true(value: Any) -> bool:
     return str(value) == "True"
 
 
-def _failures(predictions: pd.DataFrame) -> list[Block]:
+def _failures(predictions: pd.DataFrame) -> Table | None:
     failed = predictions[predictions["failure"] != ""]
-    asked = Counter(str(video_id) for video_id in failed.drop_duplicates("question_id")["video_id"])
+    counts = Counter(str(video_id) for video_id in failed.drop_duplicates("question_id")["video_id"])
     reasons = keyed(failed, "video_id")
-    rows = tuple(
-        Row(Cell(video_id), (Cell(f"{count:,}"), Cell(str(reasons[video_id]["failure"])))) for video_id, count in asked.items()
-    )
-    return [Table("Clips that could not be read", ("Clip", "Questions", "Reason"), rows, words=True)] if rows else []
+    rows = [(video_id, count, str(reasons[video_id]["failure"])) for video_id, count in counts.items()]
+    return table("Clips that could not be read", ("Clip", "Questions", "Reason"), rows, words=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from umt_pipeline.evaluation.encoders import clip_loader
-from umt_pipeline.reports.task import TaskPage, with_frames
+from umt_pipeline.evaluation.encoders import frame_loader
+from umt_pipeline.reports.page import Page
 from umt_pipeline.tasks.question_answering.asking import ask
 from umt_pipeline.tasks.question_answering.data import QuestionData, gather_questions
-from umt_pipeline.tasks.question_answering.page import QuestionResults, question_page
+from umt_pipeline.tasks.question_answering.page import question_page
 from umt_pipeline.tasks.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.tasks.question_answering.training import QuestionAnsweringSpec
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
@@ -55,19 +55,11 @@ class QuestionAnswering(DownstreamTask[QuestionAnsweringParams, QuestionData]):
         named = {self.model_name(params) if role == "model" else role: folder for role, folder in models.items()}
         return ask(params, seed, data, named)
 
-    def page(self, shown: Shown[QuestionAnsweringParams, QuestionData]) -> TaskPage:
+    def page(self, shown: Shown[QuestionAnsweringParams, QuestionData]) -> Page:
         """Show numbers, curves, and examples with frames and everybody's answer."""
         data, params = shown.data, shown.params
-        results = QuestionResults(
-            metrics=shown.metrics,
-            records=shown.records,
-            predictions=shown.predictions,
-            histories={"stage2": shown.histories["model"], "control": shown.histories["control"]},
-            types=params.test.types,
-            notes=_notes(data, shown.metrics),
-        )
-        load = clip_loader(data.videos, data.media)
-        return with_frames(question_page(results), lambda video_id: load(video_id, params.fine_tuning.view))
+        frames = frame_loader(data.videos, data.media, params.fine_tuning.view)
+        return question_page(shown, params.test.types, _notes(data, shown.metrics), frames)
 
 
 def _notes(data: QuestionData, metrics: Mapping[str, Any]) -> list[str]:

@@ -14,11 +14,12 @@ import pandas as pd
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
-from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader
+from umt_pipeline.evaluation.chance import random_retrieval
+from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, frame_loader
+from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
-from umt_pipeline.evaluation.results import RetrievalExample
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
 from umt_pipeline.evaluation.search import search
 from umt_pipeline.evaluation.workers import default_device, require_devices
@@ -26,9 +27,8 @@ from umt_pipeline.evaluation.workplace import Part, open_workplace
 from umt_pipeline.models.folders import load_config, weights_sha256
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import KIND, TOKENIZER_FOLDER, VideoTextConfig, load_video_text
-from umt_pipeline.reports.evaluation.chance import random_retrieval
-from umt_pipeline.reports.task import TaskPage, with_frames
-from umt_pipeline.tasks.retrieval.page import RetrievalResults, retrieval_page
+from umt_pipeline.reports.page import Page
+from umt_pipeline.tasks.retrieval.page import retrieval_page
 from umt_pipeline.tasks.retrieval.params import RetrievalParams
 from umt_pipeline.tasks.retrieval.training import RetrievalSpec
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Shown, Skipped, Tested
@@ -150,26 +150,19 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
                 threads=test.workers,
             )["test clips"]
             for found in data.sets.values():
-                measured, shown = search(test, seed, found, data.captions, workplace, features, test.examples)
+                measured, shown = search(test, seed, found, workplace, features, test.examples)
                 records += measured
                 examples += shown
         return Tested({"test": _by_set(records)}, records, example_table(examples))
 
-    def page(self, shown: Shown[RetrievalParams, RetrievalData]) -> TaskPage:
+    def page(self, shown: Shown[RetrievalParams, RetrievalData]) -> Page:
         """Show numbers before and after, cost, curves, and queries with the clips that were found."""
         data, params = shown.data, shown.params
-        results = RetrievalResults(
-            metrics=shown.metrics,
-            records=shown.records,
-            examples=examples_of(shown.predictions),
-            chance={
-                name: random_retrieval(data.videos, data.captions, name, params.test.caption) for name in shown.metrics["test"]
-            },
-            history=shown.histories["model"],
-            notes=[f"{record['task']}: {record['note']}." for record in shown.records if record["note"]],
-        )
-        load = clip_loader(data.videos, data.media)
-        return with_frames(retrieval_page(results), lambda video_id: load(video_id, params.fine_tuning.view))
+        chance = {
+            name: random_retrieval(data.videos, data.captions, name, params.test.caption) for name in shown.metrics["test"]
+        }
+        frames = frame_loader(data.videos, data.media, params.fine_tuning.view)
+        return retrieval_page(shown, examples_of(shown.predictions), chance, frames)
 
 
 def example_table(examples: Sequence[RetrievalExample]) -> pd.DataFrame:
@@ -191,7 +184,7 @@ def examples_of(table: pd.DataFrame) -> list[RetrievalExample]:
             query_video_id=str(row["query_video_id"]),
             top=json.loads(row["found"]),
             relevant=json.loads(row["right"]),
-            rank=int(float(row["rank"])) if str(row["rank"]) not in ("", "nan", "None") else None,
+            rank=int(row["rank"]),
         )
         for row in table.to_dict("records")
     ]

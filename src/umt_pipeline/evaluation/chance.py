@@ -1,4 +1,4 @@
-"""What the report's numbers are to be compared with: chance, and perfect knowledge of appearance alone.
+"""What numbers are to be compared with: chance, and perfect knowledge of appearance alone.
 
 Shape legend: C clips of a set, U distinct query texts.
 """
@@ -16,19 +16,19 @@ from umt_pipeline.evaluation.params import CaptionRule
 from umt_pipeline.evaluation.retrieval import build_retrieval_set
 
 
-def majority_share(labels: pd.DataFrame | None, videos: pd.DataFrame | None, split: str) -> dict[str, float]:
+def majority_share(labels: pd.DataFrame, videos: pd.DataFrame, split: str) -> dict[str, float]:
     """Return, per label task, the percentage of a split's labelled clips that carry the most frequent label."""
     return {task: 100 * float(shares.max()) for task, shares in _shares(labels, videos, split)}
 
 
-def chance_agreement(labels: pd.DataFrame | None, videos: pd.DataFrame | None, split: str) -> dict[str, float]:
+def chance_agreement(labels: pd.DataFrame, videos: pd.DataFrame, split: str) -> dict[str, float]:
     """Return, per label task, how often two clips drawn at random from a split carry the same label, in percent."""
     return {task: 100 * float((shares**2).sum()) for task, shares in _shares(labels, videos, split)}
 
 
 def random_retrieval(
-    videos: pd.DataFrame | None,
-    captions: pd.DataFrame | None,
+    videos: pd.DataFrame,
+    captions: pd.DataFrame,
     split: str,
     rule: CaptionRule,
     labels: pd.DataFrame | None = None,
@@ -40,10 +40,8 @@ def random_retrieval(
     those come first: the most that a system reaches that knows these labels perfectly and nothing else.
 
     Returns:
-        ``t2v_r1`` ... ``v2t_meanr`` in percent and places; empty if a table, a caption or a label is missing.
+        ``t2v_r1`` ... ``v2t_meanr`` in percent and ranks; empty if a clip, a caption or a label is missing.
     """
-    if videos is None or captions is None:
-        return {}
     try:
         data = build_retrieval_set(split, _ids(videos, split), captions, rule)
     except NoDataError:
@@ -66,10 +64,8 @@ def _ids(videos: pd.DataFrame, split: str) -> list[str]:
     return [str(v) for v in videos.loc[videos["split"] == split, "video_id"]]
 
 
-def _shares(labels: pd.DataFrame | None, videos: pd.DataFrame | None, split: str) -> list[tuple[str, pd.Series]]:
+def _shares(labels: pd.DataFrame, videos: pd.DataFrame, split: str) -> list[tuple[str, pd.Series]]:
     """Return (task, share of each label) among a split's clips."""
-    if labels is None or videos is None or labels.empty:
-        return []
     chosen = labels[labels["video_id"].isin(_ids(videos, split))]
     return [
         (str(task), group["label"].value_counts(normalize=True)) for task, group in chosen.groupby("task", sort=True)
@@ -78,10 +74,8 @@ def _shares(labels: pd.DataFrame | None, videos: pd.DataFrame | None, split: str
 
 def _groups(video_ids: Sequence[str], labels: pd.DataFrame | None, tasks: Sequence[str]) -> np.ndarray | None:
     """Return the same number for clips that are alike in all ``tasks``, int64 [C]; None if a clip lacks a label."""
-    if not tasks:
+    if labels is None or not tasks:
         return np.zeros(len(video_ids), dtype=np.int64)
-    if labels is None:
-        return None
     chosen = labels[labels["task"].isin(list(tasks))].drop_duplicates(["video_id", "task"])
     wide = chosen.pivot(index="video_id", columns="task", values="label").reindex(list(video_ids))
     if wide.shape[1] < len(tasks) or wide.isna().to_numpy().any():
@@ -93,7 +87,7 @@ def _expected(direction: str, queries: Sequence[tuple[int, int]], length: int) -
     """Return expected metrics of queries given as (candidates, right ones among them)."""
     hit = np.mean([_hit_curve(candidates, right, length) for candidates, right in queries], axis=0)
     recalls = {f"{direction}_r{k}": 100 * float(hit[min(k, length) - 1]) for k in RECALL_AT}
-    # The curve ends at 1 up to rounding, so there is always a first place with at least half of the hits.
+    # The curve ends at 1 up to rounding, so there is always a first rank with at least half of the hits.
     median, mean = float(np.argmax(hit >= 0.5 - 1e-12) + 1), 1 + float(np.sum(1 - hit))
     return {**recalls, f"{direction}_medr": median, f"{direction}_meanr": mean}
 
@@ -104,7 +98,7 @@ def _hit_curve(candidates: int, right: int, length: int) -> np.ndarray:
     curve = np.ones(length)
     wrong = candidates - right
     miss = 1.0
-    for place in range(min(length, wrong)):
-        miss *= (wrong - place) / (candidates - place)
-        curve[place] = 1 - miss
+    for drawn in range(min(length, wrong)):
+        miss *= (wrong - drawn) / (candidates - drawn)
+        curve[drawn] = 1 - miss
     return curve
