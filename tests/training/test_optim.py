@@ -5,9 +5,10 @@ from toy_tasks import make_toy
 
 from tests.training.conftest import StageWorld
 from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.models.student import Student
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 from umt_pipeline.training.optim import layer_scale, param_groups
-from umt_pipeline.training.stage1 import make_task
+from umt_pipeline.training.stage1 import Stage1Task
 
 
 def test_no_decay_on_vectors_and_biases() -> None:
@@ -34,7 +35,7 @@ def test_published_layer_decay_of_twelve_blocks() -> None:
 
 
 def test_layer_decay_reaches_the_encoder_and_spares_the_heads(stage_world: StageWorld) -> None:
-    task = make_task(stage_world.student.model_dump(mode="json"), **stage_world.provider)
+    task = Stage1Task(Student(stage_world.student), stage_world.source.open())
     groups = param_groups(task, 0.05, layer_decay=0.5)
     scale = {id(param): group["lr_scale"] for group in groups for param in group["params"]}
     found = {name: scale[id(param)] for name, param in task.model.named_parameters()}
