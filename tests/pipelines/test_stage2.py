@@ -16,6 +16,7 @@ from umt_pipeline.models.folders import SKIPPED_FILE, save_model
 from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import load_video_text
+from umt_pipeline.pipelines.sources import RecordedViews, gather_views
 from umt_pipeline.pipelines.stage2.nodes import (
     gather_data,
     make_tokenizer,
@@ -48,22 +49,23 @@ def settings(**changes: Any) -> Stage2Config:
     return Stage2Config.model_validate({**base, **changes})
 
 
+def recorded(world: StageWorld, **features: Any) -> RecordedViews:
+    params = TeacherFeaturesParams(**dict(make_config(**{"pixels": "frames", **features})))
+    stores = {"feature_store": world.folder / "store", "image_store": world.folder / "image_store"}
+    return gather_views(params, world.folder / "teacher", world.videos, world.folder / "media", **stores)
+
+
 def gather(world: StageWorld, folder: Path, params: Stage2Config, **changes: Any) -> Stage2Spec:
     student = folder / "stage1"
     if not student.exists():
         student.mkdir(parents=True)
         save_model(student, untrained_student(world.student, seed=1), world.student, KIND)
     arguments: dict[str, Any] = {
-        "features": TeacherFeaturesParams(**dict(make_config(pixels="frames"))),
         "seed": 0,
+        "views": recorded(world),
         "tokenizer": make_tokenizer(params, world.videos, CAPTIONS, folder),
         "stage1_model": student,
-        "feature_store": world.folder / "store",
-        "image_store": world.folder / "image_store",
-        "teacher": world.folder / "teacher",
         "captions": CAPTIONS,
-        "videos": world.videos,
-        "raw_media": world.folder / "media",
         "workspace": folder,
     }
     return gather_data(params, **{**arguments, **changes})
@@ -87,11 +89,9 @@ def test_the_stage_trains_on_both_kinds_and_its_model_reads_texts_as_it_was_trai
 
 
 def test_a_store_made_with_other_settings_is_refused(stage_world: StageWorld, tmp_path: Path) -> None:
-    for name, changed in (("feature_store", {"views": 2}), ("image_store", {"images": {"mask": {"ratio": 0.25}}})):
-        features = TeacherFeaturesParams(**dict(make_config(pixels="frames", **changed)))
-        store = "image_store" if name == "image_store" else "store"
-        with pytest.raises(StoreError, match=rf"{store} was made with other settings"):
-            gather(stage_world, tmp_path, settings(), features=features)
+    for name, changed in (("store", {"mask": {"ratio": 0.5}}), ("image_store", {"images": {"mask": {"ratio": 0.25}}})):
+        with pytest.raises(StoreError, match=rf"/{name} was made with other settings"):
+            gather(stage_world, tmp_path, settings(), views=recorded(stage_world, **changed))
 
 
 def test_what_final_weights_depend_on_makes_another_run(stage_world: StageWorld, tmp_path: Path) -> None:

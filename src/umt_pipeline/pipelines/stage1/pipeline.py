@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
+from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.stage1.nodes import train_student
 
 
@@ -12,18 +13,16 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
+                gather_views,
+                inputs=["params:teacher_features", "teacher", "videos", "raw_media", "feature_store"],
+                outputs="stage1_views",
+                name="gather_stage1_views",
+            ),
+            Node(
                 train_student,
-                inputs=[
-                    "params:stage1",
-                    "params:teacher_features",
-                    "params:seed",
-                    "feature_store",
-                    "teacher",
-                    "videos",
-                    "raw_media",
-                    "workspace",
-                ],
+                inputs=["params:stage1", "params:seed", "stage1_views", "workspace"],
                 outputs=["stage1_model", "stage1_history", "stage1_metrics"],
+                name="train_student",
             ),
         ]
     )

@@ -13,14 +13,12 @@ from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.features.manifest import read_manifest
-from umt_pipeline.features.source import TargetSource
-from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.models.folders import load_config
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.pipelines.runs import exported, skipped_model, train
-from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
+from umt_pipeline.pipelines.sources import RecordedViews
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec
 from umt_pipeline.training.text_tower import TextTowerSpec
 
@@ -61,51 +59,29 @@ def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.Data
 
 def gather_data(
     params: Stage2Config,
-    features: TeacherFeaturesParams,
     seed: int,
+    views: RecordedViews,
     tokenizer: Path,
     stage1_model: Path,
-    feature_store: Path,
-    image_store: Path,
-    teacher: Path,
     captions: pd.DataFrame,
-    videos: pd.DataFrame,
-    raw_media: Path,
     workspace: Path,
 ) -> Stage2Spec:
     """Check the feature stores, settle the model's sizes and put the tables where training processes can map them.
 
     Args:
         params: text encoder, objectives, target provider and loop.
-        features: what the feature stores are expected to be.
         seed: of weights, order, dropout, masks and negatives.
+        views: recorded views and targets.
         tokenizer: from :func:`make_tokenizer`.
         stage1_model: the student's model folder; read for its size.
-        feature_store: recorded views and targets of the videos.
-        image_store: those of the images.
-        teacher: the teacher's folder, read online and to verify the stores.
         captions: the clean caption table.
-        videos: the clean video table, which holds the images too.
-        raw_media: folder of the media, as the teacher.
         workspace: folder for unfinished work.
 
     Raises:
         ConfigError: the parameters do not fit the feature stores, the tables or the student.
         StoreError: a store is not what the parameters ask for, or not what media and teacher give now.
     """
-    samples, texts = captioned_media(videos, captions, "train", params.corpora, params.clean_captions)
-    folders = {"video": (feature_store, features), "image": (image_store, features.image_config())}
-    for kind in sorted(samples["media"].unique()):
-        folder, settings = folders[kind]
-        require_settings(folder, settings, teacher)
-        if params.targets == "cached":
-            own = videos[videos["media"] == kind]
-            verify_store(folder, params.verify, teacher, own, raw_media, features.workers)
-    student, _ = load_config(stage1_model, STUDENT_KIND)
-    store = read_manifest(feature_store)
-    words = load_tokenizer(tokenizer)
-    # A published BERT may have more embeddings than its tokenizer has words.
-    words_known = len(words) if params.text.pretrained is None else params.text.vocab_size
+    samples, texts = captioned_media(views.videos, captions, "train", params.corpora, params.clean_captions)
     captions_read = CaptionSource(
         samples=write_table(workspace, "samples", samples),
         captions=write_table(workspace, "captions", texts),
@@ -113,18 +89,17 @@ def gather_data(
         max_length=params.text.max_length,
         clean=params.clean_captions,
     )
+    aligned = params.weights.alignment > 0.0
     sources = {
-        kind: TargetSource(
-            store=folder,
-            targets=params.targets,
-            teacher=teacher,
-            clips=captions_read.samples,
-            media_root=raw_media,
-            media=kind,
-            aligned=params.weights.alignment > 0.0,
-        )
-        for kind, (folder, _) in folders.items()
+        kind: views.source(kind, params.targets, params.verify, captions_read.samples, aligned)
+        for kind in sorted(samples["media"].unique())
     }
+    student, _ = load_config(stage1_model, STUDENT_KIND)
+    # The videos' store decides frames and resolution, also where only images have captions.
+    store = read_manifest(views.stores["video"])
+    words = load_tokenizer(tokenizer)
+    # A published BERT may have more embeddings than its tokenizer has words.
+    words_known = len(words) if params.text.pretrained is None else params.text.vocab_size
     if params.parity and params.train.nproc == 1:
         logger.warning("stage2.parity with train.nproc 1 changes nothing: the published gradient is exact in one process")
     return Stage2Spec(

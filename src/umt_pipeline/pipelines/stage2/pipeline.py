@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
+from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.stage2.nodes import (
     gather_data,
     make_tokenizer,
@@ -18,40 +19,55 @@ def create_pipeline() -> Pipeline:
     """Return the pipeline."""
     return Pipeline(
         [
-            Node(make_tokenizer, inputs=["params:stage2", "videos", "captions", "workspace"], outputs="tokenizer"),
+            Node(
+                make_tokenizer,
+                inputs=["params:stage2", "videos", "captions", "workspace"],
+                outputs="tokenizer",
+                name="make_tokenizer",
+            ),
+            Node(
+                gather_views,
+                inputs=["params:teacher_features", "teacher", "videos", "raw_media", "feature_store", "image_store"],
+                outputs="stage2_views",
+                name="gather_stage2_views",
+            ),
             Node(
                 gather_data,
                 inputs=[
                     "params:stage2",
-                    "params:teacher_features",
                     "params:seed",
+                    "stage2_views",
                     "tokenizer",
                     "stage1_model",
-                    "feature_store",
-                    "image_store",
-                    "teacher",
                     "captions",
-                    "videos",
-                    "raw_media",
                     "workspace",
                 ],
                 outputs="stage2_run",
+                name="gather_stage2_data",
             ),
             Node(
                 pretrain_text,
                 inputs=["params:stage2", "stage2_run", "workspace"],
                 outputs=["stage2_run_with_text", "text_summary"],
+                name="pretrain_text",
             ),
             Node(
                 train_video_text,
                 inputs=["stage2_run_with_text", "workspace"],
                 outputs=["stage2_model", "stage2_history", "stage2_summary"],
+                name="train_video_text",
             ),
             Node(
                 train_control,
                 inputs=["params:stage2", "stage2_run_with_text", "workspace"],
                 outputs=["stage2_control_model", "stage2_control_history", "stage2_control_summary"],
+                name="train_stage2_control",
             ),
-            Node(summarise, inputs=["text_summary", "stage2_summary", "stage2_control_summary"], outputs="stage2_metrics"),
+            Node(
+                summarise,
+                inputs=["text_summary", "stage2_summary", "stage2_control_summary"],
+                outputs="stage2_metrics",
+                name="summarise_stage2",
+            ),
         ]
     )
