@@ -12,6 +12,7 @@ from umt_pipeline.features.manifest import store_identity
 from umt_pipeline.features.provider import CachedTargets, OnlineTargets, TargetProvider, needs_teacher
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import load_teacher
+from umt_pipeline.video.media import Media
 
 Targets = Literal["cached", "online"]
 
@@ -36,7 +37,7 @@ class TargetSource(Config):
     clips: Path
     media_root: Path
     split: str = "train"
-    media: Literal["video", "image"] = "video"
+    media: Media = "video"
     aligned: bool = True
 
     def open(self) -> TargetProvider:

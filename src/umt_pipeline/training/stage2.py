@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -18,11 +17,12 @@ from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.data.captions import Captions, CaptionSource
-from umt_pipeline.data.replacement import read_or_replace, unreadable_share
-from umt_pipeline.data.samples import Batch, Corpus, Sample, SampleDataset, stack_samples
+from umt_pipeline.data.captions import CaptionSource
+from umt_pipeline.data.replacement import unreadable_share
+from umt_pipeline.data.samples import Batch
+from umt_pipeline.features.captioned import CaptionedDataset
 from umt_pipeline.features.manifest import StoreHeader
-from umt_pipeline.features.provider import ClipDataset, TargetProvider
+from umt_pipeline.features.provider import TargetProvider
 from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import video_text_macs
@@ -36,9 +36,8 @@ from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.training.text_tower import TextPretrainingConfig
+from umt_pipeline.video.media import Media
 from umt_pipeline.video.pixels import normalise_patches, patchify
-
-Media = Literal["video", "image"]
 
 
 class TextSize(Config):
@@ -202,68 +201,6 @@ class Stage2Config(Config):
         )
 
 
-class CaptionedDataset(SampleDataset):
-    """Media of one or two kinds, each with one of its captions, drawn by a counter hash of (medium, pass).
-
-    Args:
-        captions: samples and captions.
-        clips: where the samples' media are read, by kind.
-        weights: of corpora by name.
-
-    Raises:
-        ConfigError: a sample is not among the clips of its kind.
-    """
-
-    def __init__(self, captions: Captions, clips: Mapping[str, ClipDataset], weights: Mapping[str, float]) -> None:
-        self._captions, self._clips = captions, dict(clips)
-        self._corpora = captions.corpora(weights, group_by_media=True)
-        # Corpus i is samples bounds[i] to bounds[i + 1].
-        self._bounds = np.cumsum([0, *(corpus.size for corpus in self._corpora)])
-        self._places = np.full(len(self), -1, dtype=np.int64)
-        ids = captions.samples.values("video_id")
-        for corpus, start, stop in zip(self._corpora, self._bounds[:-1], self._bounds[1:], strict=True):
-            own = ids.slice(start, stop - start)
-            self._places[start:stop] = places = self._clips[corpus.group].places(own)
-            if (missing := np.flatnonzero(places < 0)).size:
-                raise ConfigError(
-                    f"corpus {corpus.name}: {missing.size} of {corpus.size} media are not in the feature store, the first is "
-                    f"{own[int(missing[0])].as_py()!r}: run teacher_features again"
-                )
-
-    def __len__(self) -> int:
-        return int(self._bounds[-1])
-
-    def corpora(self) -> tuple[Corpus, ...]:
-        """A group is a kind of media."""
-        return self._corpora
-
-    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
-        """The provider's batch, ids [B, L], mask [B, L], media (ids)."""
-        clips = self._clips[self._corpus(int(indices_B[0]))[0].group]
-        batch = clips.batch(self._places[indices_B], passes_B)
-        if batch is None:
-            keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
-            read = [self._read(clips, index, number) for index, number in keys]
-            batch = stack_samples([sample for sample, _ in read])
-            indices_B = np.array([index for _, index in read])
-        keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
-        rows_B = np.concatenate([self._captions.draw(index, number, 1) for index, number in keys])
-        ids_BL, mask_BL = self._captions.encode(rows_B)
-        media_B = self._captions.samples.numbers("media_id")[indices_B]
-        return {**batch, "ids": ids_BL, "mask": mask_BL, "media": media_B}
-
-    def _read(self, clips: ClipDataset, index: int, number: int) -> tuple[Sample, int]:
-        corpus, candidates = self._corpus(index)
-        return read_or_replace(
-            lambda tried, same: clips.read(int(self._places[tried]), same), index, number, candidates, corpus.name
-        )
-
-    def _corpus(self, index: int) -> tuple[Corpus, range]:
-        """The corpus of a sample, and its samples."""
-        place = int(np.searchsorted(self._bounds, index, side="right")) - 1
-        return self._corpora[place], range(int(self._bounds[place]), int(self._bounds[place + 1]))
-
-
 class Stage2Task(Task):
     """Video-text model, captions and a target provider for each kind of media.
 
@@ -394,9 +331,8 @@ class Stage2Spec(RunSpec):
             raise ConfigError(
                 f"{self.captions.samples}: expected media of kind {' or '.join(self.sources)}, found {', '.join(unknown)}"
             )
-        providers: dict[str, TargetProvider] = {kind: self.sources[kind].open() for kind in self.sources if kind in kinds}
-        clips: dict[str, ClipDataset] = {kind: provider.dataset() for kind, provider in providers.items()}
-        dataset = CaptionedDataset(captions, clips, self.corpora)
+        providers: dict[str, TargetProvider] = {kind: source.open() for kind, source in self.sources.items() if kind in kinds}
+        dataset = CaptionedDataset(captions, {kind: made.dataset() for kind, made in providers.items()}, self.corpora)
         words = captions.tokenizer
         kept = (words.pad_token_id, words.cls_token_id)
         objectives = Objectives(network, self.weights, words.mask_token_id, kept, self.parity)

@@ -12,13 +12,14 @@ from torch import Tensor
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.data.captions import CaptionSource
+from umt_pipeline.features.captioned import CaptionedDataset
 from umt_pipeline.features.provider import DecodedClips, WholeFrames
 from umt_pipeline.models.folders import load_weights, weights_sha256
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load_video_text
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.spec import RunSpec
-from umt_pipeline.training.stage2 import CaptionedDataset, Stage2Task, export_video_text
+from umt_pipeline.training.stage2 import Stage2Task, export_video_text
 from umt_pipeline.training.task import TrainConfig
 from umt_pipeline.video.views import ViewConfig
 
