@@ -166,7 +166,7 @@ def test_a_weights_file_is_taken_to_have_the_input_statistics_of_the_models_tags
         ("timm:vit_base_patch14_dinov2.nothing", r"expected a tag of vit_base_patch14_dinov2 \(lvd142m\), found 'nothing'"),
         ("timm:vit_base_patch16_xp_224", "no published weights of vit_base_patch16_xp_224: name a file, timm:"),
         ("timm:vit_base_patch14_dinov2/nowhere.pth", "expected a weights file, found none at 'nowhere.pth'"),
-        ("clip:ViT-B-16", "expected one of open_clip:<model>.*found 'clip:ViT-B-16'"),
+        ("clip:ViT-B-16", "expected 'train_small' or one of open_clip:<model>.*found 'clip:ViT-B-16'"),
     ],
 )
 def test_an_unknown_source_is_explained(source: str, message: str, tmp_path: Path) -> None:

@@ -87,3 +87,18 @@ def test_a_teacher_that_cannot_teach_is_refused_when_it_is_fetched(tmp_path: Pat
         params = TeacherFeaturesParams(**dict(make_config(teacher=teacher)))
         with pytest.raises(ConfigError, match=message):
             get_teacher(params, 0, tmp_path, empty, empty, empty, tmp_path / "workspace")
+
+
+def test_a_source_is_checked_before_anything_runs(tmp_path: Path) -> None:
+    for source, message in (
+        ("CLIP", "expected 'train_small' or one of open_clip:.* found 'CLIP'"),
+        (f"timm:test_vit3/{tmp_path / 'gone.pth'}", "expected a weights file, found none"),
+        ("train_small", "source is 'train_small', but teacher_features.train_small is missing"),
+    ):
+        params = TeacherFeaturesParams(**dict(make_config(teacher=TeacherConfig(source=source))))
+        with pytest.raises(ConfigError, match=message):
+            params.check_inputs()
+    (tmp_path / "gone.pth").touch()
+    TeacherFeaturesParams(
+        **dict(make_config(teacher=TeacherConfig(source=f"timm:test_vit3/{tmp_path / 'gone.pth'}")))
+    ).check_inputs()

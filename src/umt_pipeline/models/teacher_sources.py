@@ -16,7 +16,7 @@ from timm.models import load_state_dict as load_timm_state
 from timm.models import save_for_hf
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError
-from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, save_open_clip
+from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, TRAIN_SMALL, save_open_clip
 
 OPEN_CLIP_PREFIX = "open_clip:"
 TIMM_PREFIX = "timm:"
@@ -35,6 +35,25 @@ SOURCES = (
 _LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, AttributeError, EOFError, UnpicklingError, SafetensorError)
 
 
+def check_source(source: str) -> None:
+    """Refuse a source that cannot be fetched, as far as that shows without network and without reading weights.
+
+    Raises:
+        ConfigError: the source names no known model, tag, file or folder.
+    """
+    name = source.removeprefix(OPEN_CLIP_PREFIX)
+    if source.startswith(TIMM_PREFIX):
+        _timm_model(source)
+    elif not source.startswith(OPEN_CLIP_PREFIX):
+        raise ConfigError(f"teacher.source: expected {TRAIN_SMALL!r} or one of {', '.join(SOURCES)}, found {source!r}")
+    elif name.startswith(FOLDER_PREFIX):
+        local = Path(name.removeprefix(FOLDER_PREFIX))
+        if not (local / CLIP_CONFIG_FILE).is_file():
+            raise ConfigError(f"teacher.source {source!r}: expected a folder with {CLIP_CONFIG_FILE}, found none in {local}")
+    elif not name.startswith(HUB_PREFIX):
+        _open_clip_model(source, name)
+
+
 def fetch_teacher(source: str, folder: Path) -> None:
     """Write a published model into ``folder``, as :func:`umt_pipeline.models.teacher.load_teacher` reads it.
 
@@ -43,14 +62,13 @@ def fetch_teacher(source: str, folder: Path) -> None:
         folder: an existing, empty folder.
 
     Raises:
-        ConfigError: the source names no known model, tag, file or folder.
+        ConfigError: see :func:`check_source`.
         CheckpointError: the weights cannot be fetched or do not fit the model.
     """
+    check_source(source)
     name = source.removeprefix(OPEN_CLIP_PREFIX)
     if source.startswith(TIMM_PREFIX):
         _fetch_timm(source, folder)
-    elif not source.startswith(OPEN_CLIP_PREFIX):
-        raise ConfigError(f"teacher.source: expected one of {', '.join(SOURCES)}, found {source!r}")
     elif name.startswith((HUB_PREFIX, FOLDER_PREFIX)):
         _fetch_open_clip_repository(source, name, folder)
     else:
@@ -59,9 +77,6 @@ def fetch_teacher(source: str, folder: Path) -> None:
 
 def _fetch_open_clip_repository(source: str, name: str, folder: Path) -> None:
     """Fetch a model whose configuration lies beside its weights: a hub repository or a local folder."""
-    local = Path(name.removeprefix(FOLDER_PREFIX))
-    if name.startswith(FOLDER_PREFIX) and not (local / CLIP_CONFIG_FILE).is_file():
-        raise ConfigError(f"teacher.source {source!r}: expected a folder with {CLIP_CONFIG_FILE}, found none in {local}")
     try:
         model_config = open_clip.get_model_config(name)
         # Without this flag, a repository without weights gives a random model.
@@ -72,8 +87,8 @@ def _fetch_open_clip_repository(source: str, name: str, folder: Path) -> None:
     save_open_clip(model, model_config, tokenizer, folder)
 
 
-def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
-    """Fetch a model that open_clip knows by name, with weights of a tag or from a file."""
+def _open_clip_model(source: str, name: str) -> tuple[dict[str, Any], list[str], bool]:
+    """Return the configuration of a model that open_clip knows by name, its tags, and whether weights come from a file."""
     model_name, _, pretrained = name.partition("/")
     model_config = open_clip.get_model_config(model_name)
     if model_config is None:
@@ -86,6 +101,13 @@ def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
             f"teacher.source {source!r}: {pretrained!r} is neither a file nor a pretrained tag of {model_name} "
             f"(expected one of {', '.join(tags) or 'no tags'}, or the path of a weights file)"
         )
+    return model_config, tags, from_file
+
+
+def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
+    """Fetch a model that open_clip knows by name, with weights of a tag or from a file."""
+    model_config, tags, from_file = _open_clip_model(source, name)
+    model_name, _, pretrained = name.partition("/")
     tag_configs = [open_clip.get_pretrained_cfg(model_name, tag) for tag in (tags if from_file else [pretrained])]
     if not from_file:
         # Weights trained with OpenAI's quick GELU are also listed under the plain model's name, which has the exact GELU.
@@ -108,8 +130,8 @@ def _fetch_open_clip_model(source: str, name: str, folder: Path) -> None:
     save_open_clip(model, model_config, tokenizer, folder)
 
 
-def _fetch_timm(source: str, folder: Path) -> None:
-    """Fetch a model of timm, with published weights or from a file; its classifier is left out."""
+def _timm_model(source: str) -> tuple[str, str]:
+    """Return the name of a timm model, with its tag, and the weights file, which may be empty."""
     name, _, file = source.removeprefix(TIMM_PREFIX).partition("/")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -125,6 +147,12 @@ def _fetch_timm(source: str, folder: Path) -> None:
         )
     if file and not Path(file).is_file():
         raise ConfigError(f"teacher.source {source!r}: expected a weights file, found none at {file!r}")
+    return name, file
+
+
+def _fetch_timm(source: str, folder: Path) -> None:
+    """Fetch a model of timm, with published weights or from a file; its classifier is left out."""
+    name, file = _timm_model(source)
     try:
         state = load_timm_state(file) if file else {}
         table, changes = state.get("pos_embed"), _classes_of(state)  # the loader below rewrites the state

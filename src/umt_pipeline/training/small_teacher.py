@@ -69,6 +69,10 @@ class SmallClipConfig(Config):
     synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     train: TrainConfig
 
+    def label_tasks(self) -> tuple[str, ...]:
+        """Return the label tasks that templates name, sorted."""
+        return tuple(sorted({task for template in self.templates for task in _tasks(template)}))
+
     def model_config_for(self, image_size: int, patch_size: int, vocab_size: int) -> dict[str, Any]:
         """Return open_clip's description of the model."""
         return {
@@ -124,7 +128,7 @@ def frame_sentences(
 def _fill(config: SmallClipConfig, clip: str, values: dict[str, str]) -> list[str]:
     sentences = []
     for template in config.templates:
-        tasks = [task for _, task, _, _ in Formatter().parse(template) if task]
+        tasks = _tasks(template)
         missing = [task for task in tasks if task not in values]
         if missing:
             raise ConfigError(
@@ -134,6 +138,10 @@ def _fill(config: SmallClipConfig, clip: str, values: dict[str, str]) -> list[st
         choices = [config.synonyms.get(values[task], (values[task],)) for task in tasks]
         sentences += [template.format(**dict(zip(tasks, words, strict=True))) for words in itertools.product(*choices)]
     return sentences
+
+
+def _tasks(template: str) -> list[str]:
+    return [task for _, task, _, _ in Formatter().parse(template) if task]
 
 
 class FrameTextDataset(SampleDataset):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher
-from umt_pipeline.models.teacher_sources import OPEN_CLIP_PREFIX, SOURCES, TIMM_PREFIX, fetch_teacher
+from umt_pipeline.models.teacher_sources import fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
 from umt_pipeline.pipelines.runs import fresh_folder, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.training import small_teacher
+from umt_pipeline.training.small_teacher import SmallClipConfig, SmallTeacherSpec
 from umt_pipeline.video.decode import decode_batches
 from umt_pipeline.video.views import View, ViewConfig, eval_view, make_view
 
@@ -25,6 +29,16 @@ logger = logging.getLogger(__name__)
 
 # Sentences of a class that its zero-shot classifier is averaged over.
 _PROMPTS_PER_CLASS = 64
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """What a small CLIP is trained and judged on: clean tables, and the folder of the media."""
+
+    media_root: Path
+    videos: pd.DataFrame
+    captions: pd.DataFrame
+    labels: pd.DataFrame
 
 
 def get_teacher(
@@ -56,64 +70,48 @@ def get_teacher(
             CLIP's templates cannot work with these tables.
         CheckpointError: a published teacher cannot be fetched or read.
     """
-    source = params.teacher.source
     folder = fresh_folder(workspace, "teacher")
-    if source.startswith((OPEN_CLIP_PREFIX, TIMM_PREFIX)):
-        fetch_teacher(source, folder)
-        # Loaded once here, so that a tower that cannot teach is refused before anything depends on it.
-        teacher = load_teacher(folder, params.teacher, params.grid)
-        logger.info("teacher: %s", teacher.describe())
-        metrics = {"source": source, "importance": teacher.importance, "target_dim": teacher.target_dim}
-        return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), metrics
-    if source != TRAIN_SMALL:
-        raise ConfigError(
-            f"teacher_features.teacher.source: expected {TRAIN_SMALL!r} or one of {', '.join(SOURCES)}, found {source!r}"
-        )
-    if params.train_small is None:
-        raise ConfigError(
-            f"teacher_features.teacher.source is {TRAIN_SMALL!r}, but teacher_features.train_small is missing"
-        )
-    return _train_small(params, params.train_small, seed, raw_media, videos, captions, labels, workspace, folder)
+    if (small := params.small_clip()) is not None:
+        return _train_small(params, small, seed, _Corpus(raw_media, videos, captions, labels), workspace, folder)
+    fetch_teacher(params.teacher.source, folder)
+    # Loaded once here, so that a tower that cannot teach is refused before anything depends on it.
+    teacher = load_teacher(folder, params.teacher, params.grid)
+    logger.info("teacher: %s", teacher.describe())
+    metrics = {"source": params.teacher.source, "importance": teacher.importance, "target_dim": teacher.target_dim}
+    return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), metrics
 
 
 def _train_small(
-    params: TeacherFeaturesParams,
-    config: small_teacher.SmallClipConfig,
-    seed: int,
-    raw_media: Path,
-    videos: pd.DataFrame,
-    captions: pd.DataFrame,
-    labels: pd.DataFrame,
-    workspace: Path,
-    folder: Path,
+    params: TeacherFeaturesParams, small: SmallClipConfig, seed: int, corpus: _Corpus, workspace: Path, folder: Path
 ) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
-    clips = select_clips(videos, ("train",))
-    if not config.templates:
-        captioned = clips["video_id"].isin(captions["video_id"])
-        if not captioned.any():
-            raise ConfigError("teacher_features.train_small: table captions has no caption for any video of split train")
-        if not captioned.all():
-            logger.warning("teacher: %d of %d training clips have no caption and are left out", (~captioned).sum(), len(clips))
-        clips = clips[captioned].reset_index(drop=True)
-    sentences = small_teacher.frame_sentences(config, clips["video_id"].tolist(), captions, labels)
-    tokenizer = train_wordpiece(
-        [text for texts in sentences for text in texts], config.vocab_size, config.context_length
-    )
-    ids = [encode_batch(tokenizer, texts, config.context_length)[0] for texts in sentences]
-    view = params.view.model_copy(update={"frames": config.frames})
-    frames_BTSSC = _decode(clips, raw_media, view, params.dataset_id, params.workers)
+    clips = _described_clips(small, corpus)
+    names = clips["video_id"].tolist()
+    sentences = small_teacher.frame_sentences(small, names, corpus.captions, corpus.labels)
+    tokenizer = train_wordpiece([text for texts in sentences for text in texts], small.vocab_size, small.context_length)
+    ids = [encode_batch(tokenizer, texts, small.context_length)[0] for texts in sentences]
+    view = params.view.model_copy(update={"frames": small.frames})
+    frames_BTSSC = _decode(clips, corpus.media_root, view, params.dataset_id, params.workers)
     data = fresh_folder(workspace, "teacher_data")
-    small_teacher.write_data(data, clips["video_id"].tolist(), frames_BTSSC, ids, tokenizer)
-    model = config.model_config_for(params.view.size, params.patch_size, len(tokenizer))
-    spec = small_teacher.SmallTeacherSpec(model=model, data=data, train=config.train, seed=seed)
-    finished = train("teacher", spec, workspace)
+    small_teacher.write_data(data, names, frames_BTSSC, ids, tokenizer)
+    model = small.model_config_for(params.view.size, params.patch_size, len(tokenizer))
+    finished = train("teacher", SmallTeacherSpec(model=model, data=data, train=small.train, seed=seed), workspace)
     finished.export(folder)
     small_clip = small_teacher.trained_small_clip(model, finished.weights())
-    metrics = {"source": TRAIN_SMALL, **finished.summary()}
-    metrics["zero_shot"] = _zero_shot(params, small_clip, clips, ids, labels, videos, raw_media)
-    for task, accuracy in metrics["zero_shot"]["accuracy"].items():
-        logger.info("teacher: zero-shot %s on single frames of split validation: %.1f %%", task, accuracy)
-    return folder, finished.history, metrics
+    zero_shot = _zero_shot(params, small_clip, small.label_tasks(), dict(zip(names, ids, strict=True)), corpus)
+    return folder, finished.history, {"source": TRAIN_SMALL, **finished.summary(), "zero_shot": zero_shot}
+
+
+def _described_clips(small: SmallClipConfig, corpus: _Corpus) -> pd.DataFrame:
+    """Return the training clips; without templates, those with a caption."""
+    clips = select_clips(corpus.videos, ("train",))
+    if small.templates:
+        return clips
+    captioned = clips["video_id"].isin(corpus.captions["video_id"])
+    if not captioned.any():
+        raise ConfigError("teacher_features.train_small: table captions has no caption for any video of split train")
+    if not captioned.all():
+        logger.warning("teacher: %d of %d training clips have no caption and are left out", (~captioned).sum(), len(clips))
+    return clips[captioned].reset_index(drop=True)
 
 
 def _decode(
@@ -136,40 +134,33 @@ def _decode(
 def _zero_shot(
     params: TeacherFeaturesParams,
     small_clip: nn.Module,
-    train_clips: pd.DataFrame,
-    ids: list[Tensor],
-    labels: pd.DataFrame,
-    videos: pd.DataFrame,
-    raw_media: Path,
+    tasks: Sequence[str],
+    sentences: Mapping[str, Tensor],
+    corpus: _Corpus,
 ) -> dict[str, Any]:
-    """Zero-shot accuracy in percent on the middle frames of the validation split, per label task that templates name."""
-    import torch
+    """Zero-shot accuracy in percent on the middle frames of the validation split.
 
-    held_out = videos[(videos["split"] == "validation") & (videos["media"] == "video")]
-    named = {
-        task for template in (params.train_small.templates if params.train_small else ()) for task in _tasks(template)
-    }
+    Args:
+        params: how frames are decoded.
+        small_clip: as trained.
+        tasks: label tasks to measure.
+        sentences: token ids [m, L] that describe each training clip; those of a class are its prompts.
+        corpus: clips and labels.
+    """
+    held_out = corpus.videos[(corpus.videos["split"] == "validation") & (corpus.videos["media"] == "video")]
     accuracy: dict[str, float] = {}
-    if not held_out.empty and named:
+    if not held_out.empty and tasks:
         view = params.view.model_copy(update={"frames": 1})
-        frames_FSSC = _decode(held_out, raw_media, view, None, params.workers)[:, 0]
-        by_task = {
-            task: dict(zip(rows["video_id"], rows["label"], strict=True)) for task, rows in labels.groupby("task")
-        }
-        for task in sorted(named):
-            known, prompts = by_task[task], {}
-            for name in sorted(set(known.values())):
-                rows = [
-                    row for row, video in zip(ids, train_clips["video_id"], strict=True) if known.get(video) == name
-                ]
-                if rows:
-                    prompts[name] = torch.cat(rows).unique(dim=0)[:_PROMPTS_PER_CLASS]
-            truth = [known.get(video, "") for video in held_out["video_id"]]
+        frames_FSSC = _decode(held_out, corpus.media_root, view, None, params.workers)[:, 0]
+        for task in tasks:
+            rows = corpus.labels[corpus.labels["task"] == task]
+            label_of = dict(zip(rows["video_id"], rows["label"], strict=True))
+            of_label: dict[str, list[Tensor]] = {}
+            for clip, ids_ML in sentences.items():
+                if clip in label_of:
+                    of_label.setdefault(label_of[clip], []).append(ids_ML)
+            prompts = {label: torch.cat(found).unique(dim=0)[:_PROMPTS_PER_CLASS] for label, found in of_label.items()}
+            truth = [label_of.get(video, "") for video in held_out["video_id"]]
             accuracy[task] = 100.0 * small_teacher.zero_shot_accuracy(small_clip, frames_FSSC, truth, prompts)
+            logger.info("teacher: zero-shot %s on single frames of split validation: %.1f %%", task, accuracy[task])
     return {"split": "validation", "frames": len(held_out), "accuracy": accuracy}
-
-
-def _tasks(template: str) -> list[str]:
-    from string import Formatter
-
-    return [task for _, task, _, _ in Formatter().parse(template) if task]
