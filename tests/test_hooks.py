@@ -1,4 +1,4 @@
-"""The tracking hook in a toy project of its own: two sessions in one process, then one that fails."""
+"""Both hooks: in a toy project of its own, where two sessions end well, one is refused and one fails, and by themselves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import ROOT
-from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.datasets import FolderDataset, JsonDataset
-from umt_pipeline.hooks import track_outputs, tracked_dataset
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import CheckpointError, ConfigError
+from umt_pipeline.datasets import FolderDataset, JsonDataset, TableDataset, WorkspaceDataset
+from umt_pipeline.hooks import InputsHook, track_outputs, tracked_dataset
 
 FILES = {
     "pyproject.toml": """
@@ -45,6 +46,7 @@ FILES = {
         from pathlib import Path
         from kedro.pipeline import Node, Pipeline
         from umt_pipeline.core.config import Config
+        from umt_pipeline.core.errors import CheckpointError
         from umt_pipeline.tracking import metric_logger
 
         class Optim(Config):
@@ -55,6 +57,10 @@ FILES = {
             lr: float
             epochs: int = 2
             optim: Optim
+
+            def check_inputs(self) -> None:
+                if self.lr == 5.0:
+                    raise CheckpointError("lr: there is no such model")
 
         def train(params: Train, seed: int, everything: dict) -> tuple[Path, dict]:
             log_row = metric_logger()
@@ -69,20 +75,21 @@ FILES = {
 
         def register_pipelines() -> dict:
             node = Node(train, ["params:train", "params:seed", "parameters"], ["model", "scores"])
-            return {"__default__": Pipeline([node]), "toy": Pipeline([node])}
+            return {"__default__": Pipeline([node]), "train": Pipeline([node])}
         """,
     "run.py": """
         import mlflow, sys
         from pathlib import Path
         from kedro.framework.session import KedroSession
         from kedro.framework.startup import bootstrap_project
+        from umt_pipeline.core.errors import UmtError
 
         bootstrap_project(Path.cwd())
-        for lr in (0.1, 0.2, 9.0):
+        for lr in (0.1, 5.0, 0.2, 9.0):
             try:
                 with KedroSession.create(Path.cwd(), runtime_params={"train": {"lr": lr}}) as session:
-                    session.run(pipeline_names=["toy"])
-            except ValueError as error:
+                    session.run(pipeline_names=["train"])
+            except (UmtError, ValueError) as error:
                 print(error)
             assert mlflow.active_run() is None
         """,
@@ -101,7 +108,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "DVC_STAGE": "toy_stage"}
     result = subprocess.run([sys.executable, "run.py"], cwd=project, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "diverged" in result.stdout
+    assert "\nparameters train: lr: there is no such model\n" in result.stdout
+    assert "\ndiverged\n" in result.stdout
     return MlflowClient(uri)
 
 
@@ -110,9 +118,9 @@ def runs(client: MlflowClient) -> list[Any]:
     return sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.info.start_time)
 
 
-def test_one_run_per_session(client: MlflowClient) -> None:
+def test_one_run_per_session_and_none_for_a_refused_one(client: MlflowClient) -> None:
     assert [run.info.status for run in runs(client)] == ["FINISHED", "FINISHED", "FAILED"]
-    assert {run.info.run_name for run in runs(client)} == {"toy"}
+    assert {run.info.run_name for run in runs(client)} == {"train"}
     assert {run.data.tags["dvc.stage"] for run in runs(client)} == {"toy_stage"}
 
 
@@ -161,3 +169,39 @@ def test_a_model_folder_without_weights_is_not_registered(tmp_path: Path, caplog
     (tmp_path / "model" / "model.safetensors").write_text("weights")
     with pytest.raises(RuntimeError, match="expected an active MLflow run"):
         track_outputs(Pipeline([node]), DataCatalog({"model": folder}))
+
+
+class Named(Config):
+    exists: bool = False
+
+    def check_inputs(self) -> None:
+        if not self.exists:
+            raise CheckpointError("source 'CLIP' is not known")
+
+
+def before(pipeline_names: list[str] | None, catalog: dict[str, Any], *nodes: Node) -> None:
+    InputsHook().before_pipeline_run({"pipeline_names": pipeline_names}, Pipeline(nodes), DataCatalog(catalog))
+
+
+def test_parameters_are_checked_if_the_pipeline_of_their_name_runs() -> None:
+    node = Node(lambda one, other: one, ["params:one", "params:other"], "made", name="make")
+    catalog = {"params:one": MemoryDataset(Named()), "params:other": MemoryDataset(Named(exists=True))}
+    before(["other"], catalog, node)
+    for names in (["one"], ["other", "one"], ["__default__"], None):
+        with pytest.raises(ConfigError, match="parameters one: source 'CLIP' is not known"):
+            before(names, catalog, node)
+
+
+def test_all_missing_files_are_named_before_the_first_node(tmp_path: Path) -> None:
+    (tmp_path / "there.json").write_text("{}")
+    names = ("gone.json", "there.json", "made.json", "late.json")
+    catalog: dict[str, Any] = {name.removesuffix(".json"): JsonDataset(str(tmp_path / name)) for name in names}
+    catalog["maybe"] = TableDataset(str(tmp_path / "maybe.csv"), optional=True)
+    catalog["workspace"] = WorkspaceDataset(str(tmp_path / "workspace"))
+    first = Node(lambda *_: {}, ["there", "gone", "workspace"], "made", name="first")
+    second = Node(lambda *_: {}, ["made", "late", "maybe", "in_memory"], "end", name="second")
+    with pytest.raises(ConfigError, match=r"gone \(.*gone\.json\), late \(.*late\.json\): expected before the first step"):
+        before(None, catalog, first, second)
+    for name in ("gone.json", "late.json"):
+        (tmp_path / name).write_text("{}")
+    before(None, catalog, first, second)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from umt_pipeline import tracking
 from umt_pipeline.core.config import Config
-from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.errors import ConfigError, UmtError
 from umt_pipeline.datasets.base import PathDataset
 
 _log = logging.getLogger(__name__)
@@ -38,16 +38,49 @@ class TrackedDataset(Config):
 
 
 class InputsHook:
-    """Checks what the parameters of a run name outside the project, before its first node."""
+    """Checks all that a run will read before its first node: files of the catalog, and what parameters name beside them."""
 
-    @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Ask each block of parameters; see :meth:`Config.check_inputs`."""
+    @hook_impl(tryfirst=True)  # before the run is opened in MLflow
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Refuse a run that would fail later, when other nodes have been paid for.
+
+        A block of parameters is checked (:meth:`Config.check_inputs`) if the pipeline of its name runs. Others may read it
+        too, but have no use for what it names: stage 1 compares the store with ``teacher_features``, and fetches no teacher.
+
+        Raises:
+            ConfigError: something is missing or does not fit; of files, all that are missing are named.
+        """
+        require_files(pipeline, catalog)
+        running = run_params["pipeline_names"] or ["__default__"]
         for name in sorted(pipeline.inputs()):
-            if name.startswith("params:"):
-                value = catalog.load(name)
-                if isinstance(value, Config):
-                    value.check_inputs()
+            block = name.removeprefix("params:")
+            if block == name or not {block, "__default__"} & set(running):
+                continue
+            parameters = catalog.load(name)
+            if isinstance(parameters, Config):
+                try:
+                    parameters.check_inputs()
+                except UmtError as error:
+                    raise ConfigError(f"parameters {block}: {error}") from error
+
+
+def require_files(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Refuse a pipeline that reads files which neither are there nor are made by it.
+
+    Raises:
+        ConfigError: files or folders are missing; all are named.
+    """
+    inputs = {name: catalog.get(name) for name in sorted(pipeline.inputs())}
+    missing = [
+        f"{name} ({dataset.path})"
+        for name, dataset in inputs.items()
+        if isinstance(dataset, PathDataset) and not dataset.optional and not dataset.exists()
+    ]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)}: expected before the first step, found nothing. Run the pipelines that make them first "
+            "(`dvc repro` runs all that is missing), or correct the catalog"
+        )
 
 
 class TrackingHook(MlflowHook):  # type: ignore[misc]  # kedro-mlflow has no types

@@ -3,7 +3,6 @@
 from umt_pipeline.hooks import InputsHook, TrackingHook
 from umt_pipeline.project_config import LOADER_ARGS, ProjectConfigLoader
 
-# First what may refuse the run, then what tells of it.
 HOOKS = (InputsHook(), TrackingHook())
 
 # TrackingHook is a subclass of kedro-mlflow's own hook and takes its place. (With a hyphen the name would be ignored.)

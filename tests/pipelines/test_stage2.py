@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tests.features.tiny import make_config
 from tests.training.conftest import StageWorld, stage_world
-from umt_pipeline.core.errors import ConfigError, StoreError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from umt_pipeline.models.folders import SKIPPED_FILE, save_model
 from umt_pipeline.models.student import KIND, untrained_student
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
@@ -123,6 +123,24 @@ def test_a_bert_is_known_by_its_content_and_may_have_more_words_than_its_tokeniz
     before = first.inputs()
     _bert(tmp_path / "bert", 96)
     assert gather(stage_world, tmp_path, params).inputs() != before, "other weights under the same name"
-    small = settings(text={**TEXT, "vocab_size": 10, "pretrained": str(tmp_path / "bert")})
+
+
+def test_a_bert_that_the_model_could_not_start_from_is_refused_before_anything_runs(
+    stage_world: StageWorld, tmp_path: Path
+) -> None:
+    _bert(tmp_path / "bert", 96)
+
+    def check(**text: Any) -> None:
+        settings(text={**TEXT, "vocab_size": 96, "pretrained": str(tmp_path / "bert"), **text}).check_inputs()
+
+    check()
+    settings().check_inputs()
+    with pytest.raises(ConfigError, match=r"stage2\.text\.pretrained: .*nowhere cannot be read as a tokenizer"):
+        check(pretrained=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"its tokenizer has \d+ words, but stage2\.text\.vocab_size is 10"):
-        make_tokenizer(small, stage_world.videos, CAPTIONS, tmp_path)
+        check(vocab_size=10)
+    with pytest.raises(CheckpointError, match=r"text\.layers is 3, checkpoint has 2"):
+        check(layers=3)
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read as a BERT checkpoint"):
+        check()

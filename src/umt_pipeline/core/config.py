@@ -17,7 +17,7 @@ class Config(BaseModel):
     def check_inputs(self) -> None:
         """Check what these settings name outside the project, such as a published model; by default nothing.
 
-        Called for all parameters of a run before its first step, so that no stage is paid for that a later one has no use for.
+        Called for the parameters of all pipelines of a run before its first step: no stage is paid for in vain.
 
         Raises:
             UmtError: something is missing or does not fit.

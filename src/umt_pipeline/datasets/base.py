@@ -14,10 +14,15 @@ _Loaded = TypeVar("_Loaded")
 class PathDataset(AbstractDataset[_Saved, _Loaded]):
     """A dataset that is one file or one folder.
 
+    Attributes:
+        optional: it can be loaded where there is nothing.
+
     Args:
         filepath: where it is; the catalog makes it absolute.
         metadata: read by hooks (see ``umt_pipeline.hooks``) and by Kedro-Viz, not by the dataset.
     """
+
+    optional = False
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)

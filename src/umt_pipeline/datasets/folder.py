@@ -25,7 +25,7 @@ class FolderDataset(PathDataset[Path, Path]):
 
     def __init__(self, filepath: str, optional: bool = False, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(filepath, metadata)
-        self._optional = optional
+        self.optional = optional
 
     def load(self) -> Path:
         """Return the folder's path.
@@ -33,7 +33,7 @@ class FolderDataset(PathDataset[Path, Path]):
         Raises:
             UmtError: the folder is missing or empty, and not optional.
         """
-        if self._optional and not self._path.exists():
+        if self.optional and not self._path.exists():
             return self._path
         if not self._path.is_dir():
             found = "a file" if self._path.exists() else "nothing"
@@ -69,6 +69,8 @@ class WorkspaceDataset(PathDataset[Path, Path]):
 
     It is nobody's result: neither git nor DVC keeps it, and deleting it loses no more than the progress of killed runs.
     """
+
+    optional = True
 
     def load(self) -> Path:
         """Return the folder's path; it is made if it is not there."""

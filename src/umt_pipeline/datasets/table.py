@@ -39,7 +39,7 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath, metadata)
-        self._optional = optional
+        self.optional = optional
         self._infer_types = infer_types
         suffix = self._path.suffix.lower()
         if suffix not in _READERS:
@@ -53,7 +53,7 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
             TableError: the file is missing and not optional, empty or malformed; the message names the line where there is
                 one.
         """
-        if self._optional and not self._path.exists():
+        if self.optional and not self._path.exists():
             return pd.DataFrame()
         if not self._path.is_file():
             raise TableError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
-from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.data.captions import CaptionSource
 from umt_pipeline.data.replacement import unreadable_share
 from umt_pipeline.data.samples import Batch
@@ -68,6 +68,25 @@ class TextSize(Config):
         if self.max_length > self.max_positions:
             raise ValueError(f"max_length {self.max_length} is above max_positions {self.max_positions}")
         return self
+
+    def pretrained_tokenizer(self) -> PreTrainedTokenizerFast | None:
+        """Read the tokenizer of ``pretrained``; None without one.
+
+        Raises:
+            ConfigError: it cannot be read, or has more words than ``vocab_size``.
+        """
+        if self.pretrained is None:
+            return None
+        try:
+            tokenizer = load_tokenizer(self.pretrained)
+        except CheckpointError as error:
+            raise ConfigError(f"stage2.text.pretrained: {error}") from error
+        if len(tokenizer) > self.vocab_size:
+            raise ConfigError(
+                f"stage2.text.pretrained {self.pretrained!r}: its tokenizer has {len(tokenizer)} words, but "
+                f"stage2.text.vocab_size is {self.vocab_size}: set it to the vocab_size of the checkpoint's config.json"
+            )
+        return tokenizer
 
     def text_config(self, vocab_size: int, vision_dim: int) -> TextConfig:
         """Return the text encoder's configuration for a vocabulary and a video encoder."""
@@ -148,9 +167,7 @@ class Stage2Config(Config):
         return self
 
     def check_inputs(self) -> None:
-        if self.text.pretrained is None:
-            return
-        load_tokenizer(self.text.pretrained)
+        self.text.pretrained_tokenizer()
         # Only cross-attention, which starts new, has the width of the video encoder.
         check_pretrained_bert(self.text.text_config(self.text.vocab_size, vision_dim=self.text.dim))
 

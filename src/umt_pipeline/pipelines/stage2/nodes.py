@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
@@ -37,13 +36,8 @@ def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.Data
         ConfigError: there is no usable training caption, or ``vocab_size`` is too small for their letters or for the pretrained
             tokenizer.
     """
-    if params.text.pretrained is not None:
-        tokenizer = load_tokenizer(params.text.pretrained)
-        if len(tokenizer) > params.text.vocab_size:
-            raise ConfigError(
-                f"stage2.text.pretrained {params.text.pretrained!r}: its tokenizer has {len(tokenizer)} words, but "
-                f"stage2.text.vocab_size is {params.text.vocab_size}: set it to the vocab_size of the checkpoint's config.json"
-            )
+    tokenizer = params.text.pretrained_tokenizer()
+    if tokenizer is not None:
         # Whoever uses the model later cuts texts where training did.
         tokenizer.model_max_length = params.text.max_length
     else:
