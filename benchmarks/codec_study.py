@@ -39,15 +39,15 @@ from umt_pipeline.evaluation.workers import cores
 from umt_pipeline.features.codebooks import BOOKS_FILE
 from umt_pipeline.features.codecs import CodecName
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
-from umt_pipeline.features.manifest import StoreHeader
+from umt_pipeline.features.manifest import StoreHeader, read_manifest
+from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.student import Student, untrained_student
 from umt_pipeline.models.teacher import load_teacher
-from umt_pipeline.training.launch import RunSpec, run
-from umt_pipeline.training.stage1 import Stage1Config, Targets, open_provider
-from umt_pipeline.training.state import final_weights
+from umt_pipeline.training.launch import run
+from umt_pipeline.training.stage1 import Stage1Config, Stage1Spec
 from umt_pipeline.video.pixels import normalise_patches
 from umt_pipeline.video.views import counter_hash
 
@@ -165,35 +165,30 @@ def make_arms(world: World) -> list[Arm]:
     return [*arms, Arm("online, a new view each epoch", arms[0].store, "online", None, None)]
 
 
+def source_of(world: World, store: Path, targets: Targets, split: str = "train") -> TargetSource:
+    """Return views and targets of the clips of a split."""
+    clips = world.work / "videos.arrow"
+    return TargetSource(
+        store=store, targets=targets, teacher=world.teacher, clips=clips, media_root=world.media, split=split
+    )
+
+
 def train_arm(world: World, arm: Arm, seed: int) -> tuple[Student, float, float]:
     """Train a student; returns it with its last training loss and the seconds it took."""
-    provider = {
-        "store": str(arm.store),
-        "targets": arm.targets,
-        "teacher": str(world.teacher),
-        "clips": str(world.work / "videos.arrow"),
-        "media_root": str(world.media),
-    }
-    config = world.stage1.student.student_config(FeatureStore(arm.store).manifest)
-    spec = RunSpec(
-        task="umt_pipeline.training.stage1:make_task",
-        kwargs={"student": config.model_dump(mode="json"), **provider},
-        inputs="study",
-        train=world.stage1.train,
-        seed=seed,
-        run_dir=world.work / "runs" / f"{arm.name} {seed}",
-    )
+    config = world.stage1.student.student_config(read_manifest(arm.store))
+    source = source_of(world, arm.store, arm.targets)
+    spec = Stage1Spec(student=config, source=source, teacher="the demo's", train=world.stage1.train, seed=seed)
     print(f"training: {arm.name}, seed {seed}", flush=True)
-    result = run(spec)
+    finished = run(spec, world.work / "runs" / f"{arm.name} {seed}")
     student = Student(config).eval()
-    load_weights(student, load_file(final_weights(spec.run_dir)), source=arm.name)
-    return student, float(result.history[-1]["loss"]), result.seconds
+    load_weights(student, finished.weights(), source=arm.name)
+    return student, float(finished.result.history[-1]["loss"]), finished.result.seconds
 
 
 @torch.inference_mode()
-def held_out_loss(student: Student, store: Path) -> float:
+def held_out_loss(student: Student, source: TargetSource) -> float:
     """Return the alignment loss on clips of the validation split against the teacher's own targets, for all arms the same."""
-    provider = open_provider(str(store), "cached", "", "", "", split="validation")
+    provider = source.open()
     dataset = provider.dataset()
     total = 0.0
     for start in range(0, len(dataset), 64):
@@ -242,7 +237,8 @@ def labelled(features: Features, name: str, clips: list[str], labels: dict[str, 
 def study(world: World, seeds: list[int]) -> tuple[list[Arm], dict[str, list[Outcome]], float]:
     """Train every arm with every seed; returns arms, outcomes by arm, and the untrained student's accuracy."""
     arms = make_arms(world)
-    held_out, _ = make_store(world, "held_out", codec="fp16", views=1, splits=("validation",))
+    store, _ = make_store(world, "held_out", codec="fp16", views=1, splits=("validation",))
+    held_out = source_of(world, store, "cached", "validation")
     trained: dict[tuple[str, int], tuple[Student, float, float]] = {}
     for seed in seeds:
         for arm in arms:

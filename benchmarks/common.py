@@ -31,6 +31,7 @@ from drawn_files import draw_files
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.training.device import resolve_device, uses_bf16
 from umt_pipeline.training.loop import train
@@ -103,6 +104,11 @@ class Place:
     @property
     def store(self) -> Path:
         return self.folder / "store"
+
+    def source(self, targets: Targets, clips: Path | None = None) -> TargetSource:
+        return TargetSource(
+            store=self.store, targets=targets, teacher=self.teacher, clips=clips or self.clips, media_root=self.media
+        )
 
 
 @dataclass(frozen=True)

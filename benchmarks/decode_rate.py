@@ -49,7 +49,7 @@ def main() -> None:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
         for seed in range(8 if len(sys.argv) == 1 else 0):
             draw_file(folder / f"{seed}.mp4", seed)
-        found = [folder / name for name in scan_videos(folder)[0]][:VIEWS]
+        found = [folder / name for name in scan_videos(folder, set())[0]][:VIEWS]
         paths, infos, refused = [], [], 0
         start = time.process_time()
         for path in found:

@@ -9,6 +9,7 @@ says that nothing has changed since). ``docs/demo_results.md`` is written anew f
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -93,7 +94,9 @@ def table(results: dict[int, dict[str, float]]) -> str:
 
 def main() -> None:
     """Run the seeds named on the command line and write the table."""
-    seeds = [int(argument) for argument in sys.argv[1:]] or [0, 1, 2]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2], help="of corpus and training; 0 1 2 if none is named")
+    seeds = parser.parse_args().seeds
     results = {seed: run_seed(seed) for seed in seeds}
     text = (
         "# The demo's numbers over seeds\n\n"

@@ -9,6 +9,7 @@ Writes `docs/objective_ablation.md`.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -72,6 +73,7 @@ def row(title: str, name: str, on: tuple[str, ...]) -> str:
 
 def main() -> None:
     """Run what is missing and write the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     known = set(run("dvc", "exp", "list", "--name-only").split())
     names = {title: f"objectives-{len(on)}" for title, on in VARIANTS.items()}
     for title, on in VARIANTS.items():

@@ -13,7 +13,6 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from common import (
@@ -40,10 +39,13 @@ from common import (
 
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.samples import SampleDataset, stack_samples
+from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.provider import CachedDataset, OnlineDataset
+from umt_pipeline.features.source import Targets
 from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.models.student import Student
 from umt_pipeline.training.sampler import BatchReader, Sampler
-from umt_pipeline.training.stage1 import StudentSize, Targets, make_task
+from umt_pipeline.training.stage1 import Stage1Task, StudentSize
 from umt_pipeline.video.views import ViewConfig
 
 DEFAULTS = Defaults(cpu=(8, 4), cuda=(128, 50))
@@ -63,22 +65,16 @@ def main() -> None:
         store_bytes = in_new_process(make_store, place, settings, VIEW)
         measured = {targets: in_new_process(measure_training, place, settings, targets) for targets in ("online", "cached")}
         reading = {source: in_new_process(measure_input, place, settings, source) for source in ("files", "store")}
-    speeds, loads, drawn = against_best_peak(measured), (load, os.getloadavg()[0]), arguments.videos is None
-    write_page(report(settings, corpus, drawn, arguments.out, store_bytes, speeds, reading, loads), arguments.out)
+    drawn = arguments.videos is None
+    made = written_by("stage1", settings, drawn, arguments.out, (load, os.getloadavg()[0]))
+    page = report(settings, corpus, drawn, made, store_bytes, against_best_peak(measured), reading)
+    write_page(page, arguments.out)
 
 
 def measure_training(place: Place, settings: Settings, targets: Targets) -> Speed:
     """Train for the steps asked for, and look at all but the first window of the history."""
     torch.manual_seed(0)
-    header = FeatureStore(place.store).manifest
-    task = make_task(
-        STUDENT.student_config(header).model_dump(mode="json"),
-        store=str(place.store),
-        targets=targets,
-        teacher=str(place.teacher),
-        clips=str(place.clips),
-        media_root=str(place.media),
-    )
+    task = Stage1Task(Student(STUDENT.student_config(read_manifest(place.store))), place.source(targets).open())
     flops = task.flops_per_clip({})
     assert flops is not None
     workers = settings.workers if targets == "online" else 0
@@ -110,13 +106,12 @@ def report(
     settings: Settings,
     corpus: Corpus,
     drawn: bool,
-    out: Path | None,
+    made: Iterator[str],
     store_bytes: int,
     speeds: dict[str, Speed],
     reading: dict[str, float],
-    loads: tuple[float, float],
 ) -> Iterator[str]:
-    """Yield the lines of the page; ``loads`` are the machine's load averages before the first part and after the last."""
+    """Yield the lines of the page; ``made`` are those that say how and where it was made."""
     online, cached = speeds["online"], speeds["cached"]
     yield "# Speed of stage 1"
     yield ""
@@ -126,7 +121,7 @@ def report(
         f"{settings.window} of warm-up, {online.precision}{', torch.compile' if settings.compile else ''}. Written by"
     )
     yield ""
-    yield from written_by("stage1", settings, drawn, out, loads)
+    yield from made
     yield ""
     yield from speed_table(speeds)
     yield ""

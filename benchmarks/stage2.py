@@ -50,18 +50,19 @@ from common import (
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from umt_pipeline.data.captions import captioned_media
+from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.data.samples import Batch, stack_samples
-from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.features.source import Targets
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import VideoTextMacs, video_text_macs
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.training.device import to_device, uses_bf16
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.sampler import BatchReader, Sampler
-from umt_pipeline.training.stage1 import StudentSize, Targets
-from umt_pipeline.training.stage2 import Stage2Config, Stage2Task, make_task
+from umt_pipeline.training.stage1 import StudentSize
+from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec, Stage2Task
 from umt_pipeline.video.views import ViewConfig
 
 DEFAULTS = Defaults(cpu=(16, 5), cuda=(128, 50))
@@ -152,26 +153,26 @@ def task_for(place: Place, targets: Targets, names: tuple[str, ...]) -> tuple[St
     weights = ObjectiveWeights(**{name: float(name in names) for name in NAMES})
     sizes: dict[str, Any] = {"text": BERT, "embed_dim": EMBED_DIM, "train": {"steps": 1, "batch_size": 1, "lr": 1e-5}}
     stage2 = Stage2Config.model_validate({**sizes, "weights": weights})
-    header = FeatureStore(place.store).manifest
+    header = read_manifest(place.store)
     config = stage2.model_for(VISION.student_config(header), header, VOCABULARY)
-    task = make_task(
-        config.model_dump(mode="json"),
-        weights.model_dump(mode="json"),
+    captions = CaptionSource(
+        samples=place.folder / "samples.arrow",
+        captions=place.folder / "captions.arrow",
+        tokenizer=place.folder / "tokenizer",
+        max_length=LENGTH,
+    )
+    spec = Stage2Spec(
+        model=config,
+        weights=weights,
         student=None,
         text_tower=None,
-        text_lr_scale=1.0,
-        tokenizer=str(place.folder / "tokenizer"),
-        samples=str(place.folder / "samples.arrow"),
-        captions=str(place.folder / "captions.arrow"),
-        max_length=LENGTH,
-        corpora={},
-        parity=False,
-        masked_epochs=None,
-        stores={"video": str(place.store)},
-        targets=targets,
-        teacher=str(place.teacher),
-        media_root=str(place.media),
+        captions=captions,
+        sources={"video": place.source(targets, captions.samples)},
+        teacher=header.teacher.id,
+        train=stage2.train,
+        seed=0,
     )
+    task = spec.build()
     return task, video_text_macs(config, header.frames * header.visible_per_frame, LENGTH, weights)
 
 
