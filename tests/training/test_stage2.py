@@ -338,7 +338,7 @@ def test_images_are_one_frame_videos_with_masks_and_alignment_of_their_own(stage
     task = build(stage_world, tmp_path, CAPTIONS + STILLS)
     assert [corpus.name for corpus in task.dataset().corpora()] == ["stills (image)", "tiny (video)"]
     seen: list[torch.Size] = []
-    task.model.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[1].shape, inputs[7])))
+    task.model.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[1].shape, inputs[5])))
     stills, clips = loss(task, [0, 1, 2]), loss(task, [3, 4, 5])
     assert seen == [((3, 8), (1, 4)), ((3, 8), (2, 4))], "half of one frame of 16, a fifth of two, rounded up"
     assert set(stills.parts) == set(clips.parts), "the loop's averages need the same names at every step"

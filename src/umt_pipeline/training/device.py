@@ -6,6 +6,7 @@ import logging
 import os
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from umt_pipeline.core.errors import ConfigError
@@ -27,6 +28,12 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+def rank_and_world() -> tuple[int, int]:
+    """The number of this process among those that train together, and how many they are: 0 of 1 without a process group."""
+    together = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

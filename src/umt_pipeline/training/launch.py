@@ -104,7 +104,7 @@ def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRu
     """
     key = _require_same_run(spec, run_dir)
     if spec.train.nproc == 1:
-        return FinishedRun(spec, run_dir, key, _train_here(spec, run_dir, key, on_row, rank=0, world=1))
+        return FinishedRun(spec, run_dir, key, _train_here(spec, run_dir, key, on_row))
     if result := state.finished(run_dir, key):
         logger.info("%s is finished (%d steps): not trained again", run_dir, result.steps)
         replay(result.history, on_row)
@@ -191,11 +191,8 @@ def build_task(spec: RunSpec) -> Task:
     return spec.build()
 
 
-def _train_here(
-    spec: RunSpec, run_dir: Path, key: str, on_row: OnRow | None, rank: int, world: int
-) -> TrainResult:
-    place: dict[str, Any] = {"run_dir": run_dir, "run": key, "rank": rank, "world": world}
-    return train(build_task(spec), spec.train, seed=spec.seed, on_row=on_row, **place)
+def _train_here(spec: RunSpec, run_dir: Path, key: str, on_row: OnRow | None = None) -> TrainResult:
+    return train(build_task(spec), spec.train, seed=spec.seed, run_dir=run_dir, run=key, on_row=on_row)
 
 
 @record  # writes the error where torch.distributed.run finds it, so that its summary names the root cause
@@ -203,10 +200,9 @@ def main(spec_path: str) -> None:
     """Entry point of a rank: ``python -m umt_pipeline.training.launch spec.json`` under torchrun, or alone."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     spec, run_dir = read_spec(Path(spec_path)), Path(spec_path).parent
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     key = _require_same_run(spec, run_dir)
-    if world == 1:
-        _train_here(spec, run_dir, key, None, rank, world)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _train_here(spec, run_dir, key)
         return
     device = resolve_device(spec.train.device)
     if device.type == "cuda":
@@ -214,7 +210,7 @@ def main(spec_path: str) -> None:
     else:
         dist.init_process_group("gloo")
     try:
-        _train_here(spec, run_dir, key, None, rank, world)
+        _train_here(spec, run_dir, key)
     finally:
         dist.destroy_process_group()
 

@@ -25,7 +25,7 @@ from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.core.identity import fingerprint, settings_of
 from umt_pipeline.data.samples import Batch
 from umt_pipeline.training import state
-from umt_pipeline.training.device import resolve_device, to_device, uses_bf16
+from umt_pipeline.training.device import rank_and_world, resolve_device, to_device, uses_bf16
 from umt_pipeline.training.ema import AverageWeights
 from umt_pipeline.training.metrics import Meter, Progress
 from umt_pipeline.training.optim import clip_gradients, make_optimizer
@@ -48,12 +48,10 @@ def train(
     run_dir: Path,
     run: str | None = None,
     on_row: OnRow | None = None,
-    rank: int = 0,
-    world: int = 1,
 ) -> TrainResult:
     """Train ``task.model`` in place, or take up a run that was interrupted, or load one that is finished.
 
-    With ``world`` > 1 every rank calls this, after ``torch.distributed.init_process_group``.
+    Of several processes each one calls this, after ``torch.distributed.init_process_group``.
 
     Args:
         task: what to train.
@@ -63,8 +61,6 @@ def train(
         run: names the run and all that final weights depend on; a folder of another run is refused. None: made of settings
             and seed, for callers that change neither model nor data.
         on_row: called on rank 0 with every row of the history, those from before a resume included.
-        rank: of this process.
-        world: number of processes.
 
     Returns:
         the history (on rank 0; empty elsewhere), steps and seconds. ``task.model`` has the weights of
@@ -76,6 +72,7 @@ def train(
         ConfigError: settings that do not fit data or device.
     """
     run = run or fingerprint({path: setting.value for path, setting in settings_of(config).items()}, seed)
+    rank, world = rank_and_world()
     with ExitStack() as stack:
         if rank == 0:
             stack.enter_context(state.run_lock(run_dir))
@@ -90,7 +87,7 @@ def train(
             if rank == 0:
                 replay(result.history, on_row)
             return result
-        trainer = Trainer(task, config, seed=seed, run_dir=run_dir, run=run, rank=rank, world=world)
+        trainer = Trainer(task, config, seed=seed, run_dir=run_dir, run=run)
         if rank == 0:
             replay(history, on_row)
         return trainer.fit(history, on_row)
@@ -112,17 +109,16 @@ class Trainer:
         seed: of the run.
         run_dir: prepared folder.
         run: its fingerprint.
-        rank: of this process.
-        world: number of processes.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, *, seed: int, run_dir: Path, run: str, rank: int, world: int) -> None:
+    def __init__(self, task: Task, config: TrainConfig, *, seed: int, run_dir: Path, run: str) -> None:
         self.task, self.config, self.seed = task, config, seed
-        self.run_dir, self.run, self.rank, self.world = run_dir, run, rank, world
+        self.run_dir, self.run = run_dir, run
+        self.rank, self.world = rank_and_world()
         self.device = resolve_device(config.device)
         self.autocast = uses_bf16(config.precision, self.device)
         self.dataset = task.dataset()
-        shape = (config.batch_size, seed, rank, world, config.accumulate)
+        shape = (config.batch_size, seed, self.rank, self.world, config.accumulate)
         self.sampler = Sampler(self.dataset.corpora(), *shape, equal_shares=task.equal_shares)
         self.shares = [len(micro.indices_B) for micro in self.sampler.micro_batches(0)]  # the same at every step
         self.schedule = make_schedule(config, self.sampler.steps_per_epoch, self.sampler.batch_size)
@@ -138,7 +134,7 @@ class Trainer:
             info = state.load_checkpoint(folder, task.model, self.optimizer, self.average, len(self.dataset))
             self.start, self.seconds_before = info.step, info.seconds
         self.model = self._wrapped(task.model)
-        self.meter = Meter(self.device, world)
+        self.meter = Meter(self.device, self.world)
         self._announce()
 
     def _recompute(self, blocks: int) -> None:

@@ -6,7 +6,7 @@ matching pairs, S vocabulary size.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -39,6 +39,20 @@ class ObjectiveWeights(Config):
     matching: float = Field(1.0, ge=0.0)
     masked_language: float = Field(1.0, ge=0.0)
     alignment: float = Field(1.0, ge=0.0)
+
+
+class Texts(NamedTuple):
+    """The captions of a batch.
+
+    Attributes:
+        ids_BL: tokens.
+        mask_BL: True at tokens.
+        media_B: int64 ids of what they describe, equal for samples of the same medium.
+    """
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    media_B: Tensor
 
 
 class Objectives(nn.Module):
@@ -78,9 +92,7 @@ class Objectives(nn.Module):
         patches_BVP: Tensor,
         visible_BV: Tensor,
         targets_KBVC: Tensor | None,
-        ids_BL: Tensor,
-        mask_BL: Tensor,
-        media_B: Tensor,
+        texts: Texts,
         generator: torch.Generator,
         clip_size: tuple[int, int] | None = None,
     ) -> LossParts:
@@ -90,21 +102,19 @@ class Objectives(nn.Module):
             patches_BVP: normalised visible patches.
             visible_BV: their positions.
             targets_KBVC: the teacher's unit vectors there; None in the unmasked phase, which is not aligned.
-            ids_BL: caption tokens.
-            mask_BL: True at tokens.
-            media_B: int64 ids, equal for samples of the same medium.
+            texts: the captions.
             generator: for hard negatives and token masks.
             clip_size: see :meth:`VideoViT.positions`.
         """
         model, weights = self.model, self.weights
         model.clamp_temperature_()
         video = model.encode_video_aligned(patches_BVP, visible_BV, targets_KBVC is not None, clip_size, self.pool)
-        text_BLD, text_BE = model.encode_text(ids_BL, mask_BL)
+        text_BLD, text_BE = model.encode_text(texts.ids_BL, texts.mask_BL)
         parts = {"temperature": model.temperature.detach()}
         total = patches_BVP.new_zeros((), dtype=torch.float32)
         if weights.contrastive:
             parts["contrastive"] = video_text_contrastive(
-                video.embedding_BE, text_BE, model.temperature, media_B, parity=self.parity
+                video.embedding_BE, text_BE, model.temperature, texts.media_B, parity=self.parity
             )
             total = total + weights.contrastive * parts["contrastive"]
         if weights.matching or weights.masked_language:
@@ -113,7 +123,7 @@ class Objectives(nn.Module):
             if not weights.contrastive:
                 # Nothing trains the embeddings, so they cannot tell which pairs are hard: any is as likely.
                 similarity_BB = torch.zeros_like(similarity_BB)
-            parts |= self._fused(video_BVD, text_BLD, similarity_BB, ids_BL, mask_BL, media_B, generator)
+            parts |= self._fused(video_BVD, text_BLD, similarity_BB, texts, generator)
             total = total + sum(
                 weight * parts[name]
                 for name, weight in (("matching", weights.matching), ("masked_language", weights.masked_language))
@@ -129,29 +139,22 @@ class Objectives(nn.Module):
         return LossParts(total, {name: part.detach() for name, part in parts.items()})
 
     def _fused(
-        self,
-        video_BVD: Tensor,
-        text_BLD: Tensor,
-        similarity_BB: Tensor,
-        ids_BL: Tensor,
-        mask_BL: Tensor,
-        media_B: Tensor,
-        generator: torch.Generator,
+        self, video_BVD: Tensor, text_BLD: Tensor, similarity_BB: Tensor, texts: Texts, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """The objectives of the fusion layers, in one pass through them."""
         model, weights = self.model, self.weights
-        negatives = hard_negatives(similarity_BB, media_B, generator) if weights.matching else None
+        negatives = hard_negatives(similarity_BB, texts.media_B, generator) if weights.matching else None
         masked, masked_BLD = None, None
         if weights.masked_language:
             masked = mask_tokens(
-                ids_BL,
+                texts.ids_BL,
                 vocab_size=model.config.text.vocab_size,
                 mask_id=self.mask_id,
                 kept_ids=self.kept_ids,
                 generator=generator,
             )
-            masked_BLD = model.text.encode(masked.ids_BL, mask_BL)
-        match_M2, words_BLS = model.match_and_mlm(text_BLD, mask_BL, video_BVD, negatives, masked_BLD)
+            masked_BLD = model.text.encode(masked.ids_BL, texts.mask_BL)
+        match_M2, words_BLS = model.match_and_mlm(text_BLD, texts.mask_BL, video_BVD, negatives, masked_BLD)
         parts: dict[str, Tensor] = {}
         if negatives is not None and match_M2 is not None:
             parts["matching"], parts["matching_skipped"] = matching_loss(match_M2, negatives.valid_B)

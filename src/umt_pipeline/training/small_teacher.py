@@ -27,6 +27,7 @@ from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.losses import all_gather
 from umt_pipeline.models.teacher import save_open_clip
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer
+from umt_pipeline.training.device import rank_and_world
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise_frames
@@ -193,7 +194,7 @@ class SmallClipTask(Task):
             self.model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)  # type: ignore[union-attr, operator]
         image_FE, text_FE, scale = model(normalise_frames(batch["frames"]), batch["ids"])[:3]
         images_GE, texts_GE = all_gather(image_FE), all_gather(text_FE)
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        rank, _ = rank_and_world()
         labels_F = torch.arange(len(image_FE), device=image_FE.device) + rank * len(image_FE)
         image_loss = F.cross_entropy(scale * image_FE @ texts_GE.T, labels_F)
         text_loss = F.cross_entropy(scale * text_FE @ images_GE.T, labels_F)

@@ -32,7 +32,7 @@ from umt_pipeline.models.text import TextConfig, bert_identity, check_pretrained
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.models.vit import VideoViT, every_patch
-from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
+from umt_pipeline.training.objectives import Objectives, ObjectiveWeights, Texts
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.training.text_tower import TextPretrainingConfig
@@ -277,9 +277,7 @@ class Stage2Task(Task):
             normalise_patches(patches_BVP),
             visible_BV,
             targets_KBVC,
-            batch["ids"],
-            batch["mask"],
-            batch["media"],
+            Texts(batch["ids"], batch["mask"], batch["media"]),
             generator,
             (header.frames, header.grid),
         )
