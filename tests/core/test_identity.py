@@ -32,11 +32,14 @@ from umt_pipeline.core.config import Config
 
 class SizeConfig(Config):
     """Sizes."""
+    LIMIT: ClassVar[int] = 9
     depth: int
     width: int = 3
 
 def double(value, times=2):
     """Multiply."""
+    if times > 9:
+        raise ValueError(f"times: {times!r}")
     return value * times
 '''
 
@@ -54,9 +57,13 @@ def key(folder: Path, text: str) -> str:
     [
         ('"""Multiply."""', '"""Multiply twice."""', False),
         ('    """Multiply."""\n', "", False),
+        ("    return value", "    logger.info('%s', value)\n    return value", False),
         ("value * times", "value  *  times  # product", False),
+        ("value * times", "(\n        value * times\n    )", False),
         ("value * times", "value + times", True),
         ("times=2", "times=3", True),
+        ("{times!r}", "{value!r}", True),
+        ("= 9", "= 8", True),
         ("depth: int\n", "depth: float\n", True),
         ("depth: int\n", "depth: int\n    heads: int\n", True),
     ],
@@ -96,15 +103,18 @@ class Outer(Config):
     weights: dict[str, float] = Field(default_factory=dict)
     maybe: Inner | None = None
     parts: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = Field(default_factory=dict)
     workers: Annotated[int, OPERATIONAL] = 0
 
 
 def test_settings_are_named_by_their_paths() -> None:
-    found = settings_of(Outer(table=Path("a"), inner=Inner(size=1), weights={"x": 2.0}, parts=(Inner(size=3),), workers=4))
+    blocks = {"parts": (Inner(size=3),), "named": {"y": Inner(size=4, rate=1.0)}}
+    found = settings_of(Outer(table=Path("a"), inner=Inner(size=1), weights={"x": 2.0}, workers=4, **blocks))
     assert {path: (setting.value, setting.default) for path, setting in found.items()} == {
         "inner": ("settings", False), "inner.size": (1, False), "inner.rate": (0.5, True),
         "weights": (["x"], False), "weights.x": (2.0, False), "maybe": (None, True),
         "parts": (1, False), "parts.0": ("settings", False), "parts.0.size": (3, False), "parts.0.rate": (0.5, True),
+        "named": (["y"], False), "named.y": ("settings", False), "named.y.size": (4, False), "named.y.rate": (1.0, False),
     }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """What a piece of work is known by: fingerprints of values, the code key of what can change its result, and identities.
 
 A code key hashes the import closure of a piece of work: the module that does it and every module of the package that this
-one imports, at any depth. Docstrings, comments and formatting are left out, and so is what only messages, progress or speed
-depend on (:data:`WITHOUT_EFFECT`). The fields of settings that have a default are left out too: their values are part of an
-identity by themselves.
+one imports, at any depth. Docstrings, comments, formatting and log messages are left out, and so are modules that only
+messages, progress or speed depend on (:data:`WITHOUT_EFFECT`). The fields of settings that have a default are left out too:
+their values are part of an identity by themselves.
 
 An :class:`Identity` is a document, not only a hash, so that a new setting restarts nothing: of a setting that only one of two
 identities knows, it is enough that it stands at its default there.
@@ -161,23 +161,61 @@ def _tree(file: Path) -> ast.Module:
 
 @cache
 def _meaning(file: Path, settings: frozenset[str]) -> str:
-    """Return a file's code without comments, formatting, docstrings and the fields of settings that have a default."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    """Return a hash of what a file's code does; see :class:`_Meaning`."""
+    tree = _Meaning(settings).visit(ast.parse(file.read_text(encoding="utf-8")))
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+        if getattr(node, "body", None) == []:
+            setattr(node, "body", [ast.Pass()])  # noqa: B010  # not every node has one
+    # As text and not as a dump of the tree, which looks different in each version of Python.
+    return hashlib.sha256(ast.unparse(ast.fix_missing_locations(tree)).encode("utf-8")).hexdigest()
+
+
+class _Meaning(ast.NodeTransformer):
+    """Takes out of code what no result depends on: docstrings, log messages, the fields of settings that have a default.
+
+    Comments and formatting are not in the tree. F-strings are made calls, because versions of Python quote them differently.
+    """
+
+    def __init__(self, settings: frozenset[str]) -> None:
+        self._settings = settings
+
+    def _visit_block(self, node: Any) -> Any:
         if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-        if isinstance(node, ast.ClassDef) and node.name in settings:
+        return self.generic_visit(node)
+
+    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _visit_block
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        if node.name in self._settings:
             node.body = [entry for entry in node.body if not (isinstance(entry, ast.AnnAssign) and _has_default(entry))]
-        node.body = node.body or [ast.Pass()]
-    # As text and not as a dump of the tree, which looks different in each version of Python.
-    return hashlib.sha256(ast.unparse(tree).encode("utf-8")).hexdigest()
+        return self._visit_block(node)
+
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        if isinstance(node.value, ast.Call) and ast.unparse(node.value.func).startswith("logger."):
+            return None
+        return self.generic_visit(node)
+
+    def visit_Pass(self, node: ast.Pass) -> None:
+        return None
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> Any:
+        self.generic_visit(node)
+        return ast.Call(ast.Name("f"), node.values, [])
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> Any:
+        self.generic_visit(node)
+        return ast.Tuple([node.value, ast.Constant(node.conversion), *filter(None, [node.format_spec])], ast.Load())
 
 
 def _has_default(field: ast.AnnAssign) -> bool:
-    """Whether ``field`` has a default; ``Field(ge=1)``, with no positional argument and no default, is none."""
+    """Whether ``field`` is one of settings and has a default.
+
+    ``Field(ge=1)``, with no positional argument and no default, is none. Constants of the class are no fields.
+    """
     value = field.value
+    if "ClassVar" in ast.unparse(field.annotation) or ast.unparse(field.target).startswith("_"):
+        return False
     if not (isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "Field"):
         return value is not None
     given = [ast.unparse(argument) for argument in value.args[:1]]
