@@ -103,12 +103,12 @@ def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRu
         TrainingError: training failed; from ranks, with the end of their log.
     """
     key = _require_same_run(spec, run_dir)
-    if spec.train.nproc == 1:
-        return FinishedRun(spec, run_dir, key, _train_here(spec, run_dir, key, on_row))
     if result := state.finished(run_dir, key):
         logger.info("%s is finished (%d steps): not trained again", run_dir, result.steps)
         replay(result.history, on_row)
         return FinishedRun(spec, run_dir, key, result)
+    if spec.train.nproc == 1:
+        return FinishedRun(spec, run_dir, key, _train_here(spec, run_dir, key, on_row))
     if resolve_device(spec.train.device).type == "cuda" and spec.train.nproc > torch.cuda.device_count():
         raise ConfigError(
             f"`nproc: {spec.train.nproc}` needs as many CUDA devices, found {torch.cuda.device_count()}; lower `nproc`"
