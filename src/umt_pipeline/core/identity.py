@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ WITHOUT_EFFECT = frozenset(
     {
         "core",
         "reports",
+        "tasks.*.page",
         "models.card",
         "models.flops",
         "models.flops_stage2",
@@ -151,7 +153,7 @@ def _name(file: Path) -> str:
 
 def _without_effect(file: Path) -> bool:
     name = _name(file).removesuffix(".py").replace("/", ".")
-    return any(name == entry or name.startswith(f"{entry}.") for entry in WITHOUT_EFFECT)
+    return any(fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*") for entry in WITHOUT_EFFECT)
 
 
 @cache

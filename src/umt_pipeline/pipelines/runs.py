@@ -41,10 +41,10 @@ def exported(finished: FinishedRun, workspace: Path, name: str) -> Path:
 
 
 def skipped_model(workspace: Path, name: str, reason: str) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
-    """Return what a node returns of a model that is not trained: a folder that says why, no history, no summary."""
+    """Return what a node returns of a model that is not trained: a folder that says why, a history without rows, no summary."""
     folder = fresh_folder(workspace, name)
     write_json(folder / SKIPPED_FILE, {"reason": reason})
-    return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), {}
+    return folder, pd.DataFrame({"step": pd.Series(dtype="int64"), "loss": pd.Series(dtype=float)}), {}
 
 
 def fresh_folder(workspace: Path, name: str) -> Path:

@@ -11,12 +11,12 @@ import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.core.config import Config
-from umt_pipeline.core.files import sha256_file, staged_folder, write_json
+from umt_pipeline.core.files import sha256_file, staged_folder
 from umt_pipeline.core.identity import Identity, code_key, fingerprint, settings_of, work_folder
 from umt_pipeline.data.mapped import table_sha256
 from umt_pipeline.datasets import JsonDataset, TableDataset, TextFileDataset
 from umt_pipeline.models.folders import SKIPPED_FILE
-from umt_pipeline.pipelines.runs import fresh_folder, train
+from umt_pipeline.pipelines.runs import fresh_folder, skipped_model, train
 from umt_pipeline.reports.render import render
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.tracking import page_provenance
@@ -98,10 +98,9 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
     Raises:
         TrainingError: training failed.
     """
-    folder = fresh_folder(workspace, f"{name}_model")
     if isinstance(runs, Skipped):
-        write_json(folder / SKIPPED_FILE, {"reason": runs.reason})
-        return folder, pd.DataFrame({"step": pd.Series(dtype="int64"), "loss": pd.Series(dtype=float)}), {}
+        return skipped_model(workspace, f"{name}_model", runs.reason)
+    folder = fresh_folder(workspace, f"{name}_model")
     histories: dict[str, pd.DataFrame] = {}
     summaries: dict[str, Any] = {}
     for part, spec in runs.items():

@@ -47,7 +47,8 @@ class VideoTextEmbedder:
         return self.encoder.encode_text(texts)[2].float().cpu()
 
     def _frames(self, path: Path) -> Tensor:
-        found = probe(path, VideoRules())
+        # However short: what is asked of a corpus is asked when it is ingested.
+        found = probe(path, VideoRules(min_frames=1, min_side=1))
         view = eval_view(self.encoder.view, found.num_frames, found.height, found.width)
         device = next(self.encoder.model.parameters()).device
         return torch.from_numpy(np.ascontiguousarray(load_view(path, view))).unsqueeze(0).to(device)

@@ -30,7 +30,7 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
-from umt_pipeline.models.flops import training_flops, transformer_macs
+from umt_pipeline.models.flops import encoder_macs, training_flops
 from umt_pipeline.models.folders import load_weights, model_kind, weights_sha256
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import Positions, VideoViT, ViTConfig
@@ -262,9 +262,7 @@ class ClassificationTask(Task):
         """All repeats of a clip."""
         del batch
         vision = self._encoder.config
-        tokens = vision.frames * vision.patches_per_frame
-        blocks = transformer_macs(tokens, vision.dim, int(vision.dim * vision.mlp_ratio), vision.depth)
-        macs = tokens * vision.patch_values * vision.dim + blocks + vision.dim * self._classes
+        macs = encoder_macs(vision, vision.frames * vision.patches_per_frame) + vision.dim * self._classes
         return float(self._config.repeats * training_flops(macs))
 
     def _mixed(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
