@@ -88,6 +88,9 @@ def test_a_closure_is_all_that_is_imported_but_what_has_no_effect() -> None:
     assert {"training/stage1.py", "losses.py", "models/vit.py", "features/store.py", "masking.py"} <= files
     assert not {"training/metrics.py", "models/flops.py", "models/card.py"} & files
     assert not any(name.startswith(("core/", "reports/", "tasks/", "evaluation/")) for name in files)
+    tested = {file.relative_to(PACKAGE_FOLDER).as_posix() for file in closure(["tasks.classification.task"])}
+    assert "tasks/classification/figures.py" in tested, "a test draws a picture"
+    assert "tasks/classification/page.py" not in tested, "a page is made anew each time"
     with pytest.raises(ConfigError, match=r"no module umt_pipeline\.training\.stage9"):
         code_key("training.stage9")
 

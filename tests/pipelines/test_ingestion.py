@@ -21,7 +21,7 @@ from umt_pipeline.datasets import CorporaTableDataset
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.pipelines.ingestion import create_pipeline, nodes
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
-from umt_pipeline.schemas import Captions, Labels, Rejects, Videos
+from umt_pipeline.schemas import Boxes, Captions, Labels, Questions, Rejects, Videos
 from umt_pipeline.video.media import VideoInfo
 from umt_pipeline.video.probing import Refusal
 
@@ -73,8 +73,11 @@ LABELS = [["012.mp4", "colour", "red"]]
 
 def test_good_tables_pass(media: Path) -> None:
     out = ingest(media, VIDEOS, CAPTIONS, LABELS)
-    assert set(out) == {"videos", "captions", "labels", "rejects", "ingestion_report"}
-    for name, schema in {"videos": Videos, "captions": Captions, "labels": Labels, "rejects": Rejects}.items():
+    schemas = {
+        "videos": Videos, "captions": Captions, "labels": Labels, "questions": Questions, "boxes": Boxes, "rejects": Rejects,
+    }  # fmt: skip
+    assert set(out) == {*schemas, "ingestion_report"}
+    for name, schema in schemas.items():
         schema.validate(out[name], lazy=True)
     assert list(out["videos"]["video_id"]) == ["a", "012", "sub/été №1 100%"]
     assert list(out["videos"]["path"]) == ["a.mp4", "012.mp4", "sub/été №1 100%.mp4"]

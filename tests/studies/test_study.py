@@ -109,7 +109,7 @@ def test_a_study_runs_its_grid_with_every_seed_and_is_not_run_twice(
         kept = table[(table["arm"] == "aligned") & (table["seed"] == 0) & (table["fine_tuning_lr"] == 1e-3)]
         assert again["checkpoint_sha256"].tolist() == kept["checkpoint_sha256"].tolist()
         # Other code may give other numbers.
-        patched.setattr("studies.claims.study.code_key", lambda: "changed")
+        patched.setattr("umt_pipeline.training.spec.code_key", lambda *_: "changed")
         with pytest.raises(AssertionError, match="is trained again"):
             run_job(config, place, job)
     records = list(protocol_records(config, table, bank))

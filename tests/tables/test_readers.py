@@ -170,25 +170,26 @@ def test_a_limit_keeps_what_belongs_to_the_videos(tmp_path: Path) -> None:
     assert found.counts == {"train/captions": 4, "train/videos": 2}
 
 
-def ingested(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, list[str]]]:
+def ingested(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, list[str]]]:
     tables = [TableDataset(str(folder / f"{name}.csv")).load() for name in ("videos", "captions", "labels")]
+    nothing = pd.DataFrame()
     params = IngestionParams.model_validate({"dataset_id": "x", "splits": ["train", "validation", "test"]})
-    return read_raw_tables(tables[0], tables[1], tables[2], params)
+    return read_raw_tables(*tables, nothing, nothing, params)
 
 
 def test_the_ingestion_takes_what_was_written(tmp_path: Path) -> None:
     put(tmp_path / "lists", UCF101)
     assert run("read", "ucf101", tmp_path / "lists", "--out", tmp_path / "ucf").exit_code == 0
-    videos, captions, labels, ignored = ingested(tmp_path / "ucf")
+    videos, read_tables, ignored = ingested(tmp_path / "ucf")
     assert list(videos["video_id"]) == ["Archery/a", "Archery/b", "Bowling/c", "Archery/d"]
-    assert captions.empty
-    assert rows(labels)[0] == ("Archery/a.avi", "ucf101", "Archery")
+    assert read_tables["captions"].empty
+    assert rows(read_tables["labels"])[0] == ("Archery/a.avi", "ucf101", "Archery")
     # Read where ingestion.columns.videos.corpus names it.
-    assert ignored == {"videos": ["corpus"], "captions": [], "labels": []}
+    assert ignored == {"videos": ["corpus"], "captions": [], "labels": [], "questions": [], "boxes": []}
 
     hard = ['say "NA", twice', "NA", "café\nau lait", "  007 "]
     items = [{"video": f"{number}.mp4", "caption": caption} for number, caption in enumerate(hard)]
     write_annotations(read(tmp_path / "umt", "umt", {"train=a.json": items}), tmp_path / "out")
-    _, captions, labels, _ = ingested(tmp_path / "out")
-    assert list(captions["caption"]) == [caption.strip() for caption in hard]
-    assert labels.empty
+    _, read_tables, _ = ingested(tmp_path / "out")
+    assert list(read_tables["captions"]["caption"]) == [caption.strip() for caption in hard]
+    assert read_tables["labels"].empty

@@ -306,7 +306,8 @@ def test_training_learns_its_clips(world: World, tmp_path: Path) -> None:
     plain = {"mix": {"probability": 0}, "augment": still, "drop_path": 0, "label_smoothing": 0, "repeats": 1}
     history = run(spec(world, train={"steps": 50, "batch_size": 6, "lr": 5e-3, "warmup": 5}, **plain), tmp_path).result.history
     assert history[0]["loss"] == pytest.approx(np.log(2), abs=0.01), "the first logits are nearly equal"
-    assert history[-1]["loss"] < 0.4
+    # Six clips in batches of six, each time other frames: one step tells little.
+    assert np.mean([row["loss"] for row in history[-10:]]) < 0.4
 
 
 def test_a_step_costs_every_repeat(world: World) -> None:

@@ -165,7 +165,7 @@ def test_boxes_outside_their_file_and_of_unknown_actions_are_left_out(
     write_json(tmp_path / "actions.json", ["sit", "walk", "wave"])
     data = gather(params(actions=str(tmp_path / "actions.json")), world, table)
     assert data.left_out == {"outside_video": 1, "unknown_action": 1}
-    assert f"1 of {len(table)} boxes are left out: unknown_action, the first at 0.1 s of {path} with label fly" in caplog.text
+    assert f"1 of {len(table)} boxes are left out: unknown_action, the first at 0.1 s of {path} with label 'fly'" in caplog.text
     pd.testing.assert_frame_equal(data.train, gather(params(), world, raw(world)).train)
     with pytest.raises(ConfigError, match=r"none of 30 boxes can be used.*start_s, which is 900\.0"):
         gather(params(fine_tuning={"start_s": 900}), world, raw(world))
