@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.project_copies import copy_project, kedro_run
 
 # How long is a clip? Learnt from nothing but its size, by one linear layer: enough to go the whole way to a page.
@@ -98,7 +100,7 @@ class Length(DownstreamTask[LengthParams, pd.DataFrame]):
     def test(
         self, params: LengthParams, seed: int, data: pd.DataFrame, models: Mapping[str, Path], workspace: Path
     ) -> Tested:
-        state = load_file(models["model"] / "model.safetensors")
+        state = load_file(models["linear"] / "model.safetensors")
         sides = torch.tensor(data[["width", "height"]].to_numpy()) / 64
         found = (sides.float() @ state["weight"].T + state["bias"])[:, 0]
         error = float((found - torch.tensor(data["num_frames"].to_numpy())).abs().mean())
@@ -122,6 +124,7 @@ length:
 """
 
 
+@pytest.mark.slow
 def test_a_fifth_task_goes_from_its_folder_to_its_page(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     folder = project / "src" / "umt_pipeline" / "tasks" / "length"

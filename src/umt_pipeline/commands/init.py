@@ -182,8 +182,7 @@ def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str | boo
     }
     if tasks:
         parameters["parameters_classification.yml"] = {"classification": {"tasks": tasks}}
-    reporting = f"data/{name}/08_reporting"
-    settings = {"data": f"data/{name}", "results": f"{reporting}/results", "docs": reporting}
+    settings = {"data": f"data/{name}", "results": f"data/{name}/08_reporting/results"}
     header = f"# Written by `umt init {name}`. Holds only what differs from conf/base; change it as you like.\n"
     for file, content in {"globals.yml": settings, "catalog.yml": catalog, **parameters}.items():
         with staged_file(conf / file) as staged:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from umt_pipeline.core.errors import ConfigError
+
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
@@ -66,6 +68,25 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_text_list(path: Path, parameter: str) -> tuple[str, ...]:
+    """Read a JSON list of texts.
+
+    Args:
+        path: the file.
+        parameter: that names it, for messages.
+
+    Raises:
+        ConfigError: the file is missing, no JSON, or no list of texts, of which none is blank.
+    """
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{parameter}: expected a JSON list of texts, found: {error}") from error
+    if not isinstance(found, list) or not found or not all(isinstance(text, str) and text.strip() for text in found):
+        raise ConfigError(f"{parameter}: expected a JSON list of texts in {path}, found other things")
+    return tuple(found)
 
 
 def sha256_file(path: Path) -> str:

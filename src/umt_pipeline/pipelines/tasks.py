@@ -189,9 +189,10 @@ def _test(task: AnyTask) -> Any:
         summary: dict[str, Any],
         **control: Any,
     ) -> tuple[Any, ...]:
-        trained = {"model": model, "control": control.get("control_model")}
-        folders = {name: path for name, path in trained.items() if path is not None and not (path / SKIPPED_FILE).is_file()}
-        summaries = {"model": summary, **({"control": control["control_summary"]} if task.has_control else {})}
+        trained, summaries = {task.model_name(params): model}, {task.model_name(params): summary}
+        if task.has_control:
+            trained["control"], summaries["control"] = control["control_model"], control["control_summary"]
+        folders = {name: path for name, path in trained.items() if not (path / SKIPPED_FILE).is_file()}
         inputs = {**inputs, **content_keys(folders), "seed": str(seed)}
         identity = Identity(settings_of(params), inputs, code_key(f"tasks.{task.name}.task"))
 
@@ -201,8 +202,7 @@ def _test(task: AnyTask) -> Any:
         folder = work_folder(workspace / "tests" / task.name, identity)
         metrics, records, predictions, picture = remembered(folder, measure)
         # What training says of itself is not part of what a test finds.
-        training = {task.model_name(params) if name == "model" else name: told for name, told in summaries.items()}
-        return {**metrics, "training": training}, records, predictions, *((picture,) if task.has_picture else ())
+        return {**metrics, "training": summaries}, records, predictions, *((picture,) if task.has_picture else ())
 
     return test
 

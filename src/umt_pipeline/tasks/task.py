@@ -143,7 +143,8 @@ class DownstreamTask(ABC, Generic[Params, Data]):
             params: of the task.
             seed: of the run, for the records.
             data: from :meth:`gather`.
-            models: folders of ``model`` and ``control``, with a folder for each named part; one that was skipped is not there.
+            models: folders of the model, under :meth:`model_name`, and of its ``control``, with a folder for each named
+                part; one that was skipped is not there.
             workspace: for unfinished work.
 
         Raises:

@@ -195,7 +195,7 @@ def test_key_frames_that_cannot_be_read_are_missed_and_listed(world: dict[str, A
     for path in away:
         path.rename(path.with_suffix(".away"))
     try:
-        found = TASK.test(settings, 0, data, {"model": model}, world["workspace"])
+        found = TASK.test(settings, 0, data, {TASK.model_name(settings): model}, world["workspace"])
     finally:
         for path in away:
             path.with_suffix(".away").rename(path)
@@ -256,9 +256,9 @@ def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Pat
     with pytest.raises(ConfigError, match=r"detection\.groups\.sport: 'swim' is not among the 3 evaluated actions"):
         gather(params(groups={"sport": ["swim"]}), world, table)
     write_json(tmp_path / "twice.json", ["walk", "walk"])
-    with pytest.raises(ConfigError, match=r"detection\.actions: expected a JSON list of different actions"):
+    with pytest.raises(ConfigError, match=r"detection\.actions: expected different actions in .*twice\.json, found one twice"):
         gather(params(actions=str(tmp_path / "twice.json")), world, table)
-    with pytest.raises(ConfigError, match=r"detection\.actions: expected a JSON list of actions, found: .*No such file"):
+    with pytest.raises(ConfigError, match=r"detection\.actions: expected a JSON list of texts, found: .*No such file"):
         gather(params(actions=str(tmp_path / "none.json")), world, table)
     with pytest.raises(ValidationError, match="`control` is training from scratch"):
         params(start="scratch")

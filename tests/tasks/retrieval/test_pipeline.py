@@ -127,7 +127,7 @@ def test_another_search_reads_the_features_of_the_one_before_in_any_number_of_pr
     gone = dataclasses.replace(data, media=tmp_path / "nowhere")
 
     def search_again(test: dict[str, Any], retrieval_data: RetrievalData) -> list[dict[str, Any]]:
-        models = {"model": result["model"]}
+        models = {"fine_tuned": result["model"]}
         found = TASK.test(params(test=test), 0, retrieval_data, models, tmp_path)
         return [record.model_dump(mode="json") for record in found.records]
 

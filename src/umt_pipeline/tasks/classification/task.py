@@ -119,11 +119,10 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         figures: list[Confusion] = []
         values: dict[str, Any] = {task: {} for task in data.tasks}
         per_class: dict[str, Any] = {task: {} for task in data.tasks}
-        names = {"model": self.model_name(params), "control": "control"}
         for task, rows in data.tasks.items():
             truth = dict(zip(rows.test["video_id"], rows.test["label"], strict=True))
-            for role, parent in models.items():
-                name, folder = names[role], parent / task
+            for name, parent in models.items():
+                folder = parent / task
                 predictions = _predict(params, data, rows, folder, f"classification/{task}/{name}")
                 classes = load_classes(folder)
                 scores = score(predictions, truth, classes)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import read_json
+from umt_pipeline.core.files import read_text_list
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.workers import require_devices
@@ -145,14 +145,10 @@ def listed_actions(path: str | None, parameter: str) -> tuple[str, ...] | None:
     """
     if path is None:
         return None
-    try:
-        found = read_json(Path(path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{parameter}: expected a JSON list of actions, found: {error}") from error
-    texts = isinstance(found, list) and bool(found) and all(isinstance(text, str) and text.strip() for text in found)
-    if not texts or len(set(found)) != len(found):
-        raise ConfigError(f"{parameter}: expected a JSON list of different actions in {path}, found other things")
-    return tuple(found)
+    found = read_text_list(Path(path), parameter)
+    if len(set(found)) != len(found):
+        raise ConfigError(f"{parameter}: expected different actions in {path}, found one twice")
+    return found
 
 
 def _require_boxes(params: DetectionParams, trained: int, test: pd.DataFrame, tested: pd.DataFrame) -> None:

@@ -70,9 +70,8 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
 
         Beside the models stands ``chance``: the same boxes with their confidence, all actions equally likely in each.
         """
-        trained = {self.model_name(params) if role == "model" else role: folder for role, folder in models.items()}
         truth = data.boxes[data.boxes["source"] == "annotated"]
-        found = {name: _predict(params, data, folder) for name, folder in trained.items()}
+        found = {name: _predict(params, data, folder) for name, folder in models.items()}
         if found:
             first = next(iter(found.values()))
             found[CHANCE] = DetectedActions(_with_confidence(first.table, data.boxes, params), first.failures)
@@ -83,9 +82,9 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
             for name, actions in found.items()
         }  # fmt: skip
         values = {name: _values(result, data) for name, result in scores.items()}
-        weights = {name: weights_sha256(folder) for name, folder in trained.items()}
+        weights = {name: weights_sha256(folder) for name, folder in models.items()}
         records = [_record(params, seed, data, name, values[name], found[name], weights.get(name)) for name in scores]
-        tables = [prediction_table(found[name], truth, data.classes).assign(model=name) for name in trained]
+        tables = [prediction_table(found[name], truth, data.classes).assign(model=name) for name in models]
         table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"video": pd.Series(dtype=str)})
         table.insert(0, "model", table.pop("model") if tables else "")
         metrics = {"test": values, **_about(data, found, scores)}

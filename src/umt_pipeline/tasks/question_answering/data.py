@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import read_json, staged_file
+from umt_pipeline.core.files import read_text_list, staged_file
 from umt_pipeline.data.mapped import table_sha256, write_table
 from umt_pipeline.evaluation.workers import require_devices
 from umt_pipeline.models.folders import SKIPPED_FILE, load_config
@@ -129,10 +129,4 @@ def _answers(params: QuestionAnsweringParams, rows: pd.DataFrame) -> tuple[str, 
         # The most frequent first: of answers with the same first token these become candidates.
         counts = rows["answer"].value_counts(sort=False)
         return tuple(sorted(counts.index, key=lambda answer: (-counts[answer], answer)))
-    try:
-        listed = read_json(Path(params.answers))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"question_answering.answers: expected a JSON list of texts, found: {error}") from error
-    if not isinstance(listed, list) or not listed or not all(isinstance(text, str) and text.strip() for text in listed):
-        raise ConfigError(f"question_answering.answers: expected a JSON list of texts in {params.answers}, found other things")
-    return tuple(listed)
+    return read_text_list(Path(params.answers), "question_answering.answers")

@@ -52,8 +52,7 @@ class QuestionAnswering(DownstreamTask[QuestionAnsweringParams, QuestionData]):
     def test(
         self, params: QuestionAnsweringParams, seed: int, data: QuestionData, models: Mapping[str, Path], workspace: Path
     ) -> Tested:
-        named = {self.model_name(params) if role == "model" else role: folder for role, folder in models.items()}
-        return ask(params, seed, data, named)
+        return ask(params, seed, data, models)
 
     def page(self, shown: Shown[QuestionAnsweringParams, QuestionData]) -> Page:
         """Show numbers, curves, and examples with frames and everybody's answer."""

@@ -136,7 +136,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         Each sees a clip in the size that it was built for. Features of an earlier run are found again in the workspace.
         """
         test = params.test
-        load = functools.partial(_load, {ZERO_SHOT: data.start, FINE_TUNED: models["model"]}, test.pool)
+        load = functools.partial(_load, {ZERO_SHOT: data.start, **models}, test.pool)
         tested = {video_id for found in data.sets.values() for video_id in found.video_ids}
         clips = data.videos[data.videos["video_id"].isin(tested)].sort_values("video_id")
         records: list[Record] = []
