@@ -21,8 +21,8 @@ FILES = {
     "boxes": "boxes.csv",
 }
 ANSWERS = "answers.json"
-# The tables that the ingestion reads.
-INGESTED = ("videos", "captions", "labels")
+# Tables that the ingestion expects, without rows where there are none; it takes the others only if they are there.
+REQUIRED = ("videos", "captions", "labels")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def write_annotations(annotations: Annotations, folder: Path, *, force: bool = F
     check_folder(folder, force=force)
     with staged_folder(folder) as staged:
         for name, table in annotations.tables().items():
-            if table.empty and name not in INGESTED:
+            if table.empty and name not in REQUIRED:
                 continue
             if FILES[name].endswith(".jsonl"):
                 _write_lines(staged / FILES[name], table)
