@@ -144,7 +144,8 @@ COMPARISONS: tuple[Comparison, ...] = (
             "Supposed, not shown: the teacher says the same of a thing wherever and whenever it is seen, so aligned "
             "tokens hold what a thing is and little of where and when, and motion has to be learnt in fine-tuning, as "
             "from scratch. In the paper motion gains less than appearance too. What is said of the longer training from "
-            "scratch is at the edge of its interval, and vanishes with a lower learning rate among the others (studies/claims/README.md)."
+            "scratch is at the edge of its interval, and vanishes with a lower learning rate among the others "
+            "(studies/claims/README.md)."
         ),
     ),
     Comparison(
@@ -234,7 +235,8 @@ COMPARISONS: tuple[Comparison, ...] = (
         expected=(Expectation("aligned", "teacher_frame"), Expectation("aligned", "teacher_joint")),
         note=(
             "The teacher is as small as the student and was trained on the same clips; CLIP is neither. On shape it wants "
-            "lower learning rates than the student, and cannot be told from it with them (studies/claims/README.md); not so on motion."
+            "lower learning rates than the student, and cannot be told from it with them "
+            "(studies/claims/README.md); not so on motion."
         ),
     ),
 )
