@@ -1,4 +1,4 @@
-"""What holds for every test: no network, no GPU, no trace outside temporary folders."""
+"""What holds for every test: no network, no GPU (but for test_cuda.py, if asked for), no trace outside temporary folders."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 
 # Before any import of the packages that read them. Tests run side by side, a core each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.update(
+if os.environ.get("UMT_TEST_CUDA") != "1":
     # What tests expect are a CPU's numbers, and some start two processes where there may be one GPU.
-    CUDA_VISIBLE_DEVICES="",
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.update(
     DO_NOT_TRACK="1",
     DVC_NO_ANALYTICS="1",
     HF_HUB_OFFLINE="1",
