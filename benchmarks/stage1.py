@@ -38,7 +38,7 @@ from common import (
 )
 
 from umt_pipeline.data.mapped import MappedTable
-from umt_pipeline.data.samples import SampleDataset, stack_samples
+from umt_pipeline.data.samples import SampleDataset
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.provider import CachedDataset, OnlineDataset
 from umt_pipeline.features.source import Targets
@@ -90,7 +90,7 @@ def measure_input(place: Place, settings: Settings, source: str) -> float:
         dataset = CachedDataset(store, "train")
     else:
         dataset = OnlineDataset(store.manifest, MappedTable(place.clips), "train", place.media)
-    reader = BatchReader(dataset, stack_samples)
+    reader = BatchReader(dataset)
     sampler = Sampler(len(dataset), min(8, settings.batch), seed=0)
     addresses = sampler.walk(0, 10**9)
     reader[next(addresses)]  # opens files and fills the page cache

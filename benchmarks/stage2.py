@@ -52,7 +52,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
-from umt_pipeline.data.samples import Batch, stack_samples
+from umt_pipeline.data.samples import Batch
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.source import Targets
 from umt_pipeline.models.flops import training_flops
@@ -203,7 +203,7 @@ def measure_passes(place: Place, settings: Settings) -> Passes:
         task.setup(device)
     dataset = tasks[True].dataset()
     address = next(Sampler(dataset.corpora(), settings.batch, seed=0).walk(0, 1))
-    batch = to_device(BatchReader(dataset, stack_samples)[address], device)
+    batch = to_device(BatchReader(dataset)[address], device)
     seconds: dict[tuple[str, ...], list[float]] = {names: [] for names in ROUND}
     noise: list[float] = []
     for number in range(1 + settings.steps):

@@ -35,7 +35,7 @@ def read_batch(task: Task, indices: list[int], number: int = 0) -> Batch:
     bounds = np.cumsum([corpus.size for corpus in dataset.corpora()])
     group = dataset.corpora()[int(np.searchsorted(bounds, indices[0], side="right"))].group
     address = MicroBatch(0, number, group, np.array(indices), np.full(len(indices), number))
-    return BatchReader(dataset, task.collate)[address]
+    return BatchReader(dataset)[address]
 
 
 class StageWorld(NamedTuple):

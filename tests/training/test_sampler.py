@@ -139,7 +139,7 @@ def test_equal_shares_round_a_shrunken_batch_down_and_refuse_an_odd_one() -> Non
 
 def _delivered(task: ToyTask, workers: int) -> list[list[str]]:
     walk = Sampler(40, 8, seed=3).walk(2, 9)
-    return [batch["id"] for batch in Loader(BatchReader(task.data, task.collate), walk, workers, pin=False)]
+    return [batch["id"] for batch in Loader(BatchReader(task.data), walk, workers, pin=False)]
 
 
 @pytest.mark.parametrize(("fast", "workers"), [(True, 0), (False, 2)])
@@ -155,6 +155,6 @@ def test_errors_of_the_data_set_reach_the_training_thread() -> None:
             raise OSError("disk gone")
 
     task = make_toy()
-    loader = Loader(Broken(task.data, task.collate), Sampler(40, 8, seed=3).walk(0, 2), workers=0, pin=False)
+    loader = Loader(Broken(task.data), Sampler(40, 8, seed=3).walk(0, 2), workers=0, pin=False)
     with pytest.raises(OSError, match="disk gone"):
         next(iter(loader))

@@ -34,9 +34,9 @@ class ToyData(SampleDataset):
             x_D[0] = np.nan
         return {"id": f"clip{index}", "index": index, "x": x_D}
 
-    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch | None:
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         if not self.fast:
-            return None
+            return super().batch(indices_B, passes_B)
         rows = [self[key] for key in zip(indices_B.tolist(), passes_B.tolist(), strict=True)]
         return {"id": [r["id"] for r in rows], "index": indices_B.copy(), "x": np.stack([r["x"] for r in rows])}
 

@@ -58,10 +58,8 @@ class SampleDataset(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__ or batch")
 
-    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch | None:
-        """A whole batch read at once, for stores that do that faster (memory-mapped rows).
-
-        The loop asks here first; None (the default) means: read one by one and ``Task.collate``.
+    def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
+        """A whole batch; by default read one by one and put together by :meth:`collate`. Memory-mapped stores read it at once.
 
         Args:
             indices_B: int64.
@@ -71,7 +69,11 @@ class SampleDataset(ABC):
             dict of tensors or arrays with first axis B, lists for what is no number. The reader adds ``epoch`` and
             ``group``, which are the same for all of it.
         """
-        return None
+        return self.collate([self[key] for key in zip(indices_B.tolist(), passes_B.tolist(), strict=True)])
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Samples to a batch; by default every key is stacked (:func:`stack_samples`)."""
+        return stack_samples(samples)
 
 
 def stack_samples(samples: list[Sample]) -> Batch:

@@ -13,7 +13,7 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.data.captions import Captions
 from umt_pipeline.data.replacement import read_or_replace
 from umt_pipeline.data.samples import Batch, Corpus, Sample, SampleDataset, stack_samples
-from umt_pipeline.features.provider import ClipDataset
+from umt_pipeline.features.provider import ClipDataset, DecodedClips
 
 
 class CaptionedDataset(SampleDataset):
@@ -55,19 +55,21 @@ class CaptionedDataset(SampleDataset):
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """The provider's batch, ids [B, L], mask [B, L], media (ids)."""
         clips = self._clips[self._corpus(int(indices_B[0]))[0].group]
-        batch = clips.batch(self._rows[indices_B], passes_B)
-        if batch is None:
+        if isinstance(clips, DecodedClips):
+            # What cannot be read is replaced with its captions, so the clips' own replacement is of no use.
             keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
             read = [self._read(clips, index, number) for index, number in keys]
             batch = stack_samples([sample for sample, _ in read])
             indices_B = np.array([index for _, index in read])
+        else:
+            batch = clips.batch(self._rows[indices_B], passes_B)
         keys = zip(indices_B.tolist(), passes_B.tolist(), strict=True)
         rows_B = np.concatenate([self._captions.draw(index, number, 1) for index, number in keys])
         ids_BL, mask_BL = self._captions.encode(rows_B)
         media_B = self._captions.samples.numbers("media_id")[indices_B]
         return {**batch, "ids": ids_BL, "mask": mask_BL, "media": media_B}
 
-    def _read(self, clips: ClipDataset, index: int, number: int) -> tuple[Sample, int]:
+    def _read(self, clips: DecodedClips, index: int, number: int) -> tuple[Sample, int]:
         corpus, candidates = self._corpus(index)
         return read_or_replace(
             lambda tried, same: clips.read(int(self._rows[tried]), same), index, number, candidates, corpus.name

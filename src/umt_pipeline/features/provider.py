@@ -44,14 +44,6 @@ class ClipDataset(SampleDataset):
         """Return the place of each of these clips, int64, -1 for a clip that is not there."""
         return np.asarray(pc.fill_null(pc.index_in(clip_ids.cast(self.clip_ids.type), self.clip_ids), -1)).astype(np.int64)
 
-    def read(self, place: int, number: int) -> Sample:
-        """Return one sample by itself; not needed where ``batch`` reads them.
-
-        Raises:
-            VideoError: the file cannot be read.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define read or batch")
-
 
 class ClipSize(Protocol):
     """What a training step must know of the clips that it sees; a store's header is one."""
@@ -290,7 +282,11 @@ class DecodedClips(ClipDataset):
         return self._clips.values("video_id").take(pa.array(self._rows))
 
     def read(self, place: int, number: int) -> Sample:
-        """See :class:`ClipDataset`: frames uint8 [T,S,S,3], clip."""
+        """Return one sample: frames uint8 [T,S,S,3], clip.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
         found = self._clips.row(int(self._rows[place]))
         size = (found["num_frames"], found["height"], found["width"])
         view = make_view(self._view, self._dataset_id, found["video_id"], number, *size)

@@ -180,7 +180,7 @@ class Trainer:
             on_row: called with each new row, on rank 0.
         """
         total, config = self.schedule.total_steps, self.config
-        reader = BatchReader(self.dataset, self.task.collate)
+        reader = BatchReader(self.dataset)
         loader = Loader(reader, self.sampler.walk(self.start, total), config.workers, pin=self.device.type == "cuda")
         self.model.train()
         self.began = time.perf_counter()

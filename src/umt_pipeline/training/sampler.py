@@ -10,9 +10,10 @@ Shapes: N samples in the data set, B samples of one micro-batch on one rank.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate as running_sums
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from umt_pipeline.core.errors import ConfigError, TrainingError
-from umt_pipeline.data.samples import Batch, Corpus, Sample, SampleDataset
+from umt_pipeline.data.samples import Batch, Corpus, SampleDataset
 
 logger = logging.getLogger(__name__)
 
@@ -213,18 +214,14 @@ class Sampler:
 
 
 class BatchReader(Dataset[Batch]):
-    """Reads a micro-batch by its address, with the data set's own ``batch`` if it has one."""
+    """Reads a micro-batch by its address. It travels to worker processes, so it holds the data set and nothing else."""
 
-    def __init__(self, dataset: SampleDataset, collate: Callable[[list[Sample]], Batch]) -> None:
+    def __init__(self, dataset: SampleDataset) -> None:
         self.dataset = dataset
-        self.collate = collate
 
     def __getitem__(self, address: MicroBatch) -> Batch:
         """The batch at ``address``, arrays turned into tensors."""
         batch = self.dataset.batch(address.indices_B, address.passes_B)
-        if batch is None:
-            keys = zip(address.indices_B.tolist(), address.passes_B.tolist(), strict=True)
-            batch = self.collate([self.dataset[key] for key in keys])
         tensors = {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
         return {**tensors, "epoch": address.epoch, "group": address.group}
 
@@ -255,11 +252,15 @@ class Loader:
 
     def _processes(self) -> Generator[Batch, None, None]:
         sampler: Any = self._addresses  # torch's annotation asks for its own Sampler; any iterable of keys works
+        # Not forked from this process: it runs CUDA's and torch's threads, and a fork copies the locks that they hold.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([type(self._reader.dataset).__module__])  # once, in memory that the workers share
         yield from DataLoader(
             self._reader,
             batch_size=None,
             sampler=sampler,
             num_workers=self._workers,
+            multiprocessing_context=context,
             prefetch_factor=self._ahead,
             pin_memory=self._pin,
             # Without one of its own the loader draws from the global generator, and so changes the next step's dropout.

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.identity import OPERATIONAL
-from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
+from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.models.vit import VideoViT
 
 
@@ -82,10 +82,6 @@ class Task(ABC):
     @abstractmethod
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         """Names of the batch's samples, for the message and dump after a non-finite loss."""
-
-    def collate(self, samples: list[Sample]) -> Batch:
-        """Samples to a batch; the default stacks every key (strings become a list)."""
-        return stack_samples(samples)
 
     def setup(self, device: torch.device) -> None:
         """Called once before training, when ``model`` is on the device: move frozen helpers there."""

@@ -80,7 +80,7 @@ def settings(**changes: Any) -> ClassificationConfig:
 
 
 def batch_of(task: ClassificationTask, indices: list[int], epoch: int = 0) -> dict[str, Any]:
-    return BatchReader(task.dataset(), task.collate)[MicroBatch(0, epoch, "", np.array(indices), np.full(len(indices), epoch))]
+    return BatchReader(task.dataset())[MicroBatch(0, epoch, "", np.array(indices), np.full(len(indices), epoch))]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -125,7 +125,7 @@ def test_thread_and_processes_read_the_same_and_leave_global_randomness_alone(wo
     before = torch.get_rng_state()
     numpy_before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
     read = [
-        [batch["frames"] for batch in Loader(BatchReader(task.dataset(), task.collate), iter(addresses), workers, False)]
+        [batch["frames"] for batch in Loader(BatchReader(task.dataset()), iter(addresses), workers, False)]
         for workers in (0, 2)
     ]
     task.loss(Spy(), batch_of(task, [0, 1]), generator())

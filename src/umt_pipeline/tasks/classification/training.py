@@ -221,6 +221,13 @@ class LabelledClips(SampleDataset):
         frames_RTSSC = np.stack([apply_augmentation(frames_THWC, augmentation) for augmentation in drawn])
         return {"frames": frames_RTSSC, "label": self._numbers[row["label"]], "clip": row["video_id"]}
 
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Frames uint8 [B,T,S,S,3], label int64 [B], and M clips."""
+        batch = stack_samples(samples)
+        batch["frames"] = batch["frames"].flatten(0, 1)
+        batch["label"] = batch["label"].repeat_interleave(self._config.repeats)
+        return batch
+
 
 class ClassificationTask(Task):
     """A classifier and its labelled clips."""
@@ -237,13 +244,6 @@ class ClassificationTask(Task):
 
     def encoder(self) -> VideoViT:
         return self._encoder
-
-    def collate(self, samples: list[Sample]) -> Batch:
-        """Frames uint8 [B,T,S,S,3], label int64 [B], and M clips."""
-        batch = stack_samples(samples)
-        batch["frames"] = batch["frames"].flatten(0, 1)
-        batch["label"] = batch["label"].repeat_interleave(self._config.repeats)
-        return batch
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         """See :class:`Task`.

@@ -224,6 +224,11 @@ class KeyFrames(SampleDataset):
         clip = f"{row['video_id']}@{row['timestamp_s']}"
         return {"frames": apply_box_view(frames_THWC, shown), "boxes": shown.boxes_M4, "labels": labels_MC, "clip": clip}
 
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Frames, boxes [B,M,4] and labels [B,M,C] filled up to the largest M, bool ``held`` [B,M]."""
+        most = max(1, *(len(sample["boxes"]) for sample in samples))
+        return stack_samples([_filled(sample, most) for sample in samples])
+
 
 class DetectionTask(Task):
     """A detector and its key frames."""
@@ -239,11 +244,6 @@ class DetectionTask(Task):
 
     def encoder(self) -> VideoViT:
         return self._encoder
-
-    def collate(self, samples: list[Sample]) -> Batch:
-        """Frames, boxes [B,M,4] and labels [B,M,C] filled up to the largest M, bool ``held`` [B,M]."""
-        most = max(1, *(len(sample["boxes"]) for sample in samples))
-        return stack_samples([_filled(sample, most) for sample in samples])
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         """Per key frame the sum over its boxes of the mean over all actions.
