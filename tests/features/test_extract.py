@@ -140,7 +140,7 @@ def test_no_views_is_a_store_for_online_training(make_store: MakeStore) -> None:
 
 def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path) -> None:
     def key(**changes: object) -> str:
-        return plan_extraction(make_config(**changes), world.teacher, world.videos).fingerprint
+        return plan_extraction(make_config(**changes), world.teacher, world.videos).identity.key
 
     keys = [
         key(),
@@ -154,9 +154,9 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path) -
         key(shard_rows=6),
     ]
     changed = world.videos.assign(sha256="0")
-    keys.append(plan_extraction(make_config(), world.teacher, changed).fingerprint)
+    keys.append(plan_extraction(make_config(), world.teacher, changed).identity.key)
     other = make_teacher(tmp_path / "other", seed=1)
-    keys.append(plan_extraction(make_config(), other, world.videos).fingerprint)
+    keys.append(plan_extraction(make_config(), other, world.videos).identity.key)
     assert len(set(keys)) == len(keys)
     assert key(workers=7) == keys[0]
 

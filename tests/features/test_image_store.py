@@ -114,7 +114,7 @@ def test_settings_and_content_are_verified(mixed: World, teacher: Path, tmp_path
 def test_the_video_store_knows_no_images(mixed: World, world: World) -> None:
     alone = plan_extraction(make_config(), world.teacher, world.videos)
     beside = plan_extraction(make_config(), mixed.teacher, mixed.videos)
-    assert beside.fingerprint == alone.fingerprint
+    assert beside.identity.agrees_with(alone.identity)
     pd.testing.assert_frame_equal(beside.index, alone.index)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -166,6 +167,17 @@ def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "whole", make_header())
     with pytest.raises(StoreError, match="dataset_id: expected other, found set"):
         FeatureStoreWriter(tmp_path / "whole", make_header(dataset_id="other"), make_index())
+
+
+def test_a_setting_that_is_new_since_then_stands_at_its_default(tmp_path: Path) -> None:
+    writer = FeatureStoreWriter(tmp_path, make_header(), make_index())
+    writer.append(make_arrays(writer.header, 0, 3))
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    del plan["layer_interval"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert FeatureStoreWriter(tmp_path, make_header(), make_index()).next_row == 3
+    with pytest.raises(StoreError, match=r"layer_interval: expected 2.0, found 1.0"):
+        FeatureStoreWriter(tmp_path, make_header(layer_interval=2.0), make_index())
 
 
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,21 @@ def result(tables: Tables, folders: ModelFolders, tmp_path_factory: pytest.TempP
     return run(tables, folders, tmp_path_factory.mktemp("results"), report=True)
 
 
+def test_what_was_evaluated_is_not_evaluated_again(
+    tables: Tables, folders: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tables, folders, tmp_path)
+
+    def no_evaluation(*_: object) -> None:
+        raise AssertionError("nothing changed")
+
+    monkeypatch.setattr("umt_pipeline.pipelines.evaluation.nodes.evaluate", no_evaluation)
+    assert run(tables, folders, tmp_path) == first
+    other = Tables(tables.videos, tables.captions.iloc[1:], tables.labels, tables.media_root)
+    with pytest.raises(AssertionError, match="nothing changed"):
+        run(other, folders, tmp_path)
+
+
 def test_every_number_is_there(result: dict[str, Any]) -> None:
     encoders = ("teacher_cls", "teacher_patch", "untrained", "stage1", "stage2")
     systems = ("teacher/dual", "teacher/dsl", *(f"{model}/{score}" for model in ("stage2", "control")

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.features.test_image_store import write_images
+from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from umt_pipeline.core.files import move_folder
@@ -23,7 +24,7 @@ from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
 
 
-def test_extract_features_resumes_and_hands_over_a_whole_store(tmp_path: Path) -> None:
+def test_what_was_extracted_is_not_extracted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos = make_corpus(tmp_path / "media", ["train", "test", "train"])
     images = write_images(tmp_path / "media", ["train", "test"])
     videos = pd.concat([images, videos], ignore_index=True)
@@ -31,15 +32,28 @@ def test_extract_features_resumes_and_hands_over_a_whole_store(tmp_path: Path) -
     params = TeacherFeaturesParams(**dict(make_config()))
     arguments = (params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
     folder, image_folder, report = extract_features(*arguments)
-    assert folder.parent == tmp_path / "workspace/features"
-    assert image_folder.parent == tmp_path / "workspace/image_features"
     assert (report["rows"], report["images"]["rows"]) == (6, 3)
-    again, image_again, report = extract_features(*arguments)
-    assert (again, report["rows_resumed"]) == (folder, 6)
-    assert (image_again, report["images"]["rows_resumed"]) == (image_folder, 3)
+    first = bytes_of(folder)
     for name, source in (("store", folder), ("image_store", image_folder)):
-        move_folder(source, tmp_path / name)
+        move_folder(source, tmp_path / name)  # as the catalog does
         FeatureStore(tmp_path / name).verify()
+
+    def no_extraction(*_: object) -> None:
+        raise AssertionError("nothing changed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("umt_pipeline.pipelines.teacher_features.nodes.extract", no_extraction)
+        again, _, report_again = extract_features(*arguments)
+        assert (bytes_of(again), report_again) == (first, report)
+        with pytest.raises(AssertionError, match="nothing changed"):
+            extract_features(params.model_copy(update={"views": 1}), *arguments[1:])
+
+    shards = next((tmp_path / "workspace/features").glob("*/store/shards"))
+    next(shards.glob("*/targets.npy")).unlink()
+    assert bytes_of(extract_features(*arguments)[0]) == first, "a damaged store is made again"
+
+    extract_features(params.model_copy(update={"views": 1}), *arguments[1:])
+    assert len(list((tmp_path / "workspace/features").glob("*/store"))) == 1, "of finished stores the latest is kept"
 
 
 def test_bad_parameters_and_a_missing_teacher_are_refused(tmp_path: Path) -> None:

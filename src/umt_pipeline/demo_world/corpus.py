@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from pydantic import Field
-from tqdm import tqdm
 
 from umt_pipeline.core.config import Config
+from umt_pipeline.core.progress import progress
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.demo_world.captions import STILL_TEMPLATES, captions
 from umt_pipeline.demo_world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, Appearance, Scene, render
@@ -134,8 +134,9 @@ def write_corpus(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.workers or os.cpu_count(), mp_context=context) as pool:
         done = pool.map(_write_clip, files, itertools.repeat(media), chunksize=16)
-        for _ in tqdm(done, total=len(files), desc="rendering", unit="file", disable=None):
-            pass
+        with progress("rendering", len(files), "file") as show:
+            for number, _ in enumerate(done, start=1):
+                show(number)
     videos = [{"video": clip.name, "split": clip.split, "corpus": _corpus(clip.name)} for clip in files]
     sentences = [{"video": clip.name, "caption": text} for clip in files for text in clip.captions]
     labels = [{"video": clip.name, "task": task, "label": _label(clip.scene, task)} for clip in clips for task in TASKS]

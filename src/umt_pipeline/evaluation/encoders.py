@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import PoolRule
@@ -243,14 +243,15 @@ class VideoTextEncoder:
         @torch.inference_mode()
         def score(text_G: np.ndarray, clip_G: np.ndarray) -> np.ndarray:
             scores = []
-            starts = range(0, len(text_G), pairs_per_pass)
-            for start in tqdm(starts, desc=f"matching head, {self.name}", unit="batch", disable=None, leave=False):
-                part = slice(start, start + pairs_per_pass)
-                clips, row_G = np.unique(clip_G[part], return_inverse=True)
-                text_GLD, mask_GL = (array[text_G[part]].to(device) for array in (text_ULD, mask_UL))
-                video_RVD = video_SVD[clips].to(text_GLD)
-                rows_G = torch.from_numpy(row_G).to(device)
-                scores.append(self.model.match_logits(text_GLD, mask_GL, video_RVD, rows_G)[:, 1].float().cpu())
+            with progress(f"matching head, {self.name}", len(text_G), "pair") as show:
+                for start in range(0, len(text_G), pairs_per_pass):
+                    part = slice(start, start + pairs_per_pass)
+                    clips, row_G = np.unique(clip_G[part], return_inverse=True)
+                    text_GLD, mask_GL = (array[text_G[part]].to(device) for array in (text_ULD, mask_UL))
+                    video_RVD = video_SVD[clips].to(text_GLD)
+                    rows_G = torch.from_numpy(row_G).to(device)
+                    scores.append(self.model.match_logits(text_GLD, mask_GL, video_RVD, rows_G)[:, 1].float().cpu())
+                    show(min(part.stop, len(text_G)))
             return torch.cat(scores).numpy() if scores else np.zeros(0, dtype=np.float32)
 
         return score

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from umt_pipeline.core.files import read_json, sha256_file, write_json
 from umt_pipeline.core.identity import code_key, fingerprint
+from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, decoded_batches
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.stored_arrays import DTYPES, StoredArray, arrays_in_file, store_arrays
@@ -179,7 +179,8 @@ def encode_group(encoders: Sequence[ClipEncoder], load: ClipLoader, group: Shard
     views = list(dict.fromkeys(encoders[index].view for index in needed))
     ids = [video_id for shard in group.lacking for video_id in plan.clips(shard)]
     batches = decoded_batches(ids, views, load, plan.batch_size, plan.threads)
-    with tqdm(total=len(ids), desc=group.name, unit="clip", disable=None, leave=False) as progress:
+    done = 0
+    with progress(group.name, len(ids), "clip") as show:
         for shard, indices in group.lacking.items():
             kept: list[str] = []
             failures: dict[str, str] = {}
@@ -191,7 +192,8 @@ def encode_group(encoders: Sequence[ClipEncoder], load: ClipLoader, group: Shard
                 shown = {view: torch.from_numpy(array).to(device) for view, array in frames.items()}
                 for index in indices if found else ():
                     parts[index].append(_encode(encoders[index], found, shown))
-                progress.update(len(found) + len(failed))
+                done += len(found) + len(failed)
+                show(done)
             for index in indices:
                 _write_shard(plan.folders[index], shard, kept, failures, parts.pop(index))
 

@@ -15,9 +15,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, Self, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.metrics import EvaluationError
 
 T = TypeVar("T")
@@ -107,16 +107,23 @@ class Workers(Generic[T]):
         Raises:
             EvaluationError: a process ended without an error of its own; errors of the function come as they are.
         """
-        with tqdm(total=sum(map(len, batches)), desc=title, unit=unit, disable=None, leave=False) as progress:
+        done = 0
+        with progress(title, sum(map(len, batches)), unit) as show:
+
+            def add(more: int) -> None:
+                nonlocal done
+                done += more
+                show(done)
+
             if self.count == 1 or not batches:
-                return [function(self.here, batches, progress.update)]
+                return [function(self.here, batches, add)]
             count = min(len(batches), self.count * -(-len(batches) // (_BATCHES * self.count)))
             edges = [len(batches) * number // count for number in range(count + 1)]
             shares = [batches[start:stop] for start, stop in itertools.pairwise(edges)]
             found: dict[int, Result] = {}
             for index, result in self.map(functools.partial(_do_share, function), shares):
                 found[index] = result
-                progress.update(sum(map(len, shares[index])))
+                add(sum(map(len, shares[index])))
         return [found[index] for index in range(count)]
 
     def threads(self, wanted: int | None = None) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
-from umt_pipeline.core.identity import code_key, fingerprint
+from umt_pipeline.core.identity import OPERATIONAL, Identity, code_key, fingerprint, settings_of
 from umt_pipeline.features.codebooks import SAMPLED_TOKENS, train_books
 from umt_pipeline.features.codecs import Codec, PqConfig, cosine_error
 from umt_pipeline.features.manifest import StoreHeader, StoreSettings, TeacherIdentity
@@ -79,7 +79,7 @@ class FeatureConfig(StoreSettings):
     teacher: TeacherConfig = TeacherConfig()
     images: ImageConfig = ImageConfig()
     batch_size: int = Field(16, ge=1)
-    workers: int | None = Field(None, ge=0)
+    workers: Annotated[int | None, OPERATIONAL] = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> FeatureConfig:
@@ -126,16 +126,16 @@ class ExtractionPlan:
         header: what all records have in common.
         index: one line per row, in order.
         paths: the video file of each row, relative to the media folder.
-        fingerprint: changes when the store's content would; names the folder in which extraction can be resumed.
+        identity: what the store's content depends on; by it a finished or interrupted extraction is found again.
     """
 
     header: StoreHeader
     index: pd.DataFrame
     paths: tuple[str, ...]
-    fingerprint: str
+    identity: Identity
 
     def take(self, rows: np.ndarray) -> ExtractionPlan:
-        """Return a plan of these rows alone, of the same fingerprint."""
+        """Return a plan of these rows alone, of the same identity."""
         index = self.index.iloc[rows].reset_index(drop=True)
         return replace(self, index=index, paths=tuple(self.paths[row] for row in rows))
 
@@ -171,8 +171,7 @@ def plan_extraction(
     columns = ["video_id", "split", "view_number", "frame_indices", "crop", "flip", "size", "video_sha256", "path"]
     index = pd.DataFrame(records, columns=columns)
     paths = tuple(index.pop("path"))
-    key = fingerprint(header.as_json(), config.batch_size, paths, index.to_dict("split"))
-    return ExtractionPlan(header, index, paths, key)
+    return ExtractionPlan(header, index, paths, _identity(config, header, index))
 
 
 def select_clips(videos: pd.DataFrame, splits: tuple[str, ...], media: Media = "video") -> pd.DataFrame:
@@ -282,6 +281,13 @@ def make_header(
         versions={"umt_pipeline": __version__, **{name: version(name) for name in packages}},
         code=code_key("features.extract"),
     )
+
+
+def _identity(config: FeatureConfig, header: StoreHeader, index: pd.DataFrame) -> Identity:
+    # What is different for images is applied to the configuration of their own store.
+    settings = {path: value for path, value in settings_of(config).items() if path.partition(".")[0] != "images"}
+    inputs = {"teacher": header.teacher.weights_sha256, "rows": fingerprint(index.to_dict("split")), **header.versions}
+    return Identity(settings, inputs, header.code)
 
 
 def _batches(first_row: int, rows: int, shard_rows: int, batch_size: int) -> Iterator[range]:

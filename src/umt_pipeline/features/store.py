@@ -151,6 +151,7 @@ class FeatureStoreWriter:
             ) from error
 
     def _claim(self, header: StoreHeader, index: pd.DataFrame) -> None:
+        """Write down what the store is to be; refuse a folder in which another one was begun."""
         plan_path = self.folder / _PLAN_FILE
         plan = {**header.as_json(), "rows": len(index)}
         if not self._finished:
@@ -158,6 +159,9 @@ class FeatureStoreWriter:
         found_path = self.folder / MANIFEST_FILE if self._finished else plan_path
         if found_path.is_file():
             found = read_json(found_path)
+            # Read as a header, so that a setting which is new since then stands at its default.
+            known = {key: found[key] for key in StoreHeader.model_fields if key in found}
+            found |= StoreHeader.model_validate(known).as_json()
             differing = sorted(key for key in plan if plan[key] != found.get(key))
             if differing:
                 raise StoreError(

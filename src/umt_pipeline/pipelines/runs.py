@@ -1,20 +1,25 @@
-"""What the training nodes share: start a run in the workspace, watch it in MLflow, keep its history as a table."""
+"""What nodes share: start a run in the workspace, watch it in MLflow, keep its history; know contents by hashes."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.core.files import write_json
-from umt_pipeline.core.identity import work_folder
+from umt_pipeline.core.files import sha256_file, write_json
+from umt_pipeline.core.identity import fingerprint, work_folder
+from umt_pipeline.data.mapped import table_sha256
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.tracking import flush, metric_logger
 from umt_pipeline.training.launch import FinishedRun, run
 from umt_pipeline.training.spec import RunSpec
+
+# What a model folder is known by.
+MODEL_FILES = ("*.safetensors", "config.json", SKIPPED_FILE)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,18 @@ def skipped_model(workspace: Path, name: str, reason: str) -> tuple[Path, pd.Dat
     folder = fresh_folder(workspace, name)
     write_json(folder / SKIPPED_FILE, {"reason": reason})
     return folder, pd.DataFrame({"step": pd.Series(dtype="int64"), "loss": pd.Series(dtype=float)}), {}
+
+
+def content_keys(contents: Mapping[str, pd.DataFrame | Path]) -> dict[str, str]:
+    """Return hashes of tables and of the models in folders. Raw media are left out: the video table has their hashes."""
+    keys = {}
+    for name, value in contents.items():
+        if isinstance(value, pd.DataFrame):
+            keys[name] = table_sha256(value)
+        elif not name.startswith("raw_"):
+            files = sorted(file for pattern in MODEL_FILES for file in value.rglob(pattern))
+            keys[name] = fingerprint({file.relative_to(value).as_posix(): sha256_file(file) for file in files})
+    return keys
 
 
 def fresh_folder(workspace: Path, name: str) -> Path:

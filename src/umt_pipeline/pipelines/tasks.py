@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,11 @@ import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.core.config import Config
-from umt_pipeline.core.files import sha256_file, staged_folder
-from umt_pipeline.core.identity import Identity, code_key, fingerprint, settings_of, work_folder
-from umt_pipeline.data.mapped import table_sha256
+from umt_pipeline.core.files import staged_folder
+from umt_pipeline.core.identity import Identity, code_key, settings_of, work_folder
 from umt_pipeline.datasets import JsonDataset, TableDataset, TextFileDataset
 from umt_pipeline.models.folders import SKIPPED_FILE
-from umt_pipeline.pipelines.runs import fresh_folder, skipped_model, train
+from umt_pipeline.pipelines.runs import content_keys, fresh_folder, skipped_model, train
 from umt_pipeline.reports.render import render
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.tracking import page_provenance
@@ -112,18 +111,6 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
         return folder, histories[""], summaries[""]
     history = pd.concat(histories, names=["part"]).reset_index(level="part").reset_index(drop=True)
     return folder, history, summaries
-
-
-def content_keys(tables: Mapping[str, Any]) -> dict[str, str]:
-    """Return hashes of tables and of the weights in model folders. Raw media are left out: the video table has their hashes."""
-    keys = {}
-    for name, value in tables.items():
-        if isinstance(value, pd.DataFrame):
-            keys[name] = table_sha256(value)
-        elif not name.startswith("raw_"):
-            files = sorted([*value.rglob("*.safetensors"), *value.rglob(SKIPPED_FILE)])
-            keys[name] = fingerprint({path.relative_to(value).as_posix(): sha256_file(path) for path in files})
-    return keys
 
 
 def remembered(

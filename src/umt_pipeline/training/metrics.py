@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from umt_pipeline.core.errors import TrainingError
+from umt_pipeline.core.progress import clock
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import LossParts
 
@@ -210,15 +211,10 @@ class Progress:
         mfu = f"mfu {row['mfu']:.1%}  " if "mfu" in row else ""
         text = (
             f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['clips_per_s']:.1f} clips/s  {mfu}"
-            f"data wait {row['data_wait']:.0%}  left {_clock(row['eta_s'])}"
+            f"data wait {row['data_wait']:.0%}  left {clock(row['eta_s'])}"
         )
         if self._bar is not None:
             self._bar.update(self._line, completed=row["step"], text=text)
         else:
             logger.info("%s: step %d%s  %s", self._name, row["step"], f"/{self._total}" if self._total else "", text)
 
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from umt_pipeline.core.errors import VideoError
+from umt_pipeline.core.progress import progress
 from umt_pipeline.video.images import probe_image
 from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, is_image
 from umt_pipeline.video.reader import probe
@@ -50,7 +49,7 @@ def try_probe(path: Path, rules: VideoRules) -> VideoInfo | Refusal:
 
 
 def probe_all(paths: Sequence[Path], rules: VideoRules, workers: int | None = None) -> list[VideoInfo | Refusal]:
-    """Probe files, with a progress bar when stderr is a terminal.
+    """Probe files.
 
     Args:
         paths: the files.
@@ -63,7 +62,12 @@ def probe_all(paths: Sequence[Path], rules: VideoRules, workers: int | None = No
     check = partial(try_probe, rules=rules)
     count = min(workers or os.cpu_count() or 1, -(-len(paths) // FILES_PER_CALL))
     results = map(check, paths) if count <= 1 else _in_processes(check, paths, count)
-    return list(tqdm(results, total=len(paths), desc="Checking files", unit="file", disable=None))
+    found: list[VideoInfo | Refusal] = []
+    with progress("checking files", len(paths), "file") as show:
+        for result in results:
+            found.append(result)
+            show(len(found))
+    return found
 
 
 def _in_processes(check: Check, paths: Sequence[Path], count: int) -> Iterator[VideoInfo | Refusal]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import functools
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.core.files import sha256_file
+from umt_pipeline.core.files import read_json, sha256_file, write_json
+from umt_pipeline.core.identity import Identity, code_key, settings_of, work_folder
 from umt_pipeline.evaluation.encoders import frame_loader
 from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.evaluation.loading import ModelFolders, load_models
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.suite import evaluate
 from umt_pipeline.evaluation.tables import Tables
-from umt_pipeline.features.store import MANIFEST_FILE, FeatureStore
+from umt_pipeline.features.manifest import MANIFEST_FILE, store_identity
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.pipelines.runs import content_keys
 from umt_pipeline.reports.evaluation.data import mask_pictures
 from umt_pipeline.reports.evaluation.page import evaluation_page
 from umt_pipeline.reports.evaluation.results import EvaluationResults, Prepared, Trained
 from umt_pipeline.reports.render import render
 from umt_pipeline.tracking import page_provenance
+
+logger = logging.getLogger(__name__)
 
 
 def gather_tables(raw_media: Path, videos: pd.DataFrame, captions: pd.DataFrame, labels: pd.DataFrame) -> Tables:
@@ -63,11 +70,29 @@ def evaluate_models(
         workspace: folder for unfinished work, in which the features of an earlier run are found again.
 
     Returns:
-        Flat metrics, records with their protocols, and retrieval examples for the page.
+        Flat metrics, records with their protocols, and retrieval examples for the page; those of before if code, settings,
+        data and models are those of before.
     """
-    load = functools.partial(load_models, models, seed)
-    result = evaluate(params, seed, tables, load(), workspace / "evaluation_features", load)
-    return result.metrics, [record.model_dump(mode="json") for record in result.records], result.examples
+    identity = Identity(settings_of(params), _inputs(tables, models, seed), code_key("evaluation.suite", "evaluation.loading"))
+    folder = work_folder(workspace / "tests" / "evaluation", identity)
+    found = folder / "evaluated.json"
+    if found.is_file():
+        logger.info("%s: these models were evaluated on these data by this code before", folder)
+    else:
+        load = functools.partial(load_models, models, seed)
+        result = evaluate(params, seed, tables, load(), workspace / "evaluation_features", load)
+        records = [record.model_dump(mode="json") for record in result.records]
+        shown = [asdict(example) for example in result.examples]
+        write_json(found, {"metrics": result.metrics, "records": records, "examples": shown})
+    evaluated = read_json(found)
+    examples = [RetrievalExample(**example) for example in evaluated["examples"]]
+    return evaluated["metrics"], evaluated["records"], examples
+
+
+def _inputs(tables: Tables, models: ModelFolders, seed: int) -> dict[str, str]:
+    contents = {"videos": tables.videos, "captions": tables.captions, "labels": tables.labels}
+    folders = {"teacher": models.teacher, "stage1": models.stage1, "stage2": models.stage2, "control": models.control}
+    return {**content_keys({**contents, **folders}), "store": store_identity(models.feature_store), "seed": str(seed)}
 
 
 def gather_prepared(

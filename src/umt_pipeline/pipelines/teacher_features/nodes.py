@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
+from umt_pipeline.core.errors import StoreError
+from umt_pipeline.core.files import linked_copy, read_json, write_json
+from umt_pipeline.core.identity import work_folder
+from umt_pipeline.core.progress import progress
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
+from umt_pipeline.pipelines.runs import fresh_folder
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.video.media import Media
 
@@ -31,9 +37,9 @@ def extract_features(
         workspace: folder for unfinished work, in which an interrupted extraction is found again.
 
     Returns:
-        The finished store of the videos and that of the images (without rows where there are none), in the workspace, from
-        which the catalog moves them into place; and a report of sizes, speed and the codec's error, with that of the images
-        under ``images``.
+        Copies of the finished store of the videos and of that of the images (without rows where there are none), in the
+        workspace, from which the catalog moves them into place; and a report of sizes, speed and the codec's error, with
+        that of the images under ``images``.
 
     Raises:
         ConfigError: the parameters do not fit the teacher or the table.
@@ -53,22 +59,49 @@ def extract_features(
 def _record(
     config: FeatureConfig, tower: Teacher, raw_media: Path, videos: pd.DataFrame, media: Media, folder: Path
 ) -> tuple[Path, dict[str, Any]]:
+    """Extract, or take what was extracted before; return a copy of the store (by hard links), and its report.
+
+    Args:
+        config: what to extract.
+        tower: the teacher.
+        raw_media: folder of the video and image files.
+        videos: the clean table.
+        media: which of its rows.
+        folder: holds a folder for each identity. Of finished stores only the latest is kept.
+    """
     plan = plan_extraction(config, tower, videos, media)
-    store = folder / plan.fingerprint
-    # disable=None: a bar with the time left where a terminal is attached, nothing otherwise.
-    with tqdm(total=len(plan.index), desc=f"teacher features, {media}s", unit="view", disable=None) as bar:
+    work = work_folder(folder, plan.identity)
+    store, report_file = work / "store", work / "report.json"
+    if report_file.is_file() and _is_whole(store):
+        report = read_json(report_file)
+        logger.info("%s is finished (%d views of %ss): not extracted again", work, report["rows"], media)
+    else:
+        report_file.unlink(missing_ok=True)
+        with progress(f"teacher features, {media}s", len(plan.index), "view") as show:
+            report = extract(config, tower, plan, raw_media, store, lambda done, total: show(done))
+        write_json(report_file, report)
+        logger.info(
+            "teacher features: %d views of %d %ss, %.1f MB, %.1f views/s",
+            report["rows"],
+            report["clips"],
+            media,
+            report["store_bytes"] / 1e6,
+            report["clip_views_per_second"],
+        )
+    for other in folder.iterdir():
+        if other != work and (other / report_file.name).is_file():
+            shutil.rmtree(other)
+    copy = fresh_folder(folder.parent, folder.name)
+    linked_copy(store, copy)
+    return copy, report
 
-        def on_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
 
-        report = extract(config, tower, plan, raw_media, store, on_progress)
-    logger.info(
-        "teacher features: %d views of %d %ss, %.1f MB, %.1f views/s",
-        report["rows"],
-        report["clips"],
-        media,
-        report["store_bytes"] / 1e6,
-        report["clip_views_per_second"],
-    )
-    return store, report
+def _is_whole(store: Path) -> bool:
+    """Whether a finished store is as it was written, as far as opening it tells; one that was damaged is removed."""
+    try:
+        FeatureStore(store)
+    except StoreError as error:
+        logger.warning("%s: extracted again", error)
+        shutil.rmtree(store, ignore_errors=True)
+        return False
+    return True
