@@ -25,7 +25,7 @@ def alignment_loss(student_KBVC: Tensor, teacher_KBVC: Tensor) -> Tensor:
 
     Args:
         student_KBVC: unit vectors.
-        teacher_KBVC: unit vectors at the same places.
+        teacher_KBVC: unit vectors of the same patches.
 
     Raises:
         ValueError: the shapes differ (broadcasting would hide a wrong pairing).

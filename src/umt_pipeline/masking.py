@@ -70,7 +70,7 @@ def is_drawn(config: MaskConfig, visible_BV: Tensor, noise_BTN: Tensor, attentio
     """Tell which of these masks :func:`draw_visible` may have drawn, bool [B].
 
     Logarithms differ in the last bit between devices, so two patches whose scores are equal but for rounding may change
-    places: this is no other mask.
+    patches: this is no other mask.
 
     Args:
         config: kind of mask and hidden share.
@@ -96,11 +96,15 @@ def _scores(config: MaskConfig, noise_BTN: Tensor, attention_BTN: Tensor | None)
     tiny = torch.finfo(torch.float32).tiny
     exponential_BTN = -torch.log(noise_BTN.float().clamp(min=tiny, max=1.0 - 2.0**-24))
     scores_BTN = -torch.log(exponential_BTN)
-    if config.kind == "attention":
-        if attention_BTN is None:
-            raise ValueError("mask.kind 'attention' needs the teacher's attention rows, none were given")
-        # A weight of zero is drawn last, not never: there may be fewer positive weights than visible places.
-        scores_BTN = scores_BTN + torch.log(attention_BTN.float().clamp(min=tiny))
-    elif config.kind == "tube":
-        scores_BTN = scores_BTN[:, :1].expand_as(scores_BTN)
-    return scores_BTN
+    match config.kind:
+        case "attention":
+            if attention_BTN is None:
+                raise ValueError("mask.kind 'attention' needs the teacher's attention rows, none were given")
+            # A weight of zero is drawn last, not never: there may be fewer positive weights than visible patches.
+            return scores_BTN + torch.log(attention_BTN.float().clamp(min=tiny))
+        case "tube":
+            return scores_BTN[:, :1].expand_as(scores_BTN)
+        case "random":
+            return scores_BTN
+        case kind:
+            raise ValueError(f"mask.kind {kind!r} draws no patches by scores")

@@ -25,7 +25,7 @@ from torch import Tensor
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json, staged_folder, write_json
 from umt_pipeline.core.identity import fingerprint
-from umt_pipeline.features.targets import ask_teacher
+from umt_pipeline.features.targets import run_teacher
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.video.views import View, load_view
 
@@ -45,7 +45,7 @@ class Clips:
 
     Attributes:
         videos: rows of the clean video table.
-        numbers: int64 [I, L], the label of each clip in each task as its place in ``classes``.
+        numbers: int64 [I, L], the label of each clip in each task as its index in ``classes``.
         tasks: names of the L tasks.
         classes: for each task its labels in order.
         train_split: whose frames the teacher sees.
@@ -97,7 +97,7 @@ def choose_clips(
         unknown = sorted(set(found) - set(names))
         if unknown:
             raise ConfigError(f"claims: no video of split {train_split!r} has label {unknown[0]!r} of task {task!r}")
-        numbers.append(found.map({name: place for place, name in enumerate(names)}).to_numpy(np.int64))
+        numbers.append(found.map({name: index for index, name in enumerate(names)}).to_numpy(np.int64))
         classes.append(tuple(names))
     return Clips(rows, np.stack(numbers, axis=1), tuple(tasks), tuple(classes), train_split)
 
@@ -139,7 +139,7 @@ class ClipBank:
         """S."""
         return int(self.frames_FSSC.shape[1])
 
-    def places(self, splits: Sequence[str]) -> np.ndarray:
+    def clips(self, splits: Sequence[str]) -> np.ndarray:
         """Return the clips of some splits, ascending."""
         return np.flatnonzero(np.isin(self.splits_I, list(splits)))
 
@@ -185,7 +185,7 @@ def _write(folder: Path, clips: Clips, media_root: Path, teacher: Teacher, size:
             frames_FSSC[start : start + length] = frames_TSSC
     aligned = np.repeat((clips.videos["split"] == clips.train_split).to_numpy(), lengths_I)
     for chosen in _chunks(np.flatnonzero(aligned), _BATCH_FRAMES):
-        answer = ask_teacher(teacher, torch.from_numpy(frames_FSSC[chosen]).unsqueeze(1))
+        answer = run_teacher(teacher, torch.from_numpy(frames_FSSC[chosen]).unsqueeze(1))
         tokens_FKNC[chosen] = teacher.project(answer.layers_KFNW).transpose(0, 1).half().numpy()
         attention_FN[chosen] = answer.attention_BTN.squeeze(1).numpy()
     for array in (frames_FSSC, tokens_FKNC, attention_FN):
@@ -210,9 +210,9 @@ def _decode(media_root: Path, row: dict[str, object], size: int) -> np.ndarray:
     return load_view(media_root / str(row["path"]), View(tuple(range(length)), crop, flip=False, size=size))
 
 
-def _chunks(places: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
+def _chunks(clips: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(clips), size):
+        yield clips[start : start + size]
 
 
 def unit_mean(tokens: Tensor, dim: int) -> Tensor:

@@ -23,18 +23,18 @@ def figure_svg(findings: Findings) -> str:
         for comparison in findings.shown
         for first, (arm, title) in _with_first(list(findings.titles(comparison)))
     ]
-    place, places, headings = 0.0, [], []
+    height, heights, headings = 0.0, [], []
     for heading, _, _ in rows:
         if heading is not None:
-            place += 1.6
-            headings.append((place - 0.85, heading))
-        places.append(place)
-        place += 1.0
+            height += 1.6
+            headings.append((height - 0.85, heading))
+        heights.append(height)
+        height += 1.0
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "claims", "font.size": 8}):
-        figure = Figure(figsize=(10, 0.2 * place + 0.8), layout="constrained")
+        figure = Figure(figsize=(10, 0.2 * height + 0.8), layout="constrained")
         axes = figure.subplots(1, len(findings.config.tasks), sharey=True, squeeze=False)[0]
         for column, (panel, task) in enumerate(zip(axes, findings.config.tasks, strict=True)):
-            for where, (_, _, arm) in zip(places, rows, strict=True):
+            for where, (_, _, arm) in zip(heights, rows, strict=True):
                 colour = _UMT if arm.name == BASELINE else _OTHER
                 values = arm.accuracy[task]
                 panel.plot(values, np.full(len(values), where), "o", color=colour, markersize=3.5, alpha=0.6, mew=0)
@@ -47,8 +47,8 @@ def figure_svg(findings: Findings) -> str:
                     va="center", fontweight="bold", annotation_clip=False,
                 )  # fmt: skip
             _dress(panel, f"{task}: top-1 in percent")
-        axes[0].set_yticks(places, [title for _, title, _ in rows])
-        axes[0].set_ylim(place, -0.2)
+        axes[0].set_yticks(heights, [title for _, title, _ in rows])
+        axes[0].set_ylim(height, -0.2)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"

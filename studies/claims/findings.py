@@ -174,8 +174,8 @@ def _nested(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, dict[str,
 
 def protocol_records(config: StudyConfig, runs: pd.DataFrame, bank: ClipBank) -> Iterator[Record]:
     """Yield a record for each reported run and task."""
-    places = bank.places(config.test_splits)
-    rows = [{"video_id": bank.video_ids[place], "labels": bank.numbers_IL[place].tolist()} for place in places]
+    clips = bank.clips(config.test_splits)
+    rows = [{"video_id": bank.video_ids[place], "labels": bank.numbers_IL[place].tolist()} for place in clips]
     sha256 = rows_sha256(rows)
     for task in config.tasks:
         for row in runs[runs[f"reported_{task}"]].to_dict("records"):
@@ -187,7 +187,7 @@ def protocol_records(config: StudyConfig, runs: pd.DataFrame, bank: ClipBank) ->
                 protocol=Protocol(
                     split=" + ".join(config.test_splits),
                     annotation_sha256=sha256,
-                    clips=len(places),
+                    clips=len(clips),
                     frames=arm.clip.frames,
                     views=config.views,
                     resolution=bank.size,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from studies.claims.bank import ClipBank, study_code
 from studies.claims.encoders import AttentionKind, ClipEncoder, EncoderSize, TeacherEncoder
-from studies.claims.inputs import InputConfig, all_places, cut, uniform
+from studies.claims.inputs import InputConfig, cut, every_index, uniform
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.samples import Batch, SampleDataset
@@ -65,8 +65,8 @@ class LabelModel(nn.Module):
 
     def forward(self, patches_BVP: Tensor) -> list[Tensor]:
         """Return the logits of each task [B, M]."""
-        places_BV = all_places(patches_BVP)
-        pooled_BD = self.norm(self.pool(self.encoder(patches_BVP, places_BV), self.encoder.positions(places_BV)))
+        index_BV = every_index(patches_BVP)
+        pooled_BD = self.norm(self.pool(self.encoder(patches_BVP, index_BV), self.encoder.positions(index_BV)))
         return [head(pooled_BD) for head in self.heads]
 
 
@@ -75,17 +75,17 @@ class LabelledViews(SampleDataset):
 
     def __init__(self, bank: ClipBank, split: str, clip: InputConfig, seed: int) -> None:
         self._bank, self._clip, self._seed = bank, clip, seed
-        self._places = bank.places([split])
+        self._clips = bank.clips([split])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._clips)
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """See :class:`SampleDataset`: frames uint8 [B,T,S,S,3], labels int64 [B,L]."""
-        bank, places_B = self._bank, self._places[indices_B]
-        draws_BT = uniform(self._seed, places_B, passes_B, _VIEW_STREAM, self._clip.frames)
-        rows_BT = bank.starts_I[places_B][:, None] + self._clip.training_frames(bank.lengths_I[places_B], draws_BT)
-        return {"frames": bank.frames_FSSC[rows_BT], "labels": bank.numbers_IL[places_B], "clip": places_B.tolist()}
+        bank, clips_B = self._bank, self._clips[indices_B]
+        draws_BT = uniform(self._seed, clips_B, passes_B, _VIEW_STREAM, self._clip.frames)
+        rows_BT = bank.starts_I[clips_B][:, None] + self._clip.training_frames(bank.lengths_I[clips_B], draws_BT)
+        return {"frames": bank.frames_FSSC[rows_BT], "labels": bank.numbers_IL[clips_B], "clip": clips_B.tolist()}
 
 
 class FineTuningTask(Task):
@@ -103,11 +103,11 @@ class FineTuningTask(Task):
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         del generator
         logits = model(normalise_patches(cut(batch["frames"], self._patch_size, self._tubelet)))
-        losses = [F.cross_entropy(part.float(), batch["labels"][:, place]) for place, part in enumerate(logits)]
+        losses = [F.cross_entropy(part.float(), batch["labels"][:, index]) for index, part in enumerate(logits)]
         return LossParts(torch.stack(losses).mean(), dict(zip(self._tasks, losses, strict=True)))
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        return [str(place) for place in batch["clip"]]
+        return [str(clip) for clip in batch["clip"]]
 
 
 def make_label_model(
@@ -147,10 +147,10 @@ def top1_accuracy(model: LabelModel, bank: ClipBank, splits: Sequence[str], clip
     """
     model.eval()
     device = next(model.parameters()).device
-    places = bank.places(splits)
+    clips = bank.clips(splits)
     right_L = np.zeros(len(bank.tasks), dtype=np.int64)
-    for start in range(0, len(places), TEST_BATCH):
-        chosen = places[start : start + TEST_BATCH]
+    for start in range(0, len(clips), TEST_BATCH):
+        chosen = clips[start : start + TEST_BATCH]
         summed = [torch.zeros(len(chosen), count, device=device) for count in bank.classes]
         for view in range(views):
             rows_BT = bank.starts_I[chosen][:, None] + clip.test_frames(bank.lengths_I[chosen], view, views)
@@ -161,7 +161,7 @@ def top1_accuracy(model: LabelModel, bank: ClipBank, splits: Sequence[str], clip
         for task, scores_BM in enumerate(summed):
             true_B1 = scores_BM.gather(1, truth_BL[:, task, None])
             right_L[task] += int(((scores_BM >= true_B1).sum(dim=1) == 1).sum())
-    return dict(zip(bank.tasks, (100.0 * right_L / len(places)).tolist(), strict=True))
+    return dict(zip(bank.tasks, (100.0 * right_L / len(clips)).tolist(), strict=True))
 
 
 class FineTuningSpec(RunSpec):

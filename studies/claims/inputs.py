@@ -56,24 +56,24 @@ class InputConfig(Config):
 
     def test_frames(self, lengths_B: np.ndarray, view: int, views: int) -> np.ndarray:
         """Return frame numbers int64 [B, T] of one of ``views`` evenly spaced test views."""
-        place = (view + 0.5) / views
+        share = (view + 0.5) / views
         if self.sampling == "sparse":
             bounds_BT = self._bounds(lengths_B)
-            return bounds_BT[:, :-1] + np.floor(place * np.diff(bounds_BT)).astype(np.int64)
-        return self._window(lengths_B, np.full(len(lengths_B), place))
+            return bounds_BT[:, :-1] + np.floor(share * np.diff(bounds_BT)).astype(np.int64)
+        return self._window(lengths_B, np.full(len(lengths_B), share))
 
     def _bounds(self, lengths_B: np.ndarray) -> np.ndarray:
         return np.arange(self.frames + 1) * lengths_B[:, None] // self.frames
 
-    def _window(self, lengths_B: np.ndarray, place_B: np.ndarray) -> np.ndarray:
+    def _window(self, lengths_B: np.ndarray, share_B: np.ndarray) -> np.ndarray:
         stride_B = np.minimum(self.stride, (lengths_B - 1) // max(self.frames - 1, 1))
         free_B = lengths_B - stride_B * (self.frames - 1)
-        start_B = np.floor(place_B * free_B).astype(np.int64)
+        start_B = np.floor(share_B * free_B).astype(np.int64)
         return start_B[:, None] + stride_B[:, None] * np.arange(self.frames)
 
 
 def uniform(seed: int, clips_B: np.ndarray, passes_B: np.ndarray, stream: int, count: int) -> np.ndarray:
-    """Return uniform draws float32 [B, count] in [0, 1), each a hash of (seed, clip, pass, stream, place).
+    """Return uniform draws float32 [B, count] in [0, 1), each a hash of (seed, clip, pass, stream, index).
 
     A counter-based generator for a whole batch (SplitMix64's finaliser); one generator object per clip would take longer
     than the step.
@@ -101,6 +101,6 @@ def cut(frames_BTSSC: Tensor, patch_size: int, tubelet: int) -> Tensor:
     return patches_BMuNP.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
-def all_places(patches_BVP: Tensor) -> Tensor:
+def every_index(patches_BVP: Tensor) -> Tensor:
     """Return the positions [B, V] of clips without a mask."""
     return torch.arange(patches_BVP.shape[1], device=patches_BVP.device).expand(patches_BVP.shape[:2])

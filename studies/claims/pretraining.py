@@ -1,4 +1,4 @@
-"""Pre-training of the study: the student learns the teacher's tokens at the visible places, or the hidden pixels.
+"""Pre-training of the study: the student learns the teacher's tokens at the visible patches, or the hidden pixels.
 
 Shapes: B clips, T frames (or tubelets), N patches per frame, V visible tokens, H hidden tokens, P values per patch, D width,
 K aligned layers, C teacher output width.
@@ -38,7 +38,7 @@ class PretrainingConfig(Config):
     """One way to pre-train.
 
     Attributes:
-        objective: ``alignment`` with the teacher's tokens at the visible places (UMT), or reconstruction of the hidden
+        objective: ``alignment`` with the teacher's tokens at the visible patches (UMT), or reconstruction of the hidden
             ``pixels`` (VideoMAE).
         attention: over the whole clip, or within frames.
         clip: frames.
@@ -54,27 +54,27 @@ class PretrainingConfig(Config):
 
 
 class BankViews(SampleDataset):
-    """Random views of a bank's clips with their masks and the teacher's tokens at the visible places."""
+    """Random views of a bank's clips with their masks and the teacher's tokens at the visible patches."""
 
     def __init__(self, bank: ClipBank, split: str, config: PretrainingConfig, seed: int) -> None:
         self._bank, self._config, self._seed = bank, config, seed
-        self._places = bank.places([split])
+        self._clips = bank.clips([split])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._clips)
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """See :class:`SampleDataset`: frames uint8 [B,T,S,S,3], visible int64 [B,V], targets float32 [K,B,V,C] as [B,...]."""
         bank, config = self._bank, self._config
-        clip, places_B = config.clip, self._places[indices_B]
-        draws_BT = uniform(self._seed, places_B, passes_B, _VIEW_STREAM, clip.frames)
-        rows_BT = bank.starts_I[places_B][:, None] + clip.training_frames(bank.lengths_I[places_B], draws_BT)
+        clip, clips_B = config.clip, self._clips[indices_B]
+        draws_BT = uniform(self._seed, clips_B, passes_B, _VIEW_STREAM, clip.frames)
+        rows_BT = bank.starts_I[clips_B][:, None] + clip.training_frames(bank.lengths_I[clips_B], draws_BT)
         attention_BTN = torch.from_numpy(bank.attention_FN[rows_BT]).float()
         attention_BTN = attention_BTN.unflatten(1, (clip.moments, clip.tubelet)).mean(dim=2)
         moments, patches = attention_BTN.shape[1:]
-        noise_BP = uniform(self._seed, places_B, passes_B, _MASK_STREAM, moments * patches)
+        noise_BP = uniform(self._seed, clips_B, passes_B, _MASK_STREAM, moments * patches)
         visible_BV = draw_visible(config.mask, torch.from_numpy(noise_BP).unflatten(1, (moments, patches)), attention_BTN)
-        batch: Batch = {"frames": bank.frames_FSSC[rows_BT], "visible": visible_BV, "clip": places_B.tolist()}
+        batch: Batch = {"frames": bank.frames_FSSC[rows_BT], "visible": visible_BV, "clip": clips_B.tolist()}
         if config.objective == "alignment":
             batch["targets"] = self._targets(rows_BT, visible_BV, patches)
         return batch
@@ -157,17 +157,17 @@ class PretrainingTask(Task):
         seen_BVP = normalise_patches(_pick(patches_BNP, visible_BV))
         if self._config.objective == "alignment":
             return LossParts(alignment_loss(model(seen_BVP, visible_BV), batch["targets"].permute(2, 0, 1, 3)))
-        hidden_BH = hidden_places(visible_BV, patches_BNP.shape[1])
+        hidden_BH = hidden_indices(visible_BV, patches_BNP.shape[1])
         wanted_BHP = patch_normalised(_pick(patches_BNP, hidden_BH))
         return LossParts(F.mse_loss(model(seen_BVP, visible_BV, hidden_BH).float(), wanted_BHP))
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
-        return [str(place) for place in batch["clip"]]
+        return [str(clip) for clip in batch["clip"]]
 
 
-def hidden_places(visible_BV: Tensor, places: int) -> Tensor:
+def hidden_indices(visible_BV: Tensor, patches: int) -> Tensor:
     """Return the positions [B, H] that are not visible, ascending."""
-    shown_BP = torch.zeros(len(visible_BV), places, dtype=torch.bool, device=visible_BV.device).scatter_(1, visible_BV, True)
+    shown_BP = torch.zeros(len(visible_BV), patches, dtype=torch.bool, device=visible_BV.device).scatter_(1, visible_BV, True)
     return (~shown_BP).nonzero()[:, 1].reshape(len(visible_BV), -1)
 
 
@@ -177,8 +177,8 @@ def patch_normalised(patches_BHP: Tensor) -> Tensor:
     return (values - values.mean(dim=-1, keepdim=True)) / (values.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
 
-def _pick(patches_BNP: Tensor, places_BV: Tensor) -> Tensor:
-    return patches_BNP.gather(1, places_BV.unsqueeze(-1).expand(-1, -1, patches_BNP.shape[-1]))
+def _pick(patches_BNP: Tensor, index_BV: Tensor) -> Tensor:
+    return patches_BNP.gather(1, index_BV.unsqueeze(-1).expand(-1, -1, patches_BNP.shape[-1]))
 
 
 class PretrainingSpec(RunSpec):

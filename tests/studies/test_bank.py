@@ -12,7 +12,7 @@ from studies.claims.bank import ClipBank, bank_key, build_bank, choose_clips, un
 from tests.features.tiny import make_teacher
 from tests.studies.tiny import PATCH, SIZE, make_bank, tables
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.features.targets import ask_teacher
+from umt_pipeline.features.targets import run_teacher
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def test_frames_lie_one_clip_after_the_other(bank: ClipBank) -> None:
 
 
 def test_the_teacher_saw_the_training_frames_and_no_others(bank: ClipBank, tmp_path: Path) -> None:
-    clip = int(bank.places(["train"])[1])
+    clip = int(bank.clips(["train"])[1])
     rows = slice(bank.starts_I[clip], bank.starts_I[clip] + bank.lengths_I[clip])
     teacher = make_teacher(tmp_path)
-    answer = ask_teacher(teacher, torch.from_numpy(bank.frames_FSSC[rows].copy()).unsqueeze(0))
+    answer = run_teacher(teacher, torch.from_numpy(bank.frames_FSSC[rows].copy()).unsqueeze(0))
     tokens_FKNC = teacher.project(answer.layers_KFNW).transpose(0, 1)
     assert torch.allclose(torch.from_numpy(bank.tokens_FKNC[rows]).float(), tokens_FKNC, atol=1e-3)
     assert np.allclose(bank.attention_FN[rows], answer.attention_BTN[0].numpy(), atol=1e-3)
-    held_out = int(bank.places(["test"])[0])
+    held_out = int(bank.clips(["test"])[0])
     assert not bank.tokens_FKNC[bank.starts_I[held_out] : bank.starts_I[held_out] + bank.lengths_I[held_out]].any()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from studies.claims.encoders import AttentionKind, ClipEncoder, EncoderSize, TeacherEncoder
-from studies.claims.inputs import InputConfig, all_places, cut
+from studies.claims.inputs import InputConfig, cut, every_index
 from tests.features.tiny import make_teacher
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches
@@ -32,7 +32,7 @@ def test_only_joint_attention_lets_one_frame_change_the_tokens_of_another() -> N
     for attention, moved in (("joint", True), ("frame", False)):
         model = encoder(attention)  # type: ignore[arg-type]
         before, after = (
-            model(patches, all_places(patches)) for patches in (normalise_patches(cut(f, 8, 1)) for f in (frames, changed))
+            model(patches, every_index(patches)) for patches in (normalise_patches(cut(f, 8, 1)) for f in (frames, changed))
         )
         assert (not torch.equal(before[:, :48], after[:, :48])) == moved
         assert not torch.equal(before[:, 48:], after[:, 48:])
@@ -42,7 +42,7 @@ def test_both_kinds_have_the_same_weights_and_positions_and_layers_of_the_same_s
     joint, frame = encoder("joint"), encoder("frame")
     assert all(torch.equal(joint.state_dict()[name], value) for name, value in frame.state_dict().items())
     patches = normalise_patches(cut(views(), 8, 1))[:, ::2]
-    visible = all_places(normalise_patches(cut(views(), 8, 1)))[:, ::2]
+    visible = every_index(normalise_patches(cut(views(), 8, 1)))[:, ::2]
     for model in (joint, frame):
         tokens, layers = model.forward_layers(patches, visible, [0, 1])
         assert tokens.shape == (2, 32, 16)
@@ -54,7 +54,7 @@ def test_both_kinds_have_the_same_weights_and_positions_and_layers_of_the_same_s
 def test_tubelets_shorten_the_clip() -> None:
     clip = InputConfig(frames=4, tubelet=2)
     patches = normalise_patches(cut(views(), 8, 2))
-    assert encoder("joint", clip)(patches, all_places(patches)).shape == (2, 32, 16)
+    assert encoder("joint", clip)(patches, every_index(patches)).shape == (2, 32, 16)
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def test_the_teacher_as_an_encoder_says_what_it_says_as_a_teacher(tmp_path: Path
     output = teacher(normalise_frames(frames.flatten(0, 1)))
     expected = teacher.tower.visual.ln_post(output.layers_KFNW[-1]).reshape(2, 64, -1)  # type: ignore[union-attr, operator]
     patches = normalise_patches(cut(frames, 8, 1))
-    places = all_places(patches)
+    places = every_index(patches)
     frame = TeacherEncoder(make_teacher(tmp_path), 8, InputConfig(), "frame")
     assert torch.allclose(frame(patches, places), expected, atol=1e-4)
     joint = TeacherEncoder(make_teacher(tmp_path), 8, InputConfig(), "joint")

@@ -72,7 +72,7 @@ def test_accuracy_counts_every_clip_once_and_ties_as_wrong(bank: ClipBank, tmp_p
     assert top1_accuracy(model, bank, ["train", "test"], InputConfig(), 2) == {"shape": 0.0, "motion": 0.0}
     with torch.no_grad():
         model.heads[0].bias[1] = 1.0
-    places = bank.places(["train", "test"])
+    places = bank.clips(["train", "test"])
     share = 100.0 * (bank.numbers_IL[places, 0] == 1).mean()
     assert top1_accuracy(model, bank, ["train", "test"], InputConfig(), 2)["shape"] == pytest.approx(share)
 

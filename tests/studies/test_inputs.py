@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from studies.claims.inputs import InputConfig, all_places, cut, uniform
+from studies.claims.inputs import InputConfig, cut, every_index, uniform
 from umt_pipeline.video.pixels import patchify
 
 LENGTHS = st.lists(st.integers(8, 40), min_size=1, max_size=6).map(lambda values: np.array(values))
@@ -55,7 +55,7 @@ def test_a_tubelet_holds_the_same_patch_of_consecutive_frames() -> None:
     double = cut(frames, 4, 2).unflatten(1, (2, 4))
     assert torch.equal(double[:, 1, 3], torch.cat((single[:, 2, 3], single[:, 3, 3]), dim=-1))
     assert torch.equal(cut(frames, 4, 1), patchify(frames, 4))
-    assert all_places(cut(frames, 4, 2))[1].tolist() == list(range(8))
+    assert every_index(cut(frames, 4, 2))[1].tolist() == list(range(8))
 
 
 def test_frames_must_be_whole_tubelets() -> None:

@@ -17,7 +17,7 @@ from studies.claims.pretraining import (
     PixelStudent,
     PretrainingConfig,
     PretrainingTask,
-    hidden_places,
+    hidden_indices,
     patch_normalised,
 )
 from tests.studies.tiny import make_bank
@@ -41,7 +41,7 @@ def read(bank: ClipBank, config: PretrainingConfig, passes: int = 0) -> dict[str
 def test_targets_are_the_teachers_tokens_at_the_visible_places_of_the_frames_that_are_read(bank: ClipBank) -> None:
     config = PretrainingConfig(layers=2, mask=MaskConfig(ratio=0.5))
     batch = read(bank, config)
-    clip = bank.places(["train"])[2]
+    clip = bank.clips(["train"])[2]
     assert batch["clip"][0] == clip
     draws = uniform(1, np.array([clip]), np.array([0]), 0, 4)
     rows = bank.starts_I[clip] + config.clip.training_frames(bank.lengths_I[[clip]], draws)[0]
@@ -61,7 +61,7 @@ def test_one_layer_is_the_last_one(bank: ClipBank) -> None:
 def test_a_tubelets_target_is_the_mean_over_its_frames(bank: ClipBank) -> None:
     config = PretrainingConfig(clip=InputConfig(frames=4, tubelet=2), mask=MaskConfig(kind="none", ratio=0.0), layers=1)
     batch = read(bank, config)
-    clip = bank.places(["train"])[2]
+    clip = bank.clips(["train"])[2]
     rows = bank.starts_I[clip] + config.clip.training_frames(
         bank.lengths_I[[clip]], uniform(1, np.array([clip]), np.array([0]), 0, 4)
     )
@@ -76,7 +76,7 @@ def test_another_pass_is_another_view(bank: ClipBank) -> None:
 
 def test_hidden_places_are_the_rest() -> None:
     visible = torch.tensor([[0, 3], [1, 2]])
-    assert hidden_places(visible, 5).tolist() == [[1, 2, 4], [0, 3, 4]]
+    assert hidden_indices(visible, 5).tolist() == [[1, 2, 4], [0, 3, 4]]
 
 
 def test_pixel_targets_are_normalised_patch_by_patch() -> None:
@@ -102,5 +102,5 @@ def test_the_decoder_predicts_hidden_patches_only(bank: ClipBank) -> None:
     model = task.model
     assert isinstance(model, PixelStudent)
     visible = torch.tensor([[0, 17, 35, 50]])
-    predicted = model(torch.zeros(1, 4, 192), visible, hidden_places(visible, 64))
+    predicted = model(torch.zeros(1, 4, 192), visible, hidden_indices(visible, 64))
     assert predicted.shape == (1, 60, 192)

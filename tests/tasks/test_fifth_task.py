@@ -129,7 +129,6 @@ def test_a_fifth_task_goes_from_its_folder_to_its_page(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     folder = project / "src" / "umt_pipeline" / "tasks" / "length"
     folder.mkdir()
-    (folder / "__init__.py").touch()
     (folder / "task.py").write_text(TASK, encoding="utf-8")
     (project / "conf" / "base" / "parameters_length.yml").write_text(PARAMETERS, encoding="utf-8")
     log = kedro_run(project, "demo_corpus,ingestion,length")

@@ -63,19 +63,19 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
         raise UmtError(
             f"{metrics}: expected the metrics of an evaluation, found nothing. Run `make demo` (or `dvc repro`) first."
         )
-    places: list[tuple[str, Path]] = []
+    paths: list[tuple[str, Path]] = []
     if metrics.is_file():
         for title, rows in grouped(read_json(metrics)).items():
             console.print(metrics_table(title, rows))
-        places = [("Report", catalog_path(project, loader, "report")), ("Metrics", metrics)]
+        paths = [("Report", catalog_path(project, loader, "report")), ("Metrics", metrics)]
     for task, page in tasks.items():
         numbers = catalog_path(project, loader, f"{task}_records")
         if numbers.is_file():
             console.print(f"\nPipeline {task}", style="bold")
             for title, rows in grouped(flat_metrics(map(Record.model_validate, read_json(numbers)))).items():
                 console.print(metrics_table(title, rows))
-        places.append(("Task", page))
+        paths.append(("Task", page))
     console.print()
-    for what, place in places:
-        console.print(f"{what:<8} {place}", soft_wrap=True, highlight=False)
+    for what, path in paths:
+        console.print(f"{what:<8} {path}", soft_wrap=True, highlight=False)
     console.print("Runs     `make mlflow`, then open http://127.0.0.1:5000", soft_wrap=True, highlight=False)

@@ -74,8 +74,8 @@ def captioned_media(
     samples["first_caption"] = samples["captions"].cumsum() - samples["captions"]
     # By content: the same picture in two corpora, or under two names, is one medium.
     samples["media_id"] = samples["sha256"].map(lambda digest: int(digest[:16], 16) >> 1).astype("int64")
-    place = pd.Series(samples.index, index=samples["video_id"])
-    order = usable["video_id"].map(place).to_numpy().argsort(kind="stable")
+    index_of = pd.Series(samples.index, index=samples["video_id"])
+    order = usable["video_id"].map(index_of).to_numpy().argsort(kind="stable")
     columns = ["video_id", "path", "split", "media", "corpus", "num_frames", "height", "width"]
     kept = samples[[*columns, "media_id", "first_caption", "captions"]]
     return kept, usable[["caption"]].iloc[order].reset_index(drop=True)

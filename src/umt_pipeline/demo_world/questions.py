@@ -74,7 +74,7 @@ def _row(
 def _captions_to_choose_from(scene: Scene, rng: np.random.Generator) -> tuple[list[str], int]:
     scenes = [scene, *(_changed(scene, attribute, rng) for attribute in VALUES)]
     order = rng.permutation(len(scenes))
-    return [caption(scenes[place], rng) for place in order], int(np.flatnonzero(order == 0)[0])
+    return [caption(scenes[index], rng) for index in order], int(np.flatnonzero(order == 0)[0])
 
 
 def _changed(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:

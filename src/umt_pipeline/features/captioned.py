@@ -38,7 +38,7 @@ class CaptionedDataset(SampleDataset):
         ids = captions.samples.values("video_id")
         for corpus, start, stop in zip(self._corpora, self._bounds[:-1], self._bounds[1:], strict=True):
             own = ids.slice(start, stop - start)
-            self._rows[start:stop] = rows = self._clips[corpus.group].places(own)
+            self._rows[start:stop] = rows = self._clips[corpus.group].indices(own)
             if (missing := np.flatnonzero(rows < 0)).size:
                 raise ConfigError(
                     f"corpus {corpus.name}: {missing.size} of {corpus.size} media are not in the feature store, the first is "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 import numpy as np
 import torch
@@ -93,15 +93,13 @@ class Fp16Codec(Codec):
     name = "fp16"
 
     def arrays(self, layers: int, visible: int, target_dim: int) -> dict[str, ArraySpec]:
-        """See :class:`Codec`."""
         return {"targets": ArraySpec(np.dtype("<f2"), (layers, visible, target_dim))}
 
     def encode(self, targets_RKVC: Tensor) -> dict[str, np.ndarray]:
-        """See :class:`Codec`."""
         return {"targets": targets_RKVC.detach().half().cpu().contiguous().numpy()}
 
     def decode(self, arrays: Mapping[str, Tensor]) -> Tensor:
-        """See :class:`Codec`; float16."""
+        """Float16."""
         return arrays["targets"]
 
 
@@ -115,14 +113,12 @@ class Int8Codec(Codec):
     name = "int8"
 
     def arrays(self, layers: int, visible: int, target_dim: int) -> dict[str, ArraySpec]:
-        """See :class:`Codec`."""
         return {
             "targets": ArraySpec(np.dtype("i1"), (layers, visible, target_dim)),
             "scales": ArraySpec(np.dtype("<f4"), (layers, visible)),
         }
 
     def encode(self, targets_RKVC: Tensor) -> dict[str, np.ndarray]:
-        """See :class:`Codec`."""
         targets = targets_RKVC.detach().float()
         # Zero vectors (no direction) stay zero: the clamps only keep their division finite.
         largest_RKV1 = targets.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12)
@@ -134,7 +130,7 @@ class Int8Codec(Codec):
         }
 
     def decode(self, arrays: Mapping[str, Tensor]) -> Tensor:
-        """See :class:`Codec`; float32."""
+        """Float32."""
         return arrays["targets"].float() * arrays["scales"].unsqueeze(-1)
 
 
@@ -154,16 +150,15 @@ class PqCodec(Codec):
         self._books_KMWD = books_KMWD
 
     def to(self, device: torch.device) -> None:
-        """See :class:`Codec`; moves the code books."""
+        """Moves the code books."""
         if self._books_KMWD is not None:
             self._books_KMWD = self._books_KMWD.to(device)
 
     def arrays(self, layers: int, visible: int, target_dim: int) -> dict[str, ArraySpec]:
-        """See :class:`Codec`."""
         return {"targets": ArraySpec(np.dtype("u1"), (layers, visible, self._bytes))}
 
     def encode(self, targets_RKVC: Tensor) -> dict[str, np.ndarray]:
-        """See :class:`Codec`; on the targets' device.
+        """On the targets' device.
 
         Row by row: a matrix product of another shape rounds differently, and of two words that are equally near another
         one would then be taken, depending on how many rows came at once.
@@ -179,7 +174,7 @@ class PqCodec(Codec):
         return {"targets": torch.stack(codes).cpu().contiguous().numpy()}
 
     def decode(self, arrays: Mapping[str, Tensor]) -> Tensor:
-        """See :class:`Codec`; float32. A gather of words; the result is brought to unit length."""
+        """Float32. A gather of words; the result is brought to unit length."""
         codes_RKVM = arrays["targets"]
         books_KMWD = self._books().to(codes_RKVM.device)
         K, M, W, _ = books_KMWD.shape
@@ -200,11 +195,16 @@ def make_codec(name: CodecName, pq: PqConfig | None = None, books_KMWD: Tensor |
         pq: for ``pq``: its configuration, resolved.
         books_KMWD: for ``pq``: its code books; not needed to ask for the layout.
     """
-    if name == "pq":
-        assert pq is not None
-        assert pq.bytes_per_token is not None
-        return PqCodec(pq.bytes_per_token, books_KMWD)
-    return Fp16Codec() if name == "fp16" else Int8Codec()
+    match name:
+        case "fp16":
+            return Fp16Codec()
+        case "int8":
+            return Int8Codec()
+        case "pq":
+            assert pq is not None
+            assert pq.bytes_per_token is not None
+            return PqCodec(pq.bytes_per_token, books_KMWD)
+    assert_never(name)
 
 
 def cosine_error(targets: Tensor, decoded: Tensor) -> Tensor:

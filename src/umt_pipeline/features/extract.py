@@ -1,4 +1,4 @@
-"""Extraction: for each clip and each of V recorded views, decode, ask the teacher, draw the mask, store.
+"""Extraction: for each clip and each of V recorded views, decode, run the teacher, draw the mask, store.
 
 Videos are decoded in worker processes, the teacher runs in the calling process. Views, masks and the composition of the
 teacher's batches depend on the configuration alone, so the store's bytes do not depend on the number of workers or on
@@ -229,7 +229,7 @@ def extract(
     errors: list[torch.Tensor] = []
     batches = _batches(resumed, writer.rows, config.shard_rows, config.batch_size)
     for rows, frames_BTSSC in _decoded(plan, media_root, batches, config.workers):
-        batch = _ask_teacher(config, teacher, plan, rows, frames_BTSSC)
+        batch = _run_teacher(config, teacher, plan, rows, frames_BTSSC)
         encoded = codec.encode(batch.targets_KBVC.transpose(0, 1))
         if rows.start % config.shard_rows == 0:
             errors.append(_codec_error(codec, batch, encoded))
@@ -299,7 +299,7 @@ def _batches(first_row: int, rows: int, shard_rows: int, batch_size: int) -> Ite
             yield range(start, min(start + batch_size, shard_end))
 
 
-def _ask_teacher(
+def _run_teacher(
     config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, rows: range, frames_BTSSC: np.ndarray
 ) -> TargetBatch:
     device = next(teacher.parameters()).device
@@ -311,7 +311,7 @@ def _ask_teacher(
 
 
 def _train_books(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_root: Path) -> torch.Tensor:
-    """Ask the teacher about a sample of the rows and train the code books of codec ``pq`` on its answers."""
+    """Run the teacher on a sample of the rows and train the code books of codec ``pq`` on its targets."""
     pq = plan.header.pq
     assert pq is not None
     assert pq.bytes_per_token is not None
@@ -324,9 +324,9 @@ def _train_books(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, 
     per_row = min(plan.header.frames * plan.header.visible_per_frame, -(-SAMPLED_TOKENS // rows))
     tokens: list[torch.Tensor] = []
     for chosen, frames_BTSSC in _decoded(sample, media_root, _batches(0, rows, rows, config.batch_size), config.workers):
-        targets_KBVC = _ask_teacher(config, teacher, sample, chosen, frames_BTSSC).targets_KBVC
-        places_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
-        tokens.append(targets_KBVC[:, :, places_v].flatten(1, 2).cpu())
+        targets_KBVC = _run_teacher(config, teacher, sample, chosen, frames_BTSSC).targets_KBVC
+        indices_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
+        tokens.append(targets_KBVC[:, :, indices_v].flatten(1, 2).cpu())
     books_KMWD = train_books(torch.cat(tokens, dim=1), pq.bytes_per_token)
     seconds = time.perf_counter() - start
     logger.info("feature store: code books trained on %d rows x %d tokens in %.1f s", rows, per_row, seconds)

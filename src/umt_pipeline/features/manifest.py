@@ -189,7 +189,7 @@ class StoreManifest(StoreHeader):
 
 
 def write_index(path: Path, index: pd.DataFrame, shard_rows: int) -> None:
-    """Write the index of a store: the planned rows with their places."""
+    """Write the index of a store: the planned rows with their shards."""
     rows = np.arange(len(index), dtype=np.int64)
     placed = index.assign(row=rows, shard=rows // shard_rows, shard_row=rows % shard_rows)
     table = pa.Table.from_pydict({name: placed[name].tolist() for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)

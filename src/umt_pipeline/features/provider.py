@@ -33,15 +33,15 @@ from umt_pipeline.video.views import ViewConfig, load_view, make_view
 
 
 class ClipDataset(SampleDataset):
-    """Samples keyed by (place in ``clip_ids``, pass); a batch names its clips in ``clip``."""
+    """Samples keyed by (index in ``clip_ids``, pass); a batch names its clips in ``clip``."""
 
     @property
     def clip_ids(self) -> pa.Array:
         """The clips' names: Arrow's strings, of which loader workers need no copies."""
         raise NotImplementedError
 
-    def places(self, clip_ids: pa.Array) -> np.ndarray:
-        """Return the place of each of these clips, int64, -1 for a clip that is not there."""
+    def indices(self, clip_ids: pa.Array) -> np.ndarray:
+        """Return the index of each of these clips, int64, -1 for a clip that is not there."""
         return np.asarray(pc.fill_null(pc.index_in(clip_ids.cast(self.clip_ids.type), self.clip_ids), -1)).astype(np.int64)
 
 
@@ -110,16 +110,15 @@ class CachedTargets:
         self._codec = store.codec() if aligned else None
 
     def dataset(self) -> CachedDataset:
-        """See :class:`TargetProvider`."""
         return self._dataset
 
     def setup(self, device: torch.device) -> None:
-        """See :class:`TargetProvider`; moves the codec's code books, if it has some."""
+        """Moves the codec's code books, if it has some."""
         if self._codec is not None:
             self._codec.to(device)
 
     def targets(self, batch: Batch) -> TargetBatch:
-        """See :class:`TargetProvider`; decodes the targets on the device."""
+        """Decodes the targets on the device."""
         visible_BV = batch["visible"].long()
         patches_BVP = batch["pixels"]
         if self.header.pixels == "frames":
@@ -128,11 +127,10 @@ class CachedTargets:
         return TargetBatch(patches_BVP, visible_BV, targets_KBVC)
 
     def teacher_macs(self) -> int:
-        """See :class:`TargetProvider`; the teacher was asked before."""
+        """None: the teacher ran before."""
         return 0
 
     def frames(self, batch: Batch) -> torch.Tensor:
-        """See :class:`TargetProvider`."""
         if self.header.pixels != "frames":
             raise StoreError(
                 "training without a mask needs whole frames, the feature store holds visible patches only: set "
@@ -159,15 +157,14 @@ class CachedDataset(ClipDataset):
 
     @property
     def clip_ids(self) -> pa.Array:
-        """See :class:`ClipDataset`."""
         return self._clip_ids
 
-    def rows(self, places_B: np.ndarray, passes_B: np.ndarray) -> np.ndarray:
+    def rows(self, indices_B: np.ndarray, passes_B: np.ndarray) -> np.ndarray:
         """Return the store's rows for clips in a pass."""
-        return self._rows_IV[places_B, passes_B % self._rows_IV.shape[1]]
+        return self._rows_IV[indices_B, passes_B % self._rows_IV.shape[1]]
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
-        """See :class:`SampleDataset`: pixels, visible, targets[, scales] as stored, clip."""
+        """Pixels, visible, targets[, scales] as stored, clip."""
         batch: Batch = dict(self._store.read_raw(self.rows(indices_B, passes_B), self._names))
         batch["clip"] = [self._clip_ids[index].as_py() for index in indices_B.tolist()]
         return batch
@@ -210,28 +207,26 @@ class OnlineTargets:
         self._dataset = OnlineDataset(header, clips, split, media_root, media)
 
     def dataset(self) -> OnlineDataset:
-        """See :class:`TargetProvider`."""
         return self._dataset
 
     def setup(self, device: torch.device) -> None:
-        """See :class:`TargetProvider`; moves the teacher."""
+        """Moves the teacher."""
         if self._teacher is not None:
             self._teacher.to(device)
 
     def targets(self, batch: Batch) -> TargetBatch:
-        """See :class:`TargetProvider`; runs the teacher."""
+        """Runs the teacher."""
         header = self.header
         return draw_targets(
             self._teacher, header.mask, header.patch_size, batch["frames"], batch["noise"], aligned=self._aligned
         )
 
     def teacher_macs(self) -> int | None:
-        """See :class:`TargetProvider`; known of open_clip's own ViT."""
+        """Known of open_clip's own ViT."""
         header = self.header
         return 0 if self._teacher is None else self._teacher.macs(header.frames, header.visible_per_frame)
 
     def frames(self, batch: Batch) -> torch.Tensor:
-        """See :class:`TargetProvider`."""
         return batch["frames"]
 
 
@@ -278,22 +273,21 @@ class DecodedClips(ClipDataset):
 
     @property
     def clip_ids(self) -> pa.Array:
-        """See :class:`ClipDataset`."""
         return self._clips.values("video_id").take(pa.array(self._rows))
 
-    def read(self, place: int, number: int) -> Sample:
+    def read(self, index: int, number: int) -> Sample:
         """Return one sample: frames uint8 [T,S,S,3], clip.
 
         Raises:
             VideoError: the file cannot be read.
         """
-        found = self._clips.row(int(self._rows[place]))
+        found = self._clips.row(int(self._rows[index]))
         size = (found["num_frames"], found["height"], found["width"])
         view = make_view(self._view, self._dataset_id, found["video_id"], number, *size)
         return {"frames": load_view(self._media_root / found["path"], view), "clip": found["video_id"]}
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """See :class:`SampleDataset`: as :meth:`read`; another clip takes the place of one that cannot be read."""
+        """As :meth:`read`; another clip takes the place of one that cannot be read."""
         return read_or_replace(self.read, *key, range(len(self)), self._dataset_id)[0]
 
 
@@ -304,9 +298,9 @@ class OnlineDataset(DecodedClips):
         super().__init__(clips, split, media_root, header.view, header.dataset_id, media)
         self._size = (header.frames, header.grid**2)
 
-    def read(self, place: int, number: int) -> Sample:
-        """See :class:`ClipDataset`: frames uint8 [T,S,S,3], noise float32 [T,N], clip."""
-        sample = super().read(place, number)
+    def read(self, index: int, number: int) -> Sample:
+        """Frames uint8 [T,S,S,3], noise float32 [T,N], clip."""
+        sample = super().read(index, number)
         return {**sample, "noise": mask_noise(self._dataset_id, sample["clip"], number, *self._size)}
 
 
@@ -338,23 +332,21 @@ class WholeFrames:
         self._clips = clips
 
     def dataset(self) -> DecodedClips:
-        """See :class:`TargetProvider`."""
         return self._clips
 
     def setup(self, device: torch.device) -> None:
-        """See :class:`TargetProvider`; there is nothing to move."""
+        """There is nothing to move."""
         del device
 
     def targets(self, batch: Batch) -> TargetBatch:
-        """See :class:`TargetProvider`: all patches, and no targets."""
+        """All patches, and no targets."""
         patches_BVP = patchify(batch["frames"], self.header.patch_size)
         visible_BV = every_patch(patches_BVP).expand(len(patches_BVP), -1)
         return TargetBatch(patches_BVP, visible_BV, no_targets(visible_BV))
 
     def teacher_macs(self) -> int:
-        """See :class:`TargetProvider`; there is no teacher."""
+        """There is no teacher."""
         return 0
 
     def frames(self, batch: Batch) -> torch.Tensor:
-        """See :class:`TargetProvider`."""
         return batch["frames"]

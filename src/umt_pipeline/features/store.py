@@ -256,15 +256,15 @@ class FeatureStore:
                 f"feature store {self.folder}: expected rows in [0, {len(self)}), found {rows.min()} to {rows.max()}"
             )
         shards_B, shard_rows_B = np.divmod(rows, self.manifest.shard_rows)
-        places = list(zip(shards_B.tolist(), shard_rows_B.tolist(), strict=True))
+        addresses = list(zip(shards_B.tolist(), shard_rows_B.tolist(), strict=True))
         specs = self.manifest.arrays()
         result: dict[str, Tensor] = {}
         for name in specs if names is None else names:
             spec = specs[name]
             array = np.empty((len(rows), *spec.shape), dtype=spec.dtype)
             # One copy per record, straight from the mapped file: records are large, so this loop is not the cost.
-            for place, (shard, shard_row) in enumerate(places):
-                array[place] = self._map(shard, name)[shard_row]
+            for index, (shard, shard_row) in enumerate(addresses):
+                array[index] = self._map(shard, name)[shard_row]
             result[name] = torch.from_numpy(array)
         return result
 

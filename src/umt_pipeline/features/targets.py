@@ -1,4 +1,4 @@
-"""From a batch of decoded views to what the student reads: visible patches and the teacher's targets at their places.
+"""From a batch of decoded views to what the student reads: visible patches and the teacher's targets there.
 
 Extraction and online training both call :func:`draw_targets`, so they cannot drift apart.
 
@@ -51,7 +51,7 @@ def draw_targets(
     noise_BTN: Tensor,
     aligned: bool = True,
 ) -> TargetBatch:
-    """Run the teacher on a batch of views, draw their masks and gather patches and targets at the visible places.
+    """Run the teacher on a batch of views, draw their masks and gather patches and targets at the visible patches.
 
     The mask is drawn from the importance rounded to float16, as it is stored: it can be drawn again from the store.
 
@@ -63,11 +63,11 @@ def draw_targets(
         noise_BTN: from :func:`mask_noise`, one per view.
         aligned: whether targets are wanted.
     """
-    answer = None if teacher is None else ask_teacher(teacher, frames_BTSSC)
-    attention_BTN = None if answer is None else answer.attention_BTN
+    features = None if teacher is None else run_teacher(teacher, frames_BTSSC)
+    attention_BTN = None if features is None else features.attention_BTN
     visible_BV = draw_visible(mask, noise_BTN, attention_BTN)
     patches_BVP = gather_patches(frames_BTSSC, visible_BV, patch_size)
-    targets_KBVC = answer.targets(visible_BV) if answer is not None and aligned else no_targets(visible_BV)
+    targets_KBVC = features.targets(visible_BV) if features is not None and aligned else no_targets(visible_BV)
     return TargetBatch(patches_BVP, visible_BV, targets_KBVC, attention_BTN)
 
 
@@ -77,7 +77,7 @@ def no_targets(visible_BV: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TeacherAnswer:
+class TeacherFeatures:
     """What the teacher says about every patch of a batch of views.
 
     Args:
@@ -97,11 +97,11 @@ class TeacherAnswer:
         return self.teacher.project(self.layers_KFNW, visible_Fn).unflatten(1, (B, T)).flatten(2, 3)
 
 
-def ask_teacher(teacher: Teacher, frames_BTSSC: Tensor) -> TeacherAnswer:
+def run_teacher(teacher: Teacher, frames_BTSSC: Tensor) -> TeacherFeatures:
     """Run the teacher on a batch of views, each frame on its own."""
     B, T = frames_BTSSC.shape[:2]
     output = teacher(normalise_frames(frames_BTSSC.flatten(0, 1)))
-    return TeacherAnswer(teacher, output.layers_KFNW, output.importance_FN.reshape(B, T, -1).half())
+    return TeacherFeatures(teacher, output.layers_KFNW, output.importance_FN.reshape(B, T, -1).half())
 
 
 def gather_patches(frames_BTSSC: Tensor, visible_BV: Tensor, patch_size: int) -> Tensor:

@@ -29,7 +29,7 @@ from umt_pipeline.features.codecs import Codec, cosine_error
 from umt_pipeline.features.extract import FeatureConfig
 from umt_pipeline.features.manifest import StoreHeader, read_manifest
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.features.targets import ask_teacher, gather_patches, mask_noise
+from umt_pipeline.features.targets import gather_patches, mask_noise, run_teacher
 from umt_pipeline.masking import is_drawn
 from umt_pipeline.models.teacher import Teacher, load_teacher, teacher_weights_file
 from umt_pipeline.video.decode import decode_batches
@@ -230,9 +230,9 @@ def _compare(store: FeatureStore, codec: Codec, teacher: Teacher, rows: np.ndarr
     stored = {name: tensor.to(device) for name, tensor in store.read_raw(rows).items()}
     visible_BV = stored["visible"].long()
     frames = torch.from_numpy(frames_BTSSC).to(device)
-    places = header.frames * header.grid**2
-    # First what the video has no part in: pixels and targets lie at the mask's places.
-    _require(store, rows, "mask", "positions outside the view", (visible_BV < 0) | (visible_BV >= places))
+    patches = header.frames * header.grid**2
+    # First what the video has no part in: pixels and targets are those of the mask's patches.
+    _require(store, rows, "mask", "positions outside the view", (visible_BV < 0) | (visible_BV >= patches))
     keys = store.index.iloc[rows][["video_id", "view_number"]].itertuples(index=False)
     size = (header.frames, header.grid**2)
     noise_BTN = np.stack([mask_noise(header.dataset_id, str(clip), int(number), *size) for clip, number in keys])
@@ -243,13 +243,13 @@ def _compare(store: FeatureStore, codec: Codec, teacher: Teacher, rows: np.ndarr
     off_Bp = (pixels.flatten(1).short() - stored["pixels"].flatten(1).short()).abs()
     _require(store, rows, "pixels", "bytes", off_Bp > 0, off_Bp)
 
-    answer = ask_teacher(teacher, frames)
+    features = run_teacher(teacher, frames)
     # Relative to the largest of a frame: attention to most patches is close to zero.
-    largest_BT1 = answer.attention_BTN.float().amax(dim=-1, keepdim=True)
-    off_BTN = (answer.attention_BTN.float() - stored["attention"].float()).abs() / largest_BT1
+    largest_BT1 = features.attention_BTN.float().amax(dim=-1, keepdim=True)
+    off_BTN = (features.attention_BTN.float() - stored["attention"].float()).abs() / largest_BT1
     _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE), off_BTN)
 
-    targets_BKVC = answer.targets(visible_BV).transpose(0, 1)
+    targets_BKVC = features.targets(visible_BV).transpose(0, 1)
     error_BKV = cosine_error(targets_BKVC, codec.decode(stored))
     fresh = {name: torch.from_numpy(array).to(device) for name, array in codec.encode(targets_BKVC).items()}
     allowed_BKV = cosine_error(targets_BKVC, codec.decode(fresh)) + _ROUNDING
@@ -263,11 +263,11 @@ def _require(
     """Refuse the first row with something wrong; ``wrong`` is bool [B,...], ``by`` says how far off each is."""
     wrong_Bn = wrong.reshape(len(rows), -1)
     counts = wrong_Bn.sum(dim=1).tolist()
-    for place, count in enumerate(counts):
+    for index, count in enumerate(counts):
         if count:
-            distance = "" if by is None else f", by up to {float(by[place].max()):.3g}"
+            distance = "" if by is None else f", by up to {float(by[index].max()):.3g}"
             found = f"{what} differ in {count} of {wrong_Bn.shape[1]} {unit}{distance}"
-            raise _mismatch(store, int(rows[place]), found, sum(map(bool, counts)))
+            raise _mismatch(store, int(rows[index]), found, sum(map(bool, counts)))
 
 
 def _mismatch(store: FeatureStore, row: int, what: str, rows: int = 1) -> StoreError:

@@ -45,12 +45,17 @@ def render(page: Page, provenance: Mapping[str, Any], parameters: Mapping[str, A
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters["unknown_block"] = _unknown_block
     return environment.get_template("page.html.j2").render(
         page=page,
         sections=list(zip(_names(section.title for section in sections), sections, strict=True)),
         film_css=film_css,
         films=films,
     )
+
+
+def _unknown_block(kind: str) -> str:
+    raise TypeError(f"templates/page.html.j2: show_blocks has no markup for a block of kind {kind}")
 
 
 def film_styles(clips: Mapping[str, np.ndarray]) -> tuple[str, dict[str, str]]:

@@ -250,9 +250,9 @@ class Trainer:
     def _row(self, done: int) -> Row:
         values = self.meter.row()
         left = (time.perf_counter() - self.began) / (done - self.start) * (self.schedule.total_steps - done)
-        place = {"step": done, "epoch": done / self.sampler.steps_per_epoch}
+        position = {"step": done, "epoch": done / self.sampler.steps_per_epoch}
         pace = {"lr": self.schedule.lr(done - 1), "seconds": self._seconds(), "eta_s": left}
-        return {**place, **values, **pace}
+        return {**position, **values, **pace}
 
     def _save(self, done: int) -> None:
         info = state.CheckpointInfo(done, self.run, len(self.dataset), self._seconds())

@@ -58,7 +58,7 @@ class _Epoch:
     drawn: tuple[np.ndarray, ...]
     groups: np.ndarray
     # Which batch of its group a step is.
-    places: np.ndarray
+    numbers: np.ndarray
 
 
 class Sampler:
@@ -154,8 +154,8 @@ class Sampler:
         """The samples and passes of a step over all ranks, int64 [batch_size] each, and their group."""
         epoch, position = divmod(step, self.steps_per_epoch)
         drawn = self._epoch(epoch)
-        group, place = int(drawn.groups[position]), int(drawn.places[position])
-        columns = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        group, number_in_group = int(drawn.groups[position]), int(drawn.numbers[position])
+        columns = slice(number_in_group * self.batch_size, (number_in_group + 1) * self.batch_size)
         indices, passes = drawn.drawn[group][:, columns]
         return indices, passes, self.groups[group]
 
@@ -181,10 +181,10 @@ class Sampler:
             groups = np.repeat(np.arange(len(self.groups)), self._batches)
             if len(self.groups) > 1:
                 groups = groups[self._permutation(len(groups), _STEPS, epoch)]
-            places = np.empty_like(groups)
+            numbers = np.empty_like(groups)
             for number, batches in enumerate(self._batches):
-                places[groups == number] = np.arange(batches)
-            latest = self._latest = _Epoch(epoch, drawn, groups, places)
+                numbers[groups == number] = np.arange(batches)
+            latest = self._latest = _Epoch(epoch, drawn, groups, numbers)
         return latest
 
     def _draw_group(self, number: int, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Stage 1: the student learns the teacher's tokens at the visible places (UMT section 3.2)."""
+"""Stage 1: the student learns the teacher's tokens at the visible patches (UMT section 3.2)."""
 
 from __future__ import annotations
 

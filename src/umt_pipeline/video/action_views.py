@@ -78,8 +78,8 @@ def evaluation_indices(config: ClipConfig, num_frames: int, clip: int, clips: in
         indices_T = (slots_T + (0.5 if clips == 1 else clip / clips)) * num_frames / config.frames
     else:
         span = _span(config, num_frames)
-        place = 0.5 if clips == 1 else clip / (clips - 1)
-        indices_T = int(place * (num_frames - span)) + slots_T * span / config.frames
+        share = 0.5 if clips == 1 else clip / (clips - 1)
+        indices_T = int(share * (num_frames - span)) + slots_T * span / config.frames
     return _whole(indices_T, num_frames)
 
 
@@ -116,9 +116,9 @@ def load_views(path: Path, views: Sequence[View]) -> np.ndarray:
 
     wanted = np.unique(np.concatenate([view.frame_indices for view in views]))
     frames_FHWC = read_frames(path, wanted.tolist())
-    places = [np.searchsorted(wanted, view.frame_indices) for view in views]
+    indices = [np.searchsorted(wanted, view.frame_indices) for view in views]
     try:
-        return np.stack([apply_view(frames_FHWC[place_T], view) for place_T, view in zip(places, views, strict=True)])
+        return np.stack([apply_view(frames_FHWC[index_T], view) for index_T, view in zip(indices, views, strict=True)])
     except ValueError as error:
         raise VideoError("wrong_shape", f"{path}: {error}; ingest the videos again") from error
 

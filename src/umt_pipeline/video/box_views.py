@@ -82,7 +82,7 @@ class BoxView:
         view: frames, crop and flip.
         shift: of hue, saturation and value, in 256ths.
         boxes_M4: float32, in the view; only those of which something is left there.
-        kept_M: int64, their places among the boxes on file.
+        kept_M: int64, their indices among the boxes on file.
     """
 
     view: View

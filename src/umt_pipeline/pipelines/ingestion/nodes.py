@@ -149,7 +149,7 @@ def accept_tables(
         rows, rejected[kind.name] = accept_rows(
             kind, listed_tables[kind.name], videos, rejected_videos, params.on_orphan == "error"
         )
-        accepted[kind.name] = rows[list(kind.clean.to_schema().columns)]
+        accepted[kind.name] = rows[[column for column in kind.clean.to_schema().columns if column in rows]]
     return accepted, rejected
 
 

@@ -201,12 +201,12 @@ def prediction_table(predictions: Predictions, truth: Mapping[str, str], classes
     order_SK = np.argsort(-predictions.probabilities_SC, axis=1, kind="stable")[:, :top]
     rows: list[dict[str, Any]] = []
     for video_id, order_K, scores_C in zip(predictions.video_ids, order_SK, predictions.probabilities_SC, strict=True):
-        best = {f"top{place}": classes[index] for place, index in enumerate(order_K, start=1)}
-        shares = {f"score{place}": round(float(scores_C[index]), 6) for place, index in enumerate(order_K, start=1)}
+        best = {f"top{rank}": classes[index] for rank, index in enumerate(order_K, start=1)}
+        shares = {f"score{rank}": round(float(scores_C[index]), 6) for rank, index in enumerate(order_K, start=1)}
         rows.append({"video_id": video_id, "label": truth[video_id], "failure": "", **best, **shares})
     rows += [{"video_id": name, "label": truth[name], "failure": reason} for name, reason in predictions.failures.items()]
-    places = [f"{name}{place}" for name in ("top", "score") for place in range(1, top + 1)]
-    return pd.DataFrame(rows, columns=["video_id", "label", "failure", *places]).sort_values("video_id", ignore_index=True)
+    columns = [f"{name}{rank}" for name in ("top", "score") for rank in range(1, top + 1)]
+    return pd.DataFrame(rows, columns=["video_id", "label", "failure", *columns]).sort_values("video_id", ignore_index=True)
 
 
 def _ranks(scores_SC: np.ndarray, true_S: np.ndarray) -> np.ndarray:

@@ -246,7 +246,7 @@ class ClassificationTask(Task):
         return self._encoder
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
-        """See :class:`Task`.
+        """Cross-entropy with the mixed labels.
 
         Raises:
             TrainingError: the batch is to be mixed and has an odd number of views.

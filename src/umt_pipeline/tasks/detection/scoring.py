@@ -163,8 +163,8 @@ def _best(frame_D: np.ndarray, score_D: np.ndarray, count: int) -> np.ndarray:
     """Return the rows, ascending, of the ``count`` highest scores of each frame."""
     order_D = np.lexsort((-score_D, frame_D))
     sorted_D = frame_D[order_D]
-    place_D = np.arange(len(order_D)) - np.searchsorted(sorted_D, sorted_D)
-    return np.sort(order_D[place_D < count])
+    rank_D = np.arange(len(order_D)) - np.searchsorted(sorted_D, sorted_D)
+    return np.sort(order_D[rank_D < count])
 
 
 def _hits(key_G: np.ndarray, box_G4: np.ndarray, key_D: np.ndarray, box_D4: np.ndarray, score_D: np.ndarray) -> np.ndarray:
@@ -179,13 +179,13 @@ def _hits(key_G: np.ndarray, box_G4: np.ndarray, key_D: np.ndarray, box_D4: np.n
     if not some.size:
         return hit_D
     count, start = count_D[some], np.cumsum(count_D[some]) - count_D[some]
-    place_P = np.arange(count.sum()) - np.repeat(start, count)
-    truth_P = order_G[np.repeat(first_D[some], count) + place_P]
+    rank_P = np.arange(count.sum()) - np.repeat(start, count)
+    truth_P = order_G[np.repeat(first_D[some], count) + rank_P]
     iou_P = box_iou(box_D4[np.repeat(some, count)], box_G4[truth_P])
     best = np.maximum.reduceat(iou_P, start)
-    place = np.minimum.reduceat(np.where(iou_P == np.repeat(best, count), place_P, len(place_P)), start)
+    rank = np.minimum.reduceat(np.where(iou_P == np.repeat(best, count), rank_P, len(rank_P)), start)
     near = best >= MIN_IOU
-    some, truth = some[near], truth_P[(start + place)[near]]
+    some, truth = some[near], truth_P[(start + rank)[near]]
     # The highest score at each ground truth box; of equal ones any, because they stand together in the curve.
     order = np.lexsort((-score_D[some], truth))
     _, firsts = np.unique(truth[order], return_index=True)

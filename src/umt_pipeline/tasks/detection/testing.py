@@ -196,13 +196,13 @@ def _scored(
     patch = model.config.vision.patch_size
     counts = [len(row["boxes"]) for row in rows]
     boxes_BM4 = np.tile(np.array([0.0, 0.0, 1.0, 1.0], dtype=np.float32), (len(rows), max(counts), 1))
-    for place, row in enumerate(rows):
-        boxes_BM4[place, : counts[place]] = widened(np.array(row["boxes"]), *config.widen)
+    for index, row in enumerate(rows):
+        boxes_BM4[index, : counts[index]] = widened(np.array(row["boxes"]), *config.widen)
     patches_BVP = normalise_patches(patchify(torch.from_numpy(frames_BTHWC).to(device), patch))
     grid = (frames_BTHWC.shape[2] // patch, frames_BTHWC.shape[3] // patch)
     logits_BMC: Tensor = model(patches_BVP, torch.from_numpy(boxes_BM4).to(device), grid)
     probabilities_BMC = logits_BMC.double().sigmoid().cpu().numpy()
-    found_RC = np.concatenate([probabilities_BMC[place, :count] for place, count in enumerate(counts)])
+    found_RC = np.concatenate([probabilities_BMC[index, :count] for index, count in enumerate(counts)])
     frame_R = np.repeat(np.arange(len(rows)), counts)
     broken_R = np.flatnonzero(~np.isfinite(found_RC).all(axis=1))
     if broken_R.size:
@@ -217,7 +217,7 @@ def _scored(
         {
             "video": np.array([row["path"] for row in rows], dtype=object)[frame_R[row_D]],
             "timestamp_s": np.array([row["timestamp_s"] for row in rows])[frame_R[row_D]],
-            **{edge: box_R4[row_D, place] for place, edge in enumerate(BOX)},
+            **{edge: box_R4[row_D, index] for index, edge in enumerate(BOX)},
             "label": np.tile(np.array(classes, dtype=object), len(box_R4)),
             "score": (found_RC * confidence_R[:, None]).ravel(),
         }
@@ -244,16 +244,16 @@ def prediction_table(found: DetectedActions, truth: pd.DataFrame, classes: Seque
     table = found.table[[*_FRAME, *BOX]].iloc[:: len(classes)].reset_index(drop=True)
     table["true"] = true_actions(table, truth)
     table["failure"] = ""
-    for place in range(best):
-        table[f"action{place + 1}"] = names[order_RC[:, place]]
-        table[f"score{place + 1}"] = scores_RC[np.arange(len(table)), order_RC[:, place]]
+    for rank in range(best):
+        table[f"action{rank + 1}"] = names[order_RC[:, rank]]
+        table[f"score{rank + 1}"] = scores_RC[np.arange(len(table)), order_RC[:, rank]]
     # In order: threads find them in any.
     failures = [(*frame, reason) for frame, reason in sorted(found.failures.items())]
     failed = pd.DataFrame(failures, columns=[*_FRAME, "failure"])
     if failed.empty:
         return table
     both = pd.concat([table, failed], ignore_index=True) if len(table) else failed.reindex(columns=table.columns)
-    texts = ["true", *(f"action{place + 1}" for place in range(best))]
+    texts = ["true", *(f"action{rank + 1}" for rank in range(best))]
     return both.assign(**{name: both[name].fillna("") for name in texts})
 
 

@@ -56,7 +56,7 @@ class RankedAnswers:
     """The candidates of some questions, in order of their first token's probability, and their scores.
 
     Args:
-        index_QK: places in the answer list.
+        index_QK: indices into the answer list.
         score_QK: log-probabilities, higher is better.
     """
 
@@ -112,7 +112,7 @@ def make_answer_list(
     tokens = encode_answers(tokenizer, [f"{text} {tokenizer.sep_token}" for text in texts] if parity else texts)
     lengths_N, cut = tokens.mask.sum(dim=1), ()
     if parity:
-        cut = tuple(texts[place] for place in (lengths_N > PARITY_LENGTH).nonzero().flatten().tolist())
+        cut = tuple(texts[index] for index in (lengths_N > PARITY_LENGTH).nonzero().flatten().tolist())
         tokens = _cut(tokens, tokenizer.sep_token_id)
         lengths_N = tokens.mask.sum(dim=1)
     if int(lengths_N.max()) > max_positions:
@@ -151,8 +151,8 @@ def rank_answers(
     for top in range(0, B, height):
         part = Question(*(tensor[top : top + height] for tensor in question))
         for left in range(0, K, width):
-            place = order_BK[top : top + height, left : left + width]
-            chosen = Answers(ids_NA[place], mask_NA[place])
+            index = order_BK[top : top + height, left : left + width]
+            chosen = Answers(ids_NA[index], mask_NA[index])
             score_BK[top : top + height, left : left + width] += model.log_likelihoods(part, chosen)
     return RankedAnswers(order_BK.cpu().numpy(), score_BK.double().cpu().numpy())
 
@@ -188,8 +188,8 @@ def answering_result(
             f"question answering: {int(broken.sum())} of {len(broken)} questions have a score that is NaN, the first is "
             f"{question_ids[int(broken.argmax())]!r}. Check the model's weights"
         )
-    place = {text: index for index, text in enumerate(answers.texts)}
-    true_Q1 = np.array([[place.get(truth[question], -1)] for question in question_ids], dtype=np.int64).reshape(-1, 1)
+    index_of = {text: index for index, text in enumerate(answers.texts)}
+    true_Q1 = np.array([[index_of.get(truth[question], -1)] for question in question_ids], dtype=np.int64).reshape(-1, 1)
     # Answers with the same tokens are equals, even if rounding made one score a little higher.
     group_QK = answers.group_N[ranked.index_QK]
     best_Q1 = ranked.score_QK.argmax(axis=1)[:, None]
@@ -205,7 +205,7 @@ def answering_result(
         accuracy=accuracy(said_Q, true_Q1[:, 0], failures=len(truth) - len(asked)),
         predicted={question: answers.texts[said] for question, said in zip(question_ids, said_Q.tolist(), strict=True)},
         missing=tuple(question for question in truth if question not in asked),
-        not_in_list=tuple(question for question, answer in truth.items() if answer not in place),
+        not_in_list=tuple(question for question, answer in truth.items() if answer not in index_of),
         tied=tuple(question for question, tied in zip(question_ids, tied_Q.tolist(), strict=True) if tied),
     )
 

@@ -30,5 +30,5 @@ def answering_macs(config: QuestionAnsweringConfig, visible: int, length: int, a
     attends = layers * (2 * steps * dim**2 + 2 * steps * length * dim)
     words = steps * dim * (dim + text.vocab_size)
     states = layers * 2 * length * dim**2
-    looks = encoder_macs(config.vision, visible) + clip_macs(text, visible)
-    return looks + question + states + answers * (own + attends + words)
+    clip = encoder_macs(config.vision, visible) + clip_macs(text, visible)
+    return clip + question + states + answers * (own + attends + words)

@@ -1,6 +1,6 @@
 """The model that answers questions about clips: video encoder, question encoder, answer decoder.
 
-The question encoder is a whole BERT, its fusion layers looking at the clip. The decoder is a small causal BERT that looks
+The question encoder is a whole BERT, its fusion layers attending to the clip. The decoder is a small causal BERT that attends
 at the question's states, not at the clip, and gives an answer's tokens one after another.
 
 Shapes: B questions, V visible tokens per clip, P values per patch, L question length, D text width, W vision width, R
@@ -72,7 +72,7 @@ class Answers(NamedTuple):
 
 
 class AnswerDecoder(nn.Module):
-    """A causal BERT with its language head; every layer looks at the question."""
+    """A causal BERT with its language head; every layer attends to the question."""
 
     def __init__(self, config: TextConfig, layers: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class AnswerDecoder(nn.Module):
     def forward(self, ids_BRA: Tensor, question: Question) -> Tensor:
         """Return states [B, R, A, D]; that of a token knows the question and the tokens up to it.
 
-        Padding needs no mask: it comes last, and no token looks ahead.
+        Padding needs no mask: it comes last, and no token attends to a later one.
 
         Args:
             ids_BRA: R answers to each question, padded at the end.
@@ -149,7 +149,7 @@ class QuestionAnsweringModel(nn.Module):
 
         Returns:
             The new model, and a report whose ``missing`` lists the weights that start new and whose ``unexpected`` lists what
-            of the stage-2 model has no place here.
+            of the stage-2 model is left out.
 
         Raises:
             CheckpointError: ``vision`` has another width or depth than the stage-2 model's video encoder.
@@ -181,21 +181,21 @@ class QuestionAnsweringModel(nn.Module):
             mask_BL: True at tokens.
             clip_size: see :meth:`VideoViT.positions`.
         """
-        return self.ask(self.look(patches_BVP, visible_BV, clip_size), ids_BL, mask_BL)
+        return self.encode_questions(self.encode_clips(patches_BVP, visible_BV, clip_size), ids_BL, mask_BL)
 
-    def look(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+    def encode_clips(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
         """Return what questions read of clips [B, V, W]; see :meth:`read`."""
         tokens_BVW: Tensor = self.vision(patches_BVP, visible_BV, clip_size)
         return tokens_BVW + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVW
 
-    def ask(self, tokens_RVW: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
-        """Read questions about clips that were looked at.
+    def encode_questions(self, tokens_RVW: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
+        """Read questions about encoded clips.
 
         Args:
-            tokens_RVW: from :meth:`look`.
+            tokens_RVW: from :meth:`encode_clips`.
             ids_BL: question tokens.
             mask_BL: True at tokens.
-            clips_B: the row of ``tokens_RVW`` that each question is about, so that a clip is looked at once however many
+            clips_B: the row of ``tokens_RVW`` that each question is about, so that a clip is encoded once however many
                 questions it has. None: question i is about clip i.
         """
         return Question(self.text.fuse(self.text.encode(ids_BL, mask_BL), mask_BL, tokens_RVW, clips_B), mask_BL)
@@ -205,7 +205,7 @@ class QuestionAnsweringModel(nn.Module):
 
         Args:
             question: from :meth:`read`.
-            answers: [B, R, A], or [R, A] to ask every question for the same ones. An answer without any token gets 0.
+            answers: [B, R, A], or [R, A] for all questions the same. An answer without any token gets 0.
         """
         ids_BRA = answers.ids.expand(len(question.states_BLD), -1, -1)
         states_BRXD = self.decoder(ids_BRA[..., :-1], question)

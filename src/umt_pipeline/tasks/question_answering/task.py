@@ -8,8 +8,8 @@ from typing import Any
 
 from umt_pipeline.evaluation.encoders import frame_loader
 from umt_pipeline.reports.page import Page
-from umt_pipeline.tasks.question_answering.asking import ask
 from umt_pipeline.tasks.question_answering.data import QuestionData, gather_questions
+from umt_pipeline.tasks.question_answering.evaluation import evaluate_models
 from umt_pipeline.tasks.question_answering.page import question_page
 from umt_pipeline.tasks.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.tasks.question_answering.training import QuestionAnsweringSpec
@@ -52,7 +52,7 @@ class QuestionAnswering(DownstreamTask[QuestionAnsweringParams, QuestionData]):
     def test(
         self, params: QuestionAnsweringParams, seed: int, data: QuestionData, models: Mapping[str, Path], workspace: Path
     ) -> Tested:
-        return ask(params, seed, data, models)
+        return evaluate_models(params, seed, data, models)
 
     def page(self, shown: Shown[QuestionAnsweringParams, QuestionData]) -> Page:
         """Show numbers, curves, and examples with frames and everybody's answer."""

@@ -1,6 +1,6 @@
 """Asking models the questions of a table: open ones and captions to choose from; what counts as true, and as a baseline.
 
-A clip is decoded and looked at once, however many questions it has. One that cannot be read makes its questions wrong.
+A clip is decoded and encoded once, however many questions it has. One that cannot be read makes its questions wrong.
 
 Shapes: Q questions, B questions of a batch, R clips of a batch, O options, L text length.
 """
@@ -58,7 +58,7 @@ class ChoiceConfig(Config):
 
 
 class AskingConfig(Config):
-    """How a test asks.
+    """How questions are tested.
 
     Attributes:
         k: answers whose likelihood is computed in full, those whose first token is likeliest; beyond the list it means all.
@@ -123,7 +123,7 @@ def question_types(questions: pd.DataFrame, rule: TypeRule) -> dict[str, str]:
 def majority_answers(training: pd.DataFrame, questions: pd.DataFrame) -> dict[str, str]:
     """Answer each question by what was most often said to the same text in training, or to any question if it is new there.
 
-    What a model must beat that looks at clips. Of equally frequent answers the first of the alphabet is taken.
+    What a model must beat that sees clips. Of equally frequent answers the first of the alphabet is taken.
 
     Args:
         training: columns question and answer, a row per answer given.
@@ -200,12 +200,12 @@ def _answer(
     parts = [RankedAnswers(np.empty((0, candidates), dtype=np.int64), np.empty((0, candidates)))]
     failures: dict[str, str] = {}
     for seen in _look(batches, model.config.vision, load, config.batch_size, threads, failures, tick):
-        tokens_RVW = model.look(seen.patches_RVP, seen.visible_1V)
+        tokens_RVW = model.encode_clips(seen.patches_RVP, seen.visible_1V)
         for start in range(0, len(seen.questions), QUESTIONS_PER_PASS):
             some = seen.questions.iloc[start : start + QUESTIONS_PER_PASS]
             ids_BL, mask_BL = encode_batch(tokenizer, some["question"].tolist(), max_length)
             clip_B = torch.tensor(some["row"].to_numpy(), device=device)
-            question = model.ask(tokens_RVW, ids_BL.to(device), mask_BL.to(device), clip_B)
+            question = model.encode_questions(tokens_RVW, ids_BL.to(device), mask_BL.to(device), clip_B)
             parts.append(rank_answers(model, question, answers, config.k))
             asked += some["question_id"].tolist()
     return Answered(tuple(asked), RankedAnswers.join(parts), failures)
@@ -339,7 +339,7 @@ def _look(
 
     Args:
         batches: questions about ``batch_size`` clips each, about fewer in the last.
-        vision: the encoder that looks at the clips.
+        vision: the encoder of the clips.
         load: reads clips.
         batch_size: likewise.
         threads: that decode.

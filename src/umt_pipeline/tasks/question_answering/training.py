@@ -159,7 +159,7 @@ class Questions:
         self.question_ids: tuple[str, ...] = tuple(first["question_id"])
         self.clips: tuple[str, ...] = tuple(first["video_id"])
         self._texts: tuple[str, ...] = tuple(first["question"])
-        self._place_QR, self._weight_QR = _answer_table(short, {text: place for place, text in enumerate(texts)})
+        self._index_QR, self._weight_QR = _answer_table(short, {text: index for index, text in enumerate(texts)})
 
     def read(self, indices: np.ndarray) -> Batch:
         """Return some questions as tensors: ids [B, L], mask [B, L], answers [B, R, A], answer_mask [B, R, A], weights [B, R].
@@ -169,12 +169,12 @@ class Questions:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._tokenizer_folder)
         ids_BL, mask_BL = encode_batch(self._tokenizer, [self._texts[index] for index in indices], self._length)
-        place_BR = torch.from_numpy(self._place_QR[indices])
+        index_BR = torch.from_numpy(self._index_QR[indices])
         return {
             "ids": ids_BL,
             "mask": mask_BL,
-            "answers": self._answers.ids[place_BR],
-            "answer_mask": self._answers.mask[place_BR],
+            "answers": self._answers.ids[index_BR],
+            "answer_mask": self._answers.mask[index_BR],
             "weights": torch.from_numpy(self._weight_QR[indices]),
             "question": [self.question_ids[index] for index in indices],
         }
@@ -195,10 +195,10 @@ class QuestionDataset(SampleDataset):
     def __init__(self, clips: DecodedClips, questions: Questions) -> None:
         self.questions = questions
         self._clips = clips
-        self._places = clips.places(pa.array(questions.clips))
+        self._indices = clips.indices(pa.array(questions.clips))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """Frames [B, T, S, S, 3], clip, unreadable, and what :meth:`Questions.read` gives."""
@@ -210,7 +210,7 @@ class QuestionDataset(SampleDataset):
         }
 
     def _read(self, index: int, number: int) -> Sample:
-        return self._clips.read(int(self._places[index]), number)
+        return self._clips.read(int(self._indices[index]), number)
 
 
 class QuestionAnsweringTask(Task):
@@ -341,8 +341,8 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     return own
 
 
-def _answer_table(rows: pd.DataFrame, place_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the answers' places, int64 [Q, R], and weights, float32 [Q, R], of the questions in order of appearance."""
+def _answer_table(rows: pd.DataFrame, index_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the answers' indices, int64 [Q, R], and weights, float32 [Q, R], of the questions in order of appearance."""
     counts = rows.groupby(["question_id", "answer"], sort=False).size().rename("count").reset_index()
     code, _ = pd.factorize(counts["question_id"])
     # A stable sort keeps each question's answers in order, so their columns count up from 0.
@@ -350,11 +350,11 @@ def _answer_table(rows: pd.DataFrame, place_of: dict[str, int]) -> tuple[np.ndar
     code, counts = code[order], counts.iloc[order]
     per_question = np.bincount(code)
     column = np.arange(len(code)) - np.repeat(np.cumsum(per_question) - per_question, per_question)
-    place_QR = np.zeros((len(per_question), per_question.max()), dtype=np.int64)
-    weight_QR = np.zeros(place_QR.shape, dtype=np.float32)
-    place_QR[code, column] = counts["answer"].map(place_of).to_numpy()
+    index_QR = np.zeros((len(per_question), per_question.max()), dtype=np.int64)
+    weight_QR = np.zeros(index_QR.shape, dtype=np.float32)
+    index_QR[code, column] = counts["answer"].map(index_of).to_numpy()
     weight_QR[code, column] = counts["count"].to_numpy()
-    return place_QR, weight_QR / weight_QR.sum(axis=1, keepdims=True)
+    return index_QR, weight_QR / weight_QR.sum(axis=1, keepdims=True)
 
 
 def _report(left_out: LeftOut, max_answer_length: int) -> None:

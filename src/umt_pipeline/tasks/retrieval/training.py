@@ -41,8 +41,9 @@ class RetrievalWeights(Config):
         return self
 
     def objectives(self) -> ObjectiveWeights:
-        """Return the weights of stage 2: masked language and alignment are off."""
-        return ObjectiveWeights(contrastive=self.contrastive, matching=self.matching, masked_language=0.0, alignment=0.0)
+        """Return the weights of stage 2: all other objectives are off."""
+        off = dict.fromkeys(ObjectiveWeights.model_fields, 0.0)
+        return ObjectiveWeights(**{**off, "contrastive": self.contrastive, "matching": self.matching})
 
 
 class RetrievalTraining(Config):

@@ -1,4 +1,4 @@
-"""Asks the models the questions of the test splits: answers ranked, captions chosen, baselines beside both."""
+"""The models on the questions of the test splits: answers ranked, captions chosen, baselines beside both."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class _Results:
         self.tables.append(pd.DataFrame(values, columns=list(PREDICTION_COLUMNS)))
 
 
-def ask(params: QuestionAnsweringParams, seed: int, data: QuestionData, models: Mapping[str, Path]) -> Tested:
+def evaluate_models(params: QuestionAnsweringParams, seed: int, data: QuestionData, models: Mapping[str, Path]) -> Tested:
     """Test the fine-tuned models on open questions, and the stage-2 models, as they are, on choices.
 
     Args:
@@ -127,7 +127,7 @@ def _majority(results: _Results, split: str, questions: pd.DataFrame, truth: Map
     _count(results, split, MAJORITY, questions, truth, predicted, {})
     right = np.array([predicted[name] == answer for name, answer in truth.items()])
     results.test.setdefault(split, {})[MAJORITY] = value = accuracy(right, np.ones_like(right))
-    # It looks at no clip.
+    # It encodes no clip.
     results.record(
         f"question_answering/{split}/{MAJORITY}", value, questions, frames=0, views=0, resolution=0,
         checkpoint_sha256=None, settings={"answers": len(results.data.answers)},
@@ -178,8 +178,8 @@ def _choose(results: _Results, name: str, folder: Path) -> None:
             results.choice[split][name] = value
             said_Q = said_options(chosen.scores_QO, truth_Q) if len(asked) else truth_Q
             options = dict(zip(questions["question_id"], questions["options"], strict=True))
-            true = {key: options[key][place] for key, place in zip(by_id.index, by_id["correct"], strict=True)}
-            said = {key: options[key][place] for key, place in zip(asked.index, said_Q.tolist(), strict=True)}
+            true = {key: options[key][index] for key, index in zip(by_id.index, by_id["correct"], strict=True)}
+            said = {key: options[key][index] for key, index in zip(asked.index, said_Q.tolist(), strict=True)}
             right = dict(zip(asked.index, (said_Q == truth_Q).tolist(), strict=True))
             results.table("choice", split, name, questions, true, said, right, chosen.failures)
             results.record(
