@@ -6,8 +6,6 @@ patch, D width.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from open_clip.transformer import VisionTransformer as OpenClipViT
 from torch import Tensor, nn
@@ -17,9 +15,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.towers import OpenClipTower
-from umt_pipeline.models.vit import VideoViT, ViTConfig, sinusoid_table
-
-AttentionKind = Literal["joint", "frame"]
+from umt_pipeline.models.vit import AttentionKind, VideoViT, ViTConfig, sinusoid_table
 
 
 class EncoderSize(Config):
@@ -32,32 +28,23 @@ class EncoderSize(Config):
 
 
 class ClipEncoder(nn.Module):
-    """The project's video encoder; with ``attention: frame`` each frame is encoded by itself, at its place in the clip."""
+    """The project's video encoder, of which a token may stand for a tubelet of several frames."""
 
     def __init__(
         self, size: EncoderSize, image_size: int, patch_size: int, clip: InputConfig, attention: AttentionKind
     ) -> None:
         super().__init__()
-        config = ViTConfig(image_size=image_size, patch_size=patch_size, frames=clip.moments, **size.model_dump())
-        self.frames = clip.moments
-        self.attention = attention
+        config = ViTConfig(
+            image_size=image_size, patch_size=patch_size, frames=clip.moments, attention=attention, **size.model_dump()
+        )
         self.dim, self.heads = size.dim, size.heads
         self.vit = VideoViT(config)
         if clip.tubelet > 1:
             self.vit.patch_embed = nn.Linear(clip.tubelet * config.patch_values, size.dim)
 
     def forward_layers(self, patches_BVP: Tensor, visible_BV: Tensor, layers: list[int]) -> tuple[Tensor, Tensor]:
-        """Return final tokens [B, V, D] and those of chosen blocks [K, B, V, D]; see :class:`VideoViT`."""
-        if self.attention == "joint":
-            return self.vit.forward_layers(patches_BVP, visible_BV, layers)
-        clips, frames = len(patches_BVP), self.frames
-        tokens, chosen = self.vit.forward_layers(
-            patches_BVP.unflatten(1, (frames, -1)).flatten(0, 1), visible_BV.unflatten(1, (frames, -1)).flatten(0, 1), layers
-        )
-        return (
-            tokens.unflatten(0, (clips, frames)).flatten(1, 2),
-            chosen.unflatten(1, (clips, frames)).flatten(2, 3),
-        )
+        """Return final tokens [B, V, D] and those of chosen blocks [K, B, V, D]."""
+        return self.vit.forward_layers(patches_BVP, visible_BV, layers)
 
     def forward(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
         """Return tokens [B, V, D]."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from studies.claims.bank import ClipBank, study_code
-from studies.claims.encoders import AttentionKind, ClipEncoder, EncoderSize, TeacherEncoder
+from studies.claims.encoders import ClipEncoder, EncoderSize, TeacherEncoder
 from studies.claims.inputs import InputConfig, cut, every_index, uniform
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import sha256_file
@@ -24,7 +24,7 @@ from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.models.folders import WEIGHTS_FILE, load_weights
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
-from umt_pipeline.models.vit import NORM_EPS
+from umt_pipeline.models.vit import NORM_EPS, AttentionKind
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task
 from umt_pipeline.video.pixels import normalise_patches

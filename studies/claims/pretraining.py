@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from studies.claims.bank import ClipBank, study_code, unit_mean
-from studies.claims.encoders import AttentionKind, ClipEncoder, EncoderSize
+from studies.claims.encoders import ClipEncoder, EncoderSize
 from studies.claims.inputs import InputConfig, cut, uniform
 from umt_pipeline.core.config import Config
 from umt_pipeline.data.samples import Batch, SampleDataset
@@ -26,7 +26,7 @@ from umt_pipeline.losses import alignment_loss
 from umt_pipeline.masking import MaskConfig, draw_visible
 from umt_pipeline.models.folders import WEIGHTS_FILE
 from umt_pipeline.models.heads import AlignmentHeads
-from umt_pipeline.models.vit import NORM_EPS, Block, aligned_layers
+from umt_pipeline.models.vit import NORM_EPS, AttentionKind, Block, aligned_layers
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task
 from umt_pipeline.video.pixels import normalise_patches

@@ -42,10 +42,12 @@ def student_input(clips: int, visible: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 @pytest.mark.parametrize("visible", [6, 32])
-def test_student_forward_is_what_torch_counts(visible: int) -> None:
-    student, inputs = Student(STUDENT), student_input(5, visible)
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+def test_student_forward_is_what_torch_counts(visible: int, attention: str) -> None:
+    config = STUDENT.model_copy(update={"vision": STUDENT.vision.model_copy(update={"attention": attention})})
+    student, inputs = Student(config), student_input(5, visible)
     with torch.no_grad():
-        assert counted(lambda: student(*inputs)) == 5 * 2 * student_macs(STUDENT, visible)
+        assert counted(lambda: student(*inputs)) == 5 * 2 * student_macs(config, visible)
 
 
 def test_training_is_three_times_forward_less_the_gradient_of_the_pixels() -> None:

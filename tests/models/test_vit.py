@@ -52,6 +52,25 @@ def test_hidden_patches_do_not_matter() -> None:
     assert tokens.shape == (2, 13, 16)
 
 
+def test_with_attention_within_frames_no_frame_knows_another() -> None:
+    torch.manual_seed(0)
+    joint = VideoViT(TINY).eval()
+    frame = VideoViT(TINY.model_copy(update={"attention": "frame"})).eval()
+    frame.load_state_dict(joint.state_dict())
+    patches, visible = torch.randn(2, 32, TINY.patch_values), torch.arange(0, 64, 2).expand(2, -1)
+    changed = patches.clone()
+    changed[:, 24:] += 1.0  # the last of four frames
+    for model, same in ((joint, False), (frame, True)):
+        tokens, layers = model.forward_layers(patches, visible, [0, 2])
+        again, _ = model.forward_layers(changed, visible, [0, 2])
+        assert layers.shape == (2, 2, 32, 16)
+        assert torch.equal(layers[1], tokens)
+        assert torch.equal(tokens[:, :24], again[:, :24]) == same
+        assert not torch.equal(tokens[:, 24:], again[:, 24:])
+    longer = frame(torch.randn(2, 96, TINY.patch_values), torch.arange(96).expand(2, -1), (6, 4))
+    assert longer.shape == (2, 96, 16)
+
+
 def test_returned_layers_end_with_the_output() -> None:
     model = VideoViT(TINY).eval()
     tokens, layers = model.forward_layers(torch.randn(1, 64, TINY.patch_values), torch.arange(64).unsqueeze(0), [1, 2])

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from studies.claims.encoders import AttentionKind, ClipEncoder, EncoderSize, TeacherEncoder
+from studies.claims.encoders import ClipEncoder, EncoderSize, TeacherEncoder
 from studies.claims.inputs import InputConfig, cut, every_index
 from tests.features.tiny import make_teacher
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.models.vit import AttentionKind
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches
 
 SIZE = EncoderSize(dim=16, depth=2, heads=2)

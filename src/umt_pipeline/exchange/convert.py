@@ -219,6 +219,8 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
     model = layout.load(folder)
     _require_published_form(model, folder)
     vision = layout.vision(model)
+    if vision.config.attention != "joint":
+        raise CheckpointError(f"{folder} attends within frames, which the published model does not: it cannot be exported")
     # Where a file without a masked-language head came in, none goes out: ours has random weights.
     untrained = str(load_config(folder, kind)[1].get(_UNTRAINED, "")).split(", ")
     weights = {key: weight for key, weight in model.state_dict().items() if key not in untrained or ".mlm_" not in key}

@@ -89,7 +89,9 @@ def encoder_macs(vision: ViTConfig, visible: int) -> int:
         visible: V, all that the encoder computes.
     """
     embedding = visible * vision.patch_values * vision.dim
-    return embedding + transformer_macs(visible, vision.dim, int(vision.dim * vision.mlp_ratio), vision.depth)
+    sequences = vision.frames if vision.attention == "frame" else 1
+    blocks = transformer_macs(visible // sequences, vision.dim, int(vision.dim * vision.mlp_ratio), vision.depth)
+    return embedding + sequences * blocks
 
 
 def student_macs(config: StudentConfig, visible: int) -> int:

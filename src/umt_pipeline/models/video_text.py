@@ -66,6 +66,8 @@ class VideoTextConfig(Config):
     def _check(self) -> Self:
         if self.text.vision_dim != self.vision.dim:
             raise ValueError(f"text.vision_dim {self.text.vision_dim} is not vision.dim {self.vision.dim}: set them equal")
+        if self.vision.attention != "joint":
+            raise ValueError("vision.attention 'frame' tells texts nothing of motion, and knows no images: set it to joint")
         if (self.align_layers == 0) != (self.target_dim == 0):
             raise ValueError(
                 f"align_layers is {self.align_layers}, target_dim {self.target_dim}: set both, or neither for no heads"

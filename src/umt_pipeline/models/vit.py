@@ -1,4 +1,4 @@
-"""The video encoder: a plain ViT with joint space-time attention, no class token and no temporal down-sampling.
+"""The video encoder: a plain ViT, by default with joint space-time attention; no class token, no temporal down-sampling.
 
 Shapes: B clips, T frames, N patches per frame, V visible tokens per clip (V = T * N without a mask), A = T * N positions of a
 whole clip, P values per patch, D width, d width of a head, K returned layers. A token's position is its index in the (t, h, w)
@@ -24,6 +24,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 
 Positions = Literal["interpolated", "first", "own"]
+AttentionKind = Literal["joint", "frame"]
 
 NORM_EPS = 1e-6
 # Up to so many tokens plain attention is faster than flash in bf16 on a CPU; see `attend`.
@@ -36,6 +37,8 @@ class ViTConfig(Config):
     ``position_frames`` and ``position_image_size`` are the clip size for which the position table is written down, if it
     is not this encoder's own: the table is then interpolated, as published models fine-tuned at 16 frames or 384 pixels
     do with that of 8 frames and 224 pixels.
+
+    ``attention`` is ``joint`` over the whole clip, as published, or within each ``frame``: cheaper, and blind to motion.
     """
 
     image_size: int
@@ -48,6 +51,7 @@ class ViTConfig(Config):
     drop_path: float = 0.0
     position_frames: int | None = None
     position_image_size: int | None = None
+    attention: AttentionKind = "joint"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -280,7 +284,7 @@ class VideoViT(nn.Module):
 
         Args:
             patches_BVP: normalised patches.
-            visible_BV: their positions, int64.
+            visible_BV: their positions, int64; with attention within frames as many in each frame, frame by frame.
             layers: block indices, ascending.
             clip_size: see :meth:`positions`.
 
@@ -289,6 +293,10 @@ class VideoViT(nn.Module):
             after the same final norm (the published code shares it).
         """
         x_BVD = self.patch_embed(patches_BVP) + self.positions(visible_BV, clip_size).to(patches_BVP.dtype)
+        size = x_BVD.shape
+        if self.config.attention == "frame":
+            frames = self.config.frames if clip_size is None else clip_size[0]
+            x_BVD = x_BVD.unflatten(1, (frames, -1)).flatten(0, 1)  # each frame a sequence of its own
         chosen = []
         for index, block in enumerate(self.blocks):
             if index < self.recompute_blocks and torch.is_grad_enabled():
@@ -299,10 +307,10 @@ class VideoViT(nn.Module):
                 x_BVD = block(x_BVD)
             if index in layers:
                 chosen.append(x_BVD)
-        tokens_BVD = self.norm(x_BVD)
+        tokens_BVD = self.norm(x_BVD).reshape(size)
         if not chosen:
-            return tokens_BVD, tokens_BVD.new_empty((0, *tokens_BVD.shape))
-        return tokens_BVD, self.norm(torch.stack(chosen))
+            return tokens_BVD, tokens_BVD.new_empty((0, *size))
+        return tokens_BVD, self.norm(torch.stack(chosen)).reshape(-1, *size)
 
     def forward(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, ...] | None = None) -> Tensor:
         """Encode visible patches; return tokens [B, V, D] after the final norm."""

@@ -20,7 +20,7 @@ from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.flops import student_macs, training_flops
 from umt_pipeline.models.folders import load_weights, save_model
 from umt_pipeline.models.student import KIND, Student, StudentConfig
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import AttentionKind, VideoViT, ViTConfig
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import normalise_patches
@@ -31,6 +31,7 @@ class StudentSize(Config):
 
     Attributes:
         align_interval: see :class:`StudentConfig`; the teacher's own is ``teacher_features.teacher.interval``.
+        attention: see :class:`ViTConfig`; stage 2 wants ``joint``.
     """
 
     dim: int
@@ -39,6 +40,7 @@ class StudentSize(Config):
     mlp_ratio: float = 4.0
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     align_interval: float = Field(1.0, gt=0.0)
+    attention: AttentionKind = "joint"
 
     def student_config(self, header: StoreHeader) -> StudentConfig:
         """Return the whole configuration of a student that reads this store's views."""
