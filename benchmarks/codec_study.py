@@ -36,10 +36,8 @@ from umt_pipeline.evaluation.feature_cache import Features, encode_group, missin
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.probes import LabelledFeatures, linear_probe
 from umt_pipeline.evaluation.workers import cores
-from umt_pipeline.features.codebooks import BOOKS_FILE
-from umt_pipeline.features.codecs import CodecName
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
-from umt_pipeline.features.manifest import StoreHeader, read_manifest
+from umt_pipeline.features.manifest import LEARNT_FILE, StoreHeader, read_manifest
 from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
 from umt_pipeline.losses import alignment_loss
@@ -53,7 +51,7 @@ from umt_pipeline.video.views import counter_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "shape"
-CODECS: tuple[CodecName, ...] = ("fp16", "int8", "pq")
+CODECS = ("fp16", "int8", "pq")
 VIEWS = (1, 2, 4, 8)
 # Views at which the codecs are compared; the views are compared with the codec of conf/base.
 CODEC_VIEWS = 4
@@ -141,7 +139,7 @@ def first_views(store: FeatureStore, views: int, folder: Path) -> Path:
     header = StoreHeader.model_validate({**facts, "views": views})
     rows = np.flatnonzero(store.index["view_number"] < views)
     writer = FeatureStoreWriter(folder, header, store.index.iloc[rows])
-    writer.codec(lambda: load_file(store.folder / BOOKS_FILE)["books"])
+    writer.coder(lambda: load_file(store.folder / LEARNT_FILE)["learnt"])
     for start in range(0, len(rows), header.shard_rows):
         arrays = store.read_raw(rows[start : start + header.shard_rows])
         writer.append({name: array.numpy() for name, array in arrays.items()})
@@ -151,7 +149,7 @@ def first_views(store: FeatureStore, views: int, folder: Path) -> Path:
 
 def make_arms(world: World) -> list[Arm]:
     """Extract each codec once, with as many views as any row of the table needs of it."""
-    default = world.features.codec
+    default = world.features.codec.kind
     arms: list[Arm] = []
     for codec in CODECS:
         most = max(VIEWS) if codec == default else CODEC_VIEWS

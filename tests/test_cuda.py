@@ -15,7 +15,7 @@ from tests import test_golden_stage1 as stage1
 from tests import test_golden_stage2 as stage2
 from tests.training.conftest import StageWorld, stage_world  # noqa: F401  # a fixture
 from tests.training.test_stage1 import make_spec
-from umt_pipeline.features.codecs import make_codec
+from umt_pipeline.features.codecs import Coder, Fp16, Int8
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.masking import MaskConfig, MaskKind, draw_visible
 from umt_pipeline.models.student import Student
@@ -76,10 +76,10 @@ def test_masks_are_those_of_the_cpu(kind: MaskKind) -> None:
     assert torch.equal(draw_visible(config, noise.to(GPU), attention.to(GPU)).cpu(), draw_visible(config, noise, attention))
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8"])
-def test_codecs_read_the_same_targets(name: str) -> None:
+@pytest.mark.parametrize("kind", [Fp16, Int8])
+def test_codecs_read_the_same_targets(kind: type[Fp16 | Int8]) -> None:
     targets = torch.nn.functional.normalize(torch.randn(4, 2, 40, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
-    codec = make_codec(name)  # type: ignore[arg-type]
+    codec = Coder(kind())
     arrays = {key: torch.from_numpy(array) for key, array in codec.encode(targets.to(GPU)).items()}
     on_gpu = codec.decode({key: array.to(GPU) for key, array in arrays.items()})
     torch.testing.assert_close(on_gpu.cpu(), codec.decode(arrays), rtol=0.0, atol=0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umt_pipeline.core.errors import ConfigError, StoreError
-from umt_pipeline.features.codebooks import BOOKS_FILE, read_books, train_books, write_books
-from umt_pipeline.features.codecs import Codec, CodecName, PqCodec, PqConfig, cosine_error, make_codec
+from umt_pipeline.features.codecs import AnyCodec, Codec, Coder, Int8, Pq, cosine_error, read_learnt, write_learnt
 
-LARGEST_ERROR = {"fp16": 1e-6, "int8": 2e-4}
+# Every codec; what it errs by in direction, at most, on random unit vectors.
+LARGEST_ERROR: dict[str, float] = {"fp16": 1e-6, "int8": 2e-4, "pq": 1.0}
+CODECS: tuple[type[Codec], ...] = get_args(get_args(AnyCodec)[0])
 
 
 def unit_vectors(shape: tuple[int, ...], seed: int, peak: float = 0.0) -> torch.Tensor:
@@ -23,12 +26,25 @@ def unit_vectors(shape: tuple[int, ...], seed: int, peak: float = 0.0) -> torch.
     return torch.nn.functional.normalize(values, dim=-1)
 
 
-def decode(name: CodecName, encoded: dict[str, np.ndarray]) -> torch.Tensor:
-    return decode_with(make_codec(name), encoded)
+def decode_with(coder: Coder, encoded: dict[str, np.ndarray]) -> torch.Tensor:
+    return coder.decode({key: torch.from_numpy(array) for key, array in encoded.items()})
 
 
-def decode_with(codec: Codec, encoded: dict[str, np.ndarray]) -> torch.Tensor:
-    return codec.decode({key: torch.from_numpy(array) for key, array in encoded.items()})
+def pq(bytes_per_token: int, learnt: torch.Tensor | None = None) -> Coder:
+    return Coder(Pq(bytes_per_token=bytes_per_token), learnt)
+
+
+def train_books(tokens_KSC: torch.Tensor, bytes_per_token: int) -> torch.Tensor:
+    return Pq(bytes_per_token=bytes_per_token).learn(tokens_KSC)
+
+
+@functools.cache
+def coder(kind: type[Codec], width: int) -> Coder:
+    """A codec with its defaults, which has learnt from random vectors of three layers if it learns."""
+    codec = kind()  # type: ignore[call-arg]
+    learnt = codec.learn(unit_vectors((3, 512, width), seed=7)) if codec.sampled_tokens else None
+    assert learnt is None or learnt.shape == codec.learnt_shape(3, width)
+    return Coder(codec, learnt)
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +53,27 @@ def books() -> torch.Tensor:
     return train_books(unit_vectors((2, 4096, 16), seed=7), 2)
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8"])
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.sampled_from([8, 64, 512]), st.integers(0, 99))
+@pytest.mark.parametrize("kind", CODECS)
+@given(st.integers(1, 3), st.integers(1, 5), st.sampled_from([8, 64, 512]), st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
 def test_direction_errs_little_and_length_stays_one(
-    name: CodecName, rows: int, layers: int, visible: int, width: int, seed: int
+    kind: type[Codec], rows: int, visible: int, width: int, seed: int
 ) -> None:
-    targets = unit_vectors((rows, layers, visible, width), seed)
-    encoded = make_codec(name).encode(targets)
-    specs = make_codec(name).arrays(layers, visible, width)
+    targets, codec = unit_vectors((rows, 3, visible, width), seed), coder(kind, width)
+    encoded = codec.encode(targets)
+    specs = codec.codec.arrays(3, visible, width)
     assert {key: (array.dtype, array.shape[1:]) for key, array in encoded.items()} == specs
-    decoded = decode(name, encoded)
+    decoded = decode_with(codec, encoded)
     assert decoded.shape == targets.shape
-    assert cosine_error(targets, decoded).max() < LARGEST_ERROR[name]
-    torch.testing.assert_close(decoded.float().norm(dim=-1), torch.ones(rows, layers, visible), rtol=0, atol=2e-3)
+    assert cosine_error(targets, decoded).max() < LARGEST_ERROR[codec.codec.kind]
+    torch.testing.assert_close(decoded.float().norm(dim=-1), torch.ones(rows, 3, visible), rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8", "pq"])
+@pytest.mark.parametrize("kind", CODECS)
 @given(st.integers(1, 6), st.integers(0, 99))
 @settings(deadline=None, max_examples=20)
-def test_a_row_is_encoded_without_regard_to_the_others(
-    books: torch.Tensor, name: CodecName, rows: int, seed: int
-) -> None:
-    codec = make_codec(name, PqConfig(bytes_per_token=2), books)
-    targets = unit_vectors((rows, 2, 30, 16), seed)
+def test_a_row_is_encoded_without_regard_to_the_others(kind: type[Codec], rows: int, seed: int) -> None:
+    codec, targets = coder(kind, 16), unit_vectors((rows, 3, 30, 16), seed)
     together = codec.encode(targets)
     for row in range(rows):
         alone = codec.encode(targets[row : row + 1])
@@ -69,18 +82,19 @@ def test_a_row_is_encoded_without_regard_to_the_others(
 
 def test_int8_bears_one_dominant_value_and_zero_vectors() -> None:
     peaked = unit_vectors((1, 1, 50, 512), 1, peak=100.0)
-    assert cosine_error(peaked, decode("int8", make_codec("int8").encode(peaked))).max() < 2e-2
-    assert (decode("int8", make_codec("int8").encode(torch.zeros(1, 1, 1, 8))) == 0).all()
+    codec = Coder(Int8())
+    assert cosine_error(peaked, decode_with(codec, codec.encode(peaked))).max() < 2e-2
+    assert (decode_with(codec, codec.encode(torch.zeros(1, 1, 1, 8))) == 0).all()
 
 
 # --- product quantisation ---------------------------------------------------------------------------------------------
 
 
 def test_pq_takes_the_nearest_word_of_its_layer_and_gives_unit_vectors(books: torch.Tensor) -> None:
-    codec = PqCodec(2, books)
+    codec = pq(2, books)
     targets = unit_vectors((3, 2, 5, 16), seed=1)
     encoded = codec.encode(targets)
-    assert codec.arrays(2, 5, 16) == {"targets": (np.dtype("u1"), (2, 5, 2))}
+    assert codec.codec.arrays(2, 5, 16) == {"targets": (np.dtype("u1"), (2, 5, 2))}
     assert (encoded["targets"].dtype, encoded["targets"].shape) == (np.dtype("u1"), (3, 2, 5, 2))
     parts = targets.unflatten(-1, (2, 8))
     distance = (parts.unsqueeze(-2) - books[None, :, None]).square().sum(-1)
@@ -96,7 +110,7 @@ def test_pq_codes_are_those_of_faiss(books: torch.Tensor) -> None:
     import faiss
 
     targets = unit_vectors((1, 2, 500, 16), seed=3)
-    codes = PqCodec(2, books).encode(targets)["targets"]
+    codes = pq(2, books).encode(targets)["targets"]
     for layer in range(2):
         quantiser = faiss.ProductQuantizer(16, 2, 8)
         faiss.copy_array_to_vector(books[layer].numpy().ravel(), quantiser.centroids)
@@ -106,7 +120,7 @@ def test_pq_codes_are_those_of_faiss(books: torch.Tensor) -> None:
 def test_pq_learns_what_it_is_trained_on() -> None:
     """256 distinct tokens have 256 words: nothing is lost. Layers have books of their own."""
     tokens = unit_vectors((2, 256, 16), seed=4)
-    codec = PqCodec(1, train_books(tokens, 1))
+    codec = pq(1, train_books(tokens, 1))
     targets = tokens.unsqueeze(0)
     assert cosine_error(targets, decode_with(codec, codec.encode(targets))).max() < 1e-6
     swapped = targets.flip(1)
@@ -118,7 +132,7 @@ def test_more_bytes_err_less() -> None:
     held_out = unit_vectors((1, 1, 500, 16), seed=6)
     errors = []
     for size in (1, 2, 4):
-        codec = PqCodec(size, train_books(tokens, size))
+        codec = pq(size, train_books(tokens, size))
         errors.append(float(cosine_error(held_out, decode_with(codec, codec.encode(held_out))).mean()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.05
@@ -139,20 +153,21 @@ def test_books_have_the_same_bytes_for_any_number_of_threads(books: torch.Tensor
 
 @pytest.mark.parametrize(("width", "size"), [(512, 64), (768, 64), (1024, 64), (128, 16), (64, 8), (16, 2), (7, 1)])
 def test_default_bytes_per_token(width: int, size: int) -> None:
-    assert PqConfig().resolved(width).bytes_per_token == size
+    assert Pq().for_width(width).bytes_per_token == size
 
 
 def test_what_pq_cannot_do_is_refused(books: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a divisor of the target width 16, found 5"):
-        PqConfig(bytes_per_token=5).resolved(16)
+        Pq(bytes_per_token=5).for_width(16)
     with pytest.raises(ConfigError, match=r"expected at least 256 sampled tokens per layer .* found 255"):
         train_books(unit_vectors((1, 255, 16), seed=0), 2)
     with pytest.raises(ValueError, match="expected code books"):
-        PqCodec(2).encode(torch.zeros(1, 1, 1, 16))
-    write_books(tmp_path, books)
-    assert torch.equal(read_books(tmp_path, 2, 2, 16), books)
-    with pytest.raises(StoreError, match=r"expected 'books' of shape \(3, 2, 256, 8\), found .*\(2, 2, 256, 8\)"):
-        read_books(tmp_path, 3, 2, 16)
-    (tmp_path / BOOKS_FILE).write_bytes(b"x" * 100)
-    with pytest.raises(StoreError, match=r"codebooks\.safetensors: cannot be read"):
-        read_books(tmp_path, 2, 2, 16)
+        pq(2).encode(torch.zeros(1, 1, 1, 16))
+    path, codec = tmp_path / "codec.safetensors", Pq(bytes_per_token=2)
+    write_learnt(path, books)
+    assert torch.equal(read_learnt(path, codec.learnt_shape(2, 16)), books)
+    with pytest.raises(StoreError, match=r"expected 'learnt' of shape \(3, 2, 256, 8\), found .*\(2, 2, 256, 8\)"):
+        read_learnt(path, codec.learnt_shape(3, 16))
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(StoreError, match=r"codec\.safetensors: cannot be read"):
+        read_learnt(path, codec.learnt_shape(2, 16))

@@ -80,7 +80,7 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(
 
 def test_code_books_come_from_the_whole_corpus_and_serve_it_well(make_store: MakeStore) -> None:
     # 12 rows of 32 tokens: all of them are the sample.
-    folder, report = make_store(codec="pq", mask={"kind": "none"}, pq={"bytes_per_token": 4})
+    folder, report = make_store(codec={"kind": "pq", "bytes_per_token": 4}, mask={"kind": "none"})
     store = FeatureStore(folder)
     assert report["bytes_per_clip_view"]["targets"] == 2 * 32 * 4
     assert report["codec_cosine_error"]["mean"] < 0.02
@@ -147,8 +147,8 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path) -
         key(views=2),
         key(codec="int8"),
         key(codec="pq"),
-        key(codec="pq", pq={"bytes_per_token": 4}),
-        key(codec="pq", pq={"sample_rows": 5}),
+        key(codec={"kind": "pq", "bytes_per_token": 4}),
+        key(codec={"kind": "pq", "sample_rows": 5}),
         key(dataset_id="other"),
         key(mask={"ratio": 0.5}),
         key(shard_rows=6),
@@ -166,10 +166,10 @@ def test_what_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
         plan_extraction(make_config(splits=("train", "test")), world.teacher, world.videos)
     with pytest.raises(ConfigError, match=r"grid of 2 patches.*grid of 4"):
         plan_extraction(make_config(patch_size=16), world.teacher, world.videos)
-    with pytest.raises(ValueError, match="pq is for codec 'pq' alone, and codec is 'fp16'"):
-        make_config(pq={"bytes_per_token": 4})
-    with pytest.raises(ConfigError, match=r"pq\.bytes_per_token: expected a divisor of the target width 16, found 3"):
-        plan_extraction(make_config(codec="pq", pq={"bytes_per_token": 3}), world.teacher, world.videos)
+    with pytest.raises(ValueError, match=r"codec\.fp16\.bytes_per_token"):
+        make_config(codec={"kind": "fp16", "bytes_per_token": 4})
+    with pytest.raises(ConfigError, match=r"codec\.bytes_per_token: expected a divisor of the target width 16, found 3"):
+        plan_extraction(make_config(codec={"kind": "pq", "bytes_per_token": 3}), world.teacher, world.videos)
     with pytest.raises(ValueError, match="must be a multiple of patch_size"):
         make_config(patch_size=7)
     with pytest.raises(ValueError, match=r"mask\.ratio must be"):

@@ -145,7 +145,7 @@ def test_what_is_different_for_images() -> None:
     assert (config.view.frames, config.views, config.mask) == (1, 3, MaskConfig(kind="random", ratio=0.5))
     changed = make_config(images={"views": 1, "mask": {"kind": "none", "ratio": 0.25}}).image_config()
     assert (changed.views, changed.mask) == (1, MaskConfig(kind="none", ratio=0.25))
-    assert (changed.dataset_id, changed.view.size, changed.codec) == ("tiny", 32, "fp16")
+    assert (changed.dataset_id, changed.view.size, changed.codec.kind) == ("tiny", 32, "fp16")
     for wrong in ({"views": -1}, {"mask": {"ratio": 1.0}}, {"frames": 1}):
         with pytest.raises(ValidationError):
             make_config(images=wrong)

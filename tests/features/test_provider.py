@@ -27,7 +27,7 @@ from umt_pipeline.video.pixels import normalise_patches
 
 CPU = torch.device("cpu")
 # Few distinct tokens and small sub-vectors: the code books fit them well, not perfectly.
-PQ = {"codec": "pq", "mask": {"kind": "none"}, "pq": {"bytes_per_token": 4}}
+PQ = {"codec": {"kind": "pq", "bytes_per_token": 4}, "mask": {"kind": "none"}}
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, write_json
-from umt_pipeline.features.codebooks import write_books
-from umt_pipeline.features.codecs import make_codec
+from umt_pipeline.features.codecs import Coder, write_learnt
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
 from umt_pipeline.masking import MaskConfig
@@ -160,7 +159,7 @@ def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_afte
 
 def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
     FeatureStoreWriter(tmp_path, make_header(), make_index())
-    with pytest.raises(StoreError, match="codec: expected int8, found fp16"):
+    with pytest.raises(StoreError, match=r"codec: expected \{'kind': 'int8'\}, found \{'kind': 'fp16'\}"):
         FeatureStoreWriter(tmp_path, make_header(codec="int8"), make_index())
     with pytest.raises(StoreError, match="index_fingerprint"):
         FeatureStoreWriter(tmp_path, make_header(), make_index().assign(flip=False))
@@ -237,34 +236,34 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_code_books_are_kept_once_and_checked_at_each_opening(tmp_path: Path) -> None:
-    header = make_header(codec="pq", target_dim=4, pq={"bytes_per_token": 2})
+    header = make_header(codec={"kind": "pq", "bytes_per_token": 2}, target_dim=4)
     books = torch.rand(2, 2, 256, 2)
     writer = FeatureStoreWriter(tmp_path, header, make_index())
-    writer.codec(lambda: books)
+    writer.coder(lambda: books)
     writer.append(make_arrays(header, 0, 3))
     # Whoever goes on uses the code books that are there.
     writer = FeatureStoreWriter(tmp_path, header, make_index())
-    codec = writer.codec(lambda: pytest.fail("trained again"))
+    coder = writer.coder(lambda: pytest.fail("trained again"))
     targets = torch.nn.functional.normalize(torch.rand(1, 2, 4, 4), dim=-1)
-    assert (codec.encode(targets)["targets"] == make_codec("pq", header.pq, books).encode(targets)["targets"]).all()
-    kept = (tmp_path / "codebooks.safetensors").rename(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match=r"3 rows are encoded, but codebooks.safetensors is missing"):
-        FeatureStoreWriter(tmp_path, header, make_index()).codec(lambda: books)
-    kept.rename(tmp_path / "codebooks.safetensors")
+    assert (coder.encode(targets)["targets"] == Coder(header.codec, books).encode(targets)["targets"]).all()
+    kept = (tmp_path / "codec.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"3 rows are encoded, but codec.safetensors is missing"):
+        FeatureStoreWriter(tmp_path, header, make_index()).coder(lambda: books)
+    kept.rename(tmp_path / "codec.safetensors")
     for first, count in ((3, 3), (6, 2)):
         writer.append(make_arrays(header, first, count))
     writer.close()
     store = FeatureStore(tmp_path)
     codes = store.read_raw(np.arange(ROWS), ["targets"])
-    expected = make_codec("pq", header.pq, books).decode(codes).transpose(0, 1)
+    expected = Coder(header.codec, books).decode(codes).transpose(0, 1)
     assert torch.equal(store.read(np.arange(ROWS))["targets"], expected)
     store.verify()
     # Those of another store, of the same size: every code would mean something else.
-    write_books(tmp_path, books.flip(2))
-    with pytest.raises(StoreError, match=r"codebooks.safetensors: expected SHA-256 \w+, found \w+"):
+    write_learnt(tmp_path / "codec.safetensors", books.flip(2))
+    with pytest.raises(StoreError, match=r"codec.safetensors: expected SHA-256 \w+, found \w+"):
         FeatureStore(tmp_path)
-    (tmp_path / "codebooks.safetensors").unlink()
-    with pytest.raises(StoreError, match=r"codebooks.safetensors: expected \d+ bytes, found no file"):
+    (tmp_path / "codec.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"codec.safetensors: expected \d+ bytes, found no file"):
         FeatureStore(tmp_path)
 
 
@@ -272,11 +271,11 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "store", make_header())
     manifest = read_json(folder / "manifest.json")
     for change, message in [
-        ({"schema_version": 99}, "expected schema_version 1, found 99"),
+        ({"schema_version": 99}, "expected schema_version 2, found 99"),
         ({"codec": "zip"}, "not a feature store's manifest"),
         ({"rows": 20}, "expected 20 rows in shards of 3"),
-        ({"codec": "pq"}, "expected bytes_per_token with codec 'pq' alone"),
-        ({"codebooks": {"bytes": 1, "sha256": "0"}}, "codebooks: expected with codec 'pq' alone, found codec 'fp16'"),
+        ({"codec": "pq"}, "learnt: expected of codecs that learn alone, found codec 'pq', None"),
+        ({"learnt": {"bytes": 1, "sha256": "0"}}, "learnt: expected of codecs that learn alone, found codec 'fp16'"),
         ({"surprise": 1}, "surprise"),
     ]:
         write_json(folder / "manifest.json", {**manifest, **change})

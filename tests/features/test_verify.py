@@ -18,7 +18,7 @@ from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, sample_rows, verify_store
 from umt_pipeline.models.teacher import load_teacher, teacher_weights_file
 
-PQ = {"codec": "pq", "mask": {"kind": "none"}, "pq": {"bytes_per_token": 4}}
+PQ = {"codec": {"kind": "pq", "bytes_per_token": 4}, "mask": {"kind": "none"}}
 
 
 @pytest.fixture(scope="session")
@@ -167,8 +167,8 @@ def test_without_videos_or_teacher_the_message_says_how_to_go_on(
         ),
         ({"view": {"frames": 2, "size": 64}}, "view.size: the parameters say 64, the store has 32"),
         ({"view": {"frames": 4, "size": 32}}, "view.frames: the parameters say 4, the store has 2"),
-        ({"codec": "int8"}, 'codec: the parameters say "int8", the store has "fp16"'),
-        ({"codec": "pq"}, 'pq: the parameters say {"bytes_per_token": 2, "sample_rows": 1024}, the store has null'),
+        ({"codec": "int8"}, 'codec.kind: the parameters say "int8", the store has "fp16"'),
+        ({"codec": "pq"}, "codec.bytes_per_token: the parameters say 2, the store has null"),
         ({"views": 8}, "views: the parameters say 8, the store has 3"),
         ({"mask": {"ratio": 0.5}}, "mask.ratio: the parameters say 0.5, the store has 0.8"),
         ({"pixels": "frames"}, 'pixels: the parameters say "frames", the store has "visible"'),
@@ -195,7 +195,7 @@ def test_a_store_of_another_version_or_of_other_weights_is_refused(
         require_settings(folder, make_config(), make_teacher_folder(tmp_path / "other", seed=1))
     manifest = read_json(folder / "manifest.json")
     write_json(folder / "manifest.json", {**manifest, "schema_version": 0})
-    with pytest.raises(StoreError, match=r"expected schema_version 1, found 0\. Make the store again"):
+    with pytest.raises(StoreError, match=r"expected schema_version 2, found 0\. Make the store again"):
         require_settings(folder, make_config(), teacher)
 
 

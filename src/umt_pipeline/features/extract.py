@@ -26,8 +26,7 @@ from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
 from umt_pipeline.core.identity import OPERATIONAL, Identity, code_key, fingerprint, settings_of
-from umt_pipeline.features.codebooks import SAMPLED_TOKENS, train_books
-from umt_pipeline.features.codecs import Codec, PqConfig, cosine_error
+from umt_pipeline.features.codecs import Coder, cosine_error
 from umt_pipeline.features.manifest import StoreHeader, StoreSettings, TeacherIdentity
 from umt_pipeline.features.store import FeatureStoreWriter
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
@@ -85,8 +84,6 @@ class FeatureConfig(StoreSettings):
     def _check(self) -> FeatureConfig:
         if self.view.size % self.patch_size:
             raise ValueError(f"view.size ({self.view.size}) must be a multiple of patch_size ({self.patch_size})")
-        if self.pq is not None and self.codec != "pq":
-            raise ValueError(f"pq is for codec 'pq' alone, and codec is {self.codec!r}: leave it out, or change codec")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError(f"splits: expected each split once, found {list(self.splits)}")
         if not 0 <= self.mask.ratio < 1:
@@ -108,14 +105,6 @@ class FeatureConfig(StoreSettings):
                 "mask": MaskConfig(kind=images.mask.kind or self.mask.kind, ratio=images.mask.ratio),
             }
         )
-
-    def pq_for(self, target_dim: int) -> PqConfig | None:
-        """Return the configuration of the codec ``pq`` for a target width; None for another codec.
-
-        Raises:
-            ConfigError: the bytes per token do not divide the width.
-        """
-        return (self.pq or PqConfig()).resolved(target_dim) if self.codec == "pq" else None
 
 
 @dataclass(frozen=True)
@@ -224,15 +213,14 @@ def extract(
     resumed = writer.next_row
     if resumed:
         logger.info("feature store: %d of %d rows are there already", resumed, writer.rows)
-    codec = writer.codec(lambda: _train_books(config, teacher, plan, media_root))
-    codec.to(next(teacher.parameters()).device)
+    coder = writer.coder(lambda: _learn(config, teacher, plan, media_root)).to(next(teacher.parameters()).device)
     errors: list[torch.Tensor] = []
     batches = _batches(resumed, writer.rows, config.shard_rows, config.batch_size)
     for rows, frames_BTSSC in _decoded(plan, media_root, batches, config.workers):
         batch = _run_teacher(config, teacher, plan, rows, frames_BTSSC)
-        encoded = codec.encode(batch.targets_KBVC.transpose(0, 1))
+        encoded = coder.encode(batch.targets_KBVC.transpose(0, 1))
         if rows.start % config.shard_rows == 0:
-            errors.append(_codec_error(codec, batch, encoded))
+            errors.append(_codec_error(coder, batch, encoded))
         pixels = batch.patches_BVP.cpu().numpy() if config.pixels == "visible" else frames_BTSSC
         assert batch.attention_BTN is not None
         writer.append(
@@ -261,10 +249,10 @@ def make_header(
     """
     patches = config.grid**2
     source = config.teacher.source
-    packages = ("torch", "decord2", "pillow", *(("faiss-cpu",) if config.codec == "pq" else ()))
+    packages = ("torch", "decord2", "av", "pillow", *config.codec.packages)
     own = {name: getattr(config, name) for name in StoreSettings.model_fields}
     return StoreHeader(
-        **{**own, "pq": config.pq_for(target_dim)},
+        **{**own, "codec": config.codec.for_width(target_dim)},
         grid=config.grid,
         frames=config.view.frames,
         visible_per_frame=patches if config.mask.kind == "none" else visible_count(patches, config.mask.ratio),
@@ -310,32 +298,30 @@ def _run_teacher(
     return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
 
 
-def _train_books(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_root: Path) -> torch.Tensor:
-    """Run the teacher on a sample of the rows and train the code books of codec ``pq`` on its targets."""
-    pq = plan.header.pq
-    assert pq is not None
-    assert pq.bytes_per_token is not None
+def _learn(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_root: Path) -> torch.Tensor:
+    """Run the teacher on a sample of the rows and let the codec learn from its targets."""
+    codec = plan.header.codec
     start = time.perf_counter()
     # From the whole store, not from its beginning: corpora often come sorted by class.
-    drawn = counter_generator("pq", config.dataset_id).permutation(len(plan.index))[: pq.sample_rows]
+    drawn = counter_generator(codec.kind, config.dataset_id).permutation(len(plan.index))[: codec.sampled_rows()]
     sample = plan.take(np.sort(drawn))
     rows = len(sample.index)
     # Of each row as many tokens as are needed, evenly spread over its frames.
-    per_row = min(plan.header.frames * plan.header.visible_per_frame, -(-SAMPLED_TOKENS // rows))
+    per_row = min(plan.header.frames * plan.header.visible_per_frame, -(-codec.sampled_tokens // rows))
     tokens: list[torch.Tensor] = []
     for chosen, frames_BTSSC in _decoded(sample, media_root, _batches(0, rows, rows, config.batch_size), config.workers):
         targets_KBVC = _run_teacher(config, teacher, sample, chosen, frames_BTSSC).targets_KBVC
         indices_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
         tokens.append(targets_KBVC[:, :, indices_v].flatten(1, 2).cpu())
-    books_KMWD = train_books(torch.cat(tokens, dim=1), pq.bytes_per_token)
+    learnt = codec.learn(torch.cat(tokens, dim=1))
     seconds = time.perf_counter() - start
-    logger.info("feature store: code books trained on %d rows x %d tokens in %.1f s", rows, per_row, seconds)
-    return books_KMWD
+    logger.info("feature store: codec %s learnt from %d rows x %d tokens in %.1f s", codec.kind, rows, per_row, seconds)
+    return learnt
 
 
-def _codec_error(codec: Codec, batch: TargetBatch, encoded: dict[str, np.ndarray]) -> torch.Tensor:
+def _codec_error(coder: Coder, batch: TargetBatch, encoded: dict[str, np.ndarray]) -> torch.Tensor:
     device = batch.targets_KBVC.device
-    decoded = codec.decode({name: torch.from_numpy(array).to(device) for name, array in encoded.items()})
+    decoded = coder.decode({name: torch.from_numpy(array).to(device) for name, array in encoded.items()})
     return cosine_error(batch.targets_KBVC.transpose(0, 1), decoded).flatten().cpu()
 
 
@@ -347,7 +333,7 @@ def _report(plan: ExtractionPlan, resumed: int, seconds: float, errors: list[tor
         "rows_resumed": resumed,
         "clips": int(plan.index["video_id"].nunique()),
         "views": plan.header.views,
-        "codec": plan.header.codec,
+        "codec": plan.header.codec.kind,
         "bytes_per_clip_view": {**sizes, "total": sum(sizes.values())},
         "store_bytes": rows * sum(sizes.values()),
         "seconds": round(seconds, 3),

@@ -14,20 +14,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from pydantic import Field, ValidationError, model_validator
-from torch import Tensor
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, sha256_file, staged_file
 from umt_pipeline.core.identity import fingerprint
-from umt_pipeline.features.codecs import ArraySpec, Codec, CodecName, PqConfig, make_codec
+from umt_pipeline.features.codecs import AnyCodec, ArraySpec, Fp16
 from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.models.teacher import TeacherConfig
 from umt_pipeline.video.views import ViewConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
+LEARNT_FILE = "codec.safetensors"
 INDEX_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -67,7 +67,6 @@ class StoreSettings(Config):
         views: recorded views per clip; 0 writes a store without rows: the configuration for online training.
         mask: kind and hidden share.
         codec: how targets are stored.
-        pq: for the codec ``pq`` alone: its bytes per token and the sample that its code books are trained on.
         pixels: store the visible patches only, or whole frames.
         splits: splits to extract.
         shard_rows: rows per shard; an interrupted extraction loses at most one shard.
@@ -78,8 +77,7 @@ class StoreSettings(Config):
     patch_size: int = Field(16, ge=1)
     views: int = Field(ge=0)
     mask: MaskConfig = MaskConfig()
-    codec: CodecName = "fp16"
-    pq: PqConfig | None = None
+    codec: AnyCodec = Fp16()
     pixels: Literal["visible", "frames"] = "visible"
     splits: tuple[str, ...] = Field(("train",), min_length=1)
     shard_rows: int = Field(1024, ge=1)
@@ -87,7 +85,7 @@ class StoreSettings(Config):
     def settings(self) -> dict[str, Any]:
         """Return these settings alone, as JSON values by path, without how a store is cut into shards."""
         own = self.model_dump(mode="json", include=set(StoreSettings.model_fields) - {"shard_rows"})
-        for name in ("view", "mask"):
+        for name in ("view", "mask", "codec"):
             own |= {f"{name}.{key}": value for key, value in own.pop(name).items()}
         return own
 
@@ -95,7 +93,7 @@ class StoreSettings(Config):
 class StoreHeader(StoreSettings):
     """What every record of a store has in common; all that is needed to compute the same targets again.
 
-    ``pq`` is there if the codec is ``pq``, and says the bytes per token. ``code`` is the key of the code that recorded it.
+    ``code`` is the key of the code that recorded it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -109,14 +107,8 @@ class StoreHeader(StoreSettings):
     versions: dict[str, str]
     code: str = ""
 
-    @model_validator(mode="after")
-    def _pq_is_there_for_pq(self) -> Self:
-        if (self.codec == "pq") != (self.pq is not None and self.pq.bytes_per_token is not None):
-            raise ValueError(f"pq: expected bytes_per_token with codec 'pq' alone, found codec {self.codec!r}, pq {self.pq}")
-        return self
-
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON form, without what the codec does not need."""
+        """Return the JSON form."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def teacher_config(self) -> TeacherConfig:
@@ -124,9 +116,9 @@ class StoreHeader(StoreSettings):
         settings = {"source": self.teacher.source, "normalisation": self.teacher.normalisation}
         return TeacherConfig.model_validate({"layers": self.layers, "interval": self.layer_interval, **settings})
 
-    def make_codec(self, books_KMWD: Tensor | None = None) -> Codec:
-        """Return the codec of the targets; code books are for encoding and decoding with ``pq``."""
-        return make_codec(self.codec, self.pq, books_KMWD)
+    def target_arrays(self) -> dict[str, ArraySpec]:
+        """Return those of :meth:`arrays` that hold the targets."""
+        return self.codec.arrays(self.layers, self.frames * self.visible_per_frame, self.target_dim)
 
     def arrays(self) -> dict[str, ArraySpec]:
         """Return the arrays of a record, by name: element type and shape without the row axis."""
@@ -139,7 +131,7 @@ class StoreHeader(StoreSettings):
             "pixels": pixels,
             "attention": ArraySpec(np.dtype("<f2"), (self.frames, self.grid**2)),
             "visible": ArraySpec(np.dtype("<i4"), (visible,)),
-            **self.make_codec().arrays(self.layers, visible, self.target_dim),
+            **self.target_arrays(),
         }
 
     def row_bytes(self) -> dict[str, int]:
@@ -168,11 +160,11 @@ class ShardEntry(Config):
 
 
 class StoreManifest(StoreHeader):
-    """A finished store. ``codebooks`` are there if the codec is ``pq`` and the store has rows."""
+    """A finished store. ``learnt`` is there if its codec learns and the store has rows."""
 
     rows: int
     index: FileEntry
-    codebooks: FileEntry | None = None
+    learnt: FileEntry | None = None
     shards: tuple[ShardEntry, ...]
 
     @model_validator(mode="after")
@@ -181,8 +173,8 @@ class StoreManifest(StoreHeader):
         expected = [min(self.shard_rows, self.rows - start) for start in starts]
         if [shard.rows for shard in self.shards] != expected:
             raise ValueError(f"shards: expected {self.rows} rows in shards of {self.shard_rows}")
-        if (self.codebooks is not None) != (self.codec == "pq" and self.rows > 0):
-            raise ValueError(f"codebooks: expected with codec 'pq' alone, found codec {self.codec!r}, {self.codebooks}")
+        if (self.learnt is not None) != (self.codec.sampled_tokens > 0 and self.rows > 0):
+            raise ValueError(f"learnt: expected of codecs that learn alone, found codec {self.codec.kind!r}, {self.learnt}")
         if any(set(shard.files) != set(self.arrays()) for shard in self.shards):
             raise ValueError(f"shards: expected the files {sorted(self.arrays())} in each")
         return self

@@ -107,15 +107,15 @@ class CachedTargets:
     def __init__(self, store: FeatureStore, split: str = "train", aligned: bool = True) -> None:
         self.header: StoreHeader = store.manifest
         self._dataset = CachedDataset(store, split, aligned)
-        self._codec = store.codec() if aligned else None
+        self._coder = store.coder() if aligned else None
 
     def dataset(self) -> CachedDataset:
         return self._dataset
 
     def setup(self, device: torch.device) -> None:
         """Moves the codec's code books, if it has some."""
-        if self._codec is not None:
-            self._codec.to(device)
+        if self._coder is not None:
+            self._coder = self._coder.to(device)
 
     def targets(self, batch: Batch) -> TargetBatch:
         """Decodes the targets on the device."""
@@ -123,7 +123,7 @@ class CachedTargets:
         patches_BVP = batch["pixels"]
         if self.header.pixels == "frames":
             patches_BVP = gather_patches(patches_BVP, visible_BV, self.header.patch_size)
-        targets_KBVC = no_targets(visible_BV) if self._codec is None else self._codec.decode(batch).transpose(0, 1)
+        targets_KBVC = no_targets(visible_BV) if self._coder is None else self._coder.decode(batch).transpose(0, 1)
         return TargetBatch(patches_BVP, visible_BV, targets_KBVC)
 
     def teacher_macs(self) -> int:
@@ -149,7 +149,7 @@ class CachedDataset(ClipDataset):
         self._clip_ids = pa.array(store.index["video_id"].to_numpy()[self._rows_IV[:, 0]], type=pa.large_string())
         self.split = split
         self._store = store
-        unread = {"attention"} if aligned else {"attention", *store.manifest.make_codec().arrays(1, 1, 1)}
+        unread = {"attention"} if aligned else {"attention", *store.manifest.target_arrays()}
         self._names = [name for name in store.manifest.arrays() if name not in unread]
 
     def __len__(self) -> int:

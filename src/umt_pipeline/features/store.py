@@ -4,7 +4,7 @@
     index.parquet                one line per row (a view of a clip): video, split, view number, frames, crop, flip
     shards/00000/<array>.npy     pixels, attention, visible, targets[, scales]; the first axis is the row in the shard
     shards/00000/files.json      size and hash of each array file, written with them
-    codebooks.safetensors        for the codec pq, written before the first shard
+    codec.safetensors            what the codec has learnt of the corpus, if it learns; written before the first shard
 
 A shard is written under a temporary name and renamed, so a shard that is there is whole, and an interrupted writer goes
 on at the first one that is not.
@@ -32,10 +32,10 @@ from torch import Tensor
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, sha256_file, write_json
 from umt_pipeline.core.identity import fingerprint
-from umt_pipeline.features.codebooks import BOOKS_FILE, read_books, write_books
-from umt_pipeline.features.codecs import ArraySpec, Codec
+from umt_pipeline.features.codecs import ArraySpec, Coder, read_learnt, write_learnt
 from umt_pipeline.features.manifest import (
     INDEX_FILE,
+    LEARNT_FILE,
     MANIFEST_FILE,
     FileEntry,
     ShardEntry,
@@ -76,29 +76,28 @@ class FeatureStoreWriter:
                 write_index(folder / INDEX_FILE, index, header.shard_rows)
         self.next_row = self._first_missing_row()
 
-    def codec(self, train_books: Callable[[], Tensor]) -> Codec:
-        """Return the codec to encode with. Code books are made once, and kept for whoever goes on with this store.
+    def coder(self, learn: Callable[[], Tensor]) -> Coder:
+        """Return what targets are encoded with. It learns once, and the result is kept for whoever goes on with this store.
 
         Args:
-            train_books: makes the code books, float32 [K,M,W,D]; called for codec ``pq`` if none are there yet.
+            learn: as :meth:`Codec.learn`, on a sample of the corpus; called if the codec learns and has not yet.
 
         Raises:
-            StoreError: shards are there and their code books are not, or these cannot be read or written.
+            StoreError: shards are there and what was learnt is not, or it cannot be read or written.
         """
-        header = self.header
-        if header.pq is None or self.rows == 0:
-            return header.make_codec()
-        assert header.pq.bytes_per_token is not None
-        if not (self.folder / BOOKS_FILE).is_file():
+        header, path = self.header, self.folder / LEARNT_FILE
+        if header.codec.sampled_tokens == 0 or self.rows == 0:
+            return Coder(header.codec)
+        if not path.is_file():
             if self.next_row:
                 raise StoreError(
-                    f"{self.folder}: {self.next_row} rows are encoded, but {BOOKS_FILE} is missing. Delete the folder to "
+                    f"{self.folder}: {self.next_row} rows are encoded, but {LEARNT_FILE} is missing. Delete the folder to "
                     "start afresh"
                 )
-            books_KMWD = train_books()
+            learnt = learn()
             with self._disk_errors(0):
-                write_books(self.folder, books_KMWD)
-        return header.make_codec(read_books(self.folder, header.layers, header.pq.bytes_per_token, header.target_dim))
+                write_learnt(path, learnt)
+        return Coder(header.codec, read_learnt(path, header.codec.learnt_shape(header.layers, header.target_dim)))
 
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the next rows: every array of ``header.arrays()`` with first axis R, not beyond the end of a shard.
@@ -131,8 +130,8 @@ class FeatureStoreWriter:
         with self._disk_errors(self.rows):
             shards = tuple(self._entry(shard) for shard in range(-(-self.rows // self.header.shard_rows)))
             index = FileEntry.of(self.folder / INDEX_FILE)
-            books = FileEntry.of(self.folder / BOOKS_FILE) if self.header.codec == "pq" and self.rows else None
-            manifest = StoreManifest(**dict(self.header), rows=self.rows, index=index, codebooks=books, shards=shards)
+            learnt = FileEntry.of(self.folder / LEARNT_FILE) if self.header.codec.sampled_tokens and self.rows else None
+            manifest = StoreManifest(**dict(self.header), rows=self.rows, index=index, learnt=learnt, shards=shards)
             write_json(self.folder / MANIFEST_FILE, manifest.as_json())
             (self.folder / _PLAN_FILE).unlink()
         self._finished = True
@@ -224,20 +223,16 @@ class FeatureStore:
             raise StoreError(f"feature store {self.folder}: expected rows of split {split!r}, found {found}")
         return rows
 
-    def codec(self) -> Codec:
-        """Return the codec of the targets, with its code books.
+    def coder(self) -> Coder:
+        """Return what the targets are decoded with.
 
         Raises:
-            StoreError: the code books cannot be read.
+            StoreError: what the codec has learnt cannot be read.
         """
-        manifest = self.manifest
-        if manifest.codebooks is None:
-            return manifest.make_codec()
-        assert manifest.pq is not None
-        assert manifest.pq.bytes_per_token is not None
-        return manifest.make_codec(
-            read_books(self.folder, manifest.layers, manifest.pq.bytes_per_token, manifest.target_dim)
-        )
+        codec, shape = self.manifest.codec, (self.manifest.layers, self.manifest.target_dim)
+        if self.manifest.learnt is None:
+            return Coder(codec)
+        return Coder(codec, read_learnt(self.folder / LEARNT_FILE, codec.learnt_shape(*shape)))
 
     def view(self, row: int) -> View:
         """Return the recorded view of a row."""
@@ -281,7 +276,7 @@ class FeatureStore:
         raw = self.read_raw(rows)
         return {
             "visible": raw["visible"].long(),
-            "targets": self.codec().decode(raw).transpose(0, 1),
+            "targets": self.coder().decode(raw).transpose(0, 1),
             "attention": raw["attention"],
             "patches" if self.manifest.pixels == "visible" else "frames": raw["pixels"],
         }
@@ -303,8 +298,8 @@ class FeatureStore:
 
     def _small_files(self) -> Iterable[tuple[Path, FileEntry]]:
         yield self.folder / INDEX_FILE, self.manifest.index
-        if self.manifest.codebooks is not None:
-            yield self.folder / BOOKS_FILE, self.manifest.codebooks
+        if self.manifest.learnt is not None:
+            yield self.folder / LEARNT_FILE, self.manifest.learnt
 
     def _files(self) -> Iterable[tuple[Path, FileEntry]]:
         yield from self._small_files()

@@ -25,7 +25,7 @@ from torch import Tensor
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.identity import code_key
-from umt_pipeline.features.codecs import Codec, cosine_error
+from umt_pipeline.features.codecs import Coder, cosine_error
 from umt_pipeline.features.extract import FeatureConfig
 from umt_pipeline.features.manifest import StoreHeader, read_manifest
 from umt_pipeline.features.store import FeatureStore
@@ -65,8 +65,11 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
     """
     manifest = read_manifest(folder)
     asked, found = _asked(config, manifest.target_dim), _made_with(manifest)
-    differing = [f"{key}: the parameters say {_text(asked[key])}, the store has {_text(found[key])}" for key in asked]
-    differing = [line for key, line in zip(asked, differing, strict=True) if _text(asked[key]) != _text(found[key])]
+    differing = [
+        f"{key}: the parameters say {json.dumps(value)}, the store has {json.dumps(found.get(key))}"
+        for key, value in asked.items()
+        if json.dumps(value) != json.dumps(found.get(key))
+    ]
     if differing:
         raise StoreError(
             f"feature store {folder} was made with other settings than the parameters teacher_features ask for: "
@@ -134,10 +137,9 @@ def verify_store(
     if len(rows) == 0:
         return 0
     tower = _load_teacher(store, teacher)
-    codec = store.codec()
-    codec.to(next(tower.parameters()).device)
+    coder = store.coder().to(next(tower.parameters()).device)
     for batch, frames_BTSSC in _decode_again(store, rows, videos, media_root, workers):
-        _compare(store, codec, tower, batch, frames_BTSSC)
+        _compare(store, coder, tower, batch, frames_BTSSC)
     seconds = time.perf_counter() - start
     logger.info("feature store: %d of %d rows verified in %.1f s: all as recorded", len(rows), len(store), seconds)
     return len(rows)
@@ -156,17 +158,14 @@ def sample_rows(store: FeatureStore, share: float) -> np.ndarray:
 def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:
     """Return what parameters ask for, by the name of the parameter."""
     teacher = {f"teacher.{name}": value for name, value in config.teacher.model_dump(mode="json").items()}
-    return {**config.settings(), **teacher, "pq": config.pq_for(target_dim)}
+    fitting = config.model_copy(update={"codec": config.codec.for_width(target_dim)})
+    return {**fitting.settings(), **teacher}
 
 
 def _made_with(header: StoreHeader) -> dict[str, object]:
     """Return the same of a store."""
     teacher = {f"teacher.{name}": value for name, value in header.teacher_config().model_dump(mode="json").items()}
-    return {**header.settings(), **teacher, "pq": header.pq}
-
-
-def _text(value: object) -> str:
-    return json.dumps(value, default=lambda model: model.model_dump())
+    return {**header.settings(), **teacher}
 
 
 def _load_teacher(store: FeatureStore, folder: Path) -> Teacher:
@@ -219,7 +218,7 @@ def _decode_again(
         ) from error
 
 
-def _compare(store: FeatureStore, codec: Codec, teacher: Teacher, rows: np.ndarray, frames_BTSSC: np.ndarray) -> None:
+def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarray, frames_BTSSC: np.ndarray) -> None:
     """Compare rows with what their frames give now.
 
     Raises:
@@ -250,10 +249,10 @@ def _compare(store: FeatureStore, codec: Codec, teacher: Teacher, rows: np.ndarr
     _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE), off_BTN)
 
     targets_BKVC = features.targets(visible_BV).transpose(0, 1)
-    error_BKV = cosine_error(targets_BKVC, codec.decode(stored))
-    fresh = {name: torch.from_numpy(array).to(device) for name, array in codec.encode(targets_BKVC).items()}
-    allowed_BKV = cosine_error(targets_BKVC, codec.decode(fresh)) + _ROUNDING
-    excess = f"tokens (1 - cosine; the codec {header.codec} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
+    error_BKV = cosine_error(targets_BKVC, coder.decode(stored))
+    fresh = {name: torch.from_numpy(array).to(device) for name, array in coder.encode(targets_BKVC).items()}
+    allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING
+    excess = f"tokens (1 - cosine; the codec {header.codec.kind} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
 
 
