@@ -15,8 +15,14 @@ def create_pipeline() -> Pipeline:
                 make_demo_corpus,
                 inputs=["params:demo_corpus", "params:seed", "workspace"],
                 outputs=["raw_media", "raw_videos", "raw_captions", "raw_labels"],
+                name="make_demo_corpus",
             ),
-            Node(ask_about_demo_corpus, inputs=["params:demo_corpus", "params:seed"], outputs="raw_questions"),
-            Node(box_demo_corpus, inputs=["params:demo_corpus", "params:seed"], outputs="raw_boxes"),
+            Node(
+                ask_about_demo_corpus,
+                inputs=["params:demo_corpus", "params:seed"],
+                outputs="raw_questions",
+                name="ask_about_demo_corpus",
+            ),
+            Node(box_demo_corpus, inputs=["params:demo_corpus", "params:seed"], outputs="raw_boxes", name="box_demo_corpus"),
         ]
     )

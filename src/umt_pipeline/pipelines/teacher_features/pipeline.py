@@ -24,11 +24,13 @@ def create_pipeline() -> Pipeline:
                     "workspace",
                 ],
                 outputs=["teacher", "teacher_history", "teacher_metrics"],
+                name="get_teacher",
             ),
             Node(
                 extract_features,
                 inputs=["params:teacher_features", "teacher", "raw_media", "videos", "workspace"],
                 outputs=["feature_store", "image_store", "feature_report"],
+                name="extract_features",
             ),
         ]
     )
