@@ -27,6 +27,7 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     assert not [path for path in PATH.findall(text) if not (ROOT / path).exists()]
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(COMMAND.findall(text)) <= commands
+    assert not re.findall(r"^[A-Z]+$", text, re.MULTILINE), "a line that was to be replaced"
 
 
 def test_the_code_of_the_guide_runs(tmp_path: Path) -> None:
