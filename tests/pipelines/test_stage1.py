@@ -11,6 +11,7 @@ import pytest
 
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.core.errors import StoreError
+from umt_pipeline.features.codecs import Int8
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.sources import RecordedViews, gather_views
@@ -53,8 +54,8 @@ def test_a_sample_of_the_store_is_verified_before_training(
 
 
 def test_a_store_of_another_codec_is_refused(views: RecordedViews, tmp_path: Path) -> None:
-    features = views.features.model_copy(update={"codec": "int8"})
-    refused(replace(views, features=features), tmp_path, 'codec: the parameters say "int8", the store has "fp16"')
+    features = views.features.model_copy(update={"codec": Int8()})
+    refused(replace(views, features=features), tmp_path, 'codec.kind: the parameters say "int8", the store has "fp16"')
 
 
 def test_a_store_of_another_teacher_is_refused(views: RecordedViews, tmp_path: Path) -> None:
