@@ -97,9 +97,13 @@ def _record(
 
 
 def _is_whole(store: Path) -> bool:
-    """Whether a finished store is as it was written, as far as opening it tells; one that was damaged is removed."""
+    """Whether a finished store is as it was written, to the byte; one that is not is removed.
+
+    Its copy in the catalog is made of the same files: what was changed there was changed here too, and verification before
+    training then says that the store must be made again.
+    """
     try:
-        FeatureStore(store)
+        FeatureStore(store).verify()
     except StoreError as error:
         logger.warning("%s: extracted again", error)
         shutil.rmtree(store, ignore_errors=True)
