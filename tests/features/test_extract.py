@@ -138,7 +138,7 @@ def test_no_views_is_a_store_for_online_training(make_store: MakeStore) -> None:
     assert report["rows"] == 0
 
 
-def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path) -> None:
+def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(**changes: object) -> str:
         return plan_extraction(make_config(**changes), world.teacher, world.videos).identity.key
 
@@ -159,6 +159,8 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path) -
     keys.append(plan_extraction(make_config(), other, world.videos).identity.key)
     assert len(set(keys)) == len(keys)
     assert key(workers=7) == keys[0]
+    monkeypatch.setattr("umt_pipeline.features.extract.__version__", "99")
+    assert key() == keys[0], "a release that changes no code here"
 
 
 def test_what_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:

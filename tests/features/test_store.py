@@ -41,7 +41,9 @@ def make_header(**changes: object) -> StoreHeader:
         "codec": "fp16",
         "pixels": "visible",
         "shard_rows": 3,
-        "teacher": TeacherIdentity(source="x", id="x@0", weights_sha256="0" * 64, normalisation="student"),
+        "teacher": TeacherIdentity(
+            source="x", id="x@0", weights_sha256="0" * 64, normalisation="student", importance="class_attention"
+        ),
         "versions": {},
     }
     return StoreHeader.model_validate({**settings, **changes})
@@ -159,13 +161,25 @@ def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_afte
 
 def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
     FeatureStoreWriter(tmp_path, make_header(), make_index())
-    with pytest.raises(StoreError, match=r"codec: expected \{'kind': 'int8'\}, found \{'kind': 'fp16'\}"):
+    with pytest.raises(StoreError, match=r"holds another store: codec\.kind: 'fp16' became 'int8'\. Delete the folder"):
         FeatureStoreWriter(tmp_path, make_header(codec="int8"), make_index())
-    with pytest.raises(StoreError, match="index_fingerprint"):
-        FeatureStoreWriter(tmp_path, make_header(), make_index().assign(flip=False))
+    with pytest.raises(StoreError, match="the code that it depends on changed"):
+        FeatureStoreWriter(tmp_path, make_header(code="other"), make_index())
     fill(tmp_path / "whole", make_header())
-    with pytest.raises(StoreError, match="dataset_id: expected other, found set"):
+    for folder in (tmp_path, tmp_path / "whole"):
+        with pytest.raises(StoreError, match="holds another store: its clips or their views are others"):
+            FeatureStoreWriter(folder, make_header(), make_index().assign(flip=False))
+    with pytest.raises(StoreError, match="dataset_id: 'set' became 'other'"):
         FeatureStoreWriter(tmp_path / "whole", make_header(dataset_id="other"), make_index())
+
+
+def test_another_release_of_the_same_code_goes_on(tmp_path: Path) -> None:
+    writer = FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "2"}), make_index())
+    writer.append(make_arrays(writer.header, 0, 3))
+    released = make_header(versions={"umt_pipeline": "2", "torch": "2"})
+    assert FeatureStoreWriter(tmp_path, released, make_index()).next_row == 3
+    with pytest.raises(StoreError, match=r"versions\.torch: '2' became '3'"):
+        FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "3"}), make_index())
 
 
 def test_a_setting_that_is_new_since_then_stands_at_its_default(tmp_path: Path) -> None:
@@ -175,7 +189,7 @@ def test_a_setting_that_is_new_since_then_stands_at_its_default(tmp_path: Path) 
     del plan["layer_interval"]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     assert FeatureStoreWriter(tmp_path, make_header(), make_index()).next_row == 3
-    with pytest.raises(StoreError, match=r"layer_interval: expected 2.0, found 1.0"):
+    with pytest.raises(StoreError, match=r"layer_interval: 1\.0 became 2\.0"):
         FeatureStoreWriter(tmp_path, make_header(layer_interval=2.0), make_index())
 
 

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
-from umt_pipeline.core.identity import OPERATIONAL, Identity, code_key, fingerprint, settings_of
+from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, fingerprint, settings_of
 from umt_pipeline.features.codecs import Coder, cosine_error
 from umt_pipeline.features.manifest import StoreHeader, StoreSettings, TeacherIdentity
 from umt_pipeline.features.store import FeatureStoreWriter
@@ -266,7 +266,7 @@ def make_header(
             normalisation=config.teacher.normalisation,
             importance=importance,
         ),
-        versions={"umt_pipeline": __version__, **{name: version(name) for name in packages}},
+        versions={PACKAGE: __version__, **{name: version(name) for name in packages}},
         code=code_key("features.extract"),
     )
 
@@ -274,8 +274,8 @@ def make_header(
 def _identity(config: FeatureConfig, header: StoreHeader, index: pd.DataFrame) -> Identity:
     # What is different for images is applied to the configuration of their own store.
     settings = {path: value for path, value in settings_of(config).items() if path.partition(".")[0] != "images"}
-    inputs = {"teacher": header.teacher.weights_sha256, "rows": fingerprint(index.to_dict("split")), **header.versions}
-    return Identity(settings, inputs, header.code)
+    contents = {"teacher": header.teacher.weights_sha256, "rows": fingerprint(index.to_dict("split"))}
+    return Identity(settings, {**contents, **header.package_versions()}, header.code)
 
 
 def _batches(first_row: int, rows: int, shard_rows: int, batch_size: int) -> Iterator[range]:

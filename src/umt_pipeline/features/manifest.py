@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, sha256_file, staged_file
-from umt_pipeline.core.identity import fingerprint
+from umt_pipeline.core.identity import PACKAGE, Identity, fingerprint, settings_of
 from umt_pipeline.features.codecs import AnyCodec, ArraySpec, Fp16
 from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.models.teacher import TeacherConfig
@@ -45,16 +45,13 @@ INDEX_SCHEMA = pa.schema(
 
 
 class TeacherIdentity(Config):
-    """Which teacher made the targets, down to the bytes of its weights, and what its importance of patches is.
-
-    Stores written before other kinds existed do not name the importance: theirs is the class token's attention.
-    """
+    """Which teacher made the targets, down to the bytes of its weights, and what its importance of patches is."""
 
     source: str
     id: str
     weights_sha256: str
     normalisation: str
-    importance: Importance = "class_attention"
+    importance: Importance
 
 
 class StoreSettings(Config):
@@ -110,6 +107,15 @@ class StoreHeader(StoreSettings):
     def as_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    def identity(self) -> Identity:
+        """Return what the records depend on besides their rows."""
+        settings = settings_of(self.model_copy(update={"versions": self.package_versions()}))
+        return Identity({path: value for path, value in settings.items() if path != "code"}, {}, self.code)
+
+    def package_versions(self) -> dict[str, str]:
+        """Return the versions of the packages that decided the records; of this one it is the code, not the release."""
+        return {name: version for name, version in self.versions.items() if name != PACKAGE}
 
     def teacher_config(self) -> TeacherConfig:
         """Return the settings that the teacher is loaded with to compute the same targets again."""
@@ -180,12 +186,16 @@ class StoreManifest(StoreHeader):
         return self
 
 
-def write_index(path: Path, index: pd.DataFrame, shard_rows: int) -> None:
-    """Write the index of a store: the planned rows with their shards."""
+def index_table(index: pd.DataFrame, shard_rows: int) -> pa.Table:
+    """Return the index of a store as a table: the planned rows with their shards."""
     rows = np.arange(len(index), dtype=np.int64)
     placed = index.assign(row=rows, shard=rows // shard_rows, shard_row=rows % shard_rows)
-    table = pa.Table.from_pydict({name: placed[name].tolist() for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
-    with staged_file(path) as staged:
+    return pa.Table.from_pydict({name: placed[name].tolist() for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
+
+
+def write_index(folder: Path, table: pa.Table) -> None:
+    """Write the index of a store."""
+    with staged_file(folder / INDEX_FILE) as staged:
         parquet.write_table(table, staged)
 
 
@@ -217,18 +227,17 @@ def store_identity(folder: Path) -> str:
     return fingerprint(read_manifest(folder).model_dump(mode="json", exclude={"versions", "code"}, exclude_defaults=True))
 
 
-def read_index(folder: Path, manifest: StoreManifest) -> pd.DataFrame:
+def read_index(folder: Path) -> pa.Table:
     """Read a store's index.
 
     Raises:
-        StoreError: it cannot be read, or is not of this manifest.
+        StoreError: it cannot be read, or has other columns.
     """
     path = folder / INDEX_FILE
     try:
         table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {error}. Make the feature store again") from error
-    if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != manifest.rows:
-        found = f"{table.num_rows} rows of {table.schema.names}"
-        raise StoreError(f"{path}: expected {manifest.rows} rows of {INDEX_SCHEMA.names}, found {found}")
-    return table.to_pandas()
+    if not table.schema.equals(INDEX_SCHEMA):
+        raise StoreError(f"{path}: expected columns {INDEX_SCHEMA.names}, found {table.schema.names}")
+    return table

@@ -31,7 +31,6 @@ from torch import Tensor
 
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, sha256_file, write_json
-from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.features.codecs import ArraySpec, Coder, read_learnt, write_learnt
 from umt_pipeline.features.manifest import (
     INDEX_FILE,
@@ -41,6 +40,7 @@ from umt_pipeline.features.manifest import (
     ShardEntry,
     StoreHeader,
     StoreManifest,
+    index_table,
     read_index,
     read_manifest,
     write_index,
@@ -71,9 +71,7 @@ class FeatureStoreWriter:
         self._finished = (folder / MANIFEST_FILE).is_file()
         with self._disk_errors(0):
             (folder / "shards").mkdir(parents=True, exist_ok=True)
-            self._claim(header, index)
-            if not self._finished:
-                write_index(folder / INDEX_FILE, index, header.shard_rows)
+            self._claim(index)
         self.next_row = self._first_missing_row()
 
     def coder(self, learn: Callable[[], Tensor]) -> Coder:
@@ -149,27 +147,22 @@ class FeatureStoreWriter:
                 f"kept; make room ({sum(self.header.row_bytes().values())} bytes per row) and run again"
             ) from error
 
-    def _claim(self, header: StoreHeader, index: pd.DataFrame) -> None:
+    def _claim(self, index: pd.DataFrame) -> None:
         """Write down what the store is to be; refuse a folder in which another one was begun."""
-        plan_path = self.folder / _PLAN_FILE
-        plan = {**header.as_json(), "rows": len(index)}
-        if not self._finished:
-            plan["index_fingerprint"] = fingerprint(index.to_dict("split"))
-        found_path = self.folder / MANIFEST_FILE if self._finished else plan_path
-        if found_path.is_file():
-            found = read_json(found_path)
-            # Read as a header, so that a setting which is new since then stands at its default.
-            known = {key: found[key] for key in StoreHeader.model_fields if key in found}
-            found |= StoreHeader.model_validate(known).as_json()
-            differing = sorted(key for key in plan if plan[key] != found.get(key))
-            if differing:
-                raise StoreError(
-                    f"{self.folder} holds shards of a store with other settings: "
-                    + "; ".join(f"{key}: expected {plan[key]}, found {found.get(key)}" for key in differing)
-                    + ". Delete the folder to start afresh"
-                )
-        if not self._finished:
-            write_json(plan_path, plan)
+        table = index_table(index, self.header.shard_rows)
+        path = self.folder / (MANIFEST_FILE if self._finished else _PLAN_FILE)
+        if not path.is_file():
+            # The index first: where there is a plan, there is an index.
+            write_index(self.folder, table)
+            write_json(path, self.header.model_dump(mode="json"))
+            return
+        begun = read_json(path)
+        header = StoreHeader.model_validate({key: begun[key] for key in StoreHeader.model_fields if key in begun})
+        differing = self.header.identity().differences(header.identity())
+        if not read_index(self.folder).equals(table):
+            differing.append("its clips or their views are others")
+        if differing:
+            raise StoreError(f"{self.folder} holds another store: {'; '.join(differing)}. Delete the folder to start afresh")
 
     def _first_missing_row(self) -> int:
         if self._finished:
@@ -202,7 +195,7 @@ class FeatureStore:
         self.manifest = read_manifest(self.folder)
         self._check_sizes()
         self._check_hashes(self._small_files())
-        self.index = read_index(self.folder, self.manifest)
+        self.index = read_index(self.folder).to_pandas()
         self._maps: dict[tuple[int, str], np.ndarray] = {}
 
     def __len__(self) -> int:
