@@ -24,9 +24,10 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.data.samples import Batch, SampleDataset
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.masking import MaskConfig, draw_visible
+from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.folders import WEIGHTS_FILE
 from umt_pipeline.models.heads import AlignmentHeads
-from umt_pipeline.models.vit import NORM_EPS, AttentionKind, Block, aligned_layers
+from umt_pipeline.models.vit import NORM_EPS, AttentionKind, Block
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task
 from umt_pipeline.video.pixels import normalise_patches

@@ -20,6 +20,7 @@ from umt_pipeline.commands import main as cli
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.exchange.convert import export_checkpoint, import_checkpoint
 from umt_pipeline.exchange.sizes import Asked
+from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.checkpoints import fuse_biases, student_to_published
 from umt_pipeline.models.encoder import load_encoder
 from umt_pipeline.models.folders import load_weights, save_model
@@ -28,7 +29,7 @@ from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load_video_text, save_video_text
 from umt_pipeline.models.vision import load_vision
-from umt_pipeline.models.vit import ViTConfig, aligned_layers, position_table
+from umt_pipeline.models.vit import ViTConfig, position_table
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, load_classifier, save_classifier
 from umt_pipeline.tasks.detection.model import load_detector
 from umt_pipeline.tasks.question_answering.model import load_question_answering

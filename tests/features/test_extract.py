@@ -14,6 +14,7 @@ from tests.features.conftest import MakeStore, World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_teacher
 from umt_pipeline.core.errors import ConfigError, StoreError
+from umt_pipeline.core.identity import PACKAGE_FOLDER, closure
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import mask_noise
@@ -189,3 +190,10 @@ def test_a_video_that_fails_now_stops_with_its_name(world: World, tmp_path: Path
         extract(config, world.teacher, plan, world.media, tmp_path)
     assert (tmp_path / "shards/00000").is_dir()
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_what_is_recorded_depends_on_no_code_of_the_student() -> None:
+    files = {file.relative_to(PACKAGE_FOLDER).as_posix() for file in closure(["features.extract"])}
+    assert {"models/towers.py", "video/decode.py", "masking.py"} <= files
+    assert not {"models/vit.py", "models/student.py"} & files
+    assert not any(file.startswith(("training/", "data/")) for file in files)

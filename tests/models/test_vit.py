@@ -9,12 +9,9 @@ from pydantic import ValidationError
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.student import Student, StudentConfig, untrained_student
 from umt_pipeline.models.vit import (
-    SHORT,
     Positions,
     VideoViT,
     ViTConfig,
-    aligned_layers,
-    attend,
     every_patch,
     position_table,
     sinusoid_table,
@@ -28,9 +25,7 @@ TINY = ViTConfig(image_size=32, patch_size=8, frames=4, dim=16, depth=3, heads=2
     [(768, 12, 12, 512, 184, 85_637_376, 2_368_512), (1024, 24, 16, 768, 340, 303_074_304, 4_732_416)],
     ids=["UMT-B/16", "UMT-L/16"],
 )
-def test_published_sizes(
-    dim: int, depth: int, heads: int, target: int, tensors: int, encoder: int, alignment: int
-) -> None:
+def test_published_sizes(dim: int, depth: int, heads: int, target: int, tensors: int, encoder: int, alignment: int) -> None:
     vision = ViTConfig(image_size=224, patch_size=16, frames=8, dim=dim, depth=depth, heads=heads)
     with torch.device("meta"):
         student = Student(StudentConfig(vision=vision, align_layers=6, target_dim=target))
@@ -103,9 +98,7 @@ def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> N
         ("own", 8, 48, (8, 6)),
     ],
 )
-def test_the_same_encoder_for_other_clips(
-    positions: Positions, frames: int, size: int, expected: tuple[int, int]
-) -> None:
+def test_the_same_encoder_for_other_clips(positions: Positions, frames: int, size: int, expected: tuple[int, int]) -> None:
     changed = TINY.for_clips(frames, size, drop_path=0.2, positions=positions)
     assert (changed.frames, changed.image_size, changed.drop_path) == (frames, size, 0.2)
     assert changed.position_size == expected
@@ -132,15 +125,6 @@ def test_one_row_of_indices_stands_for_the_batch() -> None:
     assert torch.equal(encoder(patches_BVP, visible_1V), encoder(patches_BVP, visible_1V.expand(3, -1)))
 
 
-def test_which_layers_are_aligned() -> None:
-    assert aligned_layers(12, 6) == [6, 7, 8, 9, 10, 11]
-    assert aligned_layers(12, 6, 2) == [1, 3, 5, 7, 9, 11]
-    assert aligned_layers(12, 4, 1.5) == [7, 8, 10, 11], "the published rule rounds down"
-    for depth, count, interval in ((4, 5, 1), (4, 3, 2), (4, 2, 0.5), (4, 0, 1)):
-        with pytest.raises(ValueError, match=f"cannot align {count} of {depth} blocks at an interval of"):
-            aligned_layers(depth, count, interval)
-
-
 def test_a_student_aligns_blocks_at_its_interval() -> None:
     vision = TINY.model_copy(update={"depth": 5})
     config = StudentConfig(vision=vision, align_layers=2, align_interval=3.0, target_dim=4)
@@ -153,8 +137,7 @@ def test_a_student_aligns_blocks_at_its_interval() -> None:
         x_BVD = encoder.patch_embed(patches_BVP) + positions_BVD
         outputs = [x_BVD := block(x_BVD) for block in encoder.blocks]
         expected = [
-            head(encoder.norm(outputs[layer]) + positions_BVD)
-            for layer, head in zip((1, 4), student.heads.heads, strict=True)
+            head(encoder.norm(outputs[layer]) + positions_BVD) for layer, head in zip((1, 4), student.heads.heads, strict=True)
         ]
     torch.testing.assert_close(found_KBVC, torch.stack(expected))
     with pytest.raises(ValidationError, match="cannot align 3 of 5 blocks at an interval of 3"):
@@ -180,16 +163,3 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_less() -> None:
     assert torch.equal(tokens, tokens_again)
     assert all(torch.equal(one, other) for one, other in zip(grads, grads_again, strict=True))
     assert less < 0.6 * whole
-
-
-@pytest.mark.parametrize("length", [16, SHORT, SHORT + 1])
-def test_both_attention_kernels_agree_in_bf16(length: int) -> None:
-    torch.manual_seed(0)
-    exact = [torch.randn(2, 3, length, 32, requires_grad=True) for _ in range(3)]
-    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
-    expected, found = attend(*exact), attend(*rounded)
-    torch.testing.assert_close(found.float(), expected, rtol=0.0, atol=0.03)
-    weights = torch.randn(expected.shape)
-    (expected * weights).sum().backward()
-    (found * weights.bfloat16()).sum().backward()
-    torch.testing.assert_close(rounded[1].grad.float(), exact[1].grad, rtol=0.0, atol=0.05)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umt_pipeline.models.vit import attend
+from umt_pipeline.models.attention import attend
 
 
 class PackedAttention(nn.MultiheadAttention):

@@ -13,9 +13,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
+from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.folders import load_model
 from umt_pipeline.models.heads import AlignmentHeads
-from umt_pipeline.models.vit import VideoViT, ViTConfig, aligned_layers
+from umt_pipeline.models.vit import VideoViT, ViTConfig
 
 KIND = "umt_student"
 
@@ -27,7 +28,7 @@ class StudentConfig(Config):
         vision: the encoder.
         align_layers: K, blocks aligned with the teacher.
         target_dim: C, width of the teacher's output.
-        align_interval: blocks from one aligned block to the next, see :func:`umt_pipeline.models.vit.aligned_layers`.
+        align_interval: blocks from one aligned block to the next, see :func:`umt_pipeline.models.alignment.aligned_layers`.
     """
 
     vision: ViTConfig

@@ -27,9 +27,9 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.masking import Importance
+from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.flops import teacher_macs
 from umt_pipeline.models.towers import TowerOutput, make_tower
-from umt_pipeline.models.vit import aligned_layers
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 # Not torch's native inference kernel of nn.MultiheadAttention: it rounds differently from the path that open_clip trains
@@ -50,7 +50,7 @@ class TeacherConfig(Config):
         source: ``train_small`` (train a small CLIP on this corpus' frames) or one of
             :data:`umt_pipeline.models.teacher_sources.SOURCES`.
         layers: K, blocks whose tokens are targets.
-        interval: blocks from one of them to the next, see :func:`umt_pipeline.models.vit.aligned_layers`.
+        interval: blocks from one of them to the next, see :func:`umt_pipeline.models.alignment.aligned_layers`.
         normalisation: ``student`` (ImageNet statistics, as published) or ``teacher`` (those it was trained with).
     """
 

@@ -20,13 +20,14 @@ from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.losses import HardNegatives
+from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.folders import load_model, load_weights, read_weights, save_model
 from umt_pipeline.models.heads import AlignmentHeads
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
-from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig, aligned_layers
+from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
 
 KIND = "umt_video_text"
 TOKENIZER_FOLDER = "tokenizer"

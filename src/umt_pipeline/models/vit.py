@@ -22,13 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.models.attention import attend
 
 Positions = Literal["interpolated", "first", "own"]
 AttentionKind = Literal["joint", "frame"]
 
 NORM_EPS = 1e-6
-# Up to so many tokens plain attention is faster than flash in bf16 on a CPU; see `attend`.
-SHORT = 640
 
 
 class ViTConfig(Config):
@@ -157,21 +156,6 @@ def position_table(
         table = F.interpolate(table, size=frames, mode="linear", align_corners=False)
         table = table.permute(2, 0, 1).reshape(frames * rows * columns, dim)
     return table
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention [..., V, d] with the kernel that trains fastest on the device.
-
-    That is torch's own choice but for sequences up to ``SHORT`` in bf16 on a CPU, where the flash kernel's backward pass is
-    slow and torch's plain kernel computes in fp32: there it is two matrix products and a softmax, all in bf16. CPU time of
-    forward and backward pass against flash, one core with AVX512-BF16, torch 2.14.1, head width 64, median of nine
-    alternations: 64 tokens 0.18, 128 tokens 0.24, 196 tokens 0.34, 320 tokens 0.41, 640 tokens 0.64; head width 32, 16 tokens
-    0.13. Longer sequences would also need memory for their whole matrix. In fp32 flash is the faster one or as fast.
-    """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= SHORT:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        return scores.softmax(dim=-1) @ value
-    return F.scaled_dot_product_attention(query, key, value)
 
 
 class Attention(nn.Module):
@@ -320,27 +304,6 @@ class VideoViT(nn.Module):
 def every_patch(patches_BVP: Tensor) -> Tensor:
     """Return the indices [1, V] of clips of which every patch is seen, int64: one row, which stands for the whole batch."""
     return torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
-
-
-def aligned_layers(depth: int, count: int, interval: float = 1.0) -> list[int]:
-    """Return the indices of the ``count`` aligned blocks of ``depth``, ascending; the last block is always among them.
-
-    Args:
-        depth: number of blocks.
-        count: K.
-        interval: blocks from one to the next, from the last one down: block ``depth - 1 - int(i * interval)`` for i below K. 1,
-            as in every published recipe: the last K.
-
-    Raises:
-        ValueError: there are not so many blocks, or two of them would be the same.
-    """
-    layers = [depth - 1 - int(index * interval) for index in range(count)]
-    if not layers or min(layers) < 0 or len(set(layers)) != count:
-        raise ValueError(
-            f"cannot align {count} of {depth} blocks at an interval of {interval:g}: expected at least one, all different and "
-            f"within the {depth}, found {layers}"
-        )
-    return layers[::-1]
 
 
 def init_for_fine_tuning(module: nn.Module) -> None:
