@@ -1,8 +1,8 @@
 """Which patches the student sees: semantic (attention), random, tube and no masking, by Gumbel top-k.
 
-Shapes: B clips, T frames, N patches per frame, V visible patches per clip. Positions are integers in [0, T * N), in
-(t, h, w) raster order, sorted. The masks do not depend on the teacher's presence, only the kind ``attention`` needs its
-attention rows.
+Shapes: B clips, T frames, N patches per frame, V visible patches per clip (n per frame). Positions are integers in
+[0, T * N), in (t, h, w) raster order, sorted. The masks do not depend on the teacher's presence, only the kind ``attention``
+needs its attention rows.
 
 Source: UMT section 3.2 ("semantic masking"); drawing without replacement with probabilities proportional to weights
 equals taking the k largest of log-weight plus Gumbel noise.

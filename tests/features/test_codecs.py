@@ -34,8 +34,8 @@ def pq(bytes_per_token: int, learnt: torch.Tensor | None = None) -> Coder:
     return Coder(Pq(bytes_per_token=bytes_per_token), learnt)
 
 
-def train_books(tokens_KSC: torch.Tensor, bytes_per_token: int) -> torch.Tensor:
-    return Pq(bytes_per_token=bytes_per_token).learn(tokens_KSC)
+def train_books(tokens_KGC: torch.Tensor, bytes_per_token: int) -> torch.Tensor:
+    return Pq(bytes_per_token=bytes_per_token).learn(tokens_KGC)
 
 
 @functools.cache

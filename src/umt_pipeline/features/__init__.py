@@ -1,1 +1,1 @@
-"""What the teacher says about each recorded view: extraction, the store on disk, and targets for training."""
+"""The teacher's targets of each recorded view: extraction, the store on disk, and providers for training."""

@@ -3,7 +3,7 @@
 A codec is a class of settings that owns all there is to it: options, arrays, packages, and what it learns from a corpus. A new
 one is a class here and a member of :data:`AnyCodec`.
 
-Legend: R rows (clip views), K aligned layers, V visible tokens, C target width, S sampled tokens, M sub-vectors of a token, W
+Legend: R rows (clip views), K aligned layers, V visible tokens, C target width, G sampled tokens, M sub-vectors of a token, Z
 words of a code book, D values of a sub-vector (M * D = C).
 """
 
@@ -82,11 +82,11 @@ class Codec(Config, ABC):
         """Return from how many rows, drawn from the whole store, the sampled tokens are taken."""
         return 0
 
-    def learn(self, tokens_KSC: Tensor) -> Tensor:
-        """Return what encoding needs to know of the corpus; asked for if ``sampled_tokens`` is above 0.
+    def learn(self, tokens_KGC: Tensor) -> Tensor:
+        """Return what encoding needs to know of the corpus; called if ``sampled_tokens`` is above 0.
 
         Args:
-            tokens_KSC: a sample of its targets.
+            tokens_KGC: a sample of its targets.
         """
         raise NotImplementedError(f"codec {self.kind} learns nothing")
 
@@ -145,7 +145,7 @@ class Int8(Codec):
 class Pq(Codec):
     """Product quantisation: each of M sub-vectors of a token is the number of the nearest word in its code book.
 
-    What it learns are code books float32 [K,M,W,D], trained by faiss, one set per layer, since layers differ.
+    What it learns are code books float32 [K,M,Z,D], trained by faiss, one set per layer, since layers differ.
 
     Attributes:
         bytes_per_token: M, sub-vectors per token, one byte each; must divide the target width. None: the largest divisor that
@@ -182,41 +182,41 @@ class Pq(Codec):
         Row by row: a matrix product of another shape rounds differently, and of two words that are equally near another
         one would then be taken, depending on how many rows came at once.
         """
-        books_KMWD = _books(learnt).to(targets_RKVC.device)
+        books_KMZD = _books(learnt).to(targets_RKVC.device)
         # |x - w|^2 without |x|^2, which is the same for all words.
-        half_squares_KM1W = 0.5 * books_KMWD.square().sum(-1).unsqueeze(2)
-        words_KMDW = books_KMWD.transpose(2, 3)
+        half_squares_KM1Z = 0.5 * books_KMZD.square().sum(-1).unsqueeze(2)
+        words_KMDZ = books_KMZD.transpose(2, 3)
         codes = []
         for targets_KVC in targets_RKVC.detach().float():
-            parts_KMVD = targets_KVC.unflatten(-1, (books_KMWD.shape[1], -1)).transpose(1, 2)
-            codes.append((half_squares_KM1W - parts_KMVD @ words_KMDW).argmin(dim=-1).transpose(1, 2).to(torch.uint8))
+            parts_KMVD = targets_KVC.unflatten(-1, (books_KMZD.shape[1], -1)).transpose(1, 2)
+            codes.append((half_squares_KM1Z - parts_KMVD @ words_KMDZ).argmin(dim=-1).transpose(1, 2).to(torch.uint8))
         return {"targets": torch.stack(codes).cpu().contiguous().numpy()}
 
     def decode(self, arrays: Mapping[str, Tensor], learnt: Tensor | None = None) -> Tensor:
         """Float32. A gather of words; the result is brought to unit length."""
         codes_RKVM = arrays["targets"]
-        books_KMWD = _books(learnt).to(codes_RKVM.device)
-        K, M, W, _ = books_KMWD.shape
-        starts_K1M = torch.arange(0, K * M * W, W, device=codes_RKVM.device, dtype=torch.int32).reshape(K, 1, M)
-        return F.normalize(F.embedding(codes_RKVM.int() + starts_K1M, books_KMWD.flatten(0, 2)).flatten(-2), dim=-1)
+        books_KMZD = _books(learnt).to(codes_RKVM.device)
+        K, M, Z, _ = books_KMZD.shape
+        starts_K1M = torch.arange(0, K * M * Z, Z, device=codes_RKVM.device, dtype=torch.int32).reshape(K, 1, M)
+        return F.normalize(F.embedding(codes_RKVM.int() + starts_K1M, books_KMZD.flatten(0, 2)).flatten(-2), dim=-1)
 
     def sampled_rows(self) -> int:
         return self.sample_rows
 
-    def learn(self, tokens_KSC: Tensor) -> Tensor:
+    def learn(self, tokens_KGC: Tensor) -> Tensor:
         """Train code books; the same tokens give the same bytes.
 
         Raises:
             ConfigError: there are fewer tokens than words.
         """
-        if tokens_KSC.shape[1] < WORDS:
+        if tokens_KGC.shape[1] < WORDS:
             raise ConfigError(
                 f"teacher_features.codec pq: expected at least {WORDS} sampled tokens per layer to train {WORDS} words on, "
-                f"found {tokens_KSC.shape[1]}. Raise teacher_features.codec.sample_rows, extract more clips, or choose the "
+                f"found {tokens_KGC.shape[1]}. Raise teacher_features.codec.sample_rows, extract more clips, or choose the "
                 "codec int8"
             )
-        layers = [np.ascontiguousarray(tokens_SC) for tokens_SC in tokens_KSC.detach().float().cpu().numpy()]
-        sizes = [self._sub_vectors(tokens_KSC.shape[2])] * len(layers)
+        layers = [np.ascontiguousarray(tokens_GC) for tokens_GC in tokens_KGC.detach().float().cpu().numpy()]
+        sizes = [self._sub_vectors(tokens_KGC.shape[2])] * len(layers)
         # Each layer in one thread of its own: sums then do not depend on the number of cores. faiss' setting holds for the
         # thread that makes it, so torch and scikit-learn keep theirs.
         with ThreadPoolExecutor(min(len(layers), os.cpu_count() or 1)) as pool:
@@ -298,16 +298,16 @@ def _books(learnt: Tensor | None) -> Tensor:
     return learnt
 
 
-def _train_layer(tokens_SC: np.ndarray, sub_vectors: int) -> np.ndarray:
+def _train_layer(tokens_GC: np.ndarray, sub_vectors: int) -> np.ndarray:
     # Here, not at the top: training reads code books and never loads faiss.
     import faiss
 
     faiss.omp_set_num_threads(1)
-    width = tokens_SC.shape[1]
+    width = tokens_GC.shape[1]
     quantiser = faiss.ProductQuantizer(width, sub_vectors, 8)
     quantiser.cp.seed = 0
     # The sample is chosen already: take all of it, and do not complain about a small corpus.
-    quantiser.cp.max_points_per_centroid = len(tokens_SC)
+    quantiser.cp.max_points_per_centroid = len(tokens_GC)
     quantiser.cp.min_points_per_centroid = 1
-    quantiser.train(tokens_SC)
+    quantiser.train(tokens_GC)
     return faiss.vector_to_array(quantiser.centroids).reshape(sub_vectors, WORDS, width // sub_vectors)

@@ -1,10 +1,11 @@
-"""Extraction: for each clip and each of V recorded views, decode, run the teacher, draw the mask, store.
+"""Extraction: for each recorded view of each clip, decode, run the teacher, draw the mask, store.
 
 Videos are decoded in worker processes, the teacher runs in the calling process. Views, masks and the composition of the
 teacher's batches depend on the configuration alone, so the store's bytes do not depend on the number of workers or on
 how often extraction was interrupted.
 
-Legend: B clip views of a batch, T frames, S side of the view in pixels, N patches per frame, K aligned layers.
+Legend: B clip views of a batch, T frames, S side of the view in pixels, N patches per frame, V visible patches per view (v of
+them sampled), P values per patch, K aligned layers, C target width.
 """
 
 from __future__ import annotations
@@ -216,12 +217,12 @@ def extract(
     coder = writer.coder(lambda: _learn(config, teacher, plan, media_root)).to(next(teacher.parameters()).device)
     errors: list[torch.Tensor] = []
     batches = _batches(resumed, writer.rows, config.shard_rows, config.batch_size)
-    for rows, frames_BTSSC in _decoded(plan, media_root, batches, config.workers):
-        batch = _run_teacher(config, teacher, plan, rows, frames_BTSSC)
+    for rows, frames_BTSS3 in _decoded(plan, media_root, batches, config.workers):
+        batch = _run_teacher(config, teacher, plan, rows, frames_BTSS3)
         encoded = coder.encode(batch.targets_KBVC.transpose(0, 1))
         if rows.start % config.shard_rows == 0:
             errors.append(_codec_error(coder, batch, encoded))
-        pixels = batch.patches_BVP.cpu().numpy() if config.pixels == "visible" else frames_BTSSC
+        pixels = batch.patches_BVP.cpu().numpy() if config.pixels == "visible" else frames_BTSS3
         assert batch.attention_BTN is not None
         writer.append(
             {
@@ -288,13 +289,13 @@ def _batches(first_row: int, rows: int, shard_rows: int, batch_size: int) -> Ite
 
 
 def _run_teacher(
-    config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, rows: range, frames_BTSSC: np.ndarray
+    config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, rows: range, frames_BTSS3: np.ndarray
 ) -> TargetBatch:
     device = next(teacher.parameters()).device
     keys = plan.index.iloc[rows.start : rows.stop][["video_id", "view_number"]].itertuples(index=False)
     size = (config.view.frames, config.grid**2)
     noise_BTN = np.stack([mask_noise(config.dataset_id, str(clip), int(number), *size) for clip, number in keys])
-    frames = torch.from_numpy(frames_BTSSC).to(device)
+    frames = torch.from_numpy(frames_BTSS3).to(device)
     return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
 
 
@@ -309,8 +310,8 @@ def _learn(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_
     # Of each row as many tokens as are needed, evenly spread over its frames.
     per_row = min(plan.header.frames * plan.header.visible_per_frame, -(-codec.sampled_tokens // rows))
     tokens: list[torch.Tensor] = []
-    for chosen, frames_BTSSC in _decoded(sample, media_root, _batches(0, rows, rows, config.batch_size), config.workers):
-        targets_KBVC = _run_teacher(config, teacher, sample, chosen, frames_BTSSC).targets_KBVC
+    for chosen, frames_BTSS3 in _decoded(sample, media_root, _batches(0, rows, rows, config.batch_size), config.workers):
+        targets_KBVC = _run_teacher(config, teacher, sample, chosen, frames_BTSS3).targets_KBVC
         indices_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
         tokens.append(targets_KBVC[:, :, indices_v].flatten(1, 2).cpu())
     learnt = codec.learn(torch.cat(tokens, dim=1))

@@ -1,4 +1,4 @@
-"""What a feature store says about itself: the manifest and the index of rows.
+"""How a feature store describes itself: the manifest and the index of rows.
 
 Legend: T frames, S side of the view in pixels, N patches per frame, V visible patches per view, P values per patch,
 K aligned layers, C target width.

@@ -1,11 +1,11 @@
 """Where teacher targets come from during training: read from a store (cached) or computed now (online).
 
 Both give, for the same recorded view of the same clip, the same pixels, the same mask and the same targets up to the
-store's codec. In its pass number p a clip is seen through view p (online) or view p modulo V (cached, V recorded views). An
+store's codec. In its pass number p a clip is seen through view p (online) or view p modulo U (cached, U recorded views). An
 image is a clip of one frame.
 
-Legend: B clips, T frames, S side of the view in pixels, N patches per frame, V visible patches per view, P values per
-patch, K aligned layers, C target width.
+Legend: B clips of a batch, I clips of a split, U recorded views of each, T frames, S side of the view in pixels, N patches per
+frame, V visible patches per view, P values per patch, K aligned layers, C target width.
 """
 
 from __future__ import annotations
@@ -145,15 +145,15 @@ class CachedDataset(ClipDataset):
     def __init__(self, store: FeatureStore, split: str, aligned: bool = True) -> None:
         rows = store.rows_for(split)
         # A clip's views lie side by side, in order.
-        self._rows_IV = rows.reshape(-1, store.manifest.views)
-        self._clip_ids = pa.array(store.index["video_id"].to_numpy()[self._rows_IV[:, 0]], type=pa.large_string())
+        self._rows_IU = rows.reshape(-1, store.manifest.views)
+        self._clip_ids = pa.array(store.index["video_id"].to_numpy()[self._rows_IU[:, 0]], type=pa.large_string())
         self.split = split
         self._store = store
         unread = {"attention"} if aligned else {"attention", *store.manifest.target_arrays()}
         self._names = [name for name in store.manifest.arrays() if name not in unread]
 
     def __len__(self) -> int:
-        return len(self._rows_IV)
+        return len(self._rows_IU)
 
     @property
     def clip_ids(self) -> pa.Array:
@@ -161,7 +161,7 @@ class CachedDataset(ClipDataset):
 
     def rows(self, indices_B: np.ndarray, passes_B: np.ndarray) -> np.ndarray:
         """Return the store's rows for clips in a pass."""
-        return self._rows_IV[indices_B, passes_B % self._rows_IV.shape[1]]
+        return self._rows_IU[indices_B, passes_B % self._rows_IU.shape[1]]
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """Pixels, visible, targets[, scales] as stored, clip."""

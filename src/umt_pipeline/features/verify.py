@@ -6,7 +6,7 @@ files, and compares: so a shard that was swapped, a video that was replaced, and
 upgrade are found before training, not after.
 
 Legend: B rows of a batch, T frames, S side of the view in pixels, N patches per frame, V visible patches per view, P values
-per patch, K aligned layers, C target width.
+per patch, K aligned layers, C target width, r all that a row has.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def verify_store(
         return 0
     tower = _load_teacher(store, teacher)
     coder = store.coder().to(next(tower.parameters()).device)
-    for batch, frames_BTSSC in _decode_again(store, rows, videos, media_root, workers):
-        _compare(store, coder, tower, batch, frames_BTSSC)
+    for batch, frames_BTSS3 in _decode_again(store, rows, videos, media_root, workers):
+        _compare(store, coder, tower, batch, frames_BTSS3)
     seconds = time.perf_counter() - start
     logger.info("feature store: %d of %d rows verified in %.1f s: all as recorded", len(rows), len(store), seconds)
     return len(rows)
@@ -209,8 +209,8 @@ def _decode_again(
     batches = [range(start, min(start + _BATCH, len(rows))) for start in range(0, len(rows), _BATCH)]
     workers = 0 if len(rows) <= _ROWS_DECODED_HERE else workers
     try:
-        for batch, frames_BTSSC in decode_batches(paths, views, batches, workers):
-            yield rows[batch.start : batch.stop], frames_BTSSC
+        for batch, frames_BTSS3 in decode_batches(paths, views, batches, workers):
+            yield rows[batch.start : batch.stop], frames_BTSS3
     except VideoError as error:
         raise StoreError(
             f"feature store {store.folder}: cannot be verified, a file of it cannot be read: {error}. Bring it "
@@ -218,7 +218,7 @@ def _decode_again(
         ) from error
 
 
-def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarray, frames_BTSSC: np.ndarray) -> None:
+def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarray, frames_BTSS3: np.ndarray) -> None:
     """Compare rows with what their frames give now.
 
     Raises:
@@ -228,7 +228,7 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     device = next(teacher.parameters()).device
     stored = {name: tensor.to(device) for name, tensor in store.read_raw(rows).items()}
     visible_BV = stored["visible"].long()
-    frames = torch.from_numpy(frames_BTSSC).to(device)
+    frames = torch.from_numpy(frames_BTSS3).to(device)
     patches = header.frames * header.grid**2
     # First what the video has no part in: pixels and targets are those of the mask's patches.
     _require(store, rows, "mask", "positions outside the view", (visible_BV < 0) | (visible_BV >= patches))
@@ -239,8 +239,8 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     _require(store, rows, "mask", "masks that the stored attention does not give", ~drawn_B)
 
     pixels = frames if header.pixels == "frames" else gather_patches(frames, visible_BV, header.patch_size)
-    off_Bp = (pixels.flatten(1).short() - stored["pixels"].flatten(1).short()).abs()
-    _require(store, rows, "pixels", "bytes", off_Bp > 0, off_Bp)
+    off_Br = (pixels.flatten(1).short() - stored["pixels"].flatten(1).short()).abs()
+    _require(store, rows, "pixels", "bytes", off_Br > 0, off_Br)
 
     features = run_teacher(teacher, frames)
     # Relative to the largest of a frame: attention to most patches is close to zero.
@@ -260,12 +260,12 @@ def _require(
     store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None
 ) -> None:
     """Refuse the first row with something wrong; ``wrong`` is bool [B,...], ``by`` says how far off each is."""
-    wrong_Bn = wrong.reshape(len(rows), -1)
-    counts = wrong_Bn.sum(dim=1).tolist()
+    wrong_Br = wrong.reshape(len(rows), -1)
+    counts = wrong_Br.sum(dim=1).tolist()
     for index, count in enumerate(counts):
         if count:
             distance = "" if by is None else f", by up to {float(by[index].max()):.3g}"
-            found = f"{what} differ in {count} of {wrong_Bn.shape[1]} {unit}{distance}"
+            found = f"{what} differ in {count} of {wrong_Br.shape[1]} {unit}{distance}"
             raise _mismatch(store, int(rows[index]), found, sum(map(bool, counts)))
 
 

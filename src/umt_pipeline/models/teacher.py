@@ -61,7 +61,7 @@ class TeacherConfig(Config):
 
 
 class Teacher(nn.Module):
-    """A frozen image tower (and its text tower, if wanted) that answers without gradients and stays in eval mode.
+    """A frozen image tower (and its text tower, if wanted) that runs without gradients and stays in eval mode.
 
     Args:
         model: an open_clip model or a timm ViT.

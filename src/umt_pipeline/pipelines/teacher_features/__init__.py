@@ -1,4 +1,4 @@
-"""Get the frozen teacher, then record what it says about V views of each clip."""
+"""Get the frozen teacher, then record its targets for several views of each clip."""
 
 from umt_pipeline.pipelines.teacher_features.pipeline import create_pipeline
 

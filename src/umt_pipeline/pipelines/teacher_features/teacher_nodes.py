@@ -90,9 +90,9 @@ def _train_small(
     tokenizer = train_wordpiece([text for texts in sentences for text in texts], small.vocab_size, small.context_length)
     ids = [encode_batch(tokenizer, texts, small.context_length)[0] for texts in sentences]
     view = params.view.model_copy(update={"frames": small.frames})
-    frames_BTSSC = _decode(clips, corpus.media_root, view, params.dataset_id, params.workers)
+    frames_BTSS3 = _decode(clips, corpus.media_root, view, params.dataset_id, params.workers)
     data = fresh_folder(workspace, "teacher_data")
-    small_teacher.write_data(data, names, frames_BTSSC, ids, tokenizer)
+    small_teacher.write_data(data, names, frames_BTSS3, ids, tokenizer)
     model = small.model_config_for(params.view.size, params.patch_size, len(tokenizer))
     finished = train("teacher", SmallTeacherSpec(model=model, data=data, train=small.train, seed=seed), workspace)
     finished.export(folder)
@@ -144,23 +144,23 @@ def _zero_shot(
         params: how frames are decoded.
         small_clip: as trained.
         tasks: label tasks to measure.
-        sentences: token ids [m, L] that describe each training clip; those of a class are its prompts.
+        sentences: token ids [B, L] that describe each training clip; those of a class are its prompts.
         corpus: clips and labels.
     """
     held_out = corpus.videos[(corpus.videos["split"] == "validation") & (corpus.videos["media"] == "video")]
     accuracy: dict[str, float] = {}
     if not held_out.empty and tasks:
         view = params.view.model_copy(update={"frames": 1})
-        frames_FSSC = _decode(held_out, corpus.media_root, view, None, params.workers)[:, 0]
+        frames_FSS3 = _decode(held_out, corpus.media_root, view, None, params.workers)[:, 0]
         for task in tasks:
             rows = corpus.labels[corpus.labels["task"] == task]
             label_of = dict(zip(rows["video_id"], rows["label"], strict=True))
             of_label: dict[str, list[Tensor]] = {}
-            for clip, ids_ML in sentences.items():
+            for clip, ids_BL in sentences.items():
                 if clip in label_of:
-                    of_label.setdefault(label_of[clip], []).append(ids_ML)
+                    of_label.setdefault(label_of[clip], []).append(ids_BL)
             prompts = {label: torch.cat(found).unique(dim=0)[:_PROMPTS_PER_CLASS] for label, found in of_label.items()}
             truth = [label_of.get(video, "") for video in held_out["video_id"]]
-            accuracy[task] = 100.0 * small_teacher.zero_shot_accuracy(small_clip, frames_FSSC, truth, prompts)
+            accuracy[task] = 100.0 * small_teacher.zero_shot_accuracy(small_clip, frames_FSS3, truth, prompts)
             logger.info("teacher: zero-shot %s on single frames of split validation: %.1f %%", task, accuracy[task])
     return {"split": "validation", "frames": len(held_out), "accuracy": accuracy}
