@@ -25,6 +25,7 @@ from torch import Tensor
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.identity import code_key
+from umt_pipeline.core.progress import progress
 from umt_pipeline.features.codecs import Coder, cosine_error
 from umt_pipeline.features.extract import FeatureConfig
 from umt_pipeline.features.manifest import StoreHeader, read_manifest
@@ -138,8 +139,12 @@ def verify_store(
         return 0
     tower = _load_teacher(store, teacher)
     coder = store.coder().to(next(tower.parameters()).device)
-    for batch, frames_BTSS3 in _decode_again(store, rows, videos, media_root, workers):
-        _compare(store, coder, tower, batch, frames_BTSS3)
+    done = 0
+    with progress("verifying the feature store", len(rows), "row") as show:
+        for batch, frames_BTSS3 in _decode_again(store, rows, videos, media_root, workers):
+            _compare(store, coder, tower, batch, frames_BTSS3)
+            done += len(batch)
+            show(done)
     seconds = time.perf_counter() - start
     logger.info("feature store: %d of %d rows verified in %.1f s: all as recorded", len(rows), len(store), seconds)
     return len(rows)
