@@ -20,7 +20,7 @@ from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.tasks.classification.params import ClassificationParams
 from umt_pipeline.tasks.classification.training import Recipe
 from umt_pipeline.tasks.detection.params import DetectionParams
-from umt_pipeline.tasks.detection.testing import PeopleConfig
+from umt_pipeline.tasks.detection.testing import DetectionTest
 from umt_pipeline.tasks.detection.training import DetectionRecipe
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
@@ -161,7 +161,7 @@ def test_detection_is_the_published_one(size: Published) -> None:
     tuning, train = params.fine_tuning, params.fine_tuning.train
     assert (params.start, params.control, params.test_split, params.groups) == ("stage1", False, "validation", None)
     assert tuning.recipe() == DetectionRecipe(drop_path=drop_path), "the defaults, but for what differs between sizes"
-    assert params.test == PeopleConfig(nproc=8), "as many GPUs as in training"
+    assert params.test == DetectionTest(nproc=8), "as many GPUs as in training"
     assert not differing(train, FINE_TUNING | {"epochs": epochs, "warmup": 5, "layer_decay": layer_decay})
     assert train.lr == pytest.approx(2.5e-4 * train.batch_size / 256)
     assert train.batch_size // (train.nproc * train.accumulate) == (8 if base else 4)

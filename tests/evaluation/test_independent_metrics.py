@@ -32,7 +32,7 @@ from umt_pipeline.tasks.question_answering.answering import (
     choice_accuracy,
     make_answer_list,
 )
-from umt_pipeline.tasks.question_answering.testing import accuracy_by_type, said_options
+from umt_pipeline.tasks.question_answering.testing import accuracy_by_type, predicted_options
 
 NAMES = tuple("abcdefgh")
 # The same tokens in upper and in lower case: such answers are equals.
@@ -163,7 +163,7 @@ def test_answers_are_right_if_alone_on_top_and_alike_to_no_other(data: st.DataOb
 
     right = 0
     for name, places, scores in zip(ids, index_QK.tolist(), score_QK.tolist(), strict=True):
-        told = {TEXTS[place]: value for place, value in zip(places, scores, strict=True)}
+        told = {TEXTS[index]: value for index, value in zip(places, scores, strict=True)}
         true = truth[name]
         others = [text for text in told if text != true]
         good = true in told and all(told[text] < told[true] and text.lower() != true.lower() for text in others)
@@ -193,11 +193,11 @@ def test_choices_are_right_if_alone_on_top(data: st.DataObject) -> None:
     truth = [data.draw(st.integers(0, width - 1)) for width in widths]
     failures = data.draw(st.integers(0, 3))
     scores_QO = np.full((len(rows), max(widths)), -np.inf)
-    for place, row in enumerate(rows):
-        scores_QO[place, : len(row)] = row
+    for index, row in enumerate(rows):
+        scores_QO[index, : len(row)] = row
     right = [all(value < row[true] for i, value in enumerate(row) if i != true) for row, true in zip(rows, truth, strict=True)]
     assert choice_accuracy(scores_QO, np.array(truth), failures) == pytest.approx(100 * sum(right) / (len(rows) + failures))
-    said_Q = said_options(scores_QO, np.array(truth))
+    said_Q = predicted_options(scores_QO, np.array(truth))
     assert (said_Q == np.array(truth)).tolist() == right
     assert all(said < width for said, width in zip(said_Q.tolist(), widths, strict=True)), "one of its own options"
 
@@ -206,9 +206,9 @@ def test_choices_are_right_if_alone_on_top(data: st.DataObject) -> None:
 @quick
 def test_accuracy_by_type_is_scikit_learns_of_each_type(rows: list[tuple[str, str, str]]) -> None:
     """A dash is a question without a prediction."""
-    truth = {str(place): true for place, (true, _, _) in enumerate(rows)}
-    predicted = {str(place): said for place, (_, said, _) in enumerate(rows) if said != "-"}
-    types = {str(place): kind for place, (_, _, kind) in enumerate(rows)}
+    truth = {str(index): true for index, (true, _, _) in enumerate(rows)}
+    predicted = {str(index): said for index, (_, said, _) in enumerate(rows) if said != "-"}
+    types = {str(index): kind for index, (_, _, kind) in enumerate(rows)}
     groups: dict[str, list[tuple[str, str]]] = {}
     for true, said, kind in rows:
         groups.setdefault(kind, []).append((true, said))

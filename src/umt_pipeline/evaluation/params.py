@@ -55,7 +55,21 @@ class AttentiveConfig(Config):
     weight_decay: float = Field(default=0.05, ge=0)
 
 
-class SearchParams(Config):
+class WorkParams(Config):
+    """How the clips of a test are divided.
+
+    Args:
+        batch_size: clips per forward pass.
+        nproc: processes that share the clips, one per GPU. On a CPU they share the cores.
+        workers: decoding threads of each process; null means as many as there are cores for it.
+    """
+
+    batch_size: int = Field(default=32, ge=1)
+    nproc: int = Field(default=1, ge=1)
+    workers: int | None = Field(default=None, ge=1)
+
+
+class SearchParams(WorkParams):
     """How retrieval is scored, wherever it is.
 
     Args:
@@ -92,9 +106,6 @@ class EvaluationParams(SearchParams):
         linear: the linear probe.
         attentive: the attentive probe; null leaves it out. Needs room on disk for all tokens of the clips that it reads.
         max_train_clips: fit probes on so many training clips (chosen by hash); null means all.
-        batch_size: clips per forward pass.
-        nproc: processes that encode clips and re-rank pairs, one per GPU. On a CPU they share the cores.
-        workers: decoding threads of each process; null means as many as there are cores for it.
         examples: retrieval queries per set that the report shows.
         mask_pictures: clips of the feature store whose masks the report shows.
     """
@@ -108,8 +119,5 @@ class EvaluationParams(SearchParams):
     linear: LinearConfig = LinearConfig()
     attentive: AttentiveConfig | None = None
     max_train_clips: int | None = Field(default=None, ge=2)
-    batch_size: int = Field(default=32, ge=1)
-    nproc: int = Field(default=1, ge=1)
-    workers: int | None = Field(default=None, ge=1)
     examples: int = Field(default=6, ge=0)
     mask_pictures: int = Field(default=4, ge=0)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import CaptionRule, PoolRule, ScoreType
@@ -61,7 +62,7 @@ class Protocol(Config):
     model: str
     checkpoint_sha256: str | None
     seed: int
-    version: str
+    version: str = __version__
 
     @model_validator(mode="after")
     def _honest(self) -> Self:

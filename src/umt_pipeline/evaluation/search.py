@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from umt_pipeline import __version__
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
@@ -165,7 +164,6 @@ def search_record(
         model=system.model,
         checkpoint_sha256=searcher.checkpoint_sha256,
         seed=seed,
-        version=__version__,
     )
     values = retrieval_values(data, system)
     return Record(task=f"retrieval/{data.name}/{system.key}", values=values, protocol=protocol, cost=system.cost)

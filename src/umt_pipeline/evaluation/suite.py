@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from umt_pipeline import __version__
 from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
 from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader
@@ -230,7 +229,6 @@ def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Re
                 model=model,
                 checkpoint_sha256=work.models.weights[model],
                 seed=work.seed,
-                version=__version__,
             )
             note = None if len(validation.rows) else "no validation clip to choose on: the middle setting was taken"
             yield Record(task=key, values={"": result.accuracy}, protocol=protocol, note=note)

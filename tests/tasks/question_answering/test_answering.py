@@ -51,7 +51,7 @@ def model() -> QuestionAnsweringModel:
 def question(model: QuestionAnsweringModel) -> Question:
     patches = torch.randn(Q, V, VISION.patch_values, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        return model.read(patches, torch.arange(V).unsqueeze(0), *encode_batch(TOKENIZER, QUESTIONS, 8))
+        return model.encode(patches, torch.arange(V).unsqueeze(0), *encode_batch(TOKENIZER, QUESTIONS, 8))
 
 
 @torch.no_grad()
@@ -66,16 +66,16 @@ def brute_force(
         if parity:
             pieces = [[*words, "[SEP]"][:3] for words in pieces]  # Five tokens at most, [CLS] and the last [SEP] among them.
         scored = []
-        for place, words in enumerate(pieces):
+        for index, words in enumerate(pieces):
             ids = TOKENIZER.convert_tokens_to_ids(["[CLS]", *words, "[SEP]"])
             steps = []
             for length in range(1, len(ids)):
                 seen = torch.tensor(ids[:length]).reshape(1, 1, -1)
                 logits = model.decoder.logits(model.decoder(seen, alone)[0, 0, -1])
                 steps.append(float(logits.log_softmax(dim=-1)[ids[length]]))
-            scored.append((place, steps[0], math.fsum(steps) + (steps[0] if parity else 0.0)))
+            scored.append((index, steps[0], math.fsum(steps) + (steps[0] if parity else 0.0)))
         chosen = sorted(scored, key=lambda item: (-round(item[1], 5), item[0]))[:k]
-        rows.append([(place, total) for place, _, total in chosen])
+        rows.append([(index, total) for index, _, total in chosen])
     return rows
 
 
@@ -90,7 +90,7 @@ def test_ranking_is_that_of_a_plain_loop(
         ranked = rank_answers(model, question, answers, k, rows)
         assert ranked.index_QK.shape == (Q, min(k, len(ANSWERS)))
         for found_index, found_score, row in zip(ranked.index_QK, ranked.score_QK, expected, strict=True):
-            assert found_index.tolist() == [place for place, _ in row]
+            assert found_index.tolist() == [index for index, _ in row]
             np.testing.assert_allclose(found_score, [score for _, score in row], atol=2e-5)
 
 

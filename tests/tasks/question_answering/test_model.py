@@ -84,7 +84,7 @@ def test_log_likelihoods_are_those_of_transformers_own_decoder(
     assert not other.load_state_dict(renamed, strict=False).unexpected_keys
     other.tie_weights()
 
-    question, answers = model.read(*inputs), encode_answers(TOKENIZER, ANSWERS)
+    question, answers = model.encode(*inputs), encode_answers(TOKENIZER, ANSWERS)
     found_BR = model.log_likelihoods(question, answers)
     assert found_BR.shape == (B, len(ANSWERS))
     for b in range(B):
@@ -95,7 +95,7 @@ def test_log_likelihoods_are_those_of_transformers_own_decoder(
                 encoder_attention_mask=question.mask_BL[b : b + 1].long(),
             ).logits  # fmt: skip
             log_probabilities = logits.log_softmax(dim=-1)[0, :-1]
-            expected = sum(float(log_probabilities[place, token]) for place, token in enumerate(ids[0, 1:].tolist()))
+            expected = sum(float(log_probabilities[index, token]) for index, token in enumerate(ids[0, 1:].tolist()))
             assert float(found_BR[b, r]) == pytest.approx(expected, abs=1e-5)
     first_BS = model.first_log_probabilities(question, TOKENIZER.cls_token_id)
     assert torch.allclose(first_BS.exp().sum(dim=1), torch.ones(B))
@@ -107,7 +107,7 @@ def test_log_likelihoods_are_those_of_transformers_own_decoder(
 def test_no_token_of_an_answer_sees_a_later_one(
     model: QuestionAnsweringModel, inputs: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> None:
-    question, ids = model.read(*inputs), encode_answers(TOKENIZER, ANSWERS).ids.expand(B, -1, -1)
+    question, ids = model.encode(*inputs), encode_answers(TOKENIZER, ANSWERS).ids.expand(B, -1, -1)
     changed = ids.clone()
     changed[..., 3:] = (ids[..., 3:] + 7) % 60
     before, after = model.decoder(ids, question), model.decoder(changed, question)
@@ -119,7 +119,7 @@ def test_no_token_of_an_answer_sees_a_later_one(
 def test_answers_do_not_see_each_other_nor_padding(
     model: QuestionAnsweringModel, inputs: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> None:
-    question, answers = model.read(*inputs), encode_answers(TOKENIZER, ANSWERS)
+    question, answers = model.encode(*inputs), encode_answers(TOKENIZER, ANSWERS)
     together = model.log_likelihoods(question, answers)
     for r, answer in enumerate(ANSWERS):
         alone = model.log_likelihoods(question, encode_answers(TOKENIZER, [answer]))
@@ -135,7 +135,7 @@ def test_clip_and_question_both_matter(
     patches, visible, ids, mask = inputs
     answers = encode_answers(TOKENIZER, ANSWERS)
     found = model(patches, visible, ids, mask, answers)
-    assert torch.equal(found, model.log_likelihoods(model.read(*inputs), answers))
+    assert torch.equal(found, model.log_likelihoods(model.encode(*inputs), answers))
     assert not torch.allclose(found, model(patches.flip(0), visible, ids, mask, answers))
     assert not torch.allclose(found, model(patches, visible, ids.flip(0), mask.flip(0), answers))
 

@@ -1,4 +1,4 @@
-"""Asking about clips: each is looked at once, unreadable ones are wrong, and baselines are what plain counting gives."""
+"""Questions about clips: each clip is encoded once, unreadable ones are wrong, and baselines are what plain counting gives."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.tasks.question_answering.answering import choice_accuracy, make_answer_list, rank_answers, score_choices
 from umt_pipeline.tasks.question_answering.model import QuestionAnsweringModel
 from umt_pipeline.tasks.question_answering.testing import (
-    AskingConfig,
     ChoiceConfig,
+    QuestionTest,
     accuracy_by_type,
     answer_questions,
     chance,
     choose_options,
     majority_answers,
+    predicted_options,
     question_types,
-    said_options,
     true_answers,
 )
 from umt_pipeline.video.views import ViewConfig
@@ -41,7 +41,7 @@ OPEN = pd.DataFrame(
         "answers": [["disc"], ["star", "disc", "disc"], ["up"], ["left"]],
     }
 )
-CONFIG = AskingConfig(k=3, batch_size=2, workers=1)
+CONFIG = QuestionTest(k=3, batch_size=2, workers=1)
 
 
 def test_what_counts_as_true_and_as_a_type() -> None:
@@ -55,22 +55,22 @@ def test_what_counts_as_true_and_as_a_type() -> None:
 def test_the_majority_answers_by_the_text_of_the_question() -> None:
     rows = [("What is it?", "disc"), ("what is it", "star"), ("what is it!", "star"), ("where", "up"), ("where", "left")]
     training = pd.DataFrame([*rows, ("when", "left")], columns=["question", "answer"])
-    asked = pd.DataFrame({"question_id": ["1", "2", "3"], "question": ["what is it?", "Where", "why"]})
+    questions = pd.DataFrame({"question_id": ["1", "2", "3"], "question": ["what is it?", "Where", "why"]})
     # Of equals the alphabet's first, both for "where" and for all questions together ("left" and "star").
-    assert majority_answers(training, asked) == {"1": "star", "2": "left", "3": "left"}
+    assert majority_answers(training, questions) == {"1": "star", "2": "left", "3": "left"}
 
 
-def test_options_that_are_said() -> None:
+def test_options_that_are_predicted() -> None:
     scores, truth = np.array([[0.1, 0.5, 0.2], [0.5, 0.5, 0.1], [0.3, 0.1, -np.inf]]), np.array([1, 0, 0])
-    said = said_options(scores, truth)
-    assert said.tolist() == [1, 1, 0], "a tie is said wrongly"
-    assert choice_accuracy(scores, truth) == pytest.approx(100 * float((said == truth).mean()))
+    predicted = predicted_options(scores, truth)
+    assert predicted.tolist() == [1, 1, 0], "a tie is a wrong prediction"
+    assert choice_accuracy(scores, truth) == pytest.approx(100 * float((predicted == truth).mean()))
     assert chance(pd.DataFrame({"options": [["x", "y"], ["x", "y", "z", "w"]]})) == pytest.approx(37.5)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
-    folder = tmp_path_factory.mktemp("asking")
+    folder = tmp_path_factory.mktemp("questions")
     tables = make_tables(folder / "media", ("train", "test", "test"))
     (folder / "stage2").mkdir()
     make_video_text(folder / "stage2", tables, seed=5)
@@ -86,14 +86,14 @@ def test_answers_are_those_of_one_question_at_a_time(world: tuple[Path, pd.DataF
     load = clip_loader(videos, folder / "media")
     found = answer_questions(Workers((model, tokenizer)), OPEN, answers, load, 8, CONFIG, "test")
     assert found.question_ids == ("a", "c", "b", "d"), "clip by clip"
-    for place, name in enumerate(found.question_ids):
+    for index, name in enumerate(found.question_ids):
         row = OPEN.set_index("question_id").loc[name]
         frames = torch.from_numpy(load(row["video_id"], ViewConfig(frames=2, size=32))).unsqueeze(0)
         with torch.no_grad():
-            alone = model.read(*all_patches(frames, VISION), *encode_batch(tokenizer, [row["question"]], 8))
+            alone = model.encode(*all_patches(frames, VISION), *encode_batch(tokenizer, [row["question"]], 8))
         ranked = rank_answers(model, alone, answers, 3)
-        np.testing.assert_allclose(found.ranked.score_QK[place], ranked.score_QK[0], atol=1e-5)
-        assert found.ranked.index_QK[place].tolist() == ranked.index_QK[0].tolist()
+        np.testing.assert_allclose(found.scores.score_QK[index], ranked.score_QK[0], atol=1e-5)
+        assert found.scores.index_QK[index].tolist() == ranked.index_QK[0].tolist()
 
 
 def test_choices_are_those_of_one_question_at_a_time_whatever_their_number(world: tuple[Path, pd.DataFrame]) -> None:
@@ -105,8 +105,8 @@ def test_choices_are_those_of_one_question_at_a_time_whatever_their_number(world
     choice = ChoiceConfig(match_share=0.6, pool="clip")
     found = choose_options(Workers((model, tokenizer)), table, load, choice, CONFIG, "test")
     assert sorted(found.question_ids) == ["a", "b", "c", "d"]
-    assert found.scores_QO.shape == (4, 3)
-    for name, scores_O in zip(found.question_ids, found.scores_QO, strict=True):
+    assert found.scores.shape == (4, 3)
+    for name, scores_O in zip(found.question_ids, found.scores, strict=True):
         row = table.set_index("question_id").loc[name]
         frames = torch.from_numpy(load(row["video_id"], ViewConfig(frames=2, size=32))).unsqueeze(0)
         ids, mask = encode_batch(tokenizer, [f"{row['question']} {option}" for option in row["options"]], 12)
@@ -131,7 +131,7 @@ def test_questions_about_unreadable_clips_are_left_out_and_named(world: tuple[Pa
     assert found.question_ids == ("b", "d")
     assert list(found.failures) == ["clip1"]
     nothing = answer_questions(Workers((model, tokenizer)), OPEN.iloc[[0]], answers, load, 8, CONFIG, "test")
-    assert (nothing.question_ids, len(nothing.ranked.index_QK)) == ((), 0)
+    assert (nothing.question_ids, len(nothing.scores.index_QK)) == ((), 0)
 
 
 def start_answering(folder: Path) -> tuple[QuestionAnsweringModel, PreTrainedTokenizerFast]:
@@ -153,8 +153,8 @@ def test_processes_share_clips_and_find_the_same(world: tuple[Path, pd.DataFrame
     with Workers(load(), load, count=2) as workers:
         shared = answer_questions(workers, *arguments)
     assert (shared.question_ids, shared.failures) == (("a", "c", "b"), alone.failures)
-    np.testing.assert_array_equal(shared.ranked.index_QK, alone.ranked.index_QK)
-    np.testing.assert_allclose(shared.ranked.score_QK, alone.ranked.score_QK, atol=1e-5)
+    np.testing.assert_array_equal(shared.scores.index_QK, alone.scores.index_QK)
+    np.testing.assert_allclose(shared.scores.score_QK, alone.scores.score_QK, atol=1e-5)
 
     table = OPEN.assign(options=[["a disc", "up"], ["left", "a disc goes up"], ["a", "disc", "star"], ["star", "disc"]])
     both = functools.partial(load_video_text, folder / "stage2")
@@ -163,4 +163,4 @@ def test_processes_share_clips_and_find_the_same(world: tuple[Path, pd.DataFrame
         same = choose_options(others, table, readable, ChoiceConfig(), config, "test")
     assert (same.question_ids, same.failures) == (chosen.question_ids, chosen.failures)
     assert list(same.failures) == ["clip2"]
-    np.testing.assert_allclose(same.scores_QO, chosen.scores_QO, atol=1e-5)
+    np.testing.assert_allclose(same.scores, chosen.scores, atol=1e-5)

@@ -166,7 +166,7 @@ def test_the_loss_is_the_published_sum(world: Path) -> None:
     total = 0.0
     for row, weights in enumerate(answers):
         patches = normalise_patches(patchify(batch["frames"][row : row + 1], 8))
-        alone = model.read(
+        alone = model.encode(
             patches, torch.arange(64).unsqueeze(0), *encode_batch(TOKENIZER, [ROWS[[0, 1, 5][row]][2]], 8)
         )
         for text, weight in weights.items():

@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, model_validator
 
-from umt_pipeline.tasks.classification.testing import MultiViewConfig
+from umt_pipeline.tasks.classification.testing import MultiViewTest
 from umt_pipeline.tasks.classification.training import ClassificationConfig
 from umt_pipeline.tasks.task import EncoderTaskParams
 
@@ -25,7 +25,7 @@ class ClassificationParams(EncoderTaskParams):
     tasks: tuple[str, ...] = Field(min_length=1)
     head_map: dict[str, str] | None = None
     fine_tuning: ClassificationConfig
-    test: MultiViewConfig = MultiViewConfig()
+    test: MultiViewTest = MultiViewTest()
 
     @model_validator(mode="after")
     def _check(self) -> ClassificationParams:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline import __version__
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
@@ -200,7 +199,6 @@ def _record(
             model=names[1],
             checkpoint_sha256=weights_sha256(folder),
             seed=seed,
-            version=__version__,
         ),
     )
 

@@ -23,9 +23,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, retrieval_ranks
+from umt_pipeline.evaluation.params import WorkParams
 from umt_pipeline.evaluation.workers import Tick, Workers, default_device
 from umt_pipeline.tasks.classification.model import Classifier
 from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
@@ -37,22 +37,18 @@ TOP = 5
 UNREADABLE = "(unreadable)"
 
 
-class MultiViewConfig(Config):
-    """How a test looks at a video.
+class MultiViewTest(WorkParams):
+    """What a test sees of a video, and how the work is divided.
 
     Attributes:
         clips: choices of frames.
         crops: squares along the longer side.
-        batch_size: views per forward pass; a video's views stay together.
-        nproc: processes that share the videos, one per GPU. On a CPU they share the cores.
-        workers: decoding threads of each process; null: as many as there are cores for it.
+        batch_size: counts views here; a video's views stay together.
     """
 
     clips: int = Field(4, ge=1)
     crops: int = Field(3, ge=1)
     batch_size: int = Field(48, ge=1)
-    nproc: int = Field(1, ge=1)
-    workers: int | None = Field(None, ge=1)
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def predict(
     clips: pd.DataFrame,
     media_root: Path,
     clip: ClipConfig,
-    config: MultiViewConfig,
+    config: MultiViewTest,
     title: str = "test",
 ) -> Predictions:
     """Run a classifier on all views of all videos.
@@ -124,7 +120,7 @@ def predict(
 def _predict(
     media_root: Path,
     clip: ClipConfig,
-    config: MultiViewConfig,
+    config: MultiViewTest,
     videos: int,
     threads: int,
     model: Classifier,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline import __version__
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.folders import weights_sha256
@@ -29,7 +28,7 @@ from umt_pipeline.video.reader import read_frames
 
 CHANCE = "chance"
 ANNOTATION = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label", "score", "source"]
-PLACE = ["video", "timestamp_s", *BOX]
+BOX_INDEX = ["video", "timestamp_s", *BOX]
 
 
 class Detection(DownstreamTask[DetectionParams, DetectionData]):
@@ -116,9 +115,9 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
 
 
 def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: DetectionParams) -> pd.DataFrame:
-    """Return detections whose score is the box's own: what is known of a box before anybody looks for actions in it."""
-    people = boxes[boxes["source"] == params.test.source].drop_duplicates(PLACE)
-    return table.drop(columns="score").merge(people[[*PLACE, "score"]], on=PLACE, how="left", validate="many_to_one")
+    """Return detections whose score is the box's own: what is known of a box before its actions are."""
+    people = boxes[boxes["source"] == params.test.source].drop_duplicates(BOX_INDEX)
+    return table.drop(columns="score").merge(people[[*BOX_INDEX, "score"]], on=BOX_INDEX, how="left", validate="many_to_one")
 
 
 def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
@@ -172,7 +171,7 @@ def _record(
     ]
     tested = [{str(column): value for column, value in row.items()} for row in data.boxes[ANNOTATION].to_dict("records")]
     clip, test = params.fine_tuning.clip, params.test
-    asked = data.boxes[(data.boxes["source"] == test.source) & (data.boxes["score"] >= test.score)]
+    tested_boxes = data.boxes[(data.boxes["source"] == test.source) & (data.boxes["score"] >= test.score)]
     return Record(
         task=f"detection/{params.test_split}/{name}",
         values=values,
@@ -191,14 +190,13 @@ def _record(
                 "widen_y": test.widen[1],
                 "min_iou": MIN_IOU,
                 "per_frame": params.per_frame,
-                "key_frames": len(asked.drop_duplicates(["video", "timestamp_s"])),
+                "key_frames": len(tested_boxes.drop_duplicates(["video", "timestamp_s"])),
                 "actions_evaluated": len(data.evaluated),
                 "actions_unseen_in_training": ", ".join(data.unseen) or None,
             },
             model=name,
             checkpoint_sha256=sha256,
             seed=seed,
-            version=__version__,
         ),
     )
 

@@ -1,6 +1,6 @@
 """Testing action detectors: what the people do whom a person detector found in key frames.
 
-Whole frames are shown, not crops. A box is widened for the detector to look at, and returned as it was found. The score of an
+Whole frames are shown, not crops. A box is widened for the detector, and returned as it was found. The score of an
 action is its probability times the confidence of the person detector.
 
 Source: the published test on AVA: boxes of confidence 0.8 and more, widened by 10 % of their width and 5 % of their height
@@ -25,9 +25,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.params import WorkParams
 from umt_pipeline.evaluation.workers import Tick, Workers, default_device
 from umt_pipeline.tasks.detection.model import Detector
 from umt_pipeline.tasks.detection.scoring import BOX, MIN_IOU
@@ -42,25 +42,21 @@ _FRAME = ["video", "timestamp_s"]
 SHOWN = 5
 
 
-class PeopleConfig(Config):
-    """Whose actions are asked for.
+class DetectionTest(WorkParams):
+    """Whose actions are predicted, and how the work is divided.
 
     Attributes:
         source: ``detected``, a person detector's boxes, as published; ``annotated``: those that people drew, whose confidence
             is 1, which tells the detector of actions from that of persons.
         score: lowest confidence.
         widen: by how much each edge moves out, as shares of the box's width and height.
-        batch_size: key frames per forward pass.
-        nproc: processes that share the key frames, one per GPU. On a CPU they share the cores.
-        workers: decoding threads of each process; null: as many as there are cores for it.
+        batch_size: counts key frames here.
     """
 
     source: Literal["detected", "annotated"] = "detected"
     score: float = Field(0.8, ge=0, le=1)
     widen: tuple[float, float] = (0.1, 0.05)
     batch_size: int = Field(8, ge=1)
-    nproc: int = Field(1, ge=1)
-    workers: int | None = Field(None, ge=1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def predict(
     boxes: pd.DataFrame,
     media_root: Path,
     clip: KeyFrameClip,
-    config: PeopleConfig,
+    config: DetectionTest,
     start_s: float = 0.0,
 ) -> DetectedActions:
     """Run a detector on all people of all key frames.
@@ -139,7 +135,7 @@ def _predict(
     classes: tuple[str, ...],
     media_root: Path,
     clip: KeyFrameClip,
-    config: PeopleConfig,
+    config: DetectionTest,
     threads: int,
     model: Detector,
     batches: Sequence[Sequence[dict[str, Any]]],
@@ -169,7 +165,7 @@ def _predict(
     return DetectedActions(pd.concat(parts, ignore_index=True) if parts else empty, failures)
 
 
-def _frames(videos: pd.DataFrame, boxes: pd.DataFrame, config: PeopleConfig, start_s: float) -> pd.DataFrame:
+def _frames(videos: pd.DataFrame, boxes: pd.DataFrame, config: DetectionTest, start_s: float) -> pd.DataFrame:
     """Return a row per key frame with its boxes and their confidences, as lists."""
     wanted = boxes["video"].isin(videos.index) & (boxes["source"] == config.source) & (boxes["score"] >= config.score)
     people = boxes[wanted].drop_duplicates([*_FRAME, *BOX]).reset_index(drop=True)
@@ -189,7 +185,7 @@ def _scored(
     classes: Sequence[str],
     rows: Sequence[dict[str, Any]],
     frames_BTHWC: np.ndarray,
-    config: PeopleConfig,
+    config: DetectionTest,
     device: torch.device,
 ) -> pd.DataFrame:
     """Return a row per box and action of these key frames."""

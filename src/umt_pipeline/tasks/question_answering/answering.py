@@ -1,7 +1,7 @@
 """Questions about clips: ranking the answers of a list, and choosing between captions.
 
 Shapes: Q questions, B questions of a batch, N answers in the list, A answer length, K candidates scored in full, O options,
-L caption length, S vocabulary size.
+L caption length, Y vocabulary size, X = B * O.
 
 Source: UMT section 4.2 and the published code. An answer's score is the log-probability of all its tokens. (The published code
 adds the first token's a second time and ends an answer with two [SEP]: ``parity=True`` does the same, for its files.)
@@ -133,7 +133,7 @@ def rank_answers(
 
     Args:
         model: in eval mode.
-        question: a batch from :meth:`QuestionAnsweringModel.read`.
+        question: a batch from :meth:`QuestionAnsweringModel.encode`.
         answers: on the model's device.
         k: candidates to score in full; beyond the length of the list it means all. Of equals at the border, as answers with
             the same first token are, those that come first in the list are taken.
@@ -141,8 +141,8 @@ def rank_answers(
     """
     ids_NA, mask_NA = answers.tokens
     # Every answer begins with [CLS], and its second token is the first one to be guessed.
-    first_BS = model.first_log_probabilities(question, int(ids_NA[0, 0]))
-    first_BN = first_BS.index_select(1, ids_NA[:, 1])
+    first_BY = model.first_log_probabilities(question, int(ids_NA[0, 0]))
+    first_BN = first_BY.index_select(1, ids_NA[:, 1])
     order_BK = first_BN.argsort(dim=1, descending=True, stable=True)[:, :k]
     B, K = order_BK.shape
     score_BK = first_BN.gather(1, order_BK) if answers.parity else first_BN.new_zeros(B, K)
@@ -175,12 +175,12 @@ def answering_result(
     """
     if not truth:
         raise NoDataError("question answering: expected at least one question, found none")
-    asked = set(question_ids)
-    if len(question_ids) != len(ranked.index_QK) or len(asked) != len(question_ids) or not asked <= truth.keys():
-        unknown = sorted(asked - truth.keys())
+    answered = set(question_ids)
+    if len(question_ids) != len(ranked.index_QK) or len(answered) != len(question_ids) or not answered <= truth.keys():
+        unknown = sorted(answered - truth.keys())
         raise EvaluationError(
             f"question answering: expected one prediction for each of {len(question_ids)} different questions of the set, "
-            f"found {len(ranked.index_QK)} for {len(asked)}, {len(unknown)} of them not in the set {unknown[:3]}"
+            f"found {len(ranked.index_QK)} for {len(answered)}, {len(unknown)} of them not in the set {unknown[:3]}"
         )
     broken = np.isnan(ranked.score_QK).any(axis=1)
     if broken.any():
@@ -192,19 +192,19 @@ def answering_result(
     true_Q1 = np.array([[index_of.get(truth[question], -1)] for question in question_ids], dtype=np.int64).reshape(-1, 1)
     # Answers with the same tokens are equals, even if rounding made one score a little higher.
     group_QK = answers.group_N[ranked.index_QK]
-    best_Q1 = ranked.score_QK.argmax(axis=1)[:, None]
-    best_QK = ranked.score_QK == np.take_along_axis(ranked.score_QK, best_Q1, axis=1)
-    best_QK |= group_QK == np.take_along_axis(group_QK, best_Q1, axis=1)
+    top_Q1 = ranked.score_QK.argmax(axis=1)[:, None]
+    best_QK = ranked.score_QK == np.take_along_axis(ranked.score_QK, top_Q1, axis=1)
+    best_QK |= group_QK == np.take_along_axis(group_QK, top_Q1, axis=1)
     false_QK = best_QK & (ranked.index_QK != true_Q1)
     has_false_Q = false_QK.any(axis=1)
     # Pessimistic: where a wrong answer is as good as the true one, the wrong one is what was said.
-    column_Q = np.where(has_false_Q, false_QK.argmax(axis=1), best_QK.argmax(axis=1))
-    said_Q = np.take_along_axis(ranked.index_QK, column_Q[:, None], axis=1)[:, 0]
+    choice_Q = np.where(has_false_Q, false_QK.argmax(axis=1), best_QK.argmax(axis=1))
+    best_Q = np.take_along_axis(ranked.index_QK, choice_Q[:, None], axis=1)[:, 0]
     tied_Q = has_false_Q & (best_QK & ~false_QK).any(axis=1)
     return AnsweringResult(
-        accuracy=accuracy(said_Q, true_Q1[:, 0], failures=len(truth) - len(asked)),
-        predicted={question: answers.texts[said] for question, said in zip(question_ids, said_Q.tolist(), strict=True)},
-        missing=tuple(question for question in truth if question not in asked),
+        accuracy=accuracy(best_Q, true_Q1[:, 0], failures=len(truth) - len(answered)),
+        predicted={question: answers.texts[said] for question, said in zip(question_ids, best_Q.tolist(), strict=True)},
+        missing=tuple(question for question in truth if question not in answered),
         not_in_list=tuple(question for question, answer in truth.items() if answer not in index_of),
         tied=tuple(question for question, tied in zip(question_ids, tied_Q.tolist(), strict=True) if tied),
     )
@@ -219,7 +219,7 @@ def choice_scores(
         match_BO2: logits of the matching head, class 1 is a match.
         cosine_BO: cosines of clip and option.
         temperature: the model's divisor of cosines.
-        match_share: of the match; the rest is that of the similarity.
+        match_share: weight of the match; the rest is that of the similarity.
     """
     match_BO = match_BO2.float().softmax(dim=-1)[..., 1]
     return match_share * match_BO + (1.0 - match_share) * (cosine_BO.float() / temperature).softmax(dim=-1)
@@ -244,7 +244,7 @@ def score_choices(
         ids_BOL: tokens of the O captions to choose from.
         mask_BOL: True at tokens.
         pool: ``frame``, as published, takes the mean of the frames' cosines; ``clip`` that of the clip as a whole.
-        match_share: see :func:`choice_scores`.
+        match_share: weight of the match; the rest is that of the similarity.
     """
     B, options = ids_BOL.shape[:2]
     tokens_BVD, video = model.encode_video(patches_BVP, visible_BV, pool)
@@ -263,7 +263,7 @@ def choice_accuracy(scores_QO: np.ndarray, truth_Q: np.ndarray, failures: int = 
     Args:
         scores_QO: higher is better.
         truth_Q: the true option, 0 to O - 1.
-        failures: questions beyond these that could not be asked; each counts as wrong.
+        failures: questions beyond these that could not be scored; each counts as wrong.
 
     Raises:
         NoDataError: there is no question at all.

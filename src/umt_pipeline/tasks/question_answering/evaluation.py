@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umt_pipeline import __version__
 from umt_pipeline.evaluation.encoders import clip_loader
 from umt_pipeline.evaluation.metrics import accuracy
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
@@ -27,8 +26,8 @@ from umt_pipeline.tasks.question_answering.testing import (
     chance,
     choose_options,
     majority_answers,
+    predicted_options,
     question_types,
-    said_options,
     true_answers,
 )
 from umt_pipeline.tasks.task import Tested
@@ -44,9 +43,9 @@ class _Results:
 
     def __init__(self, params: QuestionAnsweringParams, seed: int, data: QuestionData) -> None:
         self.params, self.seed, self.data = params, seed, data
-        asked = {video_id for table in (*data.tests.values(), *data.choices.values()) for video_id in table["video_id"]}
+        tested = {video_id for table in (*data.tests.values(), *data.choices.values()) for video_id in table["video_id"]}
         # It goes to other processes with every share: without the training clips.
-        self.load = clip_loader(data.videos[data.videos["video_id"].isin(asked)], data.media)
+        self.load = clip_loader(data.videos[data.videos["video_id"].isin(tested)], data.media)
         self.records: list[Record] = []
         self.tables: list[pd.DataFrame] = []
         self.test: dict[str, dict[str, float]] = {}
@@ -59,7 +58,7 @@ class _Results:
         rows = _annotations(questions, () if kind == "multiple_choice" else self.data.answers)
         if kind == "question_answering":
             rows += [{str(name): value for name, value in row.items()} for row in self.data.train.to_dict("records")]
-        known = {"version": __version__, "seed": self.seed, "split": split, "model": model}
+        known = {"seed": self.seed, "split": split, "model": model}
         settings = {"questions": len(questions), **protocol.pop("settings")}
         self.records.append(
             Record(
@@ -144,20 +143,20 @@ def _answer(results: _Results, name: str, folder: Path) -> dict[str, Any]:
         for split, questions in data.tests.items():
             title = f"question_answering/{split}/{name}"
             truth = true_answers(questions)
-            said = answer_questions(
+            found = answer_questions(
                 workers, questions, answers, results.load, params.fine_tuning.max_question_length, params.test, title
             )
-            found = answering_result(truth, said.question_ids, said.ranked, answers)
-            _count(results, split, name, questions, truth, found.predicted, said.failures)
-            results.test.setdefault(split, {})[name] = found.accuracy
+            result = answering_result(truth, found.question_ids, found.scores, answers)
+            _count(results, split, name, questions, truth, result.predicted, found.failures)
+            results.test.setdefault(split, {})[name] = result.accuracy
             results.record(
-                title, found.accuracy, questions, failures=tuple(said.failures), k=min(params.test.k, len(answers.texts)),
+                title, result.accuracy, questions, failures=tuple(found.failures), k=min(params.test.k, len(answers.texts)),
                 frames=model.config.vision.frames, resolution=model.config.vision.image_size,
                 checkpoint_sha256=weights_sha256(folder),
                 settings={
                     "answers": len(answers.texts), "answers_cut": len(answers.cut), "parity": str(params.test.parity),
                     "max_question_length": params.fine_tuning.max_question_length,
-                    "truth_not_in_list": len(found.not_in_list), "truth_tied": len(found.tied),
+                    "truth_not_in_list": len(result.not_in_list), "truth_tied": len(result.tied),
                 },
             )  # fmt: skip
     return _about(answers, tokenizer.unk_token_id)
@@ -170,20 +169,20 @@ def _choose(results: _Results, name: str, folder: Path) -> None:
     with Workers((model, tokenizer), load, params.test.nproc) as workers:
         for split, questions in results.data.choices.items():
             title = f"multiple_choice/{split}/{name}"
-            chosen = choose_options(workers, questions, results.load, params.choice, params.test, title)
+            found = choose_options(workers, questions, results.load, params.choice, params.test, title)
             by_id = questions.set_index("question_id")
-            asked = by_id.loc[list(chosen.question_ids)]
-            truth_Q = asked["correct"].to_numpy(dtype=np.int64)
-            value = choice_accuracy(chosen.scores_QO, truth_Q, failures=len(questions) - len(asked))
+            read = by_id.loc[list(found.question_ids)]
+            truth_Q = read["correct"].to_numpy(dtype=np.int64)
+            value = choice_accuracy(found.scores, truth_Q, failures=len(questions) - len(read))
             results.choice[split][name] = value
-            said_Q = said_options(chosen.scores_QO, truth_Q) if len(asked) else truth_Q
+            predicted_Q = predicted_options(found.scores, truth_Q) if len(read) else truth_Q
             options = dict(zip(questions["question_id"], questions["options"], strict=True))
             true = {key: options[key][index] for key, index in zip(by_id.index, by_id["correct"], strict=True)}
-            said = {key: options[key][index] for key, index in zip(asked.index, said_Q.tolist(), strict=True)}
-            right = dict(zip(asked.index, (said_Q == truth_Q).tolist(), strict=True))
-            results.table("choice", split, name, questions, true, said, right, chosen.failures)
+            predicted = {key: options[key][index] for key, index in zip(read.index, predicted_Q.tolist(), strict=True)}
+            right = dict(zip(read.index, (predicted_Q == truth_Q).tolist(), strict=True))
+            results.table("choice", split, name, questions, true, predicted, right, found.failures)
             results.record(
-                title, value, questions, failures=tuple(chosen.failures), pool=params.choice.pool,
+                title, value, questions, failures=tuple(found.failures), pool=params.choice.pool,
                 frames=model.config.vision.frames, resolution=model.config.vision.image_size,
                 checkpoint_sha256=weights_sha256(folder),
                 settings={"match_share": params.choice.match_share, "chance": chance(questions)},

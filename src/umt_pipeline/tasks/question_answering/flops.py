@@ -2,7 +2,7 @@
 
 As in :mod:`umt_pipeline.models.flops`, only matrix products count.
 
-Letters: V visible tokens per clip, L question tokens, D text width, S vocabulary size, R answers to a question, A tokens of an
+Shapes: V visible tokens per clip, L question tokens, D text width, Y vocabulary size, K answers to a question, A tokens of an
 answer.
 """
 
@@ -20,7 +20,7 @@ def answering_macs(config: QuestionAnsweringConfig, visible: int, length: int, a
         config: sizes.
         visible: V.
         length: L, padding included, as of the answers.
-        answers: R, those that weigh nothing included: they are computed too.
+        answers: K, those that weigh nothing included: they are computed too.
         answer_length: A; the last token is guessed, and not read.
     """
     text, steps = config.text, answer_length - 1

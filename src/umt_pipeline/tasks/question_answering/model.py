@@ -3,8 +3,9 @@
 The question encoder is a whole BERT, its fusion layers attending to the clip. The decoder is a small causal BERT that attends
 at the question's states, not at the clip, and gives an answer's tokens one after another.
 
-Shapes: B questions, V visible tokens per clip, P values per patch, L question length, D text width, W vision width, R
-answers per question, A answer length, H heads, d width of a head, S vocabulary size.
+Shapes: B questions, R clips, V visible tokens per clip, P values per patch, L question length, D text width, Z vision width,
+K answers to each question, N = B * K, A answer length, X = K * A, M = B * K * (A - 1), H heads,
+d width of a head, Y vocabulary.
 
 Source: UMT section 4.2 and the published code, after ALBEF; :mod:`umt_pipeline.models.checkpoints` maps its files to these
 names.
@@ -38,7 +39,8 @@ class QuestionAnsweringConfig(Config):
     Attributes:
         vision: the video encoder.
         text: the question encoder; the decoder has the same sizes, and as many layers as this has fusion layers.
-        fuse_positions: see :class:`umt_pipeline.models.video_text.VideoTextConfig`; off in the published model.
+        fuse_positions: add the position vectors once more to the video tokens that questions attend to; off in the published
+            model.
     """
 
     vision: ViTConfig
@@ -58,7 +60,7 @@ class QuestionAnsweringConfig(Config):
 
 
 class Question(NamedTuple):
-    """What the decoder reads: states of a question that has seen its clip, and where they are tokens and no padding."""
+    """What the decoder attends to: states of a question that has seen its clip, and where they are tokens and no padding."""
 
     states_BLD: Tensor
     mask_BL: Tensor
@@ -84,28 +86,28 @@ class AnswerDecoder(nn.Module):
         self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.apply(init_bert_weights)
 
-    def forward(self, ids_BRA: Tensor, question: Question) -> Tensor:
-        """Return states [B, R, A, D]; that of a token knows the question and the tokens up to it.
+    def forward(self, ids_BKA: Tensor, question: Question) -> Tensor:
+        """Return states [B, K, A, D]; that of a token knows the question and the tokens up to it.
 
         Padding needs no mask: it comes last, and no token attends to a later one.
 
         Args:
-            ids_BRA: R answers to each question, padded at the end.
-            question: from :meth:`QuestionAnsweringModel.read`.
+            ids_BKA: K answers to each question, padded at the end.
+            question: from :meth:`QuestionAnsweringModel.encode`.
         """
-        B, R, A = ids_BRA.shape
+        B, K, A = ids_BKA.shape
         attend_B11L = question.mask_BL.bool()[:, None, None, :]
-        x_NAD = self.embeddings(input_ids=ids_BRA.flatten(0, 1))
+        x_NAD = self.embeddings(input_ids=ids_BKA.flatten(0, 1))
         for layer in self._layers():
             x_NAD, _ = layer.attention(x_NAD, is_causal=True)
             # All answers to one question are one long query: its keys and values are made once and never copied.
-            x_BXD = x_NAD.reshape(B, R * A, -1)
+            x_BXD = x_NAD.reshape(B, K * A, -1)
             x_BXD = self._cross_attend(layer.crossattention, x_BXD, question.states_BLD, attend_B11L)
-            x_NAD = layer.feed_forward_chunk(x_BXD.reshape(B * R, A, -1))
-        return x_NAD.unflatten(0, (B, R))
+            x_NAD = layer.feed_forward_chunk(x_BXD.reshape(B * K, A, -1))
+        return x_NAD.unflatten(0, (B, K))
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return vocabulary logits [..., S] of the token that follows each state; the matrix is the word embedding."""
+        """Return vocabulary logits [..., Y] of the token that follows each state; the matrix is the word embedding."""
         return F.linear(self.mlm_transform(states), self.embeddings.word_embeddings.weight, self.mlm_bias)
 
     def _layers(self) -> list[Any]:
@@ -164,7 +166,7 @@ class QuestionAnsweringModel(nn.Module):
         report = load_weights(made, state, source="stage-2 model", allow_missing=new, allow_unexpected=left_out)
         return made, report
 
-    def read(
+    def encode(
         self,
         patches_BVP: Tensor,
         visible_BV: Tensor,
@@ -172,63 +174,63 @@ class QuestionAnsweringModel(nn.Module):
         mask_BL: Tensor,
         clip_size: tuple[int, int] | None = None,
     ) -> Question:
-        """Read questions and the clips that they are about.
+        """Encode questions and the clips that they are about.
 
         Args:
             patches_BVP: normalised visible patches.
             visible_BV: their positions, int64; one row may stand for all clips.
             ids_BL: question tokens; question i is about clip i.
             mask_BL: True at tokens.
-            clip_size: see :meth:`VideoViT.positions`.
+            clip_size: frames and patches along a side, where they are not the encoder's.
         """
         return self.encode_questions(self.encode_clips(patches_BVP, visible_BV, clip_size), ids_BL, mask_BL)
 
     def encode_clips(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
-        """Return what questions read of clips [B, V, W]; see :meth:`read`."""
-        tokens_BVW: Tensor = self.vision(patches_BVP, visible_BV, clip_size)
-        return tokens_BVW + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVW
+        """Return the video tokens [B, V, Z] that questions attend to."""
+        tokens_BVZ: Tensor = self.vision(patches_BVP, visible_BV, clip_size)
+        return tokens_BVZ + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVZ
 
-    def encode_questions(self, tokens_RVW: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
-        """Read questions about encoded clips.
+    def encode_questions(self, tokens_RVZ: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
+        """Encode questions about encoded clips.
 
         Args:
-            tokens_RVW: from :meth:`encode_clips`.
+            tokens_RVZ: from :meth:`encode_clips`.
             ids_BL: question tokens.
             mask_BL: True at tokens.
-            clips_B: the row of ``tokens_RVW`` that each question is about, so that a clip is encoded once however many
+            clips_B: the row of ``tokens_RVZ`` that each question is about, so that a clip is encoded once however many
                 questions it has. None: question i is about clip i.
         """
-        return Question(self.text.fuse(self.text.encode(ids_BL, mask_BL), mask_BL, tokens_RVW, clips_B), mask_BL)
+        return Question(self.text.fuse(self.text.encode(ids_BL, mask_BL), mask_BL, tokens_RVZ, clips_B), mask_BL)
 
     def log_likelihoods(self, question: Question, answers: Answers) -> Tensor:
-        """Return the log-probability [B, R], float32, of each whole answer: the sum over its tokens, [SEP] included.
+        """Return the log-probability [B, K], float32, of each whole answer: the sum over its tokens, [SEP] included.
 
         Args:
-            question: from :meth:`read`.
-            answers: [B, R, A], or [R, A] for all questions the same. An answer without any token gets 0.
+            question: from :meth:`encode`.
+            answers: [B, K, A], or [K, A] for all questions the same. An answer without any token gets 0.
         """
-        ids_BRA = answers.ids.expand(len(question.states_BLD), -1, -1)
-        states_BRXD = self.decoder(ids_BRA[..., :-1], question)
-        logits_NS = self.decoder.logits(states_BRXD).flatten(0, 2)
-        losses_N = F.cross_entropy(logits_NS.float(), ids_BRA[..., 1:].flatten(), reduction="none")
-        return -(losses_N.reshape(states_BRXD.shape[:3]) * answers.mask[..., 1:]).sum(dim=-1)
+        ids_BKA = answers.ids.expand(len(question.states_BLD), -1, -1)
+        states_BKAD = self.decoder(ids_BKA[..., :-1], question)
+        logits_MY = self.decoder.logits(states_BKAD).flatten(0, 2)
+        losses_M = F.cross_entropy(logits_MY.float(), ids_BKA[..., 1:].flatten(), reduction="none")
+        return -(losses_M.reshape(states_BKAD.shape[:3]) * answers.mask[..., 1:]).sum(dim=-1)
 
     def first_log_probabilities(self, question: Question, cls_id: int) -> Tensor:
-        """Return the log-probabilities [B, S], float32, of an answer's first token, which follows [CLS]."""
+        """Return the log-probabilities [B, Y], float32, of an answer's first token, which follows [CLS]."""
         B = len(question.states_BLD)
         ids_B11 = torch.full((B, 1, 1), cls_id, device=question.states_BLD.device)
-        first_BS = self.decoder.logits(self.decoder(ids_B11, question)[:, 0, 0])
-        return first_BS.float().log_softmax(dim=-1)
+        first_BY = self.decoder.logits(self.decoder(ids_B11, question)[:, 0, 0])
+        return first_BY.float().log_softmax(dim=-1)
 
     def forward(
         self, patches_BVP: Tensor, visible_BV: Tensor, ids_BL: Tensor, mask_BL: Tensor, answers: Answers
     ) -> Tensor:
-        """Return :meth:`log_likelihoods` of answers [B, R, A] to the questions of :meth:`read`, in one call for DDP."""
-        return self.log_likelihoods(self.read(patches_BVP, visible_BV, ids_BL, mask_BL), answers)
+        """Return :meth:`log_likelihoods` of answers [B, K, A] to the questions of :meth:`encode`, in one call for DDP."""
+        return self.log_likelihoods(self.encode(patches_BVP, visible_BV, ids_BL, mask_BL), answers)
 
 
 def encode_answers(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str]) -> Answers:
-    """Turn answers into token ids ``[CLS] answer [SEP]``, [R, A], padded to the longest. They are neither cleaned nor cut."""
+    """Turn answers into token ids ``[CLS] answer [SEP]``, [K, A], padded to the longest. They are neither cleaned nor cut."""
     encoded = tokenizer(list(answers), padding="longest", return_tensors="pt")
     return Answers(encoded["input_ids"], encoded["attention_mask"].bool())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from umt_pipeline.core.config import Config
-from umt_pipeline.tasks.question_answering.testing import AskingConfig, ChoiceConfig
+from umt_pipeline.tasks.question_answering.testing import ChoiceConfig, QuestionTest
 from umt_pipeline.tasks.question_answering.training import QuestionAnsweringTraining
 
 
@@ -29,7 +29,7 @@ class QuestionAnsweringParams(Config):
     answers: str | None = None
     fine_tuning: QuestionAnsweringTraining
     choice: ChoiceConfig = ChoiceConfig()
-    test: AskingConfig = AskingConfig()
+    test: QuestionTest = QuestionTest()
 
     @model_validator(mode="after")
     def _check(self) -> QuestionAnsweringParams:

@@ -1,7 +1,7 @@
 """Fine-tuning for questions about clips: the likelihood of the true answer (UMT section 4.2).
 
-Shapes: B questions, T frames, S side of the view in pixels, L question length, R answers per question, A answer length, M
-different answers.
+Shapes: B questions, T frames, S side of the view in pixels, L question length, K answers to each question, A answer
+length, Q questions of the table.
 """
 
 from __future__ import annotations
@@ -159,23 +159,23 @@ class Questions:
         self.question_ids: tuple[str, ...] = tuple(first["question_id"])
         self.clips: tuple[str, ...] = tuple(first["video_id"])
         self._texts: tuple[str, ...] = tuple(first["question"])
-        self._index_QR, self._weight_QR = _answer_table(short, {text: index for index, text in enumerate(texts)})
+        self._index_QK, self._weight_QK = _answer_table(short, {text: index for index, text in enumerate(texts)})
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Return some questions as tensors: ids [B, L], mask [B, L], answers [B, R, A], answer_mask [B, R, A], weights [B, R].
+        """Return some questions as tensors: ids [B, L], mask [B, L], answers [B, K, A], answer_mask [B, K, A], weights [B, K].
 
         Answers that a question does not have weigh nothing.
         """
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._tokenizer_folder)
         ids_BL, mask_BL = encode_batch(self._tokenizer, [self._texts[index] for index in indices], self._length)
-        index_BR = torch.from_numpy(self._index_QR[indices])
+        index_BK = torch.from_numpy(self._index_QK[indices])
         return {
             "ids": ids_BL,
             "mask": mask_BL,
-            "answers": self._answers.ids[index_BR],
-            "answer_mask": self._answers.mask[index_BR],
-            "weights": torch.from_numpy(self._weight_QR[indices]),
+            "answers": self._answers.ids[index_BK],
+            "answer_mask": self._answers.mask[index_BK],
+            "weights": torch.from_numpy(self._weight_QK[indices]),
             "question": [self.question_ids[index] for index in indices],
         }
 
@@ -233,10 +233,10 @@ class QuestionAnsweringTask(Task):
         del generator
         patches_BVP = patchify(batch["frames"], self._encoder.config.patch_size)
         answers, visible_1V = Answers(batch["answers"], batch["answer_mask"]), every_patch(patches_BVP)
-        likelihood_BR: Tensor = model(normalise_patches(patches_BVP), visible_1V, batch["ids"], batch["mask"], answers)
+        likelihood_BK: Tensor = model(normalise_patches(patches_BVP), visible_1V, batch["ids"], batch["mask"], answers)
         full = batch["mask"].all(dim=1).float().mean()
         parts = {"full_questions": full, **unreadable_share(batch)}
-        return LossParts(-(likelihood_BR * batch["weights"]).sum() / len(likelihood_BR), parts)
+        return LossParts(-(likelihood_BK * batch["weights"]).sum() / len(likelihood_BK), parts)
 
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         return batch["question"]
@@ -342,7 +342,7 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _answer_table(rows: pd.DataFrame, index_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the answers' indices, int64 [Q, R], and weights, float32 [Q, R], of the questions in order of appearance."""
+    """Return the answers' indices, int64 [Q, K], and weights, float32 [Q, K], of the questions in order of appearance."""
     counts = rows.groupby(["question_id", "answer"], sort=False).size().rename("count").reset_index()
     code, _ = pd.factorize(counts["question_id"])
     # A stable sort keeps each question's answers in order, so their columns count up from 0.
@@ -350,11 +350,11 @@ def _answer_table(rows: pd.DataFrame, index_of: dict[str, int]) -> tuple[np.ndar
     code, counts = code[order], counts.iloc[order]
     per_question = np.bincount(code)
     column = np.arange(len(code)) - np.repeat(np.cumsum(per_question) - per_question, per_question)
-    index_QR = np.zeros((len(per_question), per_question.max()), dtype=np.int64)
-    weight_QR = np.zeros(index_QR.shape, dtype=np.float32)
-    index_QR[code, column] = counts["answer"].map(index_of).to_numpy()
-    weight_QR[code, column] = counts["count"].to_numpy()
-    return index_QR, weight_QR / weight_QR.sum(axis=1, keepdims=True)
+    index_QK = np.zeros((len(per_question), per_question.max()), dtype=np.int64)
+    weight_QK = np.zeros(index_QK.shape, dtype=np.float32)
+    index_QK[code, column] = counts["answer"].map(index_of).to_numpy()
+    weight_QK[code, column] = counts["count"].to_numpy()
+    return index_QK, weight_QK / weight_QK.sum(axis=1, keepdims=True)
 
 
 def _report(left_out: LeftOut, max_answer_length: int) -> None:

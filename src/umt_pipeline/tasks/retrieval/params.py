@@ -10,21 +10,15 @@ from umt_pipeline.tasks.retrieval.training import RetrievalTraining
 
 
 class RetrievalTest(SearchParams):
-    """How both models are searched with; see :class:`SearchParams` for the scores.
+    """How both models are searched with.
 
     Attributes:
         sets: splits that are searched, each by itself.
         examples: queries per set that the page shows.
-        batch_size: clips per forward pass.
-        nproc: processes that encode clips and re-rank pairs, one per GPU. On a CPU they share the cores.
-        workers: decoding threads of each process; None: as many as there are cores for it.
     """
 
     sets: tuple[str, ...] = Field(("test",), min_length=1)
     examples: int = Field(6, ge=0)
-    batch_size: int = Field(32, ge=1)
-    nproc: int = Field(1, ge=1)
-    workers: int | None = Field(None, ge=1)
 
 
 class RetrievalParams(Config):
