@@ -220,7 +220,7 @@ def _use_question_answering(config: JsonDict) -> list[str]:
         ),
         'model, tokenizer = load_question_answering(Path("."))',
         _patches(config["vision"]),
-        f"question = model.read(patches, torch.arange({tokens}).unsqueeze(0), {words})",
+        f"question = model.encode(patches, torch.arange({tokens}).unsqueeze(0), {words})",
         'scores = model.log_likelihoods(question, encode_answers(tokenizer, ["a dog", "a car"]))  # [1, 2]',
     ]
 
