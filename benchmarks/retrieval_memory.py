@@ -112,7 +112,7 @@ def measure(sizes: Sizes, stored: dict[str, StoredArray], ranks: int, folder: Pa
     parts = np.array_split(np.arange(len(clip_G)), ranks)
     arrays = (stored["text"], stored["mask"], stored["video"])
     rows = []
-    with Workers(load(), load, max(2, ranks)) as workers:  # one share too is done in a process of its own
+    with Workers(load, max(2, ranks)) as workers:  # one share too is done in a process of its own
         for mode in MODES:
             meeting = folder / f"{ranks} {mode}"
             meeting.mkdir()

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from umt_pipeline.evaluation.attentive import LabelledTokens, _Probes, attentive_probe
+from umt_pipeline.evaluation.attentive import ClipTokens, _Probes, attentive_probe
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import AttentiveConfig, LinearConfig
-from umt_pipeline.evaluation.probes import LabelledFeatures, linear_probe
+from umt_pipeline.evaluation.probes import Labelled, linear_probe
 
 CPU = torch.device("cpu")
 CONFIG = AttentiveConfig(lr=(0.001, 0.01), heads=2, epochs=12, batch_size=32)
 
 
-def needles(clips: int, seed: int, tokens: int = 24, width: int = 16) -> LabelledTokens:
+def needles(clips: int, seed: int, tokens: int = 24, width: int = 16) -> Labelled[ClipTokens]:
     """One token in each clip carries a mark and the class; the others carry the same classes at random, without the mark."""
     rng = np.random.default_rng(seed)
     target = rng.integers(0, 4, clips)
@@ -26,16 +26,16 @@ def needles(clips: int, seed: int, tokens: int = 24, width: int = 16) -> Labelle
     classes[np.arange(clips), place] = target
     made = 3.0 * np.eye(width)[classes] + 0.3 * rng.normal(size=(clips, tokens, width))
     made[np.arange(clips), place, 5] += 6.0
-    return LabelledTokens(
-        torch.from_numpy(made).half(), np.arange(clips), np.array([f"class {number}" for number in target])
-    )
+    labels = np.array([f"class {number}" for number in target])
+    return Labelled(ClipTokens(torch.from_numpy(made).half(), np.arange(clips)), labels)
 
 
-def means(part: LabelledTokens) -> LabelledFeatures:
-    return LabelledFeatures(part.tokens_RVD.float().mean(1).numpy(), part.labels)
+def means(part: Labelled[ClipTokens]) -> Labelled[np.ndarray]:
+    return Labelled(part.inputs.tokens_RVD.float().mean(1).numpy(), part.labels)
 
 
-EMPTY = LabelledTokens(torch.zeros(0, 1, 1, dtype=torch.float16), np.array([], dtype=np.int64), np.array([], dtype=str))
+NO_TOKENS = ClipTokens(torch.zeros(0, 1, 1, dtype=torch.float16), np.array([], dtype=np.int64))
+EMPTY = Labelled(NO_TOKENS, np.array([], dtype=str))
 
 
 def test_finds_the_one_token_that_the_mean_loses() -> None:
@@ -96,7 +96,8 @@ def test_the_rate_is_chosen_on_validation_alone() -> None:
 
 def test_failed_clips_are_wrong_and_rows_are_the_splits_own() -> None:
     train, validation, test = needles(200, 1), needles(40, 2), needles(50, 3)
-    some = dataclasses.replace(test, rows_S=test.rows_S[::2], labels=test.labels[::2])
+    half = dataclasses.replace(test.inputs, rows_S=test.inputs.rows_S[::2])
+    some = dataclasses.replace(test, inputs=half, labels=test.labels[::2])
     whole = attentive_probe(train, validation, some, CONFIG, 0, CPU)
     failed = attentive_probe(train, validation, dataclasses.replace(some, failures=25), CONFIG, 0, CPU)
     assert failed.accuracy == pytest.approx(whole.accuracy / 2)

@@ -14,7 +14,7 @@ import torch
 from tests.evaluation.tiny import make_folders, make_tables
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.evaluation import feature_cache, stored_arrays
-from umt_pipeline.evaluation.encoders import ClipEncoder, VideoTextEncoder
+from umt_pipeline.evaluation.encoders import ClipEncoder
 from umt_pipeline.evaluation.feature_cache import (
     FeaturePlan,
     Features,
@@ -26,10 +26,10 @@ from umt_pipeline.evaluation.feature_cache import (
 )
 from umt_pipeline.evaluation.loading import Models, load_models
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.reranking import pair_scorer
 from umt_pipeline.evaluation.stored_arrays import store_arrays
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.evaluation.workplace import Workplace
 from umt_pipeline.video.views import ViewConfig
 
 IDS = [str(number) for number in range(7)]
@@ -69,10 +69,6 @@ def chosen(models: Models) -> list[ClipEncoder]:
 
 def encode(models: Models, group: Any) -> None:
     encode_group(chosen(models), noise, group)
-
-
-def stage2(models: Models) -> VideoTextEncoder:
-    return models.stage2
 
 
 def plan(root: Path, models: Models, **changed: Any) -> FeaturePlan:
@@ -205,7 +201,7 @@ class Divided(Workers[Models]):
     """Divides the work as three processes would, sends it as they get it, and does it here."""
 
     def __init__(self, models: Models) -> None:
-        super().__init__(models)
+        super().__init__(lambda: models)
         self.shares = self.count = 3
 
     def map(self, function: Any, items: Any) -> Any:
@@ -225,7 +221,8 @@ def test_divided_work_gives_the_same_bits(models: Models, tmp_path: Path) -> Non
     assert same(one, three)
     text, mask, _ = models.stage2.encode_text(["a disc 0 goes left", "star", "disc moving up"] * 25)
     text_g, clip_g = np.tile(np.arange(75), 7), np.repeat(np.arange(7), 75)
-    scores = pair_scorer(workers, stage2, tmp_path, text, mask, three.arrays["stage2/tokens"])(text_g, clip_g)
+    with Workplace(tmp_path, workers).pair_scorer("stage2", text, mask, three.arrays["stage2/tokens"]) as score_pairs:
+        scores = score_pairs(text_g, clip_g)
     assert workers.shares == 3
     whole = models.stage2.pair_scorer(text, mask, one.arrays["stage2/tokens"].all())(text_g, clip_g)
     np.testing.assert_array_equal(scores, whole)
@@ -236,6 +233,6 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(stored_arrays, "save_file", full)
-    with pytest.raises(EvaluationError, match=r"x\.safetensors: cannot write 0\.01 GB .*No space left.*TMPDIR"):
+    with pytest.raises(EvaluationError, match=r"x\.safetensors: cannot write 0\.01 GB .*No space left.*Make room"):
         store_arrays(tmp_path / "x.safetensors", {"a": torch.zeros(2_500_000)})
     assert not list(tmp_path.iterdir())

@@ -29,12 +29,12 @@ def work(what: str, item: int) -> tuple[str, int, int]:
 
 
 def test_one_process_is_this_one() -> None:
-    with Workers("here") as workers:
+    with Workers(lambda: "here") as workers:
         assert list(workers.map(work, [1, 2])) == [(0, ("here", 2, os.getpid())), (1, ("here", 4, os.getpid()))]
 
 
 def test_errors_of_other_processes_arrive() -> None:
-    with Workers("here", loaded, count=2) as workers:
+    with Workers(loaded, 2) as workers:
         found = dict(workers.map(work, [0, 1, 2]))
         assert {place: result[:2] for place, result in found.items()} == {n: ("loaded", 2 * n) for n in range(3)}
         assert os.getpid() not in {result[2] for result in found.values()}
@@ -53,19 +53,19 @@ def add(what: str, loaded: int, batches: Sequence[list[int]], tick: Tick) -> tup
 def test_shares_are_neighbours_and_come_in_order() -> None:
     batches = [[number] * 2 for number in range(100)]
     run = functools.partial(add, "sum")
-    alone = Workers(1).share(run, batches, "adding", "number")
+    alone = Workers(lambda: 1).share(run, batches, "adding", "number")
     assert alone == [("sum", 1, 2 * sum(range(100)))]
-    with Workers(1, two, count=2) as both:
+    with Workers(two, 2) as both:
         shared = both.share(run, batches, "adding", "number")
         assert both.share(run, batches[:1], "adding", "number") == [("sum", 2, 0)], "no process gets nothing"
     assert shared == [("sum", 2, 2 * sum(range(25 * n, 25 * n + 25))) for n in range(4)]
-    assert Workers(1).share(run, [], "adding", "number") == [("sum", 1, 0)]
+    assert Workers(lambda: 1).share(run, [], "adding", "number") == [("sum", 1, 0)]
 
 
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 6)
-    assert [Workers(1, two, count=count).threads() for count in (1, 2, 4, 64)] == [6, 3, 1, 1]
-    assert Workers(1, two, count=64).threads(3) == 3
+    assert [Workers(two, count).threads() for count in (1, 2, 4, 64)] == [6, 3, 1, 1]
+    assert Workers(two, 64).threads(3) == 3
 
 
 def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,3 @@ def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     require_devices(2, "a.test.nproc")
     with pytest.raises(ConfigError, match=r"`a\.test\.nproc: 3` needs as many CUDA devices, found 2; lower it"):
         require_devices(3, "a.test.nproc")
-
-
-def test_processes_need_a_way_to_load() -> None:
-    with pytest.raises(ConfigError, match="nproc: 2"):
-        Workers("here", count=2)

@@ -167,9 +167,9 @@ def test_the_same_again(tables: Tables, folders: ModelFolders, result: dict[str,
     assert again["records"] == result["records"]
 
 
-def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFolders, result: dict[str, Any]) -> None:
+def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"pool": "frame", "dsl_temperature": 0.5, "tasks": (), "retrieval_sets": ("test",)})
-    found = evaluate(params, 0, tables, load_models(folders, seed=0))
+    found = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
     protocols = {record.task: record.protocol for record in found.records}
     assert len(protocols) == 8
     for protocol in protocols.values():
@@ -179,11 +179,11 @@ def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFol
             assert protocol.settings["dsl_temperature"] == protocol.chosen["dsl_temperature"] == 0.5
 
 
-def test_another_text_length_is_in_the_protocol_and_warned_of(tables: Tables, folders: ModelFolders) -> None:
-    models = load_models(folders, seed=0)
+def test_another_text_length_is_in_the_protocol_and_warned_of(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
+    load = functools.partial(load_models, folders, 0)
     base = PARAMS.model_copy(update={"tasks": (), "retrieval_sets": ("test",)})
     found = [
-        evaluate(base.model_copy(update={"text_length": length}), 0, tables, models).records for length in (None, 12, 4)
+        evaluate(base.model_copy(update={"text_length": length}), 0, tables, load, tmp_path).records for length in (None, 12, 4)
     ]
     lengths = [{record.protocol.settings.get("text_length") for record in part if record.protocol} for part in found]
     assert lengths == [{None, 12}, {None, 12}, {None, 4}], "none for the teacher, which has its own"
@@ -191,7 +191,7 @@ def test_another_text_length_is_in_the_protocol_and_warned_of(tables: Tables, fo
     (warning,) = compare_records(found[0], found[2]).warnings
     assert warning.startswith("text length is 12 in the first run, 4 in the second (retrieval/test/stage2/dual")
     with pytest.raises(EvaluationError, match=r"text_length is 13, but the model 'stage2' has 12 positions for tokens"):
-        evaluate(base.model_copy(update={"text_length": 13}), 0, tables, models)
+        evaluate(base.model_copy(update={"text_length": 13}), 0, tables, load, tmp_path)
 
 
 def test_without_control_labels_and_validation(tables: Tables, tmp_path: Path) -> None:
@@ -228,19 +228,19 @@ def test_a_teacher_without_text_is_probed_but_not_searched(tables: Tables, tmp_p
     assert "has no text tower" in found["report"]
 
 
-def test_probes_on_fewer_training_clips(tables: Tables, folders: ModelFolders) -> None:
+def test_probes_on_fewer_training_clips(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"max_train_clips": 3, "retrieval_sets": ()})
-    result = evaluate(params, 0, tables, load_models(folders, seed=0))
+    result = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
     protocol = next(record.protocol for record in result.records if record.task == "probe/knn/shape/stage1")
     assert protocol is not None
     assert protocol.settings["train_clips"] == 3
     assert protocol.settings["validation_clips"] == 2
 
 
-def test_attentive_probes_of_every_encoder_that_has_tokens(tables: Tables, folders: ModelFolders) -> None:
+def test_attentive_probes_of_every_encoder_that_has_tokens(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
     attentive = AttentiveConfig(lr=(0.01, 0.001), heads=2, epochs=2, batch_size=4)
     params = PARAMS.model_copy(update={"attentive": attentive, "tasks": ("shape",), "retrieval_sets": ()})
-    result = evaluate(params, 0, tables, load_models(folders, seed=0))
+    result = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
     found = {record.task: record.protocol for record in result.records if "attentive" in record.task}
     assert set(found) == {f"probe/attentive/shape/{name}" for name in ("teacher_cls", "untrained", "stage1", "stage2")}
     for protocol in found.values():
@@ -249,20 +249,20 @@ def test_attentive_probes_of_every_encoder_that_has_tokens(tables: Tables, folde
         assert (protocol.settings["lr"], protocol.settings["train_clips"], protocol.settings["heads"]) == ("0.01, 0.001", 5, 2)
         assert protocol.chosen["lr"] in (0.01, 0.001)
         assert protocol.chosen["validation_accuracy"] is not None
-    again = evaluate(params, 0, tables, load_models(folders, seed=0))
+    again = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
     assert again.metrics == result.metrics
 
 
 def test_another_scoring_reads_the_features_of_the_run_before(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
     load = functools.partial(load_models, folders, 0)
-    first = evaluate(PARAMS, 0, tables, load(), tmp_path / "kept")
+    first = evaluate(PARAMS, 0, tables, load, tmp_path / "kept")
     kept = sorted((tmp_path / "kept").iterdir())
     (tmp_path / "kept" / "stage2-of-another-run").mkdir()
     no_media = dataclasses.replace(tables, media_root=tmp_path / "nowhere")
-    again = evaluate(PARAMS, 0, no_media, load(), tmp_path / "kept")
+    again = evaluate(PARAMS, 0, no_media, load, tmp_path / "kept")
     assert again.metrics == first.metrics
     changed = PARAMS.model_copy(update={"rerank_k": 3, "dsl_temperature": 0.5, "caption": "all"})
-    other = evaluate(changed, 0, no_media, load(), tmp_path / "kept")
+    other = evaluate(changed, 0, no_media, load, tmp_path / "kept")
     assert {record.protocol.k for record in other.records if record.protocol and record.cost} == {3}
     assert not any(record.protocol.failures for record in other.records if record.protocol)
     assert sorted((tmp_path / "kept").iterdir()) == kept
@@ -276,9 +276,9 @@ def test_two_processes_measure_the_same_as_one(
     load = functools.partial(load_models, folders, 0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as each of two has; sums over more threads are rounded elsewhere
-    one = evaluate(PARAMS, 0, tables, load(), tmp_path / "one")
+    one = evaluate(PARAMS, 0, tables, load, tmp_path / "one")
     torch.set_num_threads(threads)
-    two = evaluate(PARAMS.model_copy(update={"nproc": 2}), 0, tables, load(), tmp_path / "two", load)
+    two = evaluate(PARAMS.model_copy(update={"nproc": 2}), 0, tables, load, tmp_path / "two")
     assert two.metrics == one.metrics
     for file in (tmp_path / "one").rglob("*.safetensors"):
         assert (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes() == file.read_bytes()

@@ -6,8 +6,8 @@ positions, unless the encoder itself puts them in: a probe on the teacher's fram
 
 Several learning rates are trained at once, as one batched model; the best on the validation clips is reported on test.
 
-Shapes: S samples of a split, B of a batch, V tokens, D width, M learning rates, H heads, d width of a head, K = H * d,
-C classes.
+Shapes: R clips of the stored tokens, S samples of a split, B of a batch, V tokens, D width, M learning rates, H heads, d width
+of a head, K = H * d, C classes.
 """
 
 from __future__ import annotations
@@ -21,42 +21,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umt_pipeline.evaluation.params import AttentiveConfig
-from umt_pipeline.evaluation.probes import ProbeResult, choose_and_report, seen_classes
+from umt_pipeline.evaluation.probes import Labelled, ProbeResult, choose_and_report, seen_classes
 from umt_pipeline.evaluation.stored_arrays import StoredArray
 
 _WARMUP = 0.1  # share of the steps; the rest is a half cosine down to zero
 
 
 @dataclass(frozen=True)
-class LabelledTokens:
-    """Tokens of the clips of one split and their labels for one task.
+class ClipTokens:
+    """Tokens of clips.
 
     Args:
-        tokens_RVD: tokens of R clips, in half precision; in files, so that only what is read takes memory.
-        rows_S: the rows of this split's S labelled clips.
-        labels: str [S].
-        failures: labelled clips of the split that have no tokens.
+        tokens_RVD: in half precision; in files, so that only what is read takes memory.
+        rows_S: the rows of the S clips that are meant.
     """
 
     tokens_RVD: Tensor | StoredArray
     rows_S: np.ndarray
-    labels: np.ndarray
-    failures: int = 0
-
-    @property
-    def clips(self) -> int:
-        """Labelled clips, those without tokens included."""
-        return len(self.labels) + self.failures
 
     def batch(self, samples_B: np.ndarray, device: torch.device) -> Tensor:
-        """Return the tokens [B, V, D] of some of the labelled clips, in full precision."""
+        """Return the tokens [B, V, D] of some of the clips, in full precision."""
         return self.tokens_RVD[self.rows_S[samples_B]].to(device).float()
 
 
 def attentive_probe(
-    train: LabelledTokens,
-    validation: LabelledTokens,
-    test: LabelledTokens,
+    train: Labelled[ClipTokens],
+    validation: Labelled[ClipTokens],
+    test: Labelled[ClipTokens],
     config: AttentiveConfig,
     seed: int,
     device: torch.device,
@@ -78,13 +69,13 @@ def attentive_probe(
     rates = sorted(set(config.lr))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        probes = _Probes(len(rates), train.tokens_RVD.shape[-1], config.heads, len(classes)).to(device)
+        probes = _Probes(len(rates), train.inputs.tokens_RVD.shape[-1], config.heads, len(classes)).to(device)
     _fit(probes, train, torch.from_numpy(target_S), rates, config, seed, device)
 
     @torch.inference_mode()
-    def predict(part: LabelledTokens) -> list[np.ndarray]:
+    def predict(part: Labelled[ClipTokens]) -> list[np.ndarray]:
         batches = [np.arange(len(part.labels))[start : start + 256] for start in range(0, len(part.labels), 256)]
-        found = [probes(part.batch(samples_B, device)).argmax(dim=-1).cpu() for samples_B in batches]
+        found = [probes(part.inputs.batch(samples_B, device)).argmax(dim=-1).cpu() for samples_B in batches]
         chosen_SM = torch.cat(found) if found else torch.zeros(0, len(rates), dtype=torch.int64)
         return [classes[chosen_S.numpy()] for chosen_S in chosen_SM.unbind(dim=1)]
 
@@ -132,7 +123,7 @@ class _Probes(nn.Module):
 
 def _fit(
     probes: _Probes,
-    train: LabelledTokens,
+    train: Labelled[ClipTokens],
     target_S: Tensor,
     rates: list[float],
     config: AttentiveConfig,
@@ -154,7 +145,7 @@ def _fit(
         order_S = rng.permutation(len(target_S))
         for start in range(0, len(order_S), config.batch_size):
             samples_B = order_S[start : start + config.batch_size]
-            logits_BMC = probes(train.batch(samples_B, device))
+            logits_BMC = probes(train.inputs.batch(samples_B, device))
             target_B = target_S[torch.from_numpy(samples_B)].to(device)
             # A sum over the probes of each one's mean: no probe's gradient depends on another's.
             loss = F.cross_entropy(logits_BMC.transpose(1, 2), target_B[:, None].expand(-1, len(rates)), reduction="sum")

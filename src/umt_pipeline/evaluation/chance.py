@@ -1,6 +1,6 @@
 """What numbers are to be compared with: chance, and perfect knowledge of appearance alone.
 
-Shape legend: C clips of a set, U distinct query texts.
+Shapes: C clips of a set, U distinct query texts.
 """
 
 from __future__ import annotations

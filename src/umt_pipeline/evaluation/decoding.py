@@ -16,13 +16,7 @@ Value = TypeVar("Value")
 def decoded(
     keys: Sequence[Key], load: Callable[[Key], Value], batch_size: int, threads: int
 ) -> Iterator[tuple[dict[Key, Value], dict[Key, str]]]:
-    """Decode in threads, two batches ahead.
-
-    Args:
-        keys: what to read, each once.
-        load: reads one of them.
-        batch_size: so many at once, fewer in the last batch.
-        threads: that decode.
+    """Decode each of ``keys`` once, in threads, two batches ahead.
 
     Yields:
         Batches in the order of ``keys``: what was read, and why the others could not be.

@@ -2,8 +2,8 @@
 
 A clip whose file cannot be read is a failure with its reason, never replaced by another clip.
 
-Shapes: B clips of a batch, S clips with features, T frames, H W pixels, N patches per frame, V = T * N tokens, D width,
-E embedding width, U texts, L text length, G pairs of a text and a clip.
+Shapes: B clips of a batch, S clips with features, T frames, H W pixels, V tokens, F = B * T, N patches per frame, D width,
+C target width, E embedding width, U texts, L text length, G pairs of a text and a clip.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from umt_pipeline.models.vit import VideoViT, ViTConfig, every_patch
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
 
-# Frames of one view of one clip: uint8 [T, S, S, 3]. Raises VideoError.
+# Frames of one view of one clip: uint8 [T, H, W, 3]. Raises VideoError.
 ClipLoader = Callable[[str, ViewConfig], np.ndarray]
 
 # Pairs of a text and a clip that the matching head scores at once. Work is divided at multiples of it.
@@ -150,7 +150,7 @@ class VideoTextEncoder:
         model: the model.
         tokenizer: its tokenizer.
         keep_tokens: also return all tokens, which the matching head and the attentive probe need.
-        pool: see :class:`umt_pipeline.evaluation.params.EvaluationParams`.
+        pool: what its embedding is made of, as ``pool`` of an evaluation's parameters.
     """
 
     name: str
@@ -212,7 +212,7 @@ class VideoTextEncoder:
 
         Args:
             texts: U texts.
-            wanted: see :meth:`text_length`; longer texts are cut.
+            wanted: tokens to read of a text, longer ones are cut; None: as many as in training.
             batch_size: texts per forward pass.
         """
         device = next(self.model.parameters()).device
@@ -283,7 +283,7 @@ def clip_loader(videos: pd.DataFrame, media_root: Path) -> ClipLoader:
 
 
 def frame_loader(videos: pd.DataFrame, media_root: Path, view: ViewConfig) -> Callable[[str], np.ndarray]:
-    """Return a loader of one evaluation view of each clip, uint8 [T, S, S, 3]; see :func:`clip_loader`."""
+    """Return a loader of one evaluation view of each clip, uint8 [T, H, W, 3]; see :func:`clip_loader`."""
     load = clip_loader(videos, media_root)
     return lambda video_id: load(video_id, view)
 
@@ -297,17 +297,10 @@ def _load_row(rows: Mapping[str, Mapping[str, Any]], media_root: Path, video_id:
 def decoded_batches(
     video_ids: Sequence[str], views: Sequence[ViewConfig], load: ClipLoader, batch_size: int, threads: int
 ) -> Iterator[tuple[list[str], dict[ViewConfig, np.ndarray], dict[str, str]]]:
-    """Decode clips in the given order, two batches ahead, in threads.
-
-    Args:
-        video_ids: clips.
-        views: the views of each.
-        load: reads one view of one clip.
-        batch_size: clips per batch.
-        threads: that decode.
+    """Decode all ``views`` of clips in the given order, two batches ahead, in threads.
 
     Yields:
-        Clips that work, their frames [B, T, S, S, 3] per view, and the reasons of those that failed.
+        Clips that work, their frames [B, T, H, W, 3] per view, and the reasons of those that failed.
     """
 
     def read(video_id: str) -> dict[ViewConfig, np.ndarray]:

@@ -42,16 +42,10 @@ class RetrievalExample:
 def choose_examples(
     data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = 5
 ) -> list[RetrievalExample]:
-    """Choose a few text-to-video queries and give every system's best clips for them.
+    """Choose ``count`` text-to-video queries and give the ``shown`` best clips of every system for them.
 
     Half of the queries are hits of the first system and half are misses, spread evenly over the set, so that neither a
     lucky nor an unlucky choice is possible.
-
-    Args:
-        data: the set.
-        systems: the first one decides what is a hit.
-        count: queries.
-        shown: clips per query.
 
     Returns:
         Hits before misses; those of one query stand together.

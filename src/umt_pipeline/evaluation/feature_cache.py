@@ -113,17 +113,7 @@ def plan_features(
     threads: int,
     title: str = "clips",
 ) -> FeaturePlan:
-    """Name the folders of the features to come.
-
-    Args:
-        root: folder of all features.
-        video_ids: the clips.
-        encoders: the encoders.
-        contents: video_id -> something that changes when the clip does.
-        batch_size: clips per forward pass.
-        threads: that decode in each process.
-        title: for the progress bar.
-    """
+    """Name the folders of the features to come, in ``root``; ``contents`` says of each clip what changes when the clip does."""
     folders = []
     video_ids = tuple(dict.fromkeys(video_ids))
     clips = fingerprint([(video_id, contents[video_id]) for video_id in video_ids])

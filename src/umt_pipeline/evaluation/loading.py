@@ -25,7 +25,7 @@ from umt_pipeline.models.video_text import load_video_text
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Where the models are. A control folder that holds ``skipped.json`` instead of a model is not evaluated."""
+    """Where the models are. The store says how the teacher was used; a control may be a folder that says why it was skipped."""
 
     teacher: Path
     feature_store: Path
@@ -78,11 +78,7 @@ class Models:
 
 
 def load_models(folders: ModelFolders, seed: int) -> Models:
-    """Load all models, in eval mode, onto the GPU if there is one.
-
-    Args:
-        folders: where they are.
-        seed: makes the untrained student.
+    """Load all models, in eval mode, onto the GPU if there is one; the seed makes the untrained student.
 
     Raises:
         CheckpointError: a model folder is not complete.

@@ -4,7 +4,7 @@ Both are fitted on the features of the training clips. Their one free number (k,
 and the test clips are read once, to report. A test clip without features counts as wrong. The attentive probe, which
 reads tokens, is in :mod:`umt_pipeline.evaluation.attentive` and chooses and reports likewise.
 
-Shapes: S samples, D feature width, M classes, R training samples.
+Shapes: S samples, R training samples, D feature width, C classes, K nearest neighbours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -22,47 +22,22 @@ from sklearn.linear_model import LogisticRegression
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, accuracy
 from umt_pipeline.evaluation.params import KnnConfig, LinearConfig
 
-
-class Labelled(Protocol):
-    """The labelled clips of one split, whatever the probe reads of them."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Labels, str [S], of the clips that could be read."""
-        ...
-
-    @property
-    def failures(self) -> int:
-        """Labelled clips that could not be read."""
-        ...
-
-    @property
-    def clips(self) -> int:
-        """All labelled clips."""
-        ...
-
-
-Part = TypeVar("Part", bound=Labelled)
+Inputs = TypeVar("Inputs")
 
 
 @dataclass(frozen=True)
-class LabelledFeatures:
-    """Features of the clips of one split and their labels for one task.
+class Labelled(Generic[Inputs]):
+    """What a probe reads of the clips of one split, and their labels for one task.
 
     Args:
-        features: float32 [S, D].
+        inputs: of S clips: features, float32 [S, D], or their tokens.
         labels: str [S].
-        failures: labelled clips of the split that have no features.
+        failures: labelled clips of the split that could not be read.
     """
 
-    features: np.ndarray
+    inputs: Inputs
     labels: np.ndarray
     failures: int = 0
-
-    @property
-    def clips(self) -> int:
-        """Labelled clips, those without features included."""
-        return len(self.labels) + self.failures
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,7 @@ class ProbeResult:
 
 
 def knn_probe(
-    train: LabelledFeatures, validation: LabelledFeatures, test: LabelledFeatures, config: KnnConfig
+    train: Labelled[np.ndarray], validation: Labelled[np.ndarray], test: Labelled[np.ndarray], config: KnnConfig
 ) -> ProbeResult:
     """Classify by the weighted vote of the k nearest training clips, k chosen on the validation clips.
 
@@ -93,26 +68,26 @@ def knn_probe(
     """
     classes, target_R = seen_classes(train, test)
     _require_finite(train, validation, test)
-    one_hot_RM = np.eye(len(classes), dtype=np.float32)[target_R]
-    train_RD = _unit(train.features)
+    one_hot_RC = np.eye(len(classes), dtype=np.float32)[target_R]
+    train_RD = _unit(train.inputs)
     neighbours = sorted({min(k, len(train_RD)) for k in config.k})
 
-    def predict(part: LabelledFeatures) -> list[np.ndarray]:
-        if len(part.features) == 0:
+    def predict(part: Labelled[np.ndarray]) -> list[np.ndarray]:
+        if len(part.inputs) == 0:
             return [np.empty(0, dtype=classes.dtype)] * len(neighbours)
-        similarity_SR = _unit(part.features) @ train_RD.T
+        similarity_SR = _unit(part.inputs) @ train_RD.T
         order_SK = np.argsort(-similarity_SR, axis=1, kind="stable")[:, : neighbours[-1]]
         near_SK = np.take_along_axis(similarity_SR, order_SK, axis=1)
         # Relative to the nearest neighbour, so that no weight overflows however small the temperature.
         weight_SK = np.exp((near_SK - near_SK[:, :1]) / config.temperature)
-        votes_SKM = np.cumsum(weight_SK[:, :, None] * one_hot_RM[order_SK], axis=1)
-        return [classes[votes_SKM[:, k - 1].argmax(axis=1)] for k in neighbours]
+        votes_SKC = np.cumsum(weight_SK[:, :, None] * one_hot_RC[order_SK], axis=1)
+        return [classes[votes_SKC[:, k - 1].argmax(axis=1)] for k in neighbours]
 
     return choose_and_report(predict, [float(k) for k in neighbours], len(classes), validation, test)
 
 
 def linear_probe(
-    train: LabelledFeatures, validation: LabelledFeatures, test: LabelledFeatures, config: LinearConfig
+    train: Labelled[np.ndarray], validation: Labelled[np.ndarray], test: Labelled[np.ndarray], config: LinearConfig
 ) -> ProbeResult:
     """Classify by logistic regression on standardised features, C chosen on the validation clips.
 
@@ -122,7 +97,7 @@ def linear_probe(
     """
     classes, target_R = seen_classes(train, test)
     _require_finite(train, validation, test)
-    mean_D, std_D = train.features.mean(axis=0), train.features.std(axis=0)
+    mean_D, std_D = train.inputs.mean(axis=0), train.inputs.std(axis=0)
     # A feature that is constant in training says nothing: leave it at zero rather than blow up its rounding errors.
     scale_D = np.where(std_D > 1e-6, 1.0 / np.maximum(std_D, 1e-6), 0.0)
 
@@ -130,7 +105,7 @@ def linear_probe(
         return ((features_SD - mean_D) * scale_D).astype(np.float32)
 
     strengths = sorted(set(config.c))
-    train_RD = standardise(train.features)
+    train_RD = standardise(train.inputs)
     model = LogisticRegression(max_iter=config.max_iterations, warm_start=True)
     fitted: list[LogisticRegression] = []
     for strength in strengths:
@@ -141,30 +116,25 @@ def linear_probe(
             model.fit(train_RD, target_R)
         fitted.append(copy.deepcopy(model))
 
-    def predict(part: LabelledFeatures) -> list[np.ndarray]:
-        if len(part.features) == 0:
+    def predict(part: Labelled[np.ndarray]) -> list[np.ndarray]:
+        if len(part.inputs) == 0:
             return [np.empty(0, dtype=classes.dtype)] * len(fitted)
-        standard_SD = standardise(part.features)
+        standard_SD = standardise(part.inputs)
         return [classes[probe.predict(standard_SD)] for probe in fitted]
 
     return choose_and_report(predict, strengths, len(classes), validation, test)
 
 
 def choose_and_report(
-    predict: Callable[[Part], list[np.ndarray]],
+    predict: Callable[[Labelled[Inputs]], list[np.ndarray]],
     settings: Sequence[float],
     classes: int,
-    validation: Part,
-    test: Part,
+    validation: Labelled[Inputs],
+    test: Labelled[Inputs],
 ) -> ProbeResult:
     """Choose the setting that is best on validation (the first of equals) and report it on test.
 
-    Args:
-        predict: returns the predicted labels [S] of a split with each setting.
-        settings: what there is to choose from.
-        classes: classes seen in training.
-        validation: what is chosen on.
-        test: what is reported on.
+    ``predict`` returns the predicted labels [S] of a split with each setting; ``classes`` counts those of training.
     """
     # Without validation clips the middle setting is taken: any other choice would have to be made on the test clips.
     chosen, validation_accuracy = len(settings) // 2, None
@@ -181,7 +151,7 @@ def choose_and_report(
     )
 
 
-def seen_classes(train: Labelled, test: Labelled) -> tuple[np.ndarray, np.ndarray]:
+def seen_classes(train: Labelled[Any], test: Labelled[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return the classes of the training clips, and each clip's number among them.
 
     Raises:
@@ -191,16 +161,16 @@ def seen_classes(train: Labelled, test: Labelled) -> tuple[np.ndarray, np.ndarra
     if len(classes) < 2:
         found = ", ".join(repr(str(name)) for name in classes) or "none"
         raise NoDataError(f"probe: expected at least two classes among the training clips, found {found}")
-    if test.clips == 0:
+    if len(test.labels) + test.failures == 0:
         raise NoDataError("probe: expected at least one labelled test clip, found none")
     return classes, target_R
 
 
-def _require_finite(*parts: LabelledFeatures) -> None:
+def _require_finite(*parts: Labelled[np.ndarray]) -> None:
     for part in parts:
-        bad = int((~np.isfinite(part.features).all(axis=1)).sum()) if len(part.features) else 0
+        bad = int((~np.isfinite(part.inputs).all(axis=1)).sum()) if len(part.inputs) else 0
         if bad:
-            raise EvaluationError(f"probe: the features of {bad} of {len(part.features)} clips hold NaN or infinity")
+            raise EvaluationError(f"probe: the features of {bad} of {len(part.inputs)} clips hold NaN or infinity")
 
 
 def _unit(features_SD: np.ndarray) -> np.ndarray:

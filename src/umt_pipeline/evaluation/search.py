@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
-from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import SearchParams
@@ -48,33 +47,27 @@ class Searcher:
 
 
 def search(
-    params: SearchParams, seed: int, data: RetrievalSet, workplace: Workplace[T], features: Features, examples: int = 0
-) -> tuple[list[Record], list[RetrievalExample]]:
-    """Return a record for each score of each model on one set, or one with a note that says why there is none; and examples.
+    params: SearchParams, seed: int, data: RetrievalSet, workplace: Workplace[T], features: Features
+) -> list[tuple[SystemScores, Record]]:
+    """Search one set with each model of video and text; return the scores and their records, in the order of the models.
 
     Args:
         params: how to score.
         seed: kept in the records.
         data: the set.
-        workplace: its models, all of which are searched with, made ``features`` with ``keep_tokens``.
+        workplace: its models made ``features`` with ``keep_tokens``.
         features: of the set's clips, and maybe of others.
-        examples: queries of which the clips that each model found, re-ranked, are returned too; the last model decides what is
-            a hit.
 
     Raises:
+        NoDataError: no clip of the set has features.
         EvaluationError: scores that are not finite, or ``text_length`` is more than a model can read.
     """
-    records: list[Record] = []
-    shown: list[SystemScores] = []
+    found = []
     for model in workplace.models.video_text:
-        try:
-            systems = video_text_scores(params, model, data, features, workplace)
-        except NoDataError as error:
-            return [Record(task=f"retrieval/{data.name}", note=str(error))], []
         searcher = Searcher(model.view, workplace.models.weights[model.name], model.text_length(params.text_length))
-        records += [search_record(params, seed, data, system, searcher, features.failures) for system in systems]
-        shown = [*(system for system in systems if system.score == "reranked"), *shown]
-    return records, choose_examples(data, shown, examples)
+        for system in video_text_scores(params, model, data, features, workplace):
+            found.append((system, search_record(params, seed, data, system, searcher, features.failures)))
+    return found
 
 
 def clips_with_features(data: RetrievalSet, features: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -129,14 +122,6 @@ def search_record(
     params: SearchParams, seed: int, data: RetrievalSet, system: SystemScores, searcher: Searcher, failures: Collection[str]
 ) -> Record:
     """Return the recalls and ranks of one system on one set, in both directions, and how they were measured.
-
-    Args:
-        params: how it was scored.
-        seed: of the run.
-        data: the set.
-        system: the scores.
-        searcher: the model behind them.
-        failures: clips without features, of this set or others.
 
     Raises:
         EvaluationError: a score is NaN or +inf.

@@ -28,13 +28,8 @@ DTYPES = {"F16": torch.float16, "F32": torch.float32, "BOOL": torch.bool}
 class StoredArray:
     """An array whose rows lie in files, read when they are needed. It can be sent to other processes.
 
-    Args:
-        name: for messages.
-        files: path and offset of the array's first byte, of each file.
-        shape: of one row.
-        dtype: of the stored numbers.
-        file_S: the file of each row.
-        index_S: each row's index in its file.
+    Each file is a path and the offset of the array's first byte there; a row is an index in one of the files. The shape is
+    that of a row, the name for messages.
     """
 
     def __init__(
@@ -106,7 +101,7 @@ def store_arrays(path: Path, arrays: Mapping[str, Tensor]) -> dict[str, StoredAr
     except Exception as error:  # safetensors wraps what the system says in an error of its own
         raise EvaluationError(
             f"{path}: cannot write {size / 1e9:.2f} GB of features: {error}. Make room; finished shards are kept and will be "
-            "used. (Without a workspace they are in the folder for temporary files: TMPDIR names another one)"
+            "used"
         ) from error
     return {name: _one_file(name, path, entry) for name, entry in arrays_in_file(path).items()}
 

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from umt_pipeline.evaluation.agreement import top1_agreement
-from umt_pipeline.evaluation.attentive import LabelledTokens, attentive_probe
+from umt_pipeline.evaluation.attentive import ClipTokens, attentive_probe
 from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader
 from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.loading import Models
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
-from umt_pipeline.evaluation.probes import LabelledFeatures, ProbeResult, knn_probe, linear_probe
+from umt_pipeline.evaluation.probes import Labelled, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
-from umt_pipeline.evaluation.search import Searcher, clips_with_features, search_record, video_text_scores
+from umt_pipeline.evaluation.search import Searcher, clips_with_features, search, search_record
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
@@ -49,9 +49,8 @@ def evaluate(
     params: EvaluationParams,
     seed: int,
     tables: Tables,
-    models: Models,
-    folder: Path | None = None,
-    load: Callable[[], Models] | None = None,
+    load: Callable[[], Models],
+    folder: Path,
 ) -> EvaluationResult:
     """Measure everything that the data allow; what they do not allow gets a record with a note.
 
@@ -59,10 +58,9 @@ def evaluate(
         params: what to measure.
         seed: kept in the records.
         tables: the data.
-        models: the models.
+        load: loads the models, in each process.
         folder: keeps the features, so that another evaluation of the same models and clips reads them; whatever else lies
-            there is deleted. None: a temporary folder.
-        load: loads the same models in another process; needed where ``params.nproc`` is not 1.
+            there is deleted.
 
     Raises:
         EvaluationError: features or scores are not finite, features cannot be written or read, or ``text_length`` is more
@@ -70,9 +68,9 @@ def evaluate(
         TrainingError: another evaluation is at work in ``folder``.
     """
     require_devices(params.nproc, "evaluation.nproc")
-    for model in models.video_text:
-        model.text_length(params.text_length)
-    with open_workplace(models, folder, load, params.nproc) as workplace:
+    with open_workplace(load, folder, params.nproc) as workplace:
+        for model in workplace.models.video_text:
+            model.text_length(params.text_length)
         return _evaluate(_Work(params, seed, tables, workplace))
 
 
@@ -157,7 +155,7 @@ def _encoders(pool: PoolRule, attend: bool, test: bool, models: Models) -> list[
 
 # --- probes -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class _Labelled:
+class _Clips:
     """Clips of one split with a label in one task, and where their features are."""
 
     video_ids: Sequence[str]
@@ -179,15 +177,15 @@ class _Labelled:
         """How many clips have no features."""
         return len(self.video_ids) - len(self.rows)
 
-    def vectors(self, name: str) -> LabelledFeatures:
+    def vectors(self, name: str) -> Labelled[np.ndarray]:
         """Return one encoder's vectors."""
         array = self.features.arrays[name][self.rows].float().numpy() if len(self.rows) else np.zeros((0, 1), dtype=np.float32)
-        return LabelledFeatures(array, self.labels, self.failures)
+        return Labelled(array, self.labels, self.failures)
 
-    def tokens(self, name: str) -> LabelledTokens:
+    def tokens(self, name: str) -> Labelled[ClipTokens]:
         """Return one encoder's tokens."""
         tokens = self.features.arrays[f"{name}/tokens"] if len(self.rows) else torch.zeros(0, 1, 1, dtype=torch.float16)
-        return LabelledTokens(tokens, self.rows, self.labels, self.failures)
+        return Labelled(ClipTokens(tokens, self.rows), self.labels, self.failures)
 
 
 def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Record]:
@@ -196,7 +194,7 @@ def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Re
     known = {*fit.video_ids, *fit.failures}  # not all of the training split, if there is a limit
     splits = ((params.train_split, fit), (params.validation_split, fit), (params.test_split, test))
     parts = [
-        _Labelled([video_id for video_id in work.tables.clips(split) if video_id in label_of], features, label_of)
+        _Clips([video_id for video_id in work.tables.clips(split) if video_id in label_of], features, label_of)
         for split, features in splits
     ]
     parts[0] = dataclasses.replace(parts[0], video_ids=[video_id for video_id in parts[0].video_ids if video_id in known])
@@ -235,7 +233,7 @@ def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Re
 
 
 def _fit_probe(
-    work: _Work, kind: str, name: str, parts: Sequence[_Labelled]
+    work: _Work, kind: str, name: str, parts: Sequence[_Clips]
 ) -> tuple[ProbeResult, dict[str, float | str], dict[str, float]]:
     """Fit one probe on one encoder's features of the training, validation and test clips.
 
@@ -272,48 +270,40 @@ def _listed(values: Sequence[float]) -> str:
 # --- retrieval --------------------------------------------------------------------------------------------------------
 def _search(work: _Work, name: str, test: Features) -> tuple[list[Record], list[RetrievalExample]]:
     """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
-    params, models, tables = work.params, work.models, work.tables
+    params, tables, teacher = work.params, work.tables, work.models.teacher.teacher
     try:
         data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
-        systems = _systems(work, data, test)
+        found = [*_search_by_teacher(work, data, test), *search(params, work.seed, data, work.workplace, test)]
     except NoDataError as error:
         return [Record(task=f"retrieval/{name}", note=str(error))], []
-    searchers = {"teacher": Searcher(models.teacher.view, models.weights["teacher"])}
-    for model in models.video_text:
-        searchers[model.name] = Searcher(model.view, models.weights[model.name], model.text_length(params.text_length))
     records: list[Record] = []
-    if not models.teacher.teacher.has_text:
-        note = f"the teacher {models.teacher.teacher.config.source!r} has no text tower: its frames cannot be searched by text"
+    if not teacher.has_text:
+        note = f"the teacher {teacher.config.source!r} has no text tower: its frames cannot be searched by text"
         records.append(Record(task=f"retrieval/{name}/teacher/dual", note=note))
-    for system in systems:
-        found = search_record(params, work.seed, data, system, searchers[system.model], test.failures)
-        records.append(found)
-        records += [_agreement(data, system, task, tables.label_of(task), found) for task in work.tasks]
+    for system, record in found:
+        records.append(record)
+        records += [_agreement(data, system, task, tables.label_of(task), record) for task in work.tasks]
     # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures, and so are the
     # scores that no search with one query can give.
-    shown = [system for system in reversed(systems) if system.model != "control" and system.score != "dsl"]
+    shown = [system for system, _ in reversed(found) if system.model != "control" and system.score != "dsl"]
     return records, choose_examples(data, shown, params.examples)
 
 
-def _systems(work: _Work, data: RetrievalSet, test: Features) -> list[SystemScores]:
-    """Score all systems on one set: the teacher if it knows text, then every stage-2 model, which can also re-rank.
-
-    Raises:
-        NoDataError: no clip of the set has features.
-        EvaluationError: a score is not a number.
-    """
+def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[tuple[SystemScores, Record]]:
+    """Search one set with the teacher's frames, if it knows text; without clips that have features raises NoDataError."""
     params, teacher = work.params, work.models.teacher
     clip_S, rows = clips_with_features(data, test)
-    systems: list[SystemScores] = []
-    if teacher.teacher.has_text:
-        video_SE = test.arrays["teacher_cls"][rows].numpy()
-        if params.pool == "clip":
-            video_SE = video_SE / np.maximum(np.linalg.norm(video_SE, axis=1, keepdims=True), 1e-12)
-        dual = dual_scores("teacher", teacher.encode_text(data.texts), video_SE, clip_S, len(data.video_ids))
-        systems += [dual, dual_softmax(dual, params.dsl_temperature or teacher.temperature)]
-    for model in work.models.video_text:
-        systems += video_text_scores(params, model, data, test, work.workplace)
-    return systems
+    if not teacher.teacher.has_text:
+        return []
+    video_SE = test.arrays["teacher_cls"][rows].numpy()
+    if params.pool == "clip":
+        video_SE = video_SE / np.maximum(np.linalg.norm(video_SE, axis=1, keepdims=True), 1e-12)
+    dual = dual_scores("teacher", teacher.encode_text(data.texts), video_SE, clip_S, len(data.video_ids))
+    searcher = Searcher(teacher.view, work.models.weights["teacher"])
+    return [
+        (system, search_record(params, work.seed, data, system, searcher, test.failures))
+        for system in (dual, dual_softmax(dual, params.dsl_temperature or teacher.temperature))
+    ]
 
 
 def _agreement(data: RetrievalSet, system: SystemScores, task: str, label_of: Mapping[str, str], found: Record) -> Record:

@@ -10,13 +10,9 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Tables:
-    """The clean tables, and the folder that the videos' paths are relative to. Images are trained on, never measured on.
+    """The clean tables, and the folder that the videos' paths are relative to.
 
-    Attributes:
-        videos: videos and images.
-        captions: of both.
-        labels: of videos; may be empty.
-        media_root: folder of the files.
+    Videos and captions hold images too, which are trained on, never measured on; labels may be empty.
     """
 
     videos: pd.DataFrame

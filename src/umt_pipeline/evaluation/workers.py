@@ -37,18 +37,15 @@ class Workers(Generic[T]):
     """Calls functions of what is loaded (here, models) and an item: in this process, or in several.
 
     Args:
-        here: what is loaded in this process; kept as an attribute.
-        load: loads the same in another process; None allows no other process.
+        load: called once in each process. Other processes are sent it, so it is no lambda where there are several.
         count: processes. One means this one; several are started at the first call.
 
-    Raises:
-        ConfigError: several processes and no ``load``.
+    Attributes:
+        here: what is loaded in this process.
     """
 
-    def __init__(self, here: T, load: Callable[[], T] | None = None, count: int = 1) -> None:
-        if count > 1 and load is None:
-            raise ConfigError(f"`nproc: {count}` needs a way to load the models in other processes; none was given")
-        self.count, self.here = count, here
+    def __init__(self, load: Callable[[], T], count: int = 1) -> None:
+        self.count, self.here = count, load()
         self._load = load
         self._pool: ProcessPoolExecutor | None = None
 
@@ -132,11 +129,7 @@ class Workers(Generic[T]):
 
 
 def require_devices(count: int, setting: str) -> None:
-    """Check that so many processes have a device each, before anything is done that needs them.
-
-    Args:
-        count: processes.
-        setting: name of the parameter that says so.
+    """Check that so many processes have a device each, before anything is done that needs them; ``setting`` says so many.
 
     Raises:
         ConfigError: there are CUDA devices, but fewer.
@@ -150,7 +143,7 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _start(load: Callable[[], Any] | None, started: Any, threads: int) -> None:
+def _start(load: Callable[[], Any], started: Any, threads: int) -> None:
     global _state  # the only way from the initialiser of a pool's process to its calls
     with started.get_lock():
         rank = started.value
@@ -159,7 +152,6 @@ def _start(load: Callable[[], Any] | None, started: Any, threads: int) -> None:
         torch.cuda.set_device(rank)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
-    assert load is not None
     _state = load()
 
 

@@ -1,20 +1,24 @@
-"""Where clips are encoded and searched: the folder of their features, and the processes that make and read them."""
+"""Where clips are encoded and searched: the folder of their features, and the processes that make and read them.
+
+Shapes: U texts, L text length, D width, S clips with features, V tokens, G pairs of a text and a clip.
+"""
 
 from __future__ import annotations
 
-import functools
+import itertools
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 from torch import Tensor
 
-from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader, VideoTextEncoder
+from umt_pipeline.evaluation.encoders import PAIRS_PER_PASS, ClipEncoder, ClipLoader, VideoTextEncoder
 from umt_pipeline.evaluation.feature_cache import (
     Features,
     ShardGroup,
@@ -24,9 +28,8 @@ from umt_pipeline.evaluation.feature_cache import (
     read_features,
     remove_others,
 )
-from umt_pipeline.evaluation.reranking import pair_scorer
 from umt_pipeline.evaluation.retrieval import PairScorer
-from umt_pipeline.evaluation.stored_arrays import StoredArray
+from umt_pipeline.evaluation.stored_arrays import StoredArray, store_arrays
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.training.state import run_lock
 
@@ -63,12 +66,7 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True)
 class Workplace(Generic[T]):
-    """The folder of the features, and the processes, each of which holds the models.
-
-    Args:
-        folder: keeps the features.
-        workers: hold the models.
-    """
+    """The folder of the features, and the processes, each of which holds the models."""
 
     folder: Path
     workers: Workers[T]
@@ -124,47 +122,55 @@ class Workplace(Generic[T]):
 
         Args:
             model: name of the one whose matching head gives the logits.
-            text_ULD: tokens of U texts of length L from :meth:`VideoTextEncoder.encode_text`.
+            text_ULD: tokens of texts from :meth:`VideoTextEncoder.encode_text`.
             mask_UL: their mask.
-            video_SVD: V tokens of each of S clips.
+            video_SVD: tokens of the clips.
 
         Raises:
             EvaluationError: the disk is full; or, from the function, a process ended or a file of features is gone.
         """
         with tempfile.TemporaryDirectory(prefix="texts-", dir=self.folder) as scratch:
-            score = pair_scorer(self.workers, functools.partial(_named, model), Path(scratch), text_ULD, mask_UL, video_SVD)
+            texts = store_arrays(Path(scratch) / "texts.safetensors", {"tokens": text_ULD.cpu(), "mask": mask_UL.cpu()})
             del text_ULD, mask_UL
+
+            def score(text_G: np.ndarray, row_G: np.ndarray) -> np.ndarray:
+                # Cut where the matching head's runs end, so that every run is the same whoever does it. Neighbours in the
+                # order of clips: a process reads its own part of the tokens.
+                runs = -(-len(text_G) // PAIRS_PER_PASS)
+                edges = [runs * number // self.workers.count * PAIRS_PER_PASS for number in range(self.workers.count + 1)]
+                parts = [slice(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+                stored = (texts["tokens"], texts["mask"], video_SVD)
+                scores_G = np.zeros(len(text_G), dtype=np.float32)
+                work = [(model, stored, text_G[part], row_G[part]) for part in parts]
+                for index, scores in self.workers.map(_score, work):
+                    scores_G[parts[index]] = scores
+                return scores_G
+
             yield score
 
 
 @contextmanager
-def open_workplace(
-    models: T, folder: Path | None = None, load: Callable[[], T] | None = None, nproc: int = 1
-) -> Iterator[Workplace[T]]:
+def open_workplace(load: Callable[[], T], folder: Path, nproc: int = 1) -> Iterator[Workplace[T]]:
     """Open a workplace; the processes end with it.
 
     Args:
-        models: the models, on :func:`umt_pipeline.evaluation.workers.default_device`.
+        load: loads the models onto :func:`umt_pipeline.evaluation.workers.default_device`, in each process.
         folder: keeps the features, so that the next search with the same models and clips reads them; whatever else lies
-            there is deleted. None: a temporary folder (``TMPDIR`` says where).
-        load: loads the same models in another process; needed where ``nproc`` is not 1.
+            there is deleted.
         nproc: processes, one per GPU. On a CPU they share the cores.
 
     Raises:
-        ConfigError: several processes and no ``load``.
         TrainingError: another process is at work in ``folder``.
     """
-    with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="umt_features_"))
-        if folder is not None:
-            # Beside the folder, in which another evaluation would delete what this one reads.
-            stack.enter_context(run_lock(folder.with_name(f"{folder.name}.lock")))
-        workers = stack.enter_context(Workers(models, load, nproc))
-        yield Workplace(folder or Path(scratch), workers)
+    # The lock lies beside the folder, in which another evaluation would delete what this one reads.
+    with run_lock(folder.with_name(f"{folder.name}.lock")), Workers(load, nproc) as workers:
+        yield Workplace(folder, workers)
 
 
-def _named(name: str, models: SearchModels) -> VideoTextEncoder:
-    return next(model for model in models.video_text if model.name == name)
+def _score(models: SearchModels, work: tuple[str, tuple[StoredArray, ...], np.ndarray, np.ndarray]) -> np.ndarray:
+    name, (text_ULD, mask_UL, video_SVD), text_G, row_G = work
+    encoder = next(model for model in models.video_text if model.name == name)
+    return encoder.pair_scorer(text_ULD, mask_UL, video_SVD)(text_G, row_G)
 
 
 def _encode(models: T, work: tuple[Callable[[T], Sequence[ClipEncoder]], ClipLoader, ShardGroup]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from kedro.pipeline import Node, Pipeline
@@ -48,7 +48,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
             name=f"gather_{name}",
         ),
         Node(
-            _train_model(name),
+            _train(name, "model"),
             inputs=[f"{name}_runs", "workspace"],
             outputs=[f"{name}_model", f"{name}_history", f"{name}_summary"],
             name=f"train_{name}",
@@ -73,7 +73,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
     ]
     if task.has_control:
         control = Node(
-            _train_control(name),
+            _train(name, "control"),
             inputs=[f"{name}_runs", "workspace"],
             outputs=[f"{name}_control_model", f"{name}_control_history", f"{name}_control_summary"],
             name=f"train_{name}_control",
@@ -151,18 +151,11 @@ def _gather(task: AnyTask) -> Any:
     return gather
 
 
-def _train_model(name: str) -> Any:
+def _train(name: str, which: Literal["model", "control"]) -> Any:
     def train_model(runs: Plan, workspace: Path) -> Trained:
-        return train_runs(name, runs.model, workspace)
+        return train_runs(name if which == "model" else f"{name}_control", getattr(runs, which), workspace)
 
     return train_model
-
-
-def _train_control(name: str) -> Any:
-    def train_control(runs: Plan, workspace: Path) -> Trained:
-        return train_runs(f"{name}_control", runs.control, workspace)
-
-    return train_control
 
 
 def _test(task: AnyTask) -> Any:

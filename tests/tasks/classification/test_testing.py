@@ -125,7 +125,7 @@ def test_a_videos_probabilities_are_the_mean_of_its_views_softmax(corpus: tuple[
     torch.manual_seed(0)
     model = Classifier(ClassifierConfig(vision=VISION, classes=3, init_scale=30.0))
     found = {
-        size: predict(Workers(model), clips, media, CLIP, MultiViewTest(clips=2, crops=3, batch_size=size, workers=2))
+        size: predict(Workers(lambda: model), clips, media, CLIP, MultiViewTest(clips=2, crops=3, batch_size=size, workers=2))
         for size in (1, 48)
     }
     assert found[48].video_ids == found[1].video_ids == tuple(clips["video_id"])
@@ -146,7 +146,7 @@ def test_a_video_that_cannot_be_read_is_a_failure_of_its_own(corpus: tuple[pd.Da
     clips, media = corpus
     broken = clips.assign(path=["clip0.mp4", "gone.mp4", "clip2.mp4", "clip3.mp4"])
     model = Classifier(ClassifierConfig(vision=VISION, classes=2))
-    found = predict(Workers(model), broken, media, CLIP, MultiViewTest(clips=1, crops=1))
+    found = predict(Workers(lambda: model), broken, media, CLIP, MultiViewTest(clips=1, crops=1))
     assert found.video_ids == ("clip0", "clip2", "clip3")
     assert list(found.failures) == ["clip1"]
     assert "gone.mp4" in found.failures["clip1"]
@@ -156,7 +156,7 @@ def test_a_video_that_cannot_be_read_is_a_failure_of_its_own(corpus: tuple[pd.Da
     assert table.loc[1, "top1"] is None or pd.isna(table.loc[1, "top1"])
     assert set(table.columns) == {"video_id", "label", "failure", "top1", "top2", "score1", "score2"}
     assert (table["score1"].dropna() >= table["score2"].dropna()).all()
-    nothing = predict(Workers(model), clips.assign(path="gone.mp4"), media, CLIP, MultiViewTest(clips=1, crops=1))
+    nothing = predict(Workers(lambda: model), clips.assign(path="gone.mp4"), media, CLIP, MultiViewTest(clips=1, crops=1))
     assert score(nothing, truth, ("a", "b")).values == {"top1": 0.0, "mean_class": 0.0}
 
 
@@ -169,8 +169,8 @@ def test_processes_share_videos_and_find_the_same(corpus: tuple[pd.DataFrame, Pa
     clips, media = corpus
     clips = clips.assign(path=["clip0.mp4", "gone.mp4", "clip2.mp4", "clip3.mp4"])
     arguments = clips, media, CLIP, MultiViewTest(clips=1, crops=3, batch_size=3, workers=1)
-    alone = predict(Workers(classifier()), *arguments)
-    with Workers(classifier(), classifier, count=2) as workers:
+    alone = predict(Workers(classifier), *arguments)
+    with Workers(classifier, 2) as workers:
         shared = predict(workers, *arguments)
     assert (shared.video_ids, shared.failures) == (("clip0", "clip2", "clip3"), alone.failures)
     assert list(shared.failures) == ["clip1"]
@@ -181,7 +181,7 @@ def test_a_broken_model_is_an_error(corpus: tuple[pd.DataFrame, Path]) -> None:
     model = Classifier(ClassifierConfig(vision=VISION, classes=2))
     torch.nn.init.constant_(model.head.bias, float("nan"))
     with pytest.raises(EvaluationError, match="NaN or infinity for video 'clip0'"):
-        predict(Workers(model), *corpus, CLIP, MultiViewTest(clips=1, crops=1))
+        predict(Workers(lambda: model), *corpus, CLIP, MultiViewTest(clips=1, crops=1))
 
 
 def test_the_picture_is_the_same_every_time_and_names_what_was_unreadable() -> None:

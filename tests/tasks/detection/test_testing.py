@@ -17,11 +17,13 @@ from umt_pipeline.schemas import RawBoxes
 from umt_pipeline.tasks.detection.model import Detector, DetectorConfig
 from umt_pipeline.tasks.detection.scoring import score
 from umt_pipeline.tasks.detection.testing import DetectedActions, DetectionTest, predict, prediction_table
+from umt_pipeline.tasks.detection.training import DetectionRecipe
 from umt_pipeline.video.box_views import KeyFrameClip, key_frame_indices, load_whole, whole_size
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
 VISION = ViTConfig(image_size=32, patch_size=8, frames=2, dim=16, depth=2, heads=2)
 CLIP = KeyFrameClip(frames=2, stride=2, size=32, short_side=40)
+RECIPE = DetectionRecipe(clip=CLIP)
 CLASSES = ("run", "sit", "walk")
 LEFT, RIGHT, WEAK = (0.2, 0.1, 0.5, 0.9), (0.5, 0.1, 0.9, 0.9), (0.0, 0.0, 0.1, 0.1)
 COLUMNS = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label", "score"]
@@ -56,7 +58,7 @@ def test_defaults_are_the_published_ones() -> None:
 def test_scores_are_probability_times_confidence_on_whole_frames(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     videos, boxes, folder = corpus
     model = detector()
-    found = predict(Workers(model), CLASSES, videos, boxes, folder, CLIP, DetectionTest(workers=1))
+    found = predict(Workers(lambda: model), CLASSES, videos, boxes, folder, RECIPE, DetectionTest(workers=1))
     assert list(found.table.columns) == COLUMNS
     assert found.failures == {}
     assert len(found.table) == 5 * 3, "five sure boxes, each once"
@@ -71,7 +73,8 @@ def test_scores_are_probability_times_confidence_on_whole_frames(corpus: tuple[p
     with torch.inference_mode():
         expected = 0.95 * model(patches, wide, (5, 7)).sigmoid()[0, 0]
     np.testing.assert_allclose(first["score"].to_numpy()[3:], expected, atol=1e-5)
-    alone = predict(Workers(model), CLASSES, videos, boxes, folder, CLIP, DetectionTest(batch_size=1, workers=2)).table
+    single = DetectionTest(batch_size=1, workers=2)
+    alone = predict(Workers(lambda: model), CLASSES, videos, boxes, folder, RECIPE, single).table
     pd.testing.assert_frame_equal(alone, found.table, atol=1e-5)
 
 
@@ -82,10 +85,10 @@ def test_processes_share_key_frames_and_find_the_same(corpus: tuple[pd.DataFrame
     paths = videos["path"].replace("clip1.mp4", "gone.mp4")
     videos = videos.assign(path=paths, width=videos["width"].where(~wide, 2 * videos["width"]))
     boxes = boxes.assign(video=boxes["video"].replace("clip1.mp4", "gone.mp4"))
-    arguments = CLASSES, videos, boxes, folder, CLIP, DetectionTest(batch_size=1, workers=1)
-    alone = predict(Workers(detector()), *arguments)
+    arguments = CLASSES, videos, boxes, folder, RECIPE, DetectionTest(batch_size=1, workers=1)
+    alone = predict(Workers(detector), *arguments)
     assert alone.table.groupby(["video", "timestamp_s"]).ngroups == 3
-    with Workers(detector(), detector, count=2) as workers:
+    with Workers(detector, 2) as workers:
         shared = predict(workers, *arguments)
     pd.testing.assert_frame_equal(shared.table, alone.table, check_exact=True)
     assert shared.failures == alone.failures
@@ -97,7 +100,7 @@ def test_key_frames_that_cannot_be_read_are_missed_and_named(corpus: tuple[pd.Da
     truth = boxes[boxes["source"] == "annotated"]
     broken = videos.assign(path=videos["path"].replace("clip1.mp4", "gone.mp4"))
     renamed = boxes.assign(video=boxes["video"].replace("clip1.mp4", "gone.mp4"))
-    found = predict(Workers(detector()), CLASSES, broken, renamed, folder, CLIP, DetectionTest())
+    found = predict(Workers(detector), CLASSES, broken, renamed, folder, RECIPE, DetectionTest())
     assert list(found.failures) == [("gone.mp4", 0.2)]
     assert "gone.mp4" in found.failed_videos()["gone.mp4"]
     scores = score(
@@ -113,7 +116,7 @@ def test_key_frames_that_cannot_be_read_are_missed_and_named(corpus: tuple[pd.Da
 
 def test_annotated_boxes_tell_the_two_detectors_apart(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     videos, boxes, folder = corpus
-    found = predict(Workers(detector()), CLASSES, videos, boxes, folder, CLIP, DetectionTest(source="annotated")).table
+    found = predict(Workers(detector), CLASSES, videos, boxes, folder, RECIPE, DetectionTest(source="annotated")).table
     assert len(found) == 2 * 3
     scores = score(found, boxes[boxes["source"] == "annotated"], CLASSES)
     assert scores.missing == {}
@@ -123,11 +126,11 @@ def test_annotated_boxes_tell_the_two_detectors_apart(corpus: tuple[pd.DataFrame
 def test_refusals(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     videos, boxes, folder = corpus
     with pytest.raises(EvaluationError, match=r"expected annotated boxes of the 1 test videos .* found none among 10 rows"):
-        predict(Workers(detector()), CLASSES, videos.iloc[2:3], boxes, folder, CLIP, DetectionTest(source="annotated"))
+        predict(Workers(detector), CLASSES, videos.iloc[2:3], boxes, folder, RECIPE, DetectionTest(source="annotated"))
     model = detector()
     torch.nn.init.constant_(model.head.bias, float("nan"))
     with pytest.raises(EvaluationError, match=r"NaN or infinity for 'clip\d\.mp4' at 0\.\d s"):
-        predict(Workers(model), CLASSES, videos, boxes, folder, CLIP, DetectionTest())
+        predict(Workers(lambda: model), CLASSES, videos, boxes, folder, RECIPE, DetectionTest())
 
 
 def test_the_table_for_people_names_what_is_true_and_the_best_actions(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:

@@ -128,28 +128,28 @@ def result(
     answers = make_answer_list(TOKENIZER, texts, 12)
     ranked = RankedAnswers(np.tile(np.arange(len(texts)), (len(scores), 1)), np.array(scores))
     found = answering_result(truth, [f"q{row}" for row in range(len(scores))], ranked, answers)
-    return found.accuracy, found.predicted, found.missing, found.not_in_list, found.tied
+    return found.accuracy, found.predicted, found.not_in_list, found.tied
 
 
 def test_what_counts_as_wrong_is_listed() -> None:
     truth = {"q0": "left", "q1": "star", "q2": "Left", "q3": "red", "q4": "red", "q5": "star"}
     scores = [[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-2.0, -1.0, -1.0], [-9.0, -9.5, -0.1]]
-    accuracy, predicted, missing, absent, tied = result(truth, scores)
-    assert accuracy == pytest.approx(100.0 * 2 / 6), "q0 and q4 alone are right"
+    accuracy, predicted, absent, tied = result(truth, scores)
+    assert accuracy == pytest.approx(100.0 * 2 / 6), "q0 and q4 alone are right, q5 has no prediction"
     assert predicted == {"q0": "left", "q1": "left", "q2": "left", "q3": "star", "q4": "red"}
-    assert (missing, absent, tied) == (("q5",), ("q2",), ("q3",))
+    assert (absent, tied) == (("q2",), ("q3",))
 
 
 def test_a_constant_score_is_always_wrong() -> None:
-    accuracy, _, _, _, tied = result({"q0": "left", "q1": "red"}, [[0.0] * 3] * 2)
+    accuracy, _, _, tied = result({"q0": "left", "q1": "red"}, [[0.0] * 3] * 2)
     assert accuracy == 0.0
     assert tied == ("q0", "q1")
 
 
 def test_answers_with_the_same_tokens_are_equals_whatever_rounding_says() -> None:
-    accuracy, predicted, _, _, tied = result({"q0": "left"}, [[-1.0, -1.1, -5.0]], ("left", "Left", "red"))
+    accuracy, predicted, _, tied = result({"q0": "left"}, [[-1.0, -1.1, -5.0]], ("left", "Left", "red"))
     assert (accuracy, predicted, tied) == (0.0, {"q0": "Left"}, ("q0",))
-    accuracy, _, _, _, tied = result({"q0": "red"}, [[-2.0, -2.1, -1.0]], ("left", "Left", "red"))
+    accuracy, _, _, tied = result({"q0": "red"}, [[-2.0, -2.1, -1.0]], ("left", "Left", "red"))
     assert (accuracy, tied) == (100.0, ())
 
 

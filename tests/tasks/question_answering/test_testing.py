@@ -84,7 +84,7 @@ def test_answers_are_those_of_one_question_at_a_time(world: tuple[Path, pd.DataF
     model = QuestionAnsweringModel.from_video_text(stage2)[0].eval()
     answers = make_answer_list(tokenizer, ["disc", "star", "up", "left"], 12)
     load = clip_loader(videos, folder / "media")
-    found = answer_questions(Workers((model, tokenizer)), OPEN, answers, load, 8, CONFIG, "test")
+    found = answer_questions(Workers(lambda: (model, tokenizer)), OPEN, answers, load, 8, CONFIG, "test")
     assert found.question_ids == ("a", "c", "b", "d"), "clip by clip"
     for index, name in enumerate(found.question_ids):
         row = OPEN.set_index("question_id").loc[name]
@@ -103,7 +103,7 @@ def test_choices_are_those_of_one_question_at_a_time_whatever_their_number(world
     table = OPEN.assign(options=options)
     load = clip_loader(videos, folder / "media")
     choice = ChoiceConfig(match_share=0.6, pool="clip")
-    found = choose_options(Workers((model, tokenizer)), table, load, choice, CONFIG, "test")
+    found = choose_options(Workers(lambda: (model, tokenizer)), table, load, choice, CONFIG, "test")
     assert sorted(found.question_ids) == ["a", "b", "c", "d"]
     assert found.scores.shape == (4, 3)
     for name, scores_O in zip(found.question_ids, found.scores, strict=True):
@@ -127,10 +127,10 @@ def test_questions_about_unreadable_clips_are_left_out_and_named(world: tuple[Pa
             raise VideoError("truncated", "no frames")
         return readable(video_id, view)
 
-    found = answer_questions(Workers((model, tokenizer)), OPEN, answers, load, 8, CONFIG, "test")
+    found = answer_questions(Workers(lambda: (model, tokenizer)), OPEN, answers, load, 8, CONFIG, "test")
     assert found.question_ids == ("b", "d")
     assert list(found.failures) == ["clip1"]
-    nothing = answer_questions(Workers((model, tokenizer)), OPEN.iloc[[0]], answers, load, 8, CONFIG, "test")
+    nothing = answer_questions(Workers(lambda: (model, tokenizer)), OPEN.iloc[[0]], answers, load, 8, CONFIG, "test")
     assert (nothing.question_ids, len(nothing.scores.index_QK)) == ((), 0)
 
 
@@ -149,8 +149,8 @@ def test_processes_share_clips_and_find_the_same(world: tuple[Path, pd.DataFrame
     load = functools.partial(start_answering, folder / "stage2")
     answers = make_answer_list(load()[1], ["disc", "star", "up", "left"], 12)
     arguments = OPEN, answers, readable, 8, config, "test"
-    alone = answer_questions(Workers(load()), *arguments)
-    with Workers(load(), load, count=2) as workers:
+    alone = answer_questions(Workers(load), *arguments)
+    with Workers(load, 2) as workers:
         shared = answer_questions(workers, *arguments)
     assert (shared.question_ids, shared.failures) == (("a", "c", "b"), alone.failures)
     np.testing.assert_array_equal(shared.scores.index_QK, alone.scores.index_QK)
@@ -158,8 +158,8 @@ def test_processes_share_clips_and_find_the_same(world: tuple[Path, pd.DataFrame
 
     table = OPEN.assign(options=[["a disc", "up"], ["left", "a disc goes up"], ["a", "disc", "star"], ["star", "disc"]])
     both = functools.partial(load_video_text, folder / "stage2")
-    chosen = choose_options(Workers(both()), table, readable, ChoiceConfig(), config, "test")
-    with Workers(both(), both, count=2) as others:
+    chosen = choose_options(Workers(both), table, readable, ChoiceConfig(), config, "test")
+    with Workers(both, 2) as others:
         same = choose_options(others, table, readable, ChoiceConfig(), config, "test")
     assert (same.question_ids, same.failures) == (chosen.question_ids, chosen.failures)
     assert list(same.failures) == ["clip2"]

@@ -31,29 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 def gather_tables(raw_media: Path, videos: pd.DataFrame, captions: pd.DataFrame, labels: pd.DataFrame) -> Tables:
-    """Collect the clean tables.
-
-    Args:
-        raw_media: folder that the videos' paths are relative to.
-        videos: clean table of videos.
-        captions: clean table of captions.
-        labels: clean table of labels; may be empty.
-    """
+    """Collect the clean tables."""
     return Tables(videos, captions, labels, raw_media)
 
 
 def gather_models(
     teacher: Path, feature_store: Path, stage1_model: Path, stage2_model: Path, stage2_control_model: Path
 ) -> ModelFolders:
-    """Collect the folders of the models.
-
-    Args:
-        teacher: the frozen teacher.
-        feature_store: says how the teacher was used.
-        stage1_model: the student.
-        stage2_model: the video-language model.
-        stage2_control_model: the same trained from scratch, or a folder that says that it was skipped.
-    """
+    """Collect the folders of the models."""
     return ModelFolders(teacher, feature_store, stage1_model, stage2_model, stage2_control_model)
 
 
@@ -62,12 +47,7 @@ def evaluate_models(
 ) -> tuple[dict[str, float], list[dict[str, Any]], list[RetrievalExample]]:
     """Measure probes, retrieval and agreement on the held-out splits.
 
-    Args:
-        params: what to measure.
-        seed: makes the untrained student.
-        tables: the data.
-        models: what is measured.
-        workspace: folder for unfinished work, in which the features of an earlier run are found again.
+    The workspace keeps the features of an earlier run, to be found again.
 
     Returns:
         Flat metrics, records with their protocols, and retrieval examples for the page; those of before if code, settings,
@@ -80,7 +60,7 @@ def evaluate_models(
         logger.info("%s: these models were evaluated on these data by this code before", folder)
     else:
         load = functools.partial(load_models, models, seed)
-        result = evaluate(params, seed, tables, load(), workspace / "evaluation_features", load)
+        result = evaluate(params, seed, tables, load, workspace / "evaluation_features")
         records = [record.model_dump(mode="json") for record in result.records]
         shown = [asdict(example) for example in result.examples]
         write_json(found, {"metrics": result.metrics, "records": records, "examples": shown})

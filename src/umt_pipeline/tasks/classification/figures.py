@@ -21,13 +21,7 @@ _NAMED = 24
 
 @dataclass(frozen=True)
 class Confusion:
-    """A matrix to draw.
-
-    Args:
-        title: above it.
-        labels: L names.
-        counts: [L, L + 1], a row per true label, a column per answer, unreadable videos last.
-    """
+    """A matrix to draw: counts [L, L + 1], a row per true label, a column per answer, unreadable videos last."""
 
     title: str
     labels: Sequence[str]

@@ -123,19 +123,20 @@ def load_classifier(folder: Path) -> Classifier:
 def save_classifier(
     folder: Path, model: Classifier, classes: Sequence[str], extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a model folder: ``config.json``, ``model.safetensors`` and ``classes.json``, the labels in the head's order.
+    """Write a model folder into an existing one, ``extra`` facts beside its sizes, and C labels in the head's order.
 
-    Args:
-        folder: an existing folder; callers stage it and move it into place.
-        model: the classifier.
-        classes: C labels.
-        extra: further JSON-able facts kept in ``config.json``.
+    Raises:
+        CheckpointError: ``classes`` are not C different ones.
     """
     save_with_classes(folder, model, model.config, KIND, classes, extra)
 
 
 def load_classes(folder: Path) -> tuple[str, ...]:
-    """Read a classifier's labels in the head's order; see :func:`umt_pipeline.models.folders.load_classes`."""
+    """Read a classifier's labels in the head's order.
+
+    Raises:
+        CheckpointError: there are not C different ones.
+    """
     return folders.load_classes(folder, KIND)
 
 

@@ -155,8 +155,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
 def _predict(
     params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str
 ) -> Predictions:
-    load = functools.partial(load_classifier, folder)
-    with Workers(load(), load, params.test.nproc) as workers:
+    with Workers(functools.partial(load_classifier, folder), params.test.nproc) as workers:
         return predict(workers, rows.test, data.media, params.fine_tuning.clip, params.test, title)
 
 

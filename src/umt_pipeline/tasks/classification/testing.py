@@ -5,14 +5,14 @@ among equals. A video that cannot be read counts as wrong and is named; a class 
 
 Source: the published test (4 clips x 3 crops for Kinetics, 2 x 3 for SSv2), without its replacement of unreadable videos.
 
-Shapes: S videos, C classes of the head, L labels (those of the head, then others of the test), R views of a video.
+Shapes: S videos, C classes of the head, L labels (those of the head, then others of the test), K best classes.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,8 @@ def predict(
     rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in clips.to_dict("records")]
     videos = max(1, config.batch_size // (config.clips * config.crops))
     batches = [rows[start : start + videos] for start in range(0, len(rows), videos)]
-    run = functools.partial(_predict, media_root, clip, config, videos, workers.threads(config.workers))
+    load = functools.partial(_load, media_root, clip, config)
+    run = functools.partial(_predict, load, videos, workers.threads(config.workers))
     parts = workers.share(run, batches, title, "video")
     failures = {video_id: reason for part in parts for video_id, reason in part.failures.items()}
     for video_id, reason in failures.items():
@@ -117,10 +118,13 @@ def predict(
     return Predictions(kept, np.concatenate([part.probabilities_SC for part in parts]), failures)
 
 
+def _load(media_root: Path, clip: ClipConfig, config: MultiViewTest, row: Mapping[str, Any]) -> np.ndarray:
+    size = int(row["num_frames"]), int(row["height"]), int(row["width"])
+    return load_views(media_root / row["path"], evaluation_views(clip, config.clips, config.crops, *size))
+
+
 def _predict(
-    media_root: Path,
-    clip: ClipConfig,
-    config: MultiViewTest,
+    load: Callable[[Mapping[str, Any]], np.ndarray],
     videos: int,
     threads: int,
     model: Classifier,
@@ -130,16 +134,10 @@ def _predict(
     device = default_device()
     model = model.to(device).eval()
     rows = {str(row["video_id"]): row for batch in batches for row in batch}
-
-    def load(video_id: str) -> np.ndarray:
-        row = rows[video_id]
-        size = int(row["num_frames"]), int(row["height"]), int(row["width"])
-        return load_views(media_root / row["path"], evaluation_views(clip, config.clips, config.crops, *size))
-
     kept: list[str] = []
     parts = [np.empty((0, model.config.classes))]
     failures: dict[str, str] = {}
-    for good, failed in decoded(list(rows), load, videos, threads):
+    for good, failed in decoded(list(rows), lambda video_id: load(rows[video_id]), videos, threads):
         failures |= failed
         if good:
             parts.append(_mean_softmax(model, good, device))

@@ -86,7 +86,7 @@ class Recipe(Config):
         drop_path: stochastic depth of the last block.
         dropout: before the head.
         init_scale: factor on the head's first weights.
-        pool: how tokens become one vector, see :class:`ClassifierConfig`.
+        pool: how tokens become one vector.
     """
 
     clip: ClipConfig = ClipConfig()
@@ -117,11 +117,7 @@ class Recipe(Config):
 
 
 class ClassificationConfig(Recipe):
-    """Fine-tuning.
-
-    Attributes:
-        train: the loop; ``train.batch_size`` counts clips.
-    """
+    """Fine-tuning with its loop, whose ``batch_size`` counts clips."""
 
     train: TrainConfig
 
@@ -144,11 +140,7 @@ class ClassificationConfig(Recipe):
 def labelled_clips(videos: pd.DataFrame, labels: pd.DataFrame, task: str, split: str) -> tuple[pd.DataFrame, int]:
     """Return the videos of a split that have a label of a task, with a column ``label``, and how many have none.
 
-    Args:
-        videos: the clean video table; its images do not count.
-        labels: the clean label table.
-        task: the label task.
-        split: the split.
+    Images do not count.
 
     Raises:
         ConfigError: the label table has no such task, or the split no video.

@@ -134,11 +134,7 @@ def _usable(
 
 
 def listed_actions(path: str | None, parameter: str) -> tuple[str, ...] | None:
-    """Read a JSON list of actions; None where there is no file.
-
-    Args:
-        path: of the file.
-        parameter: that names it, for messages.
+    """Read a JSON list of actions, which a parameter names; None where there is no file.
 
     Raises:
         ConfigError: it is not a list of different texts.

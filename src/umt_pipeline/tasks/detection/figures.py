@@ -19,14 +19,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.reports.figures import svg_file
-from umt_pipeline.tasks.detection.scoring import BOX
+from umt_pipeline.tasks.detection.boxes import BOX, FRAME
 from umt_pipeline.tasks.detection.testing import true_actions
 from umt_pipeline.tasks.detection.training import locate
 from umt_pipeline.video.reader import read_frames
 
 # x1, y1, x2, y2 as shares of the frame.
 Box = tuple[float, float, float, float]
-_FRAME = ["video", "timestamp_s"]
 # Key frames shown, actions named at a box, and the longest side of a frame in the file.
 FRAMES = 6
 NAMED = 3
@@ -72,7 +71,7 @@ def shown_frames(
     Returns:
         At most :data:`FRAMES`; those that cannot be read are left out.
     """
-    frames = truth[_FRAME].drop_duplicates().sort_values(_FRAME, ignore_index=True)
+    frames = truth[FRAME].drop_duplicates().sort_values(FRAME, ignore_index=True)
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int))
     shown = []
     for row in locate(frames.iloc[chosen], videos.set_index("path"), start_s).to_dict("records"):
@@ -84,7 +83,7 @@ def shown_frames(
         people, detected = (
             table[(table["video"] == row["path"]) & (table["timestamp_s"] == row["timestamp_s"])] for table in (truth, found)
         )
-        drawn = people[[*_FRAME, *BOX]].drop_duplicates().reset_index(drop=True)
+        drawn = people[[*FRAME, *BOX]].drop_duplicates().reset_index(drop=True)
         named = zip(drawn[BOX].itertuples(index=False, name=None), true_actions(drawn, people), strict=True)
         boxes = [ShownBox(box, text.replace("; ", ", "), True) for box, text in named]
         for box, actions in detected.groupby(BOX, sort=False):

@@ -1,7 +1,7 @@
 """The action detector: a video encoder, its tokens pooled within each person's box, one linear layer.
 
 Shapes: B clips, T frames, h w patches along height and width, V all tokens of a clip (T * h * w), P values per patch, D width,
-M boxes per clip, C actions. A box is (x1, y1, x2, y2) as shares of the frame's width and height.
+M boxes per clip, R = B * M, C actions. A box is (x1, y1, x2, y2) as shares of the frame's width and height.
 
 Source: the published action detection code: tokens after the final norm averaged over time, RoIAlign to 7 x 7, the maximum
 of these, a linear layer. Nobody is detected: boxes of people are an input.
@@ -118,13 +118,7 @@ def load_detector(folder: Path) -> Detector:
 
 
 def save_detector(folder: Path, model: Detector, classes: Sequence[str], extra: Mapping[str, Any] | None = None) -> None:
-    """Write a model folder: ``config.json``, ``model.safetensors`` and ``classes.json``, the actions in the head's order.
-
-    Args:
-        folder: an existing folder; callers stage it and move it into place.
-        model: the detector.
-        classes: C actions.
-        extra: further JSON-able facts kept in ``config.json``.
+    """Write a model folder into an existing one, ``extra`` facts beside its sizes, and C actions in the head's order.
 
     Raises:
         CheckpointError: ``classes`` are not C different ones.
@@ -133,5 +127,9 @@ def save_detector(folder: Path, model: Detector, classes: Sequence[str], extra: 
 
 
 def load_actions(folder: Path) -> tuple[str, ...]:
-    """Read the actions of a detector's model folder, in the head's order; see :func:`load_classes`."""
+    """Read a detector's actions in the head's order.
+
+    Raises:
+        CheckpointError: there are not C different ones.
+    """
     return load_classes(folder, KIND)

@@ -13,8 +13,8 @@ import pandas as pd
 from umt_pipeline.reports.figures import svg_picture, training_curves
 from umt_pipeline.reports.page import Bar, Bars, Cell, Example, Film, Page, Said, Section, Table, subsection
 from umt_pipeline.reports.tables import NOTHING, Compared, Scored, percent, score_table, share_cells, table
+from umt_pipeline.tasks.detection.boxes import BOX, FRAME
 from umt_pipeline.tasks.detection.figures import Box, boxes_on_frame, corner_names
-from umt_pipeline.tasks.detection.scoring import BOX
 from umt_pipeline.tasks.detection.testing import SHOWN
 from umt_pipeline.tasks.task import RUN_NAMES, Shown
 
@@ -22,7 +22,6 @@ _CHANCE = "chance"
 _NAMES = {**RUN_NAMES, _CHANCE: "Chance"}  # also the order of rows
 _FRAMES_OF_A_KIND = 6
 _ACTIONS_NAMED = 3
-_FRAME = ["video", "timestamp_s"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _grades(first: pd.DataFrame, truth: pd.DataFrame) -> dict[tuple[str, float],
         named[frame] += len(true)
         sure[frame] = max(sure[frame], float(row["score1"]))
     # Two boxes may stand at one person, and none at another.
-    done = truth[truth["label"] != ""].groupby(_FRAME).size().to_dict()
+    done = truth[truth["label"] != ""].groupby(FRAME).size().to_dict()
     return {frame: (right[frame], max(named[frame], done.get(frame, 0)), sure[frame]) for frame in named}
 
 
@@ -196,7 +195,7 @@ def _summary(test: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any]
     if not test:
         return []
     compared, *_ = _compared(test)
-    frames = len(actions.truth.drop_duplicates(_FRAME))
+    frames = len(actions.truth.drop_duplicates(FRAME))
     return [
         f"The detector fine-tuned {_NAMES[next(iter(test))].lower()} tells {len(metrics['per_action']):,} actions with a mean "
         f"average precision of {percent(compared.value)} in {frames:,} held-out key frames in which people drew a box "
@@ -225,7 +224,7 @@ def _group_table(test: Mapping[str, Mapping[str, float]]) -> Table | None:
 
 def _action_table(metrics: Mapping[str, Any], actions: Actions, models: Sequence[str]) -> Table | None:
     """Return a row per action that has ground truth, those that the first model tells best first."""
-    tested = Counter(actions.truth.drop_duplicates([*_FRAME, *BOX, "label"])["label"])
+    tested = Counter(actions.truth.drop_duplicates([*FRAME, *BOX, "label"])["label"])
     groups: dict[str, list[str]] = defaultdict(list)
     for name, members in actions.groups.items():
         for action in members:
@@ -246,7 +245,7 @@ def _action_table(metrics: Mapping[str, Any], actions: Actions, models: Sequence
 def _missed(shown: Shown[Any, Any]) -> Table | None:
     """Return the key frames that could not be read, and the videos in which there was no box to tell."""
     found = shown.predictions
-    failed = found[found["failure"] != ""].drop_duplicates(_FRAME) if "failure" in found else found
+    failed = found[found["failure"] != ""].drop_duplicates(FRAME) if "failure" in found else found
     rows = [(str(row["video"]), f"{float(row['timestamp_s']):g} s", str(row["failure"])) for row in failed.to_dict("records")]
     unread = set(failed["video"])
     videos = {video: reason for missed in shown.metrics["missed"].values() for video, reason in missed["videos"].items()}

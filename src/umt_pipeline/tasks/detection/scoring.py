@@ -9,26 +9,26 @@ evaluated actions that have ground truth. Ties are broken the pessimistic way: o
 Source: AVA's evaluation script, which takes PASCAL's from TensorFlow's object detection. That script keeps the 50 best
 detections of a frame (``per_frame``), the code that Unmasked Teacher's numbers come from keeps all.
 
-Shapes: G ground truth rows, D detections, P pairs of a detection and a ground truth box of its frame and action, L actions.
+Shapes: G ground truth rows, D detections, N pairs of a detection and a ground truth box of its frame and action, C actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
+from umt_pipeline.tasks.detection.boxes import BOX, FRAME
 from umt_pipeline.video.box_views import box_iou
 
 MIN_IOU = 0.5
-BOX = ["x1", "y1", "x2", "y2"]
 NO_DETECTION = "no detection"
 # Timestamps are compared as whole milliseconds, so that 902, 902.0 and what a CSV file makes of it are one frame.
 _TICKS_PER_S = 1000
-_COLUMNS = ["video", "timestamp_s", *BOX, "label"]
+_COLUMNS = [*FRAME, *BOX, "label"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,12 @@ class DetectionScores:
     Args:
         mean_ap: percent; the mean of ``per_class``.
         per_class: percent, average precision of each evaluated action that has ground truth.
-        positives: its number of ground truth boxes.
         skipped: evaluated actions without ground truth.
         missing: videos with ground truth and without a detection, whose boxes all count as missed, with the reason.
     """
 
     mean_ap: float
     per_class: dict[str, float]
-    positives: dict[str, int]
     skipped: tuple[str, ...]
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -55,7 +53,6 @@ def score(
     truth: pd.DataFrame,
     classes: Sequence[str],
     *,
-    excluded: Iterable[tuple[str, float]] = (),
     failures: Mapping[str, str] | None = None,
     per_frame: int | None = None,
 ) -> DetectionScores:
@@ -65,7 +62,6 @@ def score(
         detections: columns video, timestamp_s, x1, y1, x2, y2, label, score: one row per box and action.
         truth: the same columns without the score, such as the annotated rows of a table ``RawBoxes``.
         classes: the actions that are evaluated (60 of AVA's 80); rows of others are left out on both sides.
-        excluded: video and timestamp in seconds of key frames that are left out on both sides.
         failures: videos that could not be read, with the reason.
         per_frame: so many of a frame's detections count, those with the highest scores (the first of equals); None: all.
 
@@ -84,7 +80,7 @@ def score(
     _require_comparable(detections, truth, failures)
     known = truth[truth["label"].isin(list(classes))]
     found = detections[detections["label"].isin(list(classes))]
-    known, found, frame_G, frame_D = _kept(known, found, excluded)
+    frame_G, frame_D = _frames(known, found)
     if known.empty:
         raise NoDataError(f"detection: expected ground truth boxes of the {len(classes)} evaluated actions, found none")
     score_D = found["score"].to_numpy(np.float64)
@@ -95,15 +91,14 @@ def score(
     label_G, label_D = (number.get_indexer(pd.Index(table["label"])).astype(np.int64) for table in (known, found))
     key_G, key_D = frame_G * len(classes) + label_G, frame_D * len(classes) + label_D
     hit_D = _hits(key_G, known[BOX].to_numpy(np.float64), key_D, found[BOX].to_numpy(np.float64), score_D)
-    count_L = np.bincount(label_G, minlength=len(classes))
-    ap_L = _average_precisions(label_D, score_D, hit_D, count_L)
-    per_class = {name: 100.0 * float(ap_L[i]) for i, name in enumerate(classes) if count_L[i]}
+    count_C = np.bincount(label_G, minlength=len(classes))
+    ap_C = _average_precisions(label_D, score_D, hit_D, count_C)
+    per_class = {name: 100.0 * float(ap_C[i]) for i, name in enumerate(classes) if count_C[i]}
     silent = sorted(set(known["video"].unique()) - set(detections["video"].unique()))
     return DetectionScores(
         mean_ap=float(np.mean(list(per_class.values()))),
         per_class=per_class,
-        positives={name: int(count_L[i]) for i, name in enumerate(classes) if count_L[i]},
-        skipped=tuple(name for i, name in enumerate(classes) if not count_L[i]),
+        skipped=tuple(name for i, name in enumerate(classes) if not count_C[i]),
         missing={video: failures.get(video, NO_DETECTION) for video in silent},
     )
 
@@ -144,19 +139,13 @@ def _require_comparable(detections: pd.DataFrame, truth: pd.DataFrame, failures:
         )
 
 
-def _kept(
-    known: pd.DataFrame, found: pd.DataFrame, excluded: Iterable[tuple[str, float]]
-) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return ground truth and detections without the excluded key frames, and the number of each row's key frame."""
-    left_out = pd.DataFrame(list(excluded), columns=["video", "timestamp_s"])
-    tables = [known, found, left_out]
+def _frames(*tables: pd.DataFrame) -> list[np.ndarray]:
+    """Return the number of each row's key frame, for each table."""
     video = pd.factorize(np.concatenate([table["video"].to_numpy(object) for table in tables]))[0]
     time = np.concatenate([table["timestamp_s"].to_numpy(np.float64) for table in tables])
     tick = np.rint(time * _TICKS_PER_S).astype(np.int64)
     frame = video * (tick.max(initial=0) + 1) + tick
-    frame_G, frame_D, frame_X = np.split(frame, [len(known), len(known) + len(found)])
-    keep_G, keep_D = ~np.isin(frame_G, frame_X), ~np.isin(frame_D, frame_X)
-    return known[keep_G], found[keep_D], frame_G[keep_G], frame_D[keep_D]
+    return np.split(frame, np.cumsum([len(table) for table in tables])[:-1])
 
 
 def _best(frame_D: np.ndarray, score_D: np.ndarray, count: int) -> np.ndarray:
@@ -179,13 +168,13 @@ def _hits(key_G: np.ndarray, box_G4: np.ndarray, key_D: np.ndarray, box_D4: np.n
     if not some.size:
         return hit_D
     count, start = count_D[some], np.cumsum(count_D[some]) - count_D[some]
-    rank_P = np.arange(count.sum()) - np.repeat(start, count)
-    truth_P = order_G[np.repeat(first_D[some], count) + rank_P]
-    iou_P = box_iou(box_D4[np.repeat(some, count)], box_G4[truth_P])
-    best = np.maximum.reduceat(iou_P, start)
-    rank = np.minimum.reduceat(np.where(iou_P == np.repeat(best, count), rank_P, len(rank_P)), start)
+    rank_N = np.arange(count.sum()) - np.repeat(start, count)
+    truth_N = order_G[np.repeat(first_D[some], count) + rank_N]
+    iou_N = box_iou(box_D4[np.repeat(some, count)], box_G4[truth_N])
+    best = np.maximum.reduceat(iou_N, start)
+    rank = np.minimum.reduceat(np.where(iou_N == np.repeat(best, count), rank_N, len(rank_N)), start)
     near = best >= MIN_IOU
-    some, truth = some[near], truth_P[(start + rank)[near]]
+    some, truth = some[near], truth_N[(start + rank)[near]]
     # The highest score at each ground truth box; of equal ones any, because they stand together in the curve.
     order = np.lexsort((-score_D[some], truth))
     _, firsts = np.unique(truth[order], return_index=True)
@@ -193,16 +182,16 @@ def _hits(key_G: np.ndarray, box_G4: np.ndarray, key_D: np.ndarray, box_D4: np.n
     return hit_D
 
 
-def _average_precisions(label_D: np.ndarray, score_D: np.ndarray, hit_D: np.ndarray, count_L: np.ndarray) -> np.ndarray:
-    """Return the average precision of each action, float64 [L]; 0 where there is no ground truth."""
+def _average_precisions(label_D: np.ndarray, score_D: np.ndarray, hit_D: np.ndarray, count_C: np.ndarray) -> np.ndarray:
+    """Return the average precision of each action, float64 [C]; 0 where there is no ground truth."""
     # False before true: of equal scores false alarms come first.
     order_D = np.lexsort((hit_D, -score_D, label_D))
-    ends_L = np.searchsorted(label_D[order_D], np.arange(len(count_L) + 1))
-    ap_L = np.zeros(len(count_L))
-    for label, count in enumerate(count_L):
-        hits = hit_D[order_D[ends_L[label] : ends_L[label + 1]]]
+    ends_C = np.searchsorted(label_D[order_D], np.arange(len(count_C) + 1))
+    ap_C = np.zeros(len(count_C))
+    for label, count in enumerate(count_C):
+        hits = hit_D[order_D[ends_C[label] : ends_C[label + 1]]]
         precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         # Recall rises by 1 / count at each hit and nowhere else.
-        ap_L[label] = envelope[hits].sum() / count if count else 0.0
-    return ap_L
+        ap_C[label] = envelope[hits].sum() / count if count else 0.0
+    return ap_C

@@ -15,20 +15,21 @@ from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.reports.page import Page
+from umt_pipeline.tasks.detection.boxes import BOX, FRAME
 from umt_pipeline.tasks.detection.data import DetectionData, gather_key_frames
 from umt_pipeline.tasks.detection.figures import detection_svg, shown_frames
 from umt_pipeline.tasks.detection.model import load_actions, load_detector
 from umt_pipeline.tasks.detection.page import Actions, detection_page
 from umt_pipeline.tasks.detection.params import DetectionParams
-from umt_pipeline.tasks.detection.scoring import BOX, MIN_IOU, DetectionScores, score
+from umt_pipeline.tasks.detection.scoring import MIN_IOU, DetectionScores, score
 from umt_pipeline.tasks.detection.testing import DetectedActions, predict, prediction_table
 from umt_pipeline.tasks.detection.training import DetectionSpec, locate
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.video.reader import read_frames
 
 CHANCE = "chance"
-ANNOTATION = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label", "score", "source"]
-BOX_INDEX = ["video", "timestamp_s", *BOX]
+ANNOTATION = [*FRAME, *BOX, "label", "score", "source"]
+BOX_INDEX = [*FRAME, *BOX]
 
 
 class Detection(DownstreamTask[DetectionParams, DetectionData]):
@@ -121,11 +122,9 @@ def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: Detection
 
 
 def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
-    load = functools.partial(load_detector, folder)
-    tuning = params.fine_tuning
-    with Workers(load(), load, params.test.nproc) as workers:
+    with Workers(functools.partial(load_detector, folder), params.test.nproc) as workers:
         return predict(
-            workers, load_actions(folder), data.videos, data.boxes, data.media, tuning.clip, params.test, tuning.start_s
+            workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test
         )
 
 
@@ -190,7 +189,7 @@ def _record(
                 "widen_y": test.widen[1],
                 "min_iou": MIN_IOU,
                 "per_frame": params.per_frame,
-                "key_frames": len(tested_boxes.drop_duplicates(["video", "timestamp_s"])),
+                "key_frames": len(tested_boxes.drop_duplicates(FRAME)),
                 "actions_evaluated": len(data.evaluated),
                 "actions_unseen_in_training": ", ".join(data.unseen) or None,
             },

@@ -6,7 +6,7 @@ action is its probability times the confidence of the person detector.
 Source: the published test on AVA: boxes of confidence 0.8 and more, widened by 10 % of their width and 5 % of their height
 at each edge.
 
-Shapes: B key frames of one batch, M boxes of one of them, C actions.
+Shapes: B key frames of one batch, T H W their clips, M boxes of one of them, R boxes of all of them, C actions, D = R * C.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,15 +29,15 @@ from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import WorkParams
 from umt_pipeline.evaluation.workers import Tick, Workers, default_device
+from umt_pipeline.tasks.detection.boxes import BOX, FRAME, best_overlaps
 from umt_pipeline.tasks.detection.model import Detector
-from umt_pipeline.tasks.detection.scoring import BOX, MIN_IOU
-from umt_pipeline.tasks.detection.training import locate
-from umt_pipeline.video.box_views import KeyFrameClip, box_iou, key_frame_indices, load_whole, whole_size, widened
+from umt_pipeline.tasks.detection.scoring import MIN_IOU
+from umt_pipeline.tasks.detection.training import DetectionRecipe, locate
+from umt_pipeline.video.box_views import KeyFrameClip, key_frame_indices, load_whole, whole_size, widened
 from umt_pipeline.video.pixels import normalise_patches, patchify
 
 logger = logging.getLogger(__name__)
 
-_FRAME = ["video", "timestamp_s"]
 # Actions of a box in the table for people.
 SHOWN = 5
 
@@ -84,9 +84,8 @@ def predict(
     videos: pd.DataFrame,
     boxes: pd.DataFrame,
     media_root: Path,
-    clip: KeyFrameClip,
+    recipe: DetectionRecipe,
     config: DetectionTest,
-    start_s: float = 0.0,
 ) -> DetectedActions:
     """Run a detector on all people of all key frames.
 
@@ -96,25 +95,23 @@ def predict(
         videos: rows of the clean video table, those of the test.
         boxes: a table ``RawBoxes``, whose ``video`` is the video table's ``path``; rows of other videos do not count.
         media_root: the paths are relative to it.
-        clip: frames and size.
+        recipe: of the training: frames and size of a clip, and where in the film the media files begin.
         config: whose boxes.
-        start_s: where in the film the media files begin.
 
     Raises:
         EvaluationError: there is no such box, the model gave NaN or infinity for a key frame, or a process ended.
         TableError: a key frame lies outside its file.
     """
-    frames = _frames(videos.set_index("path"), boxes, config, start_s)
-    batches = _batches(frames, workers.here.config.vision.patch_size, clip, config.batch_size)
-    threads = workers.threads(config.workers)
-    parts = workers.share(
-        functools.partial(_predict, tuple(classes), media_root, clip, config, threads), batches, "key frames", "frame"
-    )
+    frames = _frames(videos.set_index("path"), boxes, config, recipe.start_s)
+    batches = _batches(frames, workers.here.config.vision.patch_size, recipe.clip, config.batch_size)
+    load = functools.partial(_load, media_root, recipe.clip)
+    run = functools.partial(_predict, load, tuple(classes), config, workers.threads(config.workers))
+    parts = workers.share(run, batches, "key frames", "frame")
     failures = {frame: reason for part in parts for frame, reason in part.failures.items()}
     for (video, at), reason in failures.items():
         logger.warning("detection: the people of %s at %s s count as missed: %s", video, at, reason)
     tables = [part.table for part in parts if len(part.table)]
-    table = pd.concat(tables).sort_values(_FRAME, kind="stable", ignore_index=True) if tables else parts[0].table
+    table = pd.concat(tables).sort_values(FRAME, kind="stable", ignore_index=True) if tables else parts[0].table
     return DetectedActions(table, failures)
 
 
@@ -131,10 +128,14 @@ def _batches(frames: pd.DataFrame, patch: int, clip: KeyFrameClip, batch_size: i
     return batches
 
 
+def _load(media_root: Path, clip: KeyFrameClip, row: Mapping[str, Any]) -> np.ndarray:
+    indices = key_frame_indices(clip, row["key"], row["num_frames"])
+    return load_whole(media_root / row["path"], indices, row["tall"], row["wide"])
+
+
 def _predict(
+    load: Callable[[Mapping[str, Any]], np.ndarray],
     classes: tuple[str, ...],
-    media_root: Path,
-    clip: KeyFrameClip,
     config: DetectionTest,
     threads: int,
     model: Detector,
@@ -144,38 +145,32 @@ def _predict(
     device = default_device()
     model = model.to(device).eval()
     rows = {str(row["video_id"]): row for batch in batches for row in batch}
-
-    def load(name: str) -> np.ndarray:
-        row = rows[name]
-        indices = key_frame_indices(clip, row["key"], row["num_frames"])
-        return load_whole(media_root / row["path"], indices, row["tall"], row["wide"])
-
     parts: list[pd.DataFrame] = []
     failures: dict[tuple[str, float], str] = {}
     for _, run in itertools.groupby(batches, key=lambda batch: (batch[0]["tall"], batch[0]["wide"])):
         names = [str(row["video_id"]) for batch in run for row in batch]
         # Only the last batch of a shape may be smaller: cut again, these are the same batches.
-        for good, failed in decoded(names, load, config.batch_size, threads):
+        for good, failed in decoded(names, lambda name: load(rows[name]), config.batch_size, threads):
             failures |= {(rows[name]["path"], rows[name]["timestamp_s"]): reason for name, reason in failed.items()}
             if good:
                 people = [rows[name] for name in good]
                 parts.append(_scored(model, classes, people, np.stack(list(good.values())), config, device))
             tick(len(good) + len(failed))
-    empty = pd.DataFrame(columns=[*_FRAME, *BOX, "label", "score"])
+    empty = pd.DataFrame(columns=[*FRAME, *BOX, "label", "score"])
     return DetectedActions(pd.concat(parts, ignore_index=True) if parts else empty, failures)
 
 
 def _frames(videos: pd.DataFrame, boxes: pd.DataFrame, config: DetectionTest, start_s: float) -> pd.DataFrame:
     """Return a row per key frame with its boxes and their confidences, as lists."""
     wanted = boxes["video"].isin(videos.index) & (boxes["source"] == config.source) & (boxes["score"] >= config.score)
-    people = boxes[wanted].drop_duplicates([*_FRAME, *BOX]).reset_index(drop=True)
+    people = boxes[wanted].drop_duplicates([*FRAME, *BOX]).reset_index(drop=True)
     if people.empty:
         raise EvaluationError(
             f"table boxes: expected {config.source} boxes of the {len(videos)} test videos with a score of at least "
             f"{config.score}, found none among {len(boxes)} rows"
         )
     people = people.assign(boxes=pd.Series(people[BOX].to_numpy(np.float64).tolist(), index=people.index))
-    frames = people.groupby(_FRAME)[["boxes", "score"]].agg(list).reset_index()
+    frames = people.groupby(FRAME)[["boxes", "score"]].agg(list).reset_index()
     return locate(frames, videos, start_s)
 
 
@@ -237,7 +232,7 @@ def prediction_table(found: DetectedActions, truth: pd.DataFrame, classes: Seque
     # All actions of a box stand together, in the head's order.
     scores_RC = found.table["score"].to_numpy(np.float64).reshape(-1, len(classes))
     order_RC = np.argsort(-scores_RC, axis=1, kind="stable")[:, :best]
-    table = found.table[[*_FRAME, *BOX]].iloc[:: len(classes)].reset_index(drop=True)
+    table = found.table[[*FRAME, *BOX]].iloc[:: len(classes)].reset_index(drop=True)
     table["true"] = true_actions(table, truth)
     table["failure"] = ""
     for rank in range(best):
@@ -245,7 +240,7 @@ def prediction_table(found: DetectedActions, truth: pd.DataFrame, classes: Seque
         table[f"score{rank + 1}"] = scores_RC[np.arange(len(table)), order_RC[:, rank]]
     # In order: threads find them in any.
     failures = [(*frame, reason) for frame, reason in sorted(found.failures.items())]
-    failed = pd.DataFrame(failures, columns=[*_FRAME, "failure"])
+    failed = pd.DataFrame(failures, columns=[*FRAME, "failure"])
     if failed.empty:
         return table
     both = pd.concat([table, failed], ignore_index=True) if len(table) else failed.reindex(columns=table.columns)
@@ -260,10 +255,7 @@ def true_actions(boxes: pd.DataFrame, truth: pd.DataFrame) -> pd.Series:
         boxes: columns video, timestamp_s, x1, y1, x2, y2, a row per box, rows numbered from 0.
         truth: the same and ``label``, a row per box and action.
     """
-    labels = truth.groupby([*_FRAME, *BOX], sort=False)["label"]
+    labels = truth.groupby([*FRAME, *BOX], sort=False)["label"]
     people = labels.agg(lambda names: "; ".join(filter(None, names))).reset_index()
-    pairs = boxes[[*_FRAME, *BOX]].reset_index().merge(people, on=_FRAME, suffixes=("", "_true"))
-    theirs = pairs[[f"{edge}_true" for edge in BOX]].to_numpy(np.float64)
-    pairs["iou"] = box_iou(pairs[BOX].to_numpy(np.float64), theirs)
-    near = pairs[pairs["iou"] >= MIN_IOU].sort_values("iou", ascending=False, kind="stable").drop_duplicates("index")
+    near = best_overlaps(boxes, people, MIN_IOU)
     return near.set_index("index")["label"].reindex(boxes.index).fillna("").astype(object)

@@ -6,7 +6,7 @@ so each has a binary cross-entropy of its own.
 Shapes: B key frames, T frames, S side of a view, M boxes, V tokens, P values per patch, C actions.
 
 Source: the published action detection code and scripts of Unmasked Teacher for AVA: T frames ``stride`` apart, annotated boxes
-only (``detected`` adds a person detector's, as others do), see :mod:`umt_pipeline.video.box_views`.
+only (``detected`` adds a person detector's, as others do).
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ from umt_pipeline.models.flops import encoder_macs, training_flops
 from umt_pipeline.models.folders import load_weights, weights_sha256
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import Positions, VideoViT, ViTConfig
+from umt_pipeline.tasks.detection.boxes import BOX, FRAME, best_overlaps
 from umt_pipeline.tasks.detection.model import Detector, DetectorConfig, save_detector
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
-from umt_pipeline.video.box_views import BoxAugment, KeyFrameClip, apply_box_view, box_iou, draw_box_view
+from umt_pipeline.video.box_views import BoxAugment, KeyFrameClip, apply_box_view, draw_box_view
 from umt_pipeline.video.pixels import normalise_patches, patchify
 from umt_pipeline.video.reader import read_frames
 
-_BOX = ["x1", "y1", "x2", "y2"]
-_FRAME = ["video", "timestamp_s"]
-_PERSON = [*_FRAME, *_BOX, "person"]
+_PERSON = [*FRAME, *BOX, "person"]
 
 
 class DetectedBoxes(Config):
@@ -90,11 +89,7 @@ class DetectionRecipe(Config):
 
 
 class DetectionConfig(DetectionRecipe):
-    """Fine-tuning.
-
-    Attributes:
-        train: the loop; ``train.batch_size`` counts key frames.
-    """
+    """Fine-tuning with its loop, whose ``batch_size`` counts key frames."""
 
     train: TrainConfig
 
@@ -131,8 +126,8 @@ def key_frames(videos: pd.DataFrame, boxes: pd.DataFrame, split: str, recipe: De
     if recipe.detected is not None:
         found = _detected(own[own["source"] == "detected"], people, recipe.detected)
         people = pd.concat([people, found], ignore_index=True)
-    people = people.assign(boxes=pd.Series(people[_BOX].to_numpy(np.float64).tolist(), index=people.index))
-    frames = people.groupby(_FRAME)[["boxes", "labels"]].agg(list).reset_index()
+    people = people.assign(boxes=pd.Series(people[BOX].to_numpy(np.float64).tolist(), index=people.index))
+    frames = people.groupby(FRAME)[["boxes", "labels"]].agg(list).reset_index()
     return locate(frames, rows, recipe.start_s)
 
 
@@ -165,7 +160,7 @@ def locate(frames: pd.DataFrame, videos: pd.DataFrame, start_s: float) -> pd.Dat
             f"{row['video']!r} would be frame {row['key']} of {row['num_frames']}, if the file begins at start_s "
             f"{start_s} s of the film. Set start_s, or leave these boxes out"
         )
-    others = [column for column in frames.columns if column not in _FRAME]
+    others = [column for column in frames.columns if column not in FRAME]
     columns = ["video_id", "path", "num_frames", "height", "width", "key", "timestamp_s", *others]
     return found.rename(columns={"video": "path"})[columns]
 
@@ -311,12 +306,8 @@ def _people(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _detected(rows: pd.DataFrame, people: pd.DataFrame, rule: DetectedBoxes) -> pd.DataFrame:
     """Return the detected boxes that show an annotated person, with the actions of the person whom they overlap most."""
-    sure = rows[rows["score"] >= rule.score].drop_duplicates([*_FRAME, *_BOX]).reset_index(drop=True)
-    pairs = sure[[*_FRAME, *_BOX]].reset_index().merge(people, on=_FRAME, suffixes=("", "_person"))
-    mine, theirs = pairs[_BOX].to_numpy(np.float64), pairs[[f"{edge}_person" for edge in _BOX]].to_numpy(np.float64)
-    pairs["iou"] = box_iou(mine, theirs)
-    best = pairs[pairs["iou"] >= rule.iou].sort_values("iou", ascending=False, kind="stable").drop_duplicates("index")
-    return best.sort_values("index")[[*_PERSON, "labels"]]
+    sure = rows[rows["score"] >= rule.score].drop_duplicates([*FRAME, *BOX]).reset_index(drop=True)
+    return best_overlaps(sure, people, rule.iou).sort_values("index")[[*_PERSON, "labels"]]
 
 
 def _filled(sample: Sample, most: int) -> Sample:

@@ -74,16 +74,14 @@ class AnsweringResult:
     """What a model answered.
 
     Args:
-        accuracy: share of right answers in percent; every question of the set counts.
+        accuracy: share of right answers in percent; every question of the set counts, those without a prediction as wrong.
         predicted: the answer to each question that has one.
-        missing: questions without a prediction: wrong.
         not_in_list: questions whose true answer is not in the answer list: wrong.
         tied: questions whose true answer shares the best score with another answer: wrong.
     """
 
     accuracy: float
     predicted: dict[str, str]
-    missing: tuple[str, ...]
     not_in_list: tuple[str, ...]
     tied: tuple[str, ...]
 
@@ -204,7 +202,6 @@ def answering_result(
     return AnsweringResult(
         accuracy=accuracy(best_Q, true_Q1[:, 0], failures=len(truth) - len(answered)),
         predicted={question: answers.texts[said] for question, said in zip(question_ids, best_Q.tolist(), strict=True)},
-        missing=tuple(question for question in truth if question not in answered),
         not_in_list=tuple(question for question, answer in truth.items() if answer not in index_of),
         tied=tuple(question for question, tied in zip(question_ids, tied_Q.tolist(), strict=True) if tied),
     )

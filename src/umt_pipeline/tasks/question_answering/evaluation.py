@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ PREDICTION_COLUMNS = (
     "kind", "split", "model", "question_id", "video_id", "question", "answer", "predicted", "right", "failure"
 )  # fmt: skip
 MAJORITY = "majority"
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """What is true and predicted, and whether that is right, by question; and why clips could not be read."""
+
+    truth: Mapping[str, str]
+    predicted: Mapping[str, str]
+    right: Mapping[str, bool]
+    failures: Mapping[str, str]
 
 
 class _Results:
@@ -75,16 +86,14 @@ class _Results:
             )
         )
 
-    def table(
-        self, kind: str, split: str, model: str, questions: pd.DataFrame, truth: Mapping[str, str],
-        predicted: Mapping[str, str], right: Mapping[str, bool], failures: Mapping[str, str],
-    ) -> None:  # fmt: skip
+    def table(self, kind: str, split: str, model: str, questions: pd.DataFrame, found: _Predictions) -> None:
         """Add the predictions of one model for one split."""
         ids = questions["question_id"]
         values = {
             "kind": kind, "split": split, "model": model, "question_id": ids, "video_id": questions["video_id"],
-            "question": questions["question"], "answer": ids.map(truth), "predicted": ids.map(predicted).fillna(""),
-            "right": ids.map(right).fillna(False).astype(bool), "failure": questions["video_id"].map(failures).fillna(""),
+            "question": questions["question"], "answer": ids.map(found.truth), "predicted": ids.map(found.predicted).fillna(""),
+            "right": ids.map(found.right).fillna(False).astype(bool),
+            "failure": questions["video_id"].map(found.failures).fillna(""),
         }  # fmt: skip
         self.tables.append(pd.DataFrame(values, columns=list(PREDICTION_COLUMNS)))
 
@@ -136,10 +145,9 @@ def _majority(results: _Results, split: str, questions: pd.DataFrame, truth: Map
 def _answer(results: _Results, name: str, folder: Path) -> dict[str, Any]:
     """Answer the open questions of all splits with one model; return what is to be known about its list of answers."""
     params, data = results.params, results.data
-    load = functools.partial(load_question_answering, folder)
-    model, tokenizer = load()
-    answers = make_answer_list(tokenizer, data.answers, model.config.text.max_positions, parity=params.test.parity)
-    with Workers((model, tokenizer), load, params.test.nproc) as workers:
+    with Workers(functools.partial(load_question_answering, folder), params.test.nproc) as workers:
+        model, tokenizer = workers.here
+        answers = make_answer_list(tokenizer, data.answers, model.config.text.max_positions, parity=params.test.parity)
         for split, questions in data.tests.items():
             title = f"question_answering/{split}/{name}"
             truth = true_answers(questions)
@@ -164,9 +172,8 @@ def _answer(results: _Results, name: str, folder: Path) -> dict[str, Any]:
 
 def _choose(results: _Results, name: str, folder: Path) -> None:
     params = results.params
-    load = functools.partial(load_video_text, folder)
-    model, tokenizer = load()
-    with Workers((model, tokenizer), load, params.test.nproc) as workers:
+    with Workers(functools.partial(load_video_text, folder), params.test.nproc) as workers:
+        model, _ = workers.here
         for split, questions in results.data.choices.items():
             title = f"multiple_choice/{split}/{name}"
             found = choose_options(workers, questions, results.load, params.choice, params.test, title)
@@ -180,7 +187,7 @@ def _choose(results: _Results, name: str, folder: Path) -> None:
             true = {key: options[key][index] for key, index in zip(by_id.index, by_id["correct"], strict=True)}
             predicted = {key: options[key][index] for key, index in zip(read.index, predicted_Q.tolist(), strict=True)}
             right = dict(zip(read.index, (predicted_Q == truth_Q).tolist(), strict=True))
-            results.table("choice", split, name, questions, true, predicted, right, found.failures)
+            results.table("choice", split, name, questions, _Predictions(true, predicted, right, found.failures))
             results.record(
                 title, value, questions, failures=tuple(found.failures), pool=params.choice.pool,
                 frames=model.config.vision.frames, resolution=model.config.vision.image_size,
@@ -197,7 +204,7 @@ def _count(
     for kind, value in accuracy_by_type(truth, predicted, types).items():
         results.per_type.setdefault(split, {}).setdefault(kind, {})[name] = value
     right = {key: predicted.get(key) == answer for key, answer in truth.items()}
-    results.table("open", split, name, questions, truth, predicted, right, failures)
+    results.table("open", split, name, questions, _Predictions(truth, predicted, right, failures))
 
 
 def _about(answers: AnswerList, unknown: int) -> dict[str, Any]:

@@ -166,14 +166,7 @@ class QuestionAnsweringModel(nn.Module):
         report = load_weights(made, state, source="stage-2 model", allow_missing=new, allow_unexpected=left_out)
         return made, report
 
-    def encode(
-        self,
-        patches_BVP: Tensor,
-        visible_BV: Tensor,
-        ids_BL: Tensor,
-        mask_BL: Tensor,
-        clip_size: tuple[int, int] | None = None,
-    ) -> Question:
+    def encode(self, patches_BVP: Tensor, visible_BV: Tensor, ids_BL: Tensor, mask_BL: Tensor) -> Question:
         """Encode questions and the clips that they are about.
 
         Args:
@@ -181,14 +174,13 @@ class QuestionAnsweringModel(nn.Module):
             visible_BV: their positions, int64; one row may stand for all clips.
             ids_BL: question tokens; question i is about clip i.
             mask_BL: True at tokens.
-            clip_size: frames and patches along a side, where they are not the encoder's.
         """
-        return self.encode_questions(self.encode_clips(patches_BVP, visible_BV, clip_size), ids_BL, mask_BL)
+        return self.encode_questions(self.encode_clips(patches_BVP, visible_BV), ids_BL, mask_BL)
 
-    def encode_clips(self, patches_BVP: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+    def encode_clips(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
         """Return the video tokens [B, V, Z] that questions attend to."""
-        tokens_BVZ: Tensor = self.vision(patches_BVP, visible_BV, clip_size)
-        return tokens_BVZ + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVZ
+        tokens_BVZ: Tensor = self.vision(patches_BVP, visible_BV)
+        return tokens_BVZ + self.vision.positions(visible_BV) if self.config.fuse_positions else tokens_BVZ
 
     def encode_questions(self, tokens_RVZ: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
         """Encode questions about encoded clips.
@@ -241,13 +233,7 @@ def save_question_answering(
     tokenizer: PreTrainedTokenizerFast,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model folder: ``config.json``, ``model.safetensors``, ``README.md`` and ``tokenizer/``.
-
-    Args:
-        folder: an existing folder; callers stage it and move it into place.
-        model: the model.
-        tokenizer: what its questions and answers were tokenised with.
-        extra: further JSON-able facts kept in ``config.json``.
+    """Write a model folder with its tokenizer into an existing one, ``extra`` facts beside its sizes.
 
     Raises:
         CheckpointError: the tokenizer has ids that the model has no embedding for.

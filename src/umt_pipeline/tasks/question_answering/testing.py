@@ -170,13 +170,7 @@ def choose_options(
 ) -> Scored[np.ndarray]:
     """Score the options of multiple-choice questions; an option is encoded behind the question's text, if it has one.
 
-    Args:
-        workers: as in :func:`answer_questions`, as are ``load`` and ``title``.
-        questions: columns question_id, video_id, question and options.
-        load: reads clips.
-        choice: the scores.
-        config: batches.
-        title: for the progress bar.
+    Workers, ``load`` and ``title`` are as in :func:`answer_questions`; the table also has a column ``options``.
 
     Returns:
         Scores [Q, O], higher is better, -inf beyond a question's own options.

@@ -69,11 +69,7 @@ class QuestionAnsweringRecipe(Config):
 
 
 class QuestionAnsweringTraining(QuestionAnsweringRecipe):
-    """Fine-tuning.
-
-    Attributes:
-        train: the loop.
-    """
+    """Fine-tuning with its loop."""
 
     train: TrainConfig
 

@@ -16,7 +16,7 @@ from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.chance import random_retrieval
 from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, frame_loader
-from umt_pipeline.evaluation.examples import RetrievalExample
+from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
@@ -141,7 +141,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         clips = data.videos[data.videos["video_id"].isin(tested)].sort_values("video_id")
         records: list[Record] = []
         examples: list[RetrievalExample] = []
-        with open_workplace(load(), workspace / "retrieval_features", load, test.nproc) as workplace:
+        with open_workplace(load, workspace / "retrieval_features", test.nproc) as workplace:
             features = workplace.features(
                 {"test clips": Part(clips["video_id"].tolist(), _encoders)},
                 dict(zip(clips["video_id"], clips["sha256"], strict=True)),
@@ -150,9 +150,15 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
                 threads=test.workers,
             )["test clips"]
             for found in data.sets.values():
-                measured, shown = search(test, seed, found, workplace, features, test.examples)
-                records += measured
-                examples += shown
+                try:
+                    searched = search(test, seed, found, workplace, features)
+                except NoDataError as error:
+                    records.append(Record(task=f"retrieval/{found.name}", note=str(error)))
+                    continue
+                records += [record for _, record in searched]
+                # The last model, the fine-tuned one, decides what is a hit.
+                reranked = [system for system, _ in reversed(searched) if system.score == "reranked"]
+                examples += choose_examples(found, reranked, test.examples)
         return Tested({"test": _by_set(records)}, records, example_table(examples))
 
     def page(self, shown: Shown[RetrievalParams, RetrievalData]) -> Page:

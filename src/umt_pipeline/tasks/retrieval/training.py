@@ -85,11 +85,7 @@ class RetrievalTraining(Config):
 
 
 def start_model(folder: Path, config: VideoTextConfig) -> VideoTextModel:
-    """Load the weights of a stage-2 model into the model that is fine-tuned; only its alignment heads stay behind.
-
-    Args:
-        folder: of the stage-2 model.
-        config: from :meth:`RetrievalTraining.model_for`.
+    """Load a stage-2 model into the one that is fine-tuned (:meth:`RetrievalTraining.model_for`), without alignment heads.
 
     Raises:
         CheckpointError: the folder is not a complete stage-2 model, or one of other sizes.
@@ -108,7 +104,7 @@ class RetrievalSpec(RunSpec):
         start: folder of a stage-2 model.
         model: sizes of the fine-tuned one, from :meth:`RetrievalTraining.model_for`.
         weights: of the objectives.
-        pool: what of a clip a caption is compared with, see :class:`RetrievalTraining`.
+        pool: what of a clip a caption is compared with.
         captions: samples (videos only) and their captions.
         corpora: how often an epoch draws each clip of a corpus, by name.
         media_root: folder of the video files.
