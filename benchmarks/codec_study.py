@@ -34,7 +34,7 @@ from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.evaluation.encoders import VideoEncoder, clip_loader
 from umt_pipeline.evaluation.feature_cache import Features, encode_group, missing_groups, plan_features, read_features
 from umt_pipeline.evaluation.params import EvaluationParams
-from umt_pipeline.evaluation.probes import LabelledFeatures, linear_probe
+from umt_pipeline.evaluation.probes import Labelled, linear_probe
 from umt_pipeline.evaluation.workers import cores
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
 from umt_pipeline.features.manifest import LEARNT_FILE, StoreHeader, read_manifest
@@ -225,11 +225,11 @@ def probe(world: World, students: dict[str, Student]) -> dict[str, float]:
         }
 
 
-def labelled(features: Features, name: str, clips: list[str], labels: dict[str, str]) -> LabelledFeatures:
+def labelled(features: Features, name: str, clips: list[str], labels: dict[str, str]) -> Labelled[np.ndarray]:
     """Put one encoder's features of these clips beside their labels."""
     places, rows = features.select(clips)
     kept = np.array([labels[clips[place]] for place in places], dtype=str)
-    return LabelledFeatures(features.arrays[name][rows].float().numpy(), kept, failures=len(clips) - len(rows))
+    return Labelled(features.arrays[name][rows].float().numpy(), kept, failures=len(clips) - len(rows))
 
 
 def study(world: World, seeds: list[int]) -> tuple[list[Arm], dict[str, list[Outcome]], float]:
