@@ -51,7 +51,7 @@ tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval, qu
 
 .PHONY: claims
 claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md (half an hour)
-	@$(BIN)/dvc repro studies/claims/dvc.yaml
+	@$(BIN)/dvc repro studies/dvc.yaml
 
 .PHONY: summary
 summary: $(STAMP) ## print the results of the evaluation and of the tasks
