@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
+from tests.conftest import ROOT
 from umt_pipeline.exchange.convert import export_checkpoint, import_checkpoint
 from umt_pipeline.exchange.sizes import Asked
 from umt_pipeline.models.student import load_student
@@ -108,6 +110,13 @@ def test_the_whole_job_runs(finished: Path) -> None:
     assert "| Teacher | train_small@" in card
     export_checkpoint(finished / "data/ci/06_models/stage1", finished / "stage1.pth")
     vision = student.config.vision
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme.partition("```python\n")[2].partition("```")[0]
+    found_here: dict[str, Any] = {}
+    exec(block.replace('"data/', f'"{finished}/data/ci/'), found_here)
+    assert tuple(found_here["cosines"].shape) == (2, 1)
+    assert found_here["encoder"].config.dim == 32
+
     asked = Asked(image_size=vision.image_size, frames=vision.frames, heads=vision.heads)
     import_checkpoint(finished / "stage1.pth", "student", finished / "imported", asked)
     again = load_student(finished / "imported")
