@@ -36,7 +36,7 @@ def params(**changes: Any) -> IngestionParams:
 
 
 def ingest(media: Path, videos: Any, captions: Any, labels: Any, settings: IngestionParams | None = None) -> Tables:
-    """Run all nodes as Kedro does, without its files."""
+    """Run the nodes that make the tables and the report as Kedro does, without its files."""
     inputs = {
         "raw_media": media,
         "raw_videos": _frame(videos, ["video", "split"]),
@@ -47,7 +47,7 @@ def ingest(media: Path, videos: Any, captions: Any, labels: Any, settings: Inges
         "params:ingestion": settings or params(),
     }
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in inputs.items()})
-    outputs = SequentialRunner().run(create_pipeline(), catalog)
+    outputs = SequentialRunner().run(create_pipeline().to_nodes("report_ingestion", "write_clean_tables"), catalog)
     return {name: dataset.load() for name, dataset in outputs.items()}
 
 

@@ -15,10 +15,10 @@ from tests.reports.pages import EVIL, FRAMES, Html, checked, examples, history, 
 from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.tables import Tables
-from umt_pipeline.reports.evaluation.data import count_table
 from umt_pipeline.reports.evaluation.page import evaluation_page
 from umt_pipeline.reports.evaluation.results import EvaluationResults, Prepared, Trained
 from umt_pipeline.reports.figures import mask_picture
+from umt_pipeline.reports.ingestion.rows import count_table
 from umt_pipeline.reports.page import Page
 from umt_pipeline.reports.systems import RETRIEVAL_COLUMNS, cost_table, system_table
 

@@ -12,7 +12,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
 
 from umt_pipeline.reports.page import Panel, Panels, Picture, Strips
@@ -221,6 +221,32 @@ def histogram_panel(key: str, title: str, values: np.ndarray) -> Panel:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
     return Panel(title=title, svg=_draw(key, f"Histogram of {title}. {_describe(values)}", paint))
+
+
+def counts_panel(key: str, title: str, edges: Sequence[float], counts: Sequence[int], log: bool) -> Panel:
+    """Return a histogram whose values were counted before.
+
+    Args:
+        key: short name, unique in the page.
+        title: what was counted, with its unit.
+        edges: of the bins, one more than ``counts``.
+        counts: values in each bin.
+        log: whether the axis of the values is logarithmic.
+    """
+
+    def paint(axes: Axes) -> None:
+        axes.stairs(counts, edges, fill=True, color=_SERIES[0])
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+    ends = f"{sum(counts)} values from {edges[0]:.4g} to {edges[-1]:.4g}, at most {max(counts)} in one of {len(counts)} bins"
+    scale = ", logarithmic scale" if log else ""
+    return Panel(title=f"{title}{scale}", svg=_draw(key, f"Histogram of {title}. {ends}", paint))
 
 
 def _ordered_columns(history: pd.DataFrame) -> list[str]:

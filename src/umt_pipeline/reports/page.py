@@ -88,11 +88,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a comparison: label, percent, and whether it is a reference rather than a model."""
+    """One bar of a comparison: label, percent, whether it is a reference rather than a model, and what to write for percent."""
 
     label: str
     value: float
     reference: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,34 @@ class Example:
         return [*(film for said in self.said for film in said.films), self.film]
 
 
-Block = Heading | Text | Code | Fold | Table | Bars | Cards | Panels | Picture | Strips | Example
+# --- files ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Shot:
+    """A file: its frames, or a box that says why they are not there.
+
+    Attributes:
+        film: the name that its frames are read by; empty: they are not to be read.
+        name: the file, as people know it.
+        head: what is said of it first, such as a caption.
+        note: what is said of it in small print.
+        unseen: what the box says where frames are not to be read.
+    """
+
+    film: str
+    name: str
+    head: str = ""
+    note: str = ""
+    unseen: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Files beside each other."""
+
+    shots: Sequence[Shot]
+
+
+Block = Heading | Text | Code | Fold | Table | Bars | Cards | Panels | Picture | Strips | Example | Gallery
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -247,8 +275,9 @@ class Page:
         tiles: headline numbers.
         notes: what was skipped and why.
         sections: in order.
-        records: each number with its protocol, as :class:`umt_pipeline.evaluation.records.Record` dumps them.
-        frames: reads what examples show.
+        records: each number with its protocol, as :class:`umt_pipeline.evaluation.records.Record` dumps them; None: the page is
+            about data, and no model is measured.
+        frames: reads what examples and galleries show.
     """
 
     title: str
@@ -256,7 +285,7 @@ class Page:
     tiles: Sequence[Tile] = ()
     notes: Sequence[str] = ()
     sections: Sequence[Section] = ()
-    records: Sequence[Mapping[str, Any]] = ()
+    records: Sequence[Mapping[str, Any]] | None = ()
     frames: FrameLoader | None = None
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.reports.figures import FrameSize, data_address, filmstrip
-from umt_pipeline.reports.page import Block, Code, Example, Fold, Page, Section, Text
+from umt_pipeline.reports.page import Block, Code, Example, Fold, Gallery, Page, Section, Text
 from umt_pipeline.reports.protocols import protocol_section
 from umt_pipeline.reports.tables import facts
 
@@ -36,9 +36,10 @@ def render(page: Page, provenance: Mapping[str, Any], parameters: Mapping[str, A
         provenance: code, runs, data, models; nested as you like.
         parameters: all that it was made with.
     """
-    sections = [*page.sections, protocol_section(page.records), _origin(provenance, parameters)]
-    shown = dict.fromkeys(film.video_id for block in _blocks(sections) if isinstance(block, Example) for film in block.films)
-    film_css, films = film_styles(_frames(page, shown))
+    protocols = [] if page.records is None else [protocol_section(page.records)]
+    sections = [*page.sections, *protocols, _origin(provenance, parameters)]
+    frames, unread = _frames(page, dict.fromkeys(film for block in _blocks(sections) for film in _films(block)))
+    film_css, films = film_styles(frames)
     folder = resources.files("umt_pipeline.reports").joinpath("templates")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
@@ -51,6 +52,7 @@ def render(page: Page, provenance: Mapping[str, Any], parameters: Mapping[str, A
         sections=list(zip(_names(section.title for section in sections), sections, strict=True)),
         film_css=film_css,
         films=films,
+        unread=unread,
     )
 
 
@@ -79,17 +81,26 @@ def film_styles(clips: Mapping[str, np.ndarray]) -> tuple[str, dict[str, str]]:
     return rules, {video_id: f"clip-{index}" for index, video_id in enumerate(clips)}
 
 
-def _frames(page: Page, video_ids: Iterable[str]) -> dict[str, np.ndarray]:
-    """Read the frames of clips; one that cannot be read is left out."""
+def _films(block: Block) -> list[str]:
+    """Return the names of what a block shows frames of."""
+    if isinstance(block, Example):
+        return [film.video_id for film in block.films]
+    return [shot.film for shot in block.shots if shot.film] if isinstance(block, Gallery) else []
+
+
+def _frames(page: Page, video_ids: Iterable[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read the frames of clips; return those of clips that can be read, and what is wrong with the others."""
     clips: dict[str, np.ndarray] = {}
+    unread: dict[str, str] = {}
     if page.frames is None:
-        return clips
+        return clips, unread
     for video_id in video_ids:
         try:
             clips[video_id] = page.frames(video_id)
         except VideoError as error:
             logger.warning("%s: no picture of clip %s: %s", page.title, video_id, error)
-    return clips
+            unread[video_id] = str(error)
+    return clips, unread
 
 
 def _blocks(parts: Iterable[Section | Fold]) -> Iterator[Block]:

@@ -13,14 +13,16 @@ from umt_pipeline.pipelines.ingestion.nodes import (
     reconcile,
     report,
 )
+from umt_pipeline.pipelines.ingestion.page import describe_corpus, show_corpus
 
 
 def create_pipeline() -> Pipeline:
-    """Read raw tables, check every video, write clean tables.
+    """Read raw tables, check every video, write clean tables, show what is in them.
 
     The clean tables leave the last node together, so that none is written before every rule has passed.
     """
     raw = ["raw_videos", "raw_captions", "raw_labels", "raw_questions", "raw_boxes"]
+    clean = ["videos", "captions", "labels", "questions", "boxes", "rejects"]
     accepted, rejected = ["accepted_videos", "accepted_tables"], ["rejected_videos", "rejected_tables"]
     return Pipeline(
         [
@@ -64,7 +66,19 @@ def create_pipeline() -> Pipeline:
                 finish,
                 name="write_clean_tables",
                 inputs=["row_counts", *accepted, *rejected],
-                outputs=["videos", "captions", "labels", "questions", "boxes", "rejects"],
+                outputs=clean,
+            ),
+            Node(
+                describe_corpus,
+                name="describe_corpus",
+                inputs=["ingestion_report", *clean, "params:ingestion"],
+                outputs="ingestion_statistics",
+            ),
+            Node(
+                show_corpus,
+                name="show_corpus",
+                inputs=["ingestion_statistics", "raw_media", "videos", "params:ingestion"],
+                outputs="ingestion_page",
             ),
         ]
     )

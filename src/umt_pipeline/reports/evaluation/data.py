@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +13,7 @@ from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.reports.evaluation.results import EvaluationResults
 from umt_pipeline.reports.figures import histogram_panel, mask_picture
+from umt_pipeline.reports.ingestion.rows import corpora_table, count_table
 from umt_pipeline.reports.page import Cell, Fold, Panels, Row, Section, Strips, Table, Text, subsection
 from umt_pipeline.reports.tables import byte_text, cell, table
 from umt_pipeline.video.views import load_view
@@ -33,24 +32,6 @@ def data_section(found: EvaluationResults) -> Section:
     rows = subsection("Rows in, accepted, rejected", [count_table(found.prepared.ingestion), reason_table(rejects), fold])
     corpus = [corpora_table(found.prepared.ingestion), corpus_table(found.clips), _histograms(found.clips)]
     return Section("Data", [*rows, *subsection("Corpus", corpus, "There is no video.")])
-
-
-def count_table(ingestion: Mapping[str, Any]) -> Table | None:
-    """Return rows in = accepted + rejected per table, each sum checked here again."""
-    rows = []
-    for name, counts in ingestion.get("tables", {}).items():
-        came, accepted, rejected = (int(counts[key]) for key in ("rows_in", "accepted", "rejected"))
-        check = Cell("✓ adds up") if came == accepted + rejected else Cell("✗ does not add up", style="bad")
-        rows.append((name, came, accepted, rejected, check))
-    return table("Rows of each table", ("Table", "Rows in", "Accepted", "Rejected", "Check"), rows)
-
-
-def corpora_table(ingestion: Mapping[str, Any]) -> Table | None:
-    """Return what was accepted of each corpus: files, videos, images, captions, hours."""
-    columns = ("rows_in", "rejected", "videos", "images", "captions", "hours")
-    rows = [(name, *(counts[column] for column in columns)) for name, counts in ingestion.get("corpora", {}).items()]
-    head = ("Corpus", "Files listed", "Rejected", "Videos", "Images", "Captions", "Hours of video")
-    return table("Videos and images of each corpus", head, rows)
 
 
 def reason_table(rejects: pd.DataFrame) -> Table | None:

@@ -1,0 +1,71 @@
+"""The nodes that describe a finished ingestion: as JSON, and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from umt_pipeline.pipelines.ingestion.params import IngestionParams
+from umt_pipeline.reports.ingestion.content import Content, RulesInForce
+from umt_pipeline.reports.ingestion.measure import measure
+from umt_pipeline.reports.ingestion.page import ingestion_page
+from umt_pipeline.reports.ingestion.pictures import frame_loader
+from umt_pipeline.reports.render import render
+from umt_pipeline.tracking import page_provenance
+
+
+def describe_corpus(
+    ingestion_report: dict[str, Any],
+    videos: pd.DataFrame,
+    captions: pd.DataFrame,
+    labels: pd.DataFrame,
+    questions: pd.DataFrame,
+    boxes: pd.DataFrame,
+    rejects: pd.DataFrame,
+    params: IngestionParams,
+) -> dict[str, Any]:
+    """Count all that the page draws.
+
+    Args:
+        ingestion_report: what was counted before.
+        videos: clean table.
+        captions: clean table, as the next three.
+        labels: one per video and task.
+        questions: about videos.
+        boxes: in videos.
+        rejects: of all tables.
+        params: the rules in force.
+
+    Returns:
+        :class:`~umt_pipeline.reports.ingestion.content.Content`, as JSON says it.
+    """
+    rules = RulesInForce(
+        splits=params.splits,
+        min_frames=params.rules.min_frames,
+        min_side=params.rules.min_side,
+        max_rejected_share=params.max_rejected_share,
+        on_duplicate_content=params.on_duplicate_content,
+        on_content_in_two_splits=params.on_content_in_two_splits,
+        on_orphan=params.on_orphan,
+    )
+    tables = {"captions": captions, "labels": labels, "questions": questions, "boxes": boxes}
+    return measure(ingestion_report, videos, tables, rejects, rules).model_dump(mode="json")
+
+
+def show_corpus(ingestion_statistics: dict[str, Any], raw_media: Path, videos: pd.DataFrame, params: IngestionParams) -> str:
+    """Draw the page, with frames of a few files.
+
+    Args:
+        ingestion_statistics: from :func:`describe_corpus`; every number comes from there.
+        raw_media: folder that paths are relative to.
+        videos: clean table; says of the files to show how many frames they have.
+        params: shown as they are.
+
+    Returns:
+        HTML that needs no other file. A file that cannot be read has a box with the reason in place of its frames.
+    """
+    content = Content.model_validate(ingestion_statistics)
+    page = ingestion_page(content, frame_loader(Path(raw_media), videos, content))
+    return render(page, page_provenance([]), params.model_dump(mode="json"))
