@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from umt_pipeline.reports.page import Panel, Panels, Picture, Strips
@@ -238,10 +238,12 @@ def counts_panel(key: str, title: str, edges: Sequence[float], counts: Sequence[
         axes.stairs(counts, edges, fill=True, color=_SERIES[0])
         if log:
             axes.set_xscale("log")
+            decades = math.log10(edges[-1] / edges[0])
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(6))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=edges[-1] - edges[0] >= 2))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
     ends = f"{sum(counts)} values from {edges[0]:.4g} to {edges[-1]:.4g}, at most {max(counts)} in one of {len(counts)} bins"
@@ -272,6 +274,8 @@ def _draw(key: str, description: str, paint: Callable[[Axes], None]) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "path.simplify": True, "font.size": 9}):
         figure = Figure(figsize=(3.6, 1.9))
         axes = figure.add_axes((0.13, 0.13, 0.85, 0.79))  # fixed: a layout engine would double the time
+        for patch in (figure.patch, axes.patch):
+            patch.set_visible(False)  # the page's own background, which may be dark
         paint(axes)
         axes.grid(True, axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)

@@ -53,6 +53,19 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}{_NBSP}%"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun in the right number: "1 file", "2,000 files"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def length(hours: float) -> str:
+    """Return a length of time in the unit that fits: 0.11 hours are "6.6 min"."""
+    for unit, factor in (("h", 1), ("min", 60)):
+        if hours * factor >= 1:
+            return f"{number(float(f'{hours * factor:.3g}'))}{_NBSP}{unit}"
+    return f"{number(float(f'{hours * 3600:.3g}'))}{_NBSP}s"
+
+
 def listed(words: Sequence[str]) -> str:
     """Return words as "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from umt_pipeline.reports.ingestion.measure import measure
 from umt_pipeline.reports.ingestion.page import ingestion_page
 from umt_pipeline.reports.ingestion.pictures import frame_loader
 from umt_pipeline.reports.render import render
-from umt_pipeline.tracking import page_provenance
+from umt_pipeline.tracking import provenance_tags
 
 
 def describe_corpus(
@@ -68,4 +69,4 @@ def show_corpus(ingestion_statistics: dict[str, Any], raw_media: Path, videos: p
     """
     content = Content.model_validate(ingestion_statistics)
     page = ingestion_page(content, frame_loader(Path(raw_media), videos, content))
-    return render(page, page_provenance([]), params.model_dump(mode="json"))
+    return render(page, {"run": provenance_tags(Path.cwd(), os.environ)}, params.model_dump(mode="json"))

@@ -105,14 +105,14 @@ class Kinds(Config):
     Attributes:
         name: the column, or ``size`` for width x height.
         title: the same for people.
-        files: count by value.
+        files: (value, count) pairs.
         other_values: values left out.
         other_files: files that have those.
     """
 
     name: str
     title: str
-    files: dict[str, int]
+    files: tuple[tuple[str, int], ...]
     other_values: int
     other_files: int
 
@@ -124,7 +124,7 @@ class LabelTask(Config):
         task: its name.
         rows: labelled files.
         labels: different labels.
-        files: label -> split -> files, commonest label first.
+        files: (label, split -> files) pairs, commonest label first.
         other_labels: labels left out.
         other_files: split -> files that have those.
         untrained: labels that occur, but not in the split trained on.
@@ -133,7 +133,7 @@ class LabelTask(Config):
     task: str
     rows: int
     labels: int
-    files: dict[str, dict[str, int]]
+    files: tuple[tuple[str, dict[str, int]], ...]
     other_labels: int
     other_files: dict[str, int]
     untrained: int
@@ -144,16 +144,14 @@ class Group(Config):
     """Files with the same or nearly the same content.
 
     Attributes:
-        files: paths, or the first of them.
+        files: (path, split) pairs, or the first of them; the split is empty for a file that was not accepted.
         files_in_all: how many there are.
-        splits: in which they are.
-        distance: of the nearest pair by perceptual hash, in bits; None for the same bytes.
+        splits: in which they are listed.
     """
 
-    files: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
     files_in_all: int
     splits: tuple[str, ...]
-    distance: float | None
 
 
 class Groups(Config):
@@ -163,7 +161,7 @@ class Groups(Config):
         groups: how many.
         files: in all of them.
         across_splits: groups with files in more than one split.
-        shown: some groups: those across splits first, then the nearest.
+        shown: some groups, those across splits first.
     """
 
     groups: int

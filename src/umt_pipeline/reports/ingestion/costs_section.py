@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from umt_pipeline.reports.ingestion.content import Choice, Content, Option, ShareLimit, Threshold
 from umt_pipeline.reports.page import Block, Cell, Section, Table
-from umt_pipeline.reports.tables import NOTHING, listed, number, percent, table
+from umt_pipeline.reports.tables import NOTHING, counted, length, listed, percent, table
 
 _ABOUT = {
     "min_frames": "frames that a video must have",
@@ -33,21 +34,22 @@ def _threshold(found: Threshold, tables: Sequence[str], splits: Sequence[str]) -
     rows = []
     for value, loss in found.steps:
         left = [Cell(f"{files:,}", style="" if files else "bad") for files in (loss.left[split] for split in splits)]
-        counts = (loss.videos, loss.images, number(loss.hours), *(loss.rows[name] for name in tables))
+        counts = (loss.videos, loss.images, length(loss.hours), *(loss.rows[name] for name in tables))
         rows.append((f"{value} (now)" if value == found.now else str(value), *counts, *left))
-    head = (found.rule, "Videos fewer", "Images fewer", "Hours fewer", *(f"{name.capitalize()} fewer" for name in tables))
-    note = f"The rule refuses {_files(found.refused.files)}{_with(found.refused.rows)} now."
-    title = f"ingestion.rules.{found.rule}: {_ABOUT[found.rule]}"
-    return table(title, (*head, *(f"Left in {split}" for split in splits)), rows, note)
+    fewer = ("Videos", "Images", "Length", *(name.capitalize() for name in tables))
+    note = f"The rule refuses {counted(found.refused.files, 'file')}{_with(found.refused.rows)} now."
+    made = table(f"ingestion.rules.{found.rule}: {_ABOUT[found.rule]}", (found.rule, *fewer, *splits), rows, note)
+    return replace(made, groups=(("Fewer", len(fewer)), ("Files left in split", len(splits)))) if made else None
 
 
 def _choices(found: Sequence[Choice], tables: Sequence[str]) -> Table | None:
+    values = list(dict.fromkeys(option.value for choice in found for option in choice.options))
     rows = []
     for choice in found:
-        for option in choice.options:
-            value = f"{option.value} (now)" if option.value == choice.now else option.value
-            rows.append((f"ingestion.{choice.rule}: {_ABOUT[choice.rule]}", value, _outcome(option, tables)))
-    return table("What is done about repeated files and stray rows", ("Rule", "Value", "Outcome"), rows, words=True)
+        outcomes = {option.value: _outcome(option, tables) for option in choice.options}
+        outcomes[choice.now] = "as now"
+        rows.append((f"{choice.rule}: {_ABOUT[choice.rule]}", *(outcomes.get(value, NOTHING) for value in values)))
+    return table("ingestion.on_…: what is done about it", ("Rule", *values), rows, words=True)
 
 
 def _outcome(option: Option, tables: Sequence[str]) -> str:
@@ -55,7 +57,7 @@ def _outcome(option: Option, tables: Sequence[str]) -> str:
         return "the run ends"
     changes = {"files": option.files, **{name: option.rows[name] for name in tables}}
     told = [f"{abs(count):,} {name} {'fewer' if count > 0 else 'more'}" for name, count in changes.items() if count]
-    return listed(told) if told else NOTHING
+    return listed(told) if told else "the same as now"
 
 
 def _share(found: ShareLimit) -> Table | None:
@@ -63,12 +65,8 @@ def _share(found: ShareLimit) -> Table | None:
     for limit, ends in found.limits:
         now = " (now)" if limit == found.now else ""
         rows.append((f"{percent(100 * limit)}{now}", Cell("the run ends", style="bad") if ends else "the run goes on"))
-    note = f"{_files(found.files)} of {found.listed:,} cannot be used: {percent(100 * found.share)}."
+    note = f"{counted(found.files, 'file')} of {found.listed:,} cannot be used: {percent(100 * found.share)}."
     return table("ingestion.max_rejected_share: files that may be unusable", ("Limit", "Outcome"), rows, note, words=True)
-
-
-def _files(count: int) -> str:
-    return f"{count:,} {'file' if count == 1 else 'files'}"
 
 
 def _with(rows: Mapping[str, int]) -> str:

@@ -38,7 +38,7 @@ LABELS_SHOWN = 30
 _TEXT_SHOWN = 240  # characters of a caption or detail
 _BINS = 24
 TIMES = "\N{MULTIPLICATION SIGN}"
-_LOG_FROM = 100  # largest value over smallest from which bins are logarithmic
+_LOG_FROM = 20  # largest value over smallest from which bins are logarithmic
 
 _KINDS = {
     "codec": "codec",
@@ -62,13 +62,14 @@ def measure(
 
     Args:
         report: the ingestion's report: counts by table, split and corpus, ``duplicates``, and, where they were looked for,
-            ``warnings`` (sentences) and ``near_duplicates`` (groups of ``files``, ``splits`` and ``distance``).
+            ``warnings`` (sentences) and ``near_duplicates``, whose ``groups`` are as those of ``duplicates``.
         videos: accepted files, as :class:`umt_pipeline.schemas.Videos` says.
         tables: accepted rows of the other tables by name; ``captions`` and ``labels`` among them.
         rejects: as :class:`umt_pipeline.schemas.Rejects` says.
         rules: those in force.
     """
     near = report.get("near_duplicates")
+    split_of = dict(zip(videos["path"], videos["split"], strict=True))
     return Content(
         dataset_id=report["dataset_id"],
         rules=rules,
@@ -82,8 +83,8 @@ def measure(
         distributions=_distributions(videos, tables["captions"], rules.splits),
         kinds=_kinds(videos),
         labels=_labels(tables["labels"], videos, rules.splits),
-        duplicates=_groups(report["duplicates"]["groups"]),
-        near_duplicates=None if near is None else _groups(near),
+        duplicates=_groups(report["duplicates"]["groups"], split_of),
+        near_duplicates=None if near is None else _groups(near["groups"], split_of),
         costs=rule_costs(videos, tables, rejects, report["tables"]["videos"]["rows_in"], rules),
         accepted=_accepted(videos, tables["captions"]),
     )
@@ -208,7 +209,7 @@ def _kinds(videos: pd.DataFrame) -> tuple[Kinds, ...]:
         if len(videos) and (name == "size" or name in videos):
             counts = (sizes if name == "size" else videos[name].map(_word)).value_counts()
             counts = counts.sort_index(kind="stable").sort_values(ascending=False, kind="stable")
-            files = {str(value): int(count) for value, count in counts.head(KINDS_SHOWN).items()}
+            files = tuple((visible(str(value), 60), int(count)) for value, count in counts.head(KINDS_SHOWN).items())
             rest = counts.iloc[KINDS_SHOWN:]
             kinds.append(Kinds(name=name, title=title, files=files, other_values=len(rest), other_files=int(rest.sum())))
     return tuple(kinds)
@@ -233,7 +234,7 @@ def _labels(labels: pd.DataFrame, videos: pd.DataFrame, splits: Sequence[str]) -
                 task=visible(str(task)),
                 rows=len(rows),
                 labels=len(counts),
-                files={visible(str(label)): _by_split(row) for label, row in counts.head(LABELS_SHOWN).iterrows()},
+                files=tuple((visible(str(label)), _by_split(row)) for label, row in counts.head(LABELS_SHOWN).iterrows()),
                 other_labels=len(rest),
                 other_files=_by_split(rest.sum()),
                 untrained=int((counts[splits[0]] == 0).sum()),
@@ -247,17 +248,16 @@ def _by_split(counts: pd.Series) -> dict[str, int]:
 
 
 # --- files to show ----------------------------------------------------------------------------------------------------
-def _groups(found: Sequence[Mapping[str, Any]]) -> Groups:
+def _groups(found: Sequence[Mapping[str, Any]], split_of: Mapping[str, str]) -> Groups:
     groups = [
         Group(
-            files=tuple(group["files"][:FILES_OF_A_GROUP]),
+            files=tuple((path, split_of.get(path, "")) for path in group["files"][:FILES_OF_A_GROUP]),
             files_in_all=len(group["files"]),
             splits=tuple(group["splits"]),
-            distance=group.get("distance"),
         )
         for group in found
     ]
-    groups.sort(key=lambda group: (len(group.splits) < 2, group.distance or 0, group.files))
+    groups.sort(key=lambda group: len(group.splits) < 2)
     return Groups(
         groups=len(groups),
         files=sum(group.files_in_all for group in groups),

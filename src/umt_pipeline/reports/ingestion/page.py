@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from umt_pipeline.reports.figures import counts_panel
 from umt_pipeline.reports.ingestion.content import (
@@ -36,10 +37,9 @@ from umt_pipeline.reports.page import (
     Tile,
     subsection,
 )
-from umt_pipeline.reports.tables import NOTHING, listed, number, percent, table
+from umt_pipeline.reports.tables import counted, length, listed, number, percent, table
 
 _LABEL_BARS = 10
-_NOT_OPENED = "not opened: its reason says that it cannot be decoded"
 
 
 def ingestion_page(content: Content, frames: FrameLoader | None) -> Page:
@@ -54,7 +54,7 @@ def ingestion_page(content: Content, frames: FrameLoader | None) -> Page:
         summary=_summary(content),
         tiles=_tiles(content),
         sections=[
-            Section("Warnings", [Text(visible(text, 2000)) for text in content.warnings], missing="There is no warning."),
+            *([Section("Warnings", [Text(visible(text, 2000)) for text in content.warnings])] if content.warnings else []),
             _rows_section(content),
             Section(
                 "Rejects",
@@ -69,7 +69,7 @@ def ingestion_page(content: Content, frames: FrameLoader | None) -> Page:
                 "Some of each corpus and split, evenly spread over the table; frames from the beginning of each.",
                 "No file was accepted.",
             ),
-            Section("Distributions", _distributions(content.distributions), "Of what was accepted."),
+            Section("Distributions", _distributions(content.distributions, content.rules.splits), "Of what was accepted."),
             Section("Formats", [_kinds(content)], "Of accepted files."),
             Section(
                 "Labels",
@@ -88,21 +88,22 @@ def ingestion_page(content: Content, frames: FrameLoader | None) -> Page:
 # --- the head of the page ---------------------------------------------------------------------------------------------
 def _summary(content: Content) -> list[str]:
     files = content.tables["videos"]
-    captions = content.tables["captions"]
+    videos, images = (counted(content.media[media], media) for media in ("video", "image"))
+    captions = counted(content.tables["captions"]["accepted"], "caption")
     sentences = [
-        f"Of {files['rows_in']:,} files {files['accepted']:,} were accepted: {content.media['video']:,} videos of "
-        f"{number(content.hours)} hours and {content.media['image']:,} images, with {captions['accepted']:,} captions.",
+        f"Of {counted(files['rows_in'], 'file')} {files['accepted']:,} accepted: {videos} of {length(content.hours)} and "
+        f"{images}, with {captions}."
     ]
     if files["rejected"]:
         reasons = sorted(files["reasons"].items(), key=lambda item: (-item[1], item[0]))
         told = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in reasons[:3]]
         others = sum(count for _, count in reasons[3:])
         told += [f"others {others:,}"] if others else []
-        sentences.append(f"{files['rejected']:,} were rejected: {listed(told)}.")
-    if content.duplicates.across_splits:
-        sentences.append(f"The same bytes were found in two splits {content.duplicates.across_splits:,} times.")
-    if content.near_duplicates and content.near_duplicates.across_splits:
-        sentences.append(f"{content.near_duplicates.across_splits:,} groups of files that look the same reach over two splits.")
+        sentences.append(f"{files['rejected']:,} rejected: {listed(told)}.")
+    if across := content.duplicates.across_splits:
+        sentences.append(f"{counted(across, 'group')} of files with the same bytes in more than one split.")
+    if across := content.near_duplicates.across_splits if content.near_duplicates else 0:
+        sentences.append(f"{counted(across, 'group')} of files that look the same in more than one split.")
     empty = [split for split, counts in content.splits.items() if not counts["videos"] and not counts["images"]]
     if empty:
         sentences.append(f"No file is in {'split' if len(empty) == 1 else 'splits'} {listed(empty)}.")
@@ -115,58 +116,56 @@ def _tiles(content: Content) -> list[Tile]:
     near = content.near_duplicates
     return [
         Tile("Files accepted", f"{files['accepted']:,}", [f"of {files['rows_in']:,}"]),
-        Tile("Hours of video", number(content.hours), [f"{content.media['image']:,} images"]),
+        Tile("Length of all videos", length(content.hours), [counted(content.media["image"], "image")]),
         Tile("Captions", f"{captions['accepted']:,}", [f"of {captions['rows_in']:,}"]),
         Tile("Rows rejected", f"{rejected:,}", [f"{files['rejected']:,} of them files"]),
-        _groups_tile("Files with a double", content.duplicates),
-        _groups_tile("Files that look alike", near) if near else Tile("Files that look alike", NOTHING, ["not compared"]),
+        Tile(
+            "Files with a double",
+            f"{content.duplicates.files:,}",
+            [f"look alike: {near.files:,}" if near else "look alike: not compared"],
+        ),
     ]
-
-
-def _groups_tile(label: str, found: Groups) -> Tile:
-    return Tile(label, f"{found.files:,}", [f"{found.across_splits:,} of {found.groups:,} groups in several splits"])
 
 
 def _rows_section(content: Content) -> Section:
+    in_order = dict(sorted(content.tables.items(), key=lambda item: (item[0] != "videos", item[0])))
     bars = []
-    for name, counts in content.tables.items():
+    for name, counts in in_order.items():
         if counts["rows_in"]:
-            shares = {"accepted": counts["accepted"], **counts["reasons"]}
-            bars.append((f"{name}: {counts['rows_in']:,} rows", _bars(shares, counts["rows_in"], set(counts["reasons"]))))
+            reasons = sorted(counts["reasons"].items(), key=lambda item: (-item[1], item[0]))
+            shares = [("accepted", counts["accepted"]), *((reason.replace("_", " "), count) for reason, count in reasons)]
+            bars.append((f"{name}: {counted(counts['rows_in'], 'row')}", _bars(shares, counts["rows_in"], 1)))
     unused = [
-        (name, visible(", ".join(counts["ignored_columns"])))
-        for name, counts in content.tables.items()
-        if counts.get("ignored_columns")
+        (name, visible(", ".join(counts["ignored_columns"]))) for name, counts in in_order.items() if counts["ignored_columns"]
     ]
-    tables = {"tables": content.tables, "corpora": content.corpora}
+    tables = {"tables": in_order, "corpora": content.corpora}
     blocks: list[Block | None] = [
         count_table(tables),
         Bars(bars),
         corpora_table(tables),
-        _split_table(content.splits),
+        _split_table(content.splits, content.rules.splits),
         table("Columns that are not used", ("Table", "Columns"), unused, words=True),
     ]
     return Section("Rows", blocks, "Each row of a table was either accepted or rejected.")
 
 
-def _split_table(splits: Mapping[str, Mapping[str, float]]) -> Table | None:
+def _split_table(counts: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> Table | None:
     columns = ("videos", "images", "captions", "hours")
-    rows = [(name, *(counts[column] for column in columns)) for name, counts in splits.items()]
+    rows = [(split, *(counts[split][column] for column in columns)) for split in splits]
     return table("Accepted files of each split", ("Split", "Videos", "Images", "Captions", "Hours of video"), rows)
 
 
-def _bars(counts: Mapping[str, int], of: int, reference: set[str] | None = None) -> list[Bar]:
-    """Return a bar for each count, as long as its share and with both in its text."""
+def _bars(counts: Sequence[tuple[str, int]], of: int, main: int | None = None) -> list[Bar]:
+    """Return a bar for each count, as long as its share and with both in its text; those from ``main`` on are pale."""
     made = []
-    for label, count in counts.items():
+    for index, (label, count) in enumerate(counts):
         share = 100 * count / of
-        made.append(Bar(visible(label, 60), share, label in (reference or set()), f"{count:,} · {percent(share)}"))
+        made.append(Bar(visible(label, 60), share, main is not None and index >= main, f"{count:,} · {percent(share)}"))
     return made
 
 
 # --- rejects ----------------------------------------------------------------------------------------------------------
 def _reason(group: ReasonGroup) -> list[Block]:
-    rows = "row" if group.rows == 1 else "rows"
     shown = f", {len(group.examples)} shown" if len(group.examples) < group.rows else ""
     blocks: list[Block | None] = [Text(visible(group.remedy, 600)) if group.remedy else None]
     if group.table == "videos":
@@ -174,8 +173,8 @@ def _reason(group: ReasonGroup) -> list[Block]:
             Shot(
                 film=row.video if row.shown else "",
                 name=visible(row.video),
-                note=f"row {row.row}: {row.detail}",
-                unseen="" if row.shown else _NOT_OPENED,
+                note=f"row {row.row}: {row.detail}" if row.shown else f"row {row.row}",
+                unseen="" if row.shown else row.detail,
             )
             for row in group.examples
         ]
@@ -183,15 +182,15 @@ def _reason(group: ReasonGroup) -> list[Block]:
     else:
         cells = [(visible(row.video), row.row, row.detail) for row in group.examples]
         blocks.append(table(f"Rows of {group.table}: {group.reason}", ("File", "Row", "Detail"), cells, words=True))
-    return subsection(f"{group.table} · {group.reason.replace('_', ' ')} · {group.rows:,} {rows}{shown}", blocks)
+    return subsection(f"{group.table} · {group.reason.replace('_', ' ')} · {counted(group.rows, 'row')}{shown}", blocks)
 
 
 # --- what was accepted ------------------------------------------------------------------------------------------------
 def _accepted(files: Sequence[AcceptedFile]) -> list[Block]:
     parts: dict[tuple[str, str], list[Shot]] = {}
     for file in files:
-        length = f" · {number(file.duration_s)} s · {file.num_frames:,} frames" if file.duration_s else ""
-        note = f"{file.width} {TIMES} {file.height}{length} · {file.codec}"
+        time = f" · {number(file.duration_s)} s · {file.num_frames:,} frames" if file.duration_s else ""
+        note = f"{file.width} {TIMES} {file.height}{time} · {file.codec}"
         parts.setdefault((file.corpus, file.split), []).append(Shot(file.path, visible(file.path), file.caption, note))
     corpora = {corpus for corpus, _ in parts}
     blocks: list[Block] = []
@@ -200,13 +199,15 @@ def _accepted(files: Sequence[AcceptedFile]) -> list[Block]:
     return blocks
 
 
-def _distributions(found: Sequence[Distribution]) -> list[Block | None]:
+def _distributions(found: Sequence[Distribution], splits: Sequence[str]) -> list[Block | None]:
     if not found:
         return []
     panels = [counts_panel(f"corpus-{one.name}", one.title, one.edges, one.counts, one.log) for one in found]
     head = ("Values", "Lowest", "5 %", "Median", "Mean", "95 %", "Highest")
     rows = [(one.title, *_numbers(one.all)) for one in found]
-    by_split = [(f"{one.title}, {split}", *_numbers(spread)) for one in found for split, spread in one.splits.items()]
+    by_split = [
+        (f"{one.title}, {split}", *_numbers(one.splits[split])) for one in found for split in splits if split in one.splits
+    ]
     return [
         Panels(panels),
         table("In numbers", ("", *head), rows),
@@ -222,33 +223,30 @@ def _kinds(content: Content) -> Bars | None:
     total = content.tables["videos"]["accepted"]
     groups = []
     for kind in content.kinds:
-        counts = dict(kind.files)
-        if kind.other_values:
-            counts[f"{kind.other_values:,} others"] = kind.other_files
-        groups.append((kind.title, _bars(counts, total)))
+        others = [(f"{kind.other_values:,} others", kind.other_files)] if kind.other_values else []
+        groups.append((kind.title, _bars([*kind.files, *others], total)))
     return Bars(groups) if groups else None
 
 
 def _labels(task: LabelTask, splits: Sequence[str]) -> list[Block]:
-    totals = {label: sum(splits.values()) for label, splits in task.files.items()}
-    bars = dict(list(totals.items())[:_LABEL_BARS])
-    left = task.labels - len(bars)
-    if left:
-        bars[f"{left:,} other labels"] = task.rows - sum(bars.values())
-    rows = []
-    for label, files in task.files.items():
+    totals = [(label, sum(files.values())) for label, files in task.files]
+    bars = totals[:_LABEL_BARS]
+    if left := task.labels - len(bars):
+        bars.append((counted(left, "other label"), task.rows - sum(count for _, count in bars)))
+    rows: list[tuple[Any, ...]] = []
+    for (label, files), (_, total) in zip(task.files, totals, strict=True):
         cells = [Cell(f"{files[split]:,}", style="bad" if split == splits[0] and not files[split] else "") for split in splits]
-        rows.append((label, totals[label], *cells))
+        rows.append((label, total, *cells))
     if task.other_labels:
         others = task.other_files
-        rows.append((f"{task.other_labels:,} other labels", sum(others.values()), *(others[split] for split in splits)))
+        rows.append((counted(task.other_labels, "other label"), sum(others.values()), *(others[split] for split in splits)))
     by_split = table(f"Files by label of {task.task}", ("Label", "All", *splits), rows)
-    untrained = f"{task.untrained:,} of the labels do not occur in split {splits[0]}." if task.untrained else ""
-    title = f"{task.task}: {task.labels:,} labels of {task.rows:,} files"
+    untrained = f"{task.untrained:,} of {counted(task.labels, 'label')} never in split {splits[0]}." if task.untrained else ""
+    title = f"{task.task}: {counted(task.labels, 'label')} of {counted(task.rows, 'file')}"
     return [
         Bars([(title, _bars(bars, task.rows))]),
         *([Text(untrained)] if untrained else []),
-        Fold(f"{task.task}, label by label", [by_split]),
+        Fold(f"{task.task}: files by label and split", [by_split]),
     ]
 
 
@@ -263,19 +261,20 @@ def _duplicates(content: Content) -> list[Block]:
 def _groups(found: Groups) -> list[Block]:
     if not found.groups:
         return []
-    more = f" {len(found.shown)} groups are shown." if len(found.shown) < found.groups else ""
+    more = f" {counted(len(found.shown), 'group')} shown." if len(found.shown) < found.groups else ""
     sentence = (
-        f"{found.files:,} files in {found.groups:,} groups, {found.across_splits:,} of them in more than one split."
+        f"{counted(found.files, 'file')} in {counted(found.groups, 'group')}, {found.across_splits:,} of them in more than one "
+        "split."
         f"{more} A model that is tested on what it was trained on looks better than it is."
     )
     blocks: list[Block] = [Text(sentence)]
     for group in found.shown:
-        blocks += [Text(_told(group)), Gallery([Shot(path, visible(path)) for path in group.files])]
+        shots = [Shot(path, visible(path), note=f"in split {split}" if split else "rejected") for path, split in group.files]
+        blocks += [Text(_told(group)), Gallery(shots)]
     return blocks
 
 
 def _told(group: Group) -> str:
-    where = "in splits" if len(group.splits) > 1 else "in split"
-    apart = "" if group.distance is None else f", {number(group.distance)} bits apart"
+    where = "listed in splits" if len(group.splits) > 1 else "listed in split"
     shown = f", {len(group.files)} of them shown" if len(group.files) < group.files_in_all else ""
-    return f"{group.files_in_all:,} files {where} {listed(list(group.splits))}{apart}{shown}"
+    return f"{counted(group.files_in_all, 'file')} {where} {listed(list(group.splits))}{shown}"

@@ -29,7 +29,7 @@ def shown_files(content: Content) -> list[str]:
     """Return the paths of the files that the page opens, each once."""
     groups = [content.duplicates, *([content.near_duplicates] if content.near_duplicates else [])]
     paths = [row.video for group in content.reasons for row in group.examples if row.shown]
-    paths += [path for all_groups in groups for group in all_groups.shown for path in group.files]
+    paths += [path for all_groups in groups for group in all_groups.shown for path, _ in group.files]
     return list(dict.fromkeys([*paths, *(file.path for file in content.accepted)]))
 
 
@@ -50,6 +50,11 @@ def frame_loader(media: Path, videos: pd.DataFrame, content: Content) -> FrameLo
         path: (num_frames, width, height)
         for path, num_frames, width, height in known[["path", "num_frames", "width", "height"]].to_numpy(object)
     }
+    for group in content.duplicates.shown:
+        # The same bytes have the same frames, whichever of them was accepted.
+        known_size = next((sizes[path] for path, _ in group.files if path in sizes), None)
+        if known_size is not None:
+            sizes |= dict.fromkeys((path for path, _ in group.files), known_size)
     share = _PIXELS // max(1, len(paths))
 
     def load(path: str) -> np.ndarray:
