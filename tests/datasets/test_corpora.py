@@ -110,10 +110,13 @@ def test_without_corpora_there_is_nothing_to_read() -> None:
         CorporaTableDataset({})
 
 
-def test_a_caption_that_is_no_text_is_named(files: Path) -> None:
-    (files / "coco.json").write_text(json.dumps([{"image": "a.jpg", "caption": ["one", "two"]}]))
-    with pytest.raises(DatasetError, match=r"coco\.json of corpus coco: row 0, column 'caption': expected text, found list"):
-        CorporaTableDataset(corpora(files, caption="caption")).load()
+def test_a_cell_that_is_no_text_stays_as_it_is_for_the_ingestion_to_judge(files: Path) -> None:
+    rows = [{"image": "a.jpg", "caption": ["one", "two"]}, {"image": 1.5, "caption": "x"}, {"image": 7, "caption": "y"}]
+    (files / "coco.json").write_text(json.dumps(rows))
+    table = CorporaTableDataset(corpora(files, caption="caption")).load()
+    assert table["caption"].tolist() == ["a dog", "a cat", ["one", "two"], "x", "y"]
+    assert table["video"].tolist()[2:] == ["images/coco/a.jpg", 1.5, "images/coco/7"]
+    assert len(CorporaTableDataset(corpora(files, caption="caption"), distinct=True).load()) == 5
 
 
 def test_equal_rows_are_equal_files_only_within_a_corpus(files: Path) -> None:

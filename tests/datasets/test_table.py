@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
 
+import umt_pipeline.datasets.table
+from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import TableDataset
 
 SUFFIXES = [".csv", ".json", ".jsonl", ".parquet"]
@@ -91,3 +93,28 @@ def test_an_optional_table_may_be_missing_but_not_broken(tmp_path: Path) -> None
     (tmp_path / "t.jsonl").write_text("{")
     with pytest.raises(DatasetError, match="not valid JSON"):
         dataset.load()
+
+
+def test_half_a_character_in_json_is_left_to_whoever_reads_the_table(tmp_path: Path) -> None:
+    for name, text in (("t.json", r'[{"a": "x"}, {"a": "\ud800"}]'), ("t.jsonl", '{"a": "x"}\n{"a": "\\ud800"}\n')):
+        (tmp_path / name).write_text(text)
+        assert TableDataset(str(tmp_path / name)).load()["a"].tolist() == ["x", "\ud800"]
+
+
+def test_a_clean_table_knows_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = TableDataset(str(tmp_path / "t.parquet"), clean=True)
+    table = pd.DataFrame({"a": ["x"]})
+    clean.save(table)
+    pd.testing.assert_frame_equal(clean.load(), table)
+    pd.testing.assert_frame_equal(TableDataset(str(tmp_path / "t.parquet")).load(), table)
+    monkeypatch.setattr(umt_pipeline.datasets.table, "SCHEMA_VERSION", 999)
+    with pytest.raises(DatasetError, match=r"t.parquet: expected .* schema version 999, found version 2.*run ingestion again"):
+        clean.load()
+    TableDataset(str(tmp_path / "t.parquet")).save(table)
+    with pytest.raises(DatasetError, match="found version none"):
+        clean.load()
+    (tmp_path / "t.parquet").write_text("text")
+    with pytest.raises(DatasetError, match="not a Parquet file"):
+        clean.load()
+    with pytest.raises(TableError, match=r"clean table to end in \.parquet"):
+        TableDataset(str(tmp_path / "t.csv"), clean=True)

@@ -19,7 +19,7 @@ VIDEOS = pd.DataFrame(
     [("a", "a.mp4", "video", "train"), ("b", "b.mp4", "video", "test"), ("still", "still.png", "image", "train")],
     columns=["video_id", "path", "media", "split"],
 )
-BROKEN = pd.DataFrame([["videos", 4, "broken.mp4", "truncated", "half of it"]], columns=NO_REJECTS.columns)
+BROKEN = pd.DataFrame([["videos", 4, "broken.mp4", "truncated", "half of it", "copy it again"]], columns=NO_REJECTS.columns)
 COLUMNS = list(RawBoxes.to_schema().columns)
 LEFT = (0.0, 0.1, 0.5, 0.9)
 
@@ -40,8 +40,8 @@ def test_questions_are_rejected_with_their_row_and_reason() -> None:
     assert rejected[["row", "reason"]].values.tolist() == [[1, "video_rejected"], [3, "image"], [4, "unknown_video"]]
     assert "truncated" in rejected["detail"].iloc[0]
     assert unused == ["comment"]
-    with pytest.raises(TableError, match=r"Table raw_questions: row 4, column 'video'.*'nobody\.mp4'"):
-        clean("questions", table, VIDEOS, BROKEN, on_orphan="error")
+    with pytest.raises(TableError, match=r"Table raw_questions: 2 row(?s:.*)row 4, column 'video'.*'nobody\.mp4'"):
+        clean("questions", table, VIDEOS, BROKEN, on_bad_row="error")
 
 
 def test_choices_need_no_question_and_no_answers() -> None:
@@ -59,12 +59,37 @@ def test_columns_may_be_called_otherwise() -> None:
     assert (accepted["answers"].tolist(), unused) == ([["disc"]], [])
 
 
+@pytest.mark.parametrize(
+    ("change", "reason", "detail"),
+    [
+        ({"question_id": "q0"}, "duplicate_id", "column 'question_id'"),
+        ({"question_id": " "}, "blank_cell", "column 'question_id': expected text that is not blank, found ' '"),
+        ({"correct": 7}, "wrong_form", "options, of which correct is one"),
+        ({"correct": "one"}, "not_a_number", "column 'correct'"),
+        ({"correct": True}, "not_a_number", "column 'correct'"),
+        ({"question": ""}, "wrong_form", "question '', 0 options, correct -1"),
+        ({"question": ["what"]}, "not_text", "column 'question': expected text, found list"),
+        ({"answers": "disc"}, "not_texts", "column 'answers'"),
+        ({"answers": ["disc", 1]}, "not_texts", "column 'answers'"),
+        ({"answers": ["\ud800"]}, "broken_text", "column 'answers'"),
+    ],
+)
+def test_a_wrong_question_costs_itself(change: dict[str, Any], reason: str, detail: str) -> None:
+    rows = [question("q0", "a.mp4"), question("q1", "b.mp4") | change, question("q2", "b.mp4")]
+    accepted, rejected, _ = clean("questions", pd.DataFrame(rows), VIDEOS)
+    assert accepted["question_id"].tolist() == ["q0", "q2"]
+    assert rejected[["row", "reason"]].to_numpy().tolist() == [[1, reason]]
+    assert detail in rejected["detail"][0]
+
+
+def test_a_choice_may_be_a_text_or_a_promoted_number() -> None:
+    choices = [question(f"q{number}", "a.mp4", answers=[], options=["a", "b"]) for number in range(2)]
+    table = pd.DataFrame([*choices, question("open", "b.mp4")]).assign(correct=["1", 0.0, np.nan])
+    assert clean("questions", table, VIDEOS)[0]["correct"].tolist() == [1, 0, -1]
+
+
 def test_question_tables_that_are_refused() -> None:
     good = pd.DataFrame([question("q0", "a.mp4"), question("q1", "b.mp4")])
-    with pytest.raises(TableError, match=r"row 0, column 'question_id': expected a value that occurs once, found 'q0'"):
-        clean("questions", good.assign(question_id="q0"), VIDEOS)
-    with pytest.raises(TableError, match="options, of which correct is one"):
-        clean("questions", good.assign(correct=7), VIDEOS)
     with pytest.raises(TableError, match="expected a column 'video', found"):
         clean("questions", good.drop(columns="video"), VIDEOS)
     with pytest.raises(TableError, match=r"none of 2 rows can be used: {'unknown_video': 2}.*such as 'a\.mp4'"):

@@ -16,7 +16,8 @@ MAPPING: dict[str, Column] = {"video": "file", "caption": "text"}
 
 def test_columns_are_renamed_and_others_reported() -> None:
     raw = pd.DataFrame({"id": [7], "text": ["a ball"], "file": ["a.mp4"]}, index=[99])
-    table, ignored = select_columns(raw, MAPPING, "raw_captions", "ingestion.columns.captions")
+    selected = select_columns(raw, MAPPING, "raw_captions", "ingestion.columns.captions")
+    table, ignored = selected.table, selected.ignored
     assert table.to_dict(orient="list") == {"video": ["a.mp4"], "caption": ["a ball"]}
     assert list(table.index) == [0]
     assert ignored == ["id"]
@@ -25,7 +26,8 @@ def test_columns_are_renamed_and_others_reported() -> None:
 def test_a_constant_stands_for_a_column_that_is_not_there() -> None:
     raw = pd.DataFrame({"video": ["a", "b"], "label": ["run", "jump"]})
     mapping: dict[str, Column] = {"video": "video", "task": Constant(constant="action"), "label": "label"}
-    table, ignored = select_columns(raw, mapping, "raw_labels", "ingestion.columns.labels")
+    selected = select_columns(raw, mapping, "raw_labels", "ingestion.columns.labels")
+    table, ignored = selected.table, selected.ignored
     assert list(table["task"]) == ["action", "action"]
     assert ignored == []
 
@@ -51,7 +53,8 @@ def test_repeated_column_is_an_error() -> None:
 
 
 def test_a_table_without_rows_or_columns_is_empty_not_wrong() -> None:
-    table, ignored = select_columns(pd.DataFrame(), MAPPING, "raw_captions", "p")
+    selected = select_columns(pd.DataFrame(), MAPPING, "raw_captions", "p")
+    table, ignored = selected.table, selected.ignored
     assert (list(table.columns), len(table), ignored) == (["video", "caption"], 0, [])
     assert check_table(table, RawCaptions, "raw_captions", MAPPING).empty
 
@@ -64,6 +67,9 @@ def test_a_table_without_rows_or_columns_is_empty_not_wrong() -> None:
         ("1e5", "1e5"),
         (12, "12"),
         (np.int64(12), "12"),
+        (1.0, "1"),
+        (np.float64(-7.0), "-7"),
+        ("1.0", "1.0"),
         (None, ""),
         (float("nan"), ""),
         (pd.NA, ""),
@@ -71,20 +77,36 @@ def test_a_table_without_rows_or_columns_is_empty_not_wrong() -> None:
 )
 def test_cells_become_text_without_loss(value: Any, text: str) -> None:
     raw = pd.DataFrame({"file": pd.Series([value], dtype=object), "text": ["x"]})
-    assert select_columns(raw, MAPPING, "t", "p")[0].at[0, "video"] == text
+    assert select_columns(raw, MAPPING, "t", "p").table.at[0, "video"] == text
 
 
-@pytest.mark.parametrize("value", [1.0, True, ["a"], {"a": 1}])
-def test_cells_that_are_not_text_are_errors(value: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "reason", "found"),
+    [
+        (1.5, "not_text", "found float 1.5"),
+        (2.0**60, "not_text", "found float"),
+        (float("inf"), "not_text", "found float inf"),
+        (True, "not_text", "found bool True"),
+        (["a"], "not_text", "found list ['a']"),
+        ({"a": 1}, "not_text", "found dict"),
+        ("a\ud800b", "broken_text", r"a lone surrogate in 'a\ud800b'"),
+    ],
+)
+def test_cells_that_are_not_text_are_named_and_left_blank(value: Any, reason: str, found: str) -> None:
     raw = pd.DataFrame({"file": pd.Series(["ok", value], dtype=object), "text": ["x", "y"]})
-    with pytest.raises(TableError, match="Table t: row 1, column 'file': expected text, found"):
-        select_columns(raw, MAPPING, "t", "p")
+    selected = select_columns(raw, MAPPING, "t", "p")
+    assert selected.table["video"].tolist() == ["ok", ""]
+    (cell,) = selected.bad
+    assert (cell.row, cell.column, cell.reason) == (1, "video", reason)
+    assert cell.detail.startswith("column 'video' (your 'file'): expected")
+    assert found in cell.detail
+    cell.detail.encode()  # can be written
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
 def test_text_is_never_changed(values: list[str]) -> None:
     raw = pd.DataFrame({"file": pd.Series(values, dtype=object), "text": pd.Series(values, dtype=object)})
-    assert list(select_columns(raw, MAPPING, "t", "p")[0]["caption"]) == values
+    assert list(select_columns(raw, MAPPING, "t", "p").table["caption"]) == values
 
 
 def test_problems_name_row_both_columns_expectation_and_value() -> None:

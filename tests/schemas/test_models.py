@@ -35,7 +35,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "Videos": VIDEO,
     "Captions": {"caption_id": 0, "video_id": "a", "caption": "a red ball"},
     "Labels": {"video_id": "a", "task": "colour", "label": "red"},
-    "Rejects": {"table": "videos", "row": 0, "video": "a.mp4", "reason": "too_short", "detail": ""},
+    "Rejects": {"table": "videos", "row": 0, "video": "a.mp4", "reason": "too_short", "detail": "", "remedy": "Add frames."},
 }
 
 
@@ -94,6 +94,16 @@ def test_an_image_has_one_frame_and_no_time() -> None:
         ("Labels", {"task": ""}),
         ("Rejects", {"table": "clips"}),
         ("Rejects", {"reason": ""}),
+        ("Rejects", {"remedy": " "}),
+        ("Captions", {"caption": "\u200b\ufeff\u2800"}),
+        # Nothing is converted: our own nodes have made these tables.
+        ("Videos", {"width": "64"}),
+        ("Videos", {"width": 64.0}),
+        ("Videos", {"fps": 24}),
+        ("Captions", {"caption_id": "0"}),
+        ("Captions", {"caption": 7}),
+        ("Labels", {"label": 7}),
+        ("Rejects", {"row": 0.0}),
     ],
 )
 def test_bad_value_is_refused(name: str, change: dict[str, Any]) -> None:

@@ -78,8 +78,8 @@ class CorporaTableDataset(AbstractDataset[NoReturn, pd.DataFrame]):
         """Read all tables.
 
         Raises:
-            TableError: a file is missing or malformed, a column is missing, a cell is no text, or, with ``distinct``, two
-                corpora name the same file; the message names corpus and file.
+            TableError: a file is missing or malformed, a column is missing, or, with ``distinct``, two corpora name the same
+                file; the message names corpus and file.
         """
         tables = [self._load_corpus(name, corpus) for name, corpus in self._corpora.items()]
         table = pd.concat(tables, ignore_index=True)
@@ -118,11 +118,16 @@ class CorporaTableDataset(AbstractDataset[NoReturn, pd.DataFrame]):
             raw = self._tables[name].load()
         except DatasetError as error:  # Kedro's, around what the dataset raised
             raise TableError(f"Corpus {name}: {error.__cause__ or error}") from error
-        table, _ = select_columns(raw, corpus.columns, f"{corpus.filepath} of corpus {name}", f"corpora.{name}.columns")
+        selected = select_columns(raw, corpus.columns, f"{corpus.filepath} of corpus {name}", f"corpora.{name}.columns")
+        table = selected.table
         if corpus.folder:
             table[PATH_COLUMN] = [self._inside(corpus.folder, path) for path in table[PATH_COLUMN]]
+        for cell in selected.bad:  # as it was: whoever reads the table decides what becomes of such a row
+            table[cell.column] = table[cell.column].astype(object)
+            table.at[cell.row, cell.column] = cell.value
         if self._distinct:
-            table = table.drop_duplicates()
+            same = table.map(repr) if selected.bad else table  # a list cannot be compared as it is
+            table = table[~same.duplicated()]
         return table.assign(corpus=pd.Series(name, index=table.index, dtype=str))
 
     @staticmethod
@@ -131,7 +136,8 @@ class CorporaTableDataset(AbstractDataset[NoReturn, pd.DataFrame]):
         return str(PurePosixPath(folder, path.lstrip("/"))) if path.strip() else path
 
     def _refuse_shared_files(self, table: pd.DataFrame) -> None:
-        owners = table.groupby(PATH_COLUMN, sort=False)[CORPUS_COLUMN].unique()
+        named = table[table[PATH_COLUMN].map(lambda path: isinstance(path, str)).astype(bool)]
+        owners = named.groupby(PATH_COLUMN, sort=False)[CORPUS_COLUMN].unique()
         shared = owners[owners.map(len) > 1]
         if len(shared):
             raise TableError(

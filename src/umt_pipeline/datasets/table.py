@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.datasets.base import PathDataset
+from umt_pipeline.schemas import SCHEMA_VERSION
+
+_VERSION_KEY = b"umt_schema_version"
 
 
 class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
@@ -25,10 +30,12 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
         filepath: the suffix decides the format.
         infer_types: CSV only: read columns of numbers as numbers (for tables that we wrote ourselves).
         optional: a missing file is an empty table, without columns. For tables that not every project has.
+        clean: Parquet only: one of the ingestion's tables. Its file carries the version of the schemas that it was made by,
+            and one of another version is refused: its columns may mean something else.
         metadata: see :class:`~umt_pipeline.datasets.base.PathDataset`.
 
     Raises:
-        TableError: the suffix is not one of the four.
+        TableError: the suffix is not one of the four, or no table of this suffix can be ``clean``.
     """
 
     def __init__(
@@ -36,12 +43,16 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
         filepath: str,
         infer_types: bool = False,
         optional: bool = False,
+        clean: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath, metadata)
         self.optional = optional
         self._infer_types = infer_types
+        self._clean = clean
         suffix = self._path.suffix.lower()
+        if clean and suffix != ".parquet":
+            raise TableError(f"{self._path}: expected a clean table to end in .parquet, found '{suffix}'.")
         if suffix not in _READERS:
             raise TableError(f"{self._path}: expected a table ending in {', '.join(_READERS)}, found '{suffix}'.")
         self._suffix = suffix
@@ -50,8 +61,8 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
         """Read the table.
 
         Raises:
-            TableError: the file is missing and not optional, empty or malformed; the message names the line where there is
-                one.
+            TableError: the file is missing and not optional, empty or malformed, or a clean table of another version; the
+                message names the line where there is one.
         """
         if self.optional and not self._path.exists():
             return pd.DataFrame()
@@ -60,6 +71,8 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
                 f"{self._path}: expected a table, found nothing. "
                 "Run the pipeline that makes it, or correct `filepath` in the catalog."
             )
+        if self._clean:
+            _check_version(self._path)
         if self._suffix == ".csv" and self._infer_types:
             return pd.read_csv(self._path)
         return _READERS[self._suffix](self._path)
@@ -72,7 +85,7 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
             if self._suffix == ".csv":
                 data.to_csv(staged, index=False, lineterminator="\n")
             elif self._suffix == ".parquet":
-                data.to_parquet(staged, index=False)
+                _write_parquet(data, staged, SCHEMA_VERSION if self._clean else None)
             else:
                 lines = self._suffix == ".jsonl"
                 data.to_json(staged, orient="records", lines=lines, force_ascii=False, indent=None if lines else 2)
@@ -137,7 +150,11 @@ def _frame(path: Path, unit: str, records: list[Any]) -> pd.DataFrame:
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise TableError(f"{path}, {unit} {number}: expected an object with one key per column, found {record!r}.")
-    return pd.DataFrame.from_records(records)
+    try:
+        return pd.DataFrame.from_records(records)
+    except UnicodeEncodeError:
+        # JSON can hold half a character ("\\ud800"), pandas' text cannot: the ingestion judges the row, not the whole table.
+        return pd.DataFrame(records, dtype=object)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -145,6 +162,26 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
         raise TableError(f"{path}: not a Parquet file: {error}.") from error
+
+
+def _write_parquet(data: pd.DataFrame, path: Path, version: int | None) -> None:
+    table = pa.Table.from_pandas(data, preserve_index=False)
+    if version is not None:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _VERSION_KEY: str(version).encode()})
+    pq.write_table(table, path)
+
+
+def _check_version(path: Path) -> None:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: not a Parquet file: {error}.") from error
+    found = metadata.get(_VERSION_KEY, b"none").decode()
+    if found != str(SCHEMA_VERSION):
+        raise TableError(
+            f"{path}: expected a clean table of schema version {SCHEMA_VERSION}, found version {found}. Another version of the "
+            "program wrote it: run ingestion again (`dvc repro`, or `kedro run --pipelines ingestion`)."
+        )
 
 
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {

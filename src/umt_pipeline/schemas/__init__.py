@@ -5,11 +5,22 @@ written. Raw tables have the users' own column names; :func:`select_columns` map
 """
 
 from umt_pipeline.schemas.mapping import Column, Constant, check_table, select_columns
-from umt_pipeline.schemas.models import Captions, Labels, RawCaptions, RawLabels, RawVideos, Rejects, Videos
+from umt_pipeline.schemas.models import (
+    SCHEMA_VERSION,
+    Captions,
+    Labels,
+    RawCaptions,
+    RawLabels,
+    RawVideos,
+    Rejects,
+    Videos,
+)
+from umt_pipeline.schemas.reasons import RowReason
 from umt_pipeline.schemas.tasks import NO_OPTION, Boxes, Questions, RawBoxes, RawQuestions
 
 __all__ = [
     "NO_OPTION",
+    "SCHEMA_VERSION",
     "Boxes",
     "Captions",
     "Column",
@@ -22,6 +33,7 @@ __all__ = [
     "RawQuestions",
     "RawVideos",
     "Rejects",
+    "RowReason",
     "Videos",
     "check_table",
     "select_columns",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pandera.pandas as pa
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import TableError
+from umt_pipeline.schemas.texts import as_text, shown
 
 # Problems that one message lists; it counts the others.
 MAX_LISTED = 5
@@ -38,9 +38,41 @@ class Constant(Config):
 Column = str | Constant
 
 
-def select_columns(
-    frame: pd.DataFrame, mapping: Mapping[str, Column], table: str, parameter: str
-) -> tuple[pd.DataFrame, list[str]]:
+@dataclass(frozen=True)
+class BadCell:
+    """A cell that is no text.
+
+    Attributes:
+        row: counted from 0, without the header.
+        column: our name of the column.
+        value: what was found.
+        reason: a :class:`~umt_pipeline.schemas.reasons.RowReason`.
+        detail: the user's column, what was expected and what was found.
+    """
+
+    row: int
+    column: str
+    value: Any
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Our columns of a user's table.
+
+    Attributes:
+        table: the cells as text, rows numbered from 0.
+        ignored: names of the user's columns that were not used.
+        bad: cells that are no text; they are ``""`` in ``table``.
+    """
+
+    table: pd.DataFrame
+    ignored: list[str]
+    bad: list[BadCell]
+
+
+def select_columns(frame: pd.DataFrame, mapping: Mapping[str, Column], table: str, parameter: str) -> Selected:
     """Take our columns out of a user's table, as text.
 
     Args:
@@ -49,17 +81,15 @@ def select_columns(
         table: name of the table for messages.
         parameter: key of ``mapping`` in the parameters, for messages.
 
-    Returns:
-        A table with our column names, rows numbered from 0; the names of the columns that were not used.
-
     Raises:
-        TableError: a column is missing or not of text.
+        TableError: a column is missing or there twice.
     """
     found = [str(name) for name in frame.columns]
     if len(set(found)) != len(found):
         twice = sorted({name for name in found if found.count(name) > 1})
         raise TableError(f"Table {table}: expected each column once, found more than one of: {', '.join(twice)}.")
     selected: dict[str, list[str]] = {}
+    bad: list[BadCell] = []
     for ours, theirs in mapping.items():
         if isinstance(theirs, Constant):
             selected[ours] = [theirs.constant] * len(frame)
@@ -73,24 +103,18 @@ def select_columns(
                 f"Table {table}: expected a column '{theirs}', found: {', '.join(found) or 'none'}. "
                 f"Rename the column, or set {parameter}.{ours} to the name that it has."
             )
-        values = frame.iloc[:, found.index(theirs)]
-        selected[ours] = [_as_text(value, table, theirs, row) for row, value in enumerate(values)]
+        texts = selected[ours] = []
+        for row, value in enumerate(frame.iloc[:, found.index(theirs)]):
+            try:
+                texts.append(as_text(value))
+            except ValueError as error:
+                reason, detail = error.args
+                bad.append(BadCell(row, ours, value, str(reason), f"{name_column(ours, mapping)}: {detail}"))
+                texts.append("")
     used = {theirs for theirs in mapping.values() if isinstance(theirs, str)}
     ignored = [name for name in found if name not in used]
-    return pd.DataFrame({name: pd.Series(values, dtype=str) for name, values in selected.items()}), ignored
-
-
-def _as_text(value: Any, table: str, column: str, row: int) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
-        return ""  # refused by the schema as blank
-    # JSON and Parquet bring numbers: file 12 and label 3 are names. 1.0 or True have no one spelling as a name.
-    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
-        return str(int(value))
-    raise TableError(
-        f"Table {table}: row {row}, column '{column}': expected text, found {type(value).__name__} {value!r}. "
-        "Write it in quotes."
+    return Selected(
+        pd.DataFrame({name: pd.Series(values, dtype=str) for name, values in selected.items()}), ignored, bad
     )
 
 
@@ -135,13 +159,14 @@ def _problems(cases: pd.DataFrame, frame: pd.DataFrame, mapping: Mapping[str, Co
         row = int(index)
         # pandera reports a combination once for each of its columns: the same key makes one line of them.
         columns = joint if check == "multiple_fields_uniqueness" else [column]
-        named = " and ".join(_name(name, mapping) for name in columns)
-        found = ", ".join(repr(frame.at[row, name]) for name in columns)
+        named = " and ".join(name_column(name, mapping) for name in columns)
+        found = ", ".join(shown(frame.at[row, name]) for name in columns)
         problems[(row, columns[0], check)] = f"row {row}, {named}: expected {expected}, found {found}"
     return [problems[key] for key in sorted(problems)]
 
 
-def _name(column: str, mapping: Mapping[str, Column]) -> str:
+def name_column(column: str, mapping: Mapping[str, Column]) -> str:
+    """Return one of our columns as messages name it, with the user's name of it if that is another."""
     theirs = mapping.get(column, column)
     same = theirs == column or isinstance(theirs, Constant)
     return f"column '{column}'" if same else f"column '{column}' (your '{theirs}')"

@@ -9,6 +9,11 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
+from umt_pipeline.schemas.texts import is_blank
+
+# Of the clean tables. Raise it when a column comes, goes or changes its meaning: older files are then refused.
+SCHEMA_VERSION = 2
+
 NOT_BLANK = "text that is not blank"
 MEDIA = ("video", "image")
 KNOWN_MEDIA = "'video' or 'image'"
@@ -16,6 +21,10 @@ KNOWN_MEDIA = "'video' or 'image'"
 
 def _not_blank(cls: type, values: pd.Series) -> pd.Series:
     return values.str.strip() != ""
+
+
+def _is_visible(cls: type, values: pd.Series) -> pd.Series:
+    return ~values.map(is_blank).astype(bool)
 
 
 def _is_sha256(cls: type, values: pd.Series) -> pd.Series:
@@ -27,15 +36,22 @@ def _is_media(cls: type, values: pd.Series) -> pd.Series:
 
 
 class _Table(pa.DataFrameModel):
-    """A table with exactly the columns named, in that order."""
+    """A table with exactly the columns named, in that order, of exactly these types: our own nodes made it."""
 
     class Config:
         strict = True
         ordered = True
+        coerce = False
+
+
+class _RawTable(_Table):
+    """A table that comes from outside: values are converted to the types."""
+
+    class Config(_Table.Config):
         coerce = True
 
 
-class RawVideos(_Table):
+class RawVideos(_RawTable):
     """The user's list of videos and images, after the mapping of columns: one row per file.
 
     ``media`` is there if the user's table says what each file should be; what it is is found by opening it.
@@ -51,7 +67,7 @@ class RawVideos(_Table):
     _media = pa.check("media", error=KNOWN_MEDIA)(_is_media)
 
 
-class RawCaptions(_Table):
+class RawCaptions(_RawTable):
     """The user's captions, after the mapping of columns: any number per video."""
 
     video: str
@@ -60,7 +76,7 @@ class RawCaptions(_Table):
     _text = pa.check("video", "caption", error=NOT_BLANK)(_not_blank)
 
 
-class RawLabels(_Table):
+class RawLabels(_RawTable):
     """The user's labels, after the mapping of columns: one per video and task."""
 
     video: str
@@ -69,7 +85,7 @@ class RawLabels(_Table):
 
     _text = pa.check("video", "task", "label", error=NOT_BLANK)(_not_blank)
 
-    class Config(_Table.Config):
+    class Config(_RawTable.Config):
         """A video has one label per task."""
 
         unique = ("video", "task")
@@ -118,7 +134,9 @@ class Captions(_Table):
     video_id: str
     caption: str
 
-    _text = pa.check("video_id", "caption", error=NOT_BLANK)(_not_blank)
+    _text = pa.check("video_id", error=NOT_BLANK)(_not_blank)
+
+    _visible = pa.check("caption", error=NOT_BLANK)(_is_visible)
 
 
 class Labels(_Table):
@@ -137,15 +155,20 @@ class Labels(_Table):
 
 
 class Rejects(_Table):
-    """Rows of raw tables that were not accepted. ``row`` counts from 0 and leaves the header out."""
+    """Rows of raw tables that were not accepted.
+
+    ``row`` counts from 0 and leaves the header out; ``detail`` is what was expected and found; ``remedy`` is what to do about
+    that reason.
+    """
 
     table: str = pa.Field(isin=["videos", "captions", "labels", "questions", "boxes"])
     row: int = pa.Field(ge=0)
     video: str
     reason: str
     detail: str
+    remedy: str
 
-    _text = pa.check("reason", error=NOT_BLANK)(_not_blank)
+    _text = pa.check("reason", "remedy", error=NOT_BLANK)(_not_blank)
 
     class Config(_Table.Config):
         """A row is rejected once, for its first reason."""

@@ -10,38 +10,44 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
-from umt_pipeline.schemas.models import NOT_BLANK, _not_blank, _Table
+from umt_pipeline.schemas.models import NOT_BLANK, _not_blank, _RawTable, _Table
 
 # A multiple-choice column's value in a row that offers no choice.
 NO_OPTION = -1
 
-_TEXTS = "a list of texts, none of them blank"
-_FORM = "options, of which correct is one; or a question without options and with correct -1"
+TEXTS = "a list of texts, none of them blank"
+FORM = "options, of which correct is one; or a question without options and with correct -1"
 _AREA = "x1 < x2 and y1 < y2"
 
 
-def _is_texts(value: Any) -> bool:
+def is_texts(value: Any) -> bool:
+    """Tell whether a value is a list of texts, none of them blank."""
     # Parquet gives lists back as arrays.
     texts = value.tolist() if hasattr(value, "tolist") else value
     return isinstance(texts, list) and all(isinstance(text, str) and text.strip() for text in texts)
 
 
 def _are_texts(cls: type, values: pd.Series) -> pd.Series:
-    return values.map(_is_texts).astype(bool)
+    return values.map(is_texts).astype(bool)
 
 
-def _has_one_form(cls: type, table: pd.DataFrame) -> pd.Series:
+def has_one_form(table: pd.DataFrame) -> pd.Series:
+    """Tell for each question whether it is an open one or a multiple choice, and nothing between."""
     offered = table["options"].map(lambda value: len(value) if hasattr(value, "__len__") else 0).astype(int)
     asked = table["question"].str.strip() != ""
     of_choice = (offered > 0) & (table["correct"] >= 0) & (table["correct"] < offered)
     return of_choice | ((offered == 0) & (table["correct"] == NO_OPTION) & asked)
 
 
+def _has_one_form(cls: type, table: pd.DataFrame) -> pd.Series:
+    return has_one_form(table)
+
+
 def _has_area(cls: type, table: pd.DataFrame) -> pd.Series:
     return (table["x1"] < table["x2"]) & (table["y1"] < table["y2"])
 
 
-class RawQuestions(_Table):
+class RawQuestions(_RawTable):
     """Questions about videos: one row per question, open or multiple-choice.
 
     Attributes:
@@ -63,9 +69,9 @@ class RawQuestions(_Table):
 
     _text = pa.check("question_id", "video", error=NOT_BLANK)(_not_blank)
 
-    _texts = pa.check("answers", "options", error=_TEXTS)(_are_texts)
+    _texts = pa.check("answers", "options", error=TEXTS)(_are_texts)
 
-    _one_form = pa.dataframe_check(error=_FORM)(_has_one_form)
+    _one_form = pa.dataframe_check(error=FORM)(_has_one_form)
 
 
 class Questions(_Table):
@@ -80,12 +86,12 @@ class Questions(_Table):
 
     _text = pa.check("question_id", "video_id", error=NOT_BLANK)(_not_blank)
 
-    _texts = pa.check("answers", "options", error=_TEXTS)(_are_texts)
+    _texts = pa.check("answers", "options", error=TEXTS)(_are_texts)
 
-    _one_form = pa.dataframe_check(error=_FORM)(_has_one_form)
+    _one_form = pa.dataframe_check(error=FORM)(_has_one_form)
 
 
-class RawBoxes(_Table):
+class RawBoxes(_RawTable):
     """Boxes around people in key frames: one row per box and action.
 
     Attributes:

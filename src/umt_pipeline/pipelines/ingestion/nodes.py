@@ -9,23 +9,25 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from umt_pipeline.core.errors import TableError
+from umt_pipeline.pipelines.ingestion.advice import warnings
+from umt_pipeline.pipelines.ingestion.duplicates import same_content, same_pictures
+from umt_pipeline.pipelines.ingestion.listing import Listing, check_share, read_videos, video_ids
+from umt_pipeline.pipelines.ingestion.media_paths import is_inside
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
-from umt_pipeline.pipelines.ingestion.tables import KINDS, REJECT_COLUMNS, accept_rows, read_texts
-from umt_pipeline.schemas import RawVideos, Videos
+from umt_pipeline.pipelines.ingestion.rows import Refused, check_bad_rows, rejects_table
+from umt_pipeline.pipelines.ingestion.tables import KINDS, accept_rows
+from umt_pipeline.schemas import Videos
 from umt_pipeline.schemas.models import MEDIA
 from umt_pipeline.video.media import Reason, VideoInfo
 from umt_pipeline.video.probing import Refusal, probe_all
 
 logger = logging.getLogger(__name__)
-
-# Files or rows that a message lists; it counts the others.
-MAX_LISTED = 5
 
 VIDEO_COLUMNS = list(Videos.to_schema().columns)
 
@@ -35,40 +37,38 @@ Tables = dict[str, pd.DataFrame]
 
 
 def read_raw_tables(
+    raw_media: Path,
     raw_videos: pd.DataFrame,
     raw_captions: pd.DataFrame,
     raw_labels: pd.DataFrame,
     raw_questions: pd.DataFrame,
     raw_boxes: pd.DataFrame,
     params: IngestionParams,
-) -> tuple[pd.DataFrame, Tables, dict[str, list[str]]]:
-    """Map the users' columns to ours and check each table by itself.
+) -> tuple[Listing, pd.DataFrame]:
+    """Map the users' columns to ours and find the rows that are wrong whatever the files hold.
 
     Args:
+        raw_media: folder that the paths are relative to.
         raw_videos: a row per file, video or image.
         raw_captions: a row per caption.
         raw_labels: a row per video and task.
         raw_questions: a row per question. Without rows the corpus has none, as of the next.
         raw_boxes: a row per box and action.
-        params: columns, allowed splits.
+        params: columns, allowed splits, what to do with bad rows.
 
     Returns:
-        The videos, with ``video_id``; the tables about them; for each the columns that were not used.
+        All rows; the rows of the video table whose files are to be probed, with ``video_id``.
 
     Raises:
-        TableError: a column is missing, a cell is blank or not text, a file is listed twice, a split or media type is not
-            allowed.
+        TableError: a column is missing, there is no video, or a row is wrong and may not be.
     """
-    mapping = params.mapping("videos")
-    videos, unused = read_texts(raw_videos, mapping, "videos", RawVideos)
-    if videos.empty:
-        raise TableError("Table raw_videos: expected at least one row, found none.")
-    _check_splits(videos, params)
-    videos["video_id"] = video_ids(list(videos["video"]))
+    videos, names = read_videos(raw_videos, Path(raw_media), params)
     raw = {"captions": raw_captions, "labels": raw_labels, "questions": raw_questions, "boxes": raw_boxes}
-    read = {kind.name: kind.read(raw[kind.name], params.mapping(kind.name)) for kind in KINDS}
-    ignored = {"videos": unused, **{name: columns for name, (_, columns) in read.items()}}
-    return videos, {name: table for name, (table, _) in read.items()}, ignored
+    tables = {kind.name: kind.read(raw[kind.name], params.mapping(kind.name), names) for kind in KINDS}
+    for name, read in tables.items():
+        check_bad_rows(name, read.refused, params.on_bad_row)  # before hours of decoding
+    listed = videos.rows[~videos.rows.index.isin(list(videos.refused))]
+    return Listing(videos, tables), listed.assign(video_id=pd.Series(video_ids(list(listed["video"])), listed.index, dtype=str))
 
 
 def probe_videos(raw_media: Path, listed_videos: pd.DataFrame, params: IngestionParams) -> list[VideoInfo | Refusal]:
@@ -82,7 +82,7 @@ def probe_videos(raw_media: Path, listed_videos: pd.DataFrame, params: Ingestion
     Returns:
         For each row what the file holds or why it cannot be used.
     """
-    inside = [not PurePosixPath(video).is_absolute() and ".." not in video.split("/") for video in listed_videos.video]
+    inside = [is_inside(video) for video in listed_videos.video]
     paths = [Path(raw_media) / video for video, is_inside in zip(listed_videos.video, inside, strict=True) if is_inside]
     results = iter(probe_all(paths, params.rules, params.workers))
     outside = Refusal(Reason.OUTSIDE_FOLDER.value, "expected a path inside the media folder, relative to it")
@@ -90,72 +90,73 @@ def probe_videos(raw_media: Path, listed_videos: pd.DataFrame, params: Ingestion
 
 
 def accept_videos(
-    listed_videos: pd.DataFrame, probed_videos: list[VideoInfo | Refusal], params: IngestionParams
-) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
+    listing: Listing, listed_videos: pd.DataFrame, probed_videos: list[VideoInfo | Refusal], params: IngestionParams
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Separate usable videos from the others and find content that occurs more than once.
 
     Args:
-        listed_videos: the video table of :func:`read_raw_tables`.
-        probed_videos: one result per row.
+        listing: all rows, with those that were refused before any file was opened.
+        listed_videos: the others, from :func:`read_raw_tables`.
+        probed_videos: one result for each of these.
         params: the share that may be unusable; what to do with repeated content.
 
     Returns:
-        The video table without rejected rows; rejects; groups of files with the same bytes.
+        The video table without rejected rows; rejects; what occurs more than once: under ``duplicates`` files with the same
+        bytes, under ``near_duplicates`` files that look the same.
 
     Raises:
         TableError: too many videos are unusable, or content is repeated and a parameter makes that an error.
     """
-    rejects, rows = [], []
-    for row, (listed, result) in enumerate(zip(listed_videos.itertuples(), probed_videos, strict=True)):
+    refused: Refused = dict(listing.videos.refused)
+    rows = []
+    for row, listed, result in zip(listed_videos.index.tolist(), listed_videos.itertuples(), probed_videos, strict=True):
         if isinstance(result, Refusal):
-            rejects.append(_reject("videos", row, listed.video, result.reason, result.detail))
+            refused[row] = (result.reason, result.detail)
         elif getattr(listed, "media", result.media) != result.media:
             detail = f"expected {listed.media}, as the table says, found {result.media} ({result.codec})"
-            rejects.append(_reject("videos", row, listed.video, Reason.WRONG_MEDIA.value, detail))
+            refused[row] = (Reason.WRONG_MEDIA.value, detail)
         else:
             named = {"video_id": listed.video_id, "path": listed.video, "split": listed.split, "corpus": listed.corpus}
             rows.append({**named, **asdict(result), "row": row})
-    _check_share(rejects, len(listed_videos), params)
+    check_share(refused, listing.videos.rows["video"], params)
     videos = pd.DataFrame(rows, columns=[*VIDEO_COLUMNS, "row"]).set_index("row")
-    groups = [group for _, group in videos.groupby("sha256", sort=False) if len(group) > 1]
-    dropped = [reject for group in groups for reject in _repeated_content(group, params)]
-    videos = videos.drop(index=[reject["row"] for reject in dropped])
-    duplicates = [
-        {"sha256": group["sha256"].iloc[0], "files": list(group["path"]), "splits": sorted(set(group["split"]))}
-        for group in groups
-    ]
-    return videos, _rejects_table([*rejects, *dropped]), duplicates
+    repeated, groups = same_content(videos, params)
+    videos = videos.drop(index=list(repeated))
+    alike, near_duplicates = same_pictures(videos, params)
+    refused |= repeated | alike
+    duplicates = {"files": sum(len(group["files"]) for group in groups), "groups": groups}
+    rejects = rejects_table("videos", refused, listing.videos.rows["video"])
+    return videos.drop(index=list(alike)), rejects, {"duplicates": duplicates, "near_duplicates": near_duplicates}
 
 
 def accept_tables(
-    listed_tables: Tables, videos: pd.DataFrame, rejected_videos: pd.DataFrame, params: IngestionParams
+    listing: Listing, videos: pd.DataFrame, rejected_videos: pd.DataFrame, params: IngestionParams
 ) -> tuple[Tables, Tables]:
     """Keep the rows of accepted videos that are right by themselves.
 
     Args:
-        listed_tables: from :func:`read_raw_tables`.
+        listing: all rows.
         videos: accepted videos.
         rejected_videos: rejected videos.
-        params: what to do with rows of unknown videos.
+        params: what to do with bad rows.
 
     Returns:
         The accepted rows of each table, under their numbers in the raw table; the rejects of each.
 
     Raises:
-        TableError: a row names an unknown video and ``on_orphan`` is ``error``, or a table has rows but none to accept.
+        TableError: a row is wrong and may not be, or a table has rows but none to accept.
     """
     accepted, rejected = {}, {}
     for kind in KINDS:
         rows, rejected[kind.name] = accept_rows(
-            kind, listed_tables[kind.name], videos, rejected_videos, params.on_orphan == "error"
+            kind, listing.tables[kind.name], videos, rejected_videos, params.on_bad_row
         )
         accepted[kind.name] = rows[[column for column in kind.clean.to_schema().columns if column in rows]]
     return accepted, rejected
 
 
 def reconcile(
-    listed_videos: pd.DataFrame,
-    listed_tables: Tables,
+    listing: Listing,
     videos: pd.DataFrame,
     accepted_tables: Tables,
     rejected_videos: pd.DataFrame,
@@ -164,8 +165,7 @@ def reconcile(
     """Check that every raw row was accepted or rejected, exactly once, and count.
 
     Args:
-        listed_videos: all rows of the video table.
-        listed_tables: all rows of the others.
+        listing: all rows.
         videos: accepted videos.
         accepted_tables: accepted rows of the others.
         rejected_videos: rejects of the video table.
@@ -177,43 +177,42 @@ def reconcile(
     Raises:
         TableError: a row is missing or was counted twice. This is a mistake of the program, not of the data.
     """
-    listed = {"videos": listed_videos, **listed_tables}
     accepted, rejected = {"videos": videos, **accepted_tables}, {"videos": rejected_videos, **rejected_tables}
     counts: dict[str, dict[str, Any]] = {}
-    for name in listed:
-        _check_balance(name, listed[name], accepted[name], rejected[name])
+    for name, read in listing.all.items():
+        _check_balance(name, len(read.rows), accepted[name], rejected[name])
         counts[name] = {
-            "rows_in": len(listed[name]),
+            "rows_in": len(read.rows),
             "accepted": len(accepted[name]),
             "rejected": len(rejected[name]),
             "reasons": dict(sorted(Counter(rejected[name]["reason"]).items())),
         }
         reasons = "".join(f", {reason} {count}" for reason, count in counts[name]["reasons"].items())
-        logger.info("%s: %d of %d accepted%s", name, len(accepted[name]), len(listed[name]), reasons)
+        logger.info("%s: %d of %d accepted%s", name, len(accepted[name]), len(read.rows), reasons)
     return counts
 
 
 def report(
     counts: dict[str, dict[str, Any]],
-    ignored_columns: dict[str, list[str]],
-    duplicate_content: list[dict[str, Any]],
-    listed_videos: pd.DataFrame,
+    listing: Listing,
+    repeated_content: dict[str, Any],
     videos: pd.DataFrame,
     accepted_tables: Tables,
     params: IngestionParams,
 ) -> dict[str, Any]:
-    """Return what is in the corpus.
+    """Return what is in the corpus, and log what its owner should know.
 
     Args:
         counts: from :func:`reconcile`.
-        ignored_columns: for each table the columns that were not used.
-        duplicate_content: groups of files with the same bytes.
-        listed_videos: all rows of the video table.
+        listing: all rows, the columns that were not used, the texts that were cleaned.
+        repeated_content: from :func:`accept_videos`.
         videos: accepted videos.
         accepted_tables: accepted rows of the others.
         params: parameters.
     """
-    tables = {name: {**told, "ignored_columns": ignored_columns[name]} for name, told in counts.items()}
+    tables = {name: {**told, "ignored_columns": listing.all[name].ignored} for name, told in counts.items()}
+    for name, read in listing.tables.items():
+        tables[name]["cleaned"] = read.cleaned
     for kind in KINDS:
         rows = accepted_tables[kind.name]
         split_R = rows["video_id"].map(dict(zip(videos["video_id"], videos["split"], strict=True)))
@@ -221,15 +220,19 @@ def report(
         if len(rows) and any(by_split.values()):
             tables[kind.name]["splits"] = by_split
     captions = accepted_tables["captions"]
+    told = warnings(listing, videos, accepted_tables, repeated_content["near_duplicates"], params)
+    for sentence in told:
+        logger.warning("%s", sentence)
     return {
         "dataset_id": params.dataset_id,
+        "warnings": told,
         "tables": tables,
         "splits": _count_splits(videos, captions, params.splits),
         "media": {media: int((videos["media"] == media).sum()) for media in MEDIA},
-        "corpora": _count_corpora(videos, captions, listed_videos),
+        "corpora": _count_corpora(videos, captions, listing.videos.rows),
         "hours": round(float(videos["duration_s"].sum()) / 3600, 6),
         "codecs": dict(sorted(Counter(videos["codec"]).items())),
-        "duplicates": {"files": sum(len(group["files"]) for group in duplicate_content), "groups": duplicate_content},
+        **repeated_content,
     }
 
 
@@ -255,88 +258,11 @@ def finish(
     return *(table.reset_index(drop=True) for table in clean), rejects
 
 
-def video_ids(paths: Sequence[str]) -> list[str]:
-    """Name videos by their paths without suffix; where two would be called the same, by their whole paths.
-
-    Args:
-        paths: relative paths with ``/``, all different.
-
-    Returns:
-        One name per path, all different.
-    """
-    ids = [str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).name else path for path in paths]
-    while True:
-        # More than one pass: the whole path "a.mp4" may be another file's path without suffix ("a.mp4.avi").
-        counts = Counter(ids)
-        if len(counts) == len(ids):
-            return ids
-        ids = [path if counts[name] > 1 else name for path, name in zip(paths, ids, strict=True)]
-
-
-def _check_splits(videos: pd.DataFrame, params: IngestionParams) -> None:
-    wrong = videos[~videos["split"].isin(params.splits)]
-    if wrong.empty:
-        return
-    listed = "".join(f"\n  row {row}: found '{split}'" for row, split in wrong["split"].head(MAX_LISTED).items())
-    more = f"\n  and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
-    column = params.columns.videos.split
-    raise TableError(
-        f"Table raw_videos, column '{column}': expected one of the splits {', '.join(params.splits)}.{listed}{more}\n"
-        "Correct the table, or add the split to ingestion.splits."
-    )
-
-
-def _check_share(rejects: list[dict[str, Any]], rows_in: int, params: IngestionParams) -> None:
-    share = len(rejects) / rows_in
-    if share <= params.max_rejected_share and len(rejects) < rows_in:
-        return
-    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(r["reason"] for r in rejects).items()))
-    first = "".join(f"\n  row {r['row']}, {r['video']}: {r['reason']}: {r['detail']}" for r in rejects[:MAX_LISTED])
-    raise TableError(
-        f"Table raw_videos: {len(rejects)} of {rows_in} videos ({share:.0%}) cannot be used; expected at most "
-        f"{params.max_rejected_share:.0%} (ingestion.max_rejected_share) and one usable video. By reason: {reasons}. "
-        f"First:{first}\nCheck that the paths in the table fit the media folder, repair the files, or raise the limit."
-    )
-
-
-def _repeated_content(group: pd.DataFrame, params: IngestionParams) -> list[dict[str, Any]]:
-    """Decide about files with the same bytes; return rejects."""
-    files = ", ".join(f"{video.path} ({video.split}, row {video.Index})" for video in group.itertuples())
-    kept_split = max(group["split"], key=params.splits.index)
-    elsewhere, kept = group[group["split"] != kept_split], group[group["split"] == kept_split]
-    if len(elsewhere) and params.on_content_in_two_splits == "error":
-        raise TableError(
-            f"Table raw_videos: the same content is in two splits: {files}. A model would be tested on what it was "
-            "trained on. Remove one, or set ingestion.on_content_in_two_splits: reject to keep the one held out."
-        )
-    if len(kept) > 1 and params.on_duplicate_content == "error":
-        raise TableError(
-            f"Table raw_videos: the same content is in several files: {files}. Remove all but one, or set "
-            "ingestion.on_duplicate_content to reject or keep."
-        )
-    first = kept["path"].iloc[0]
-    detail = f"same bytes as {first} of split {kept_split}"
-    dropped = [_reject("videos", row, path, "content_in_two_splits", detail) for row, path in elsewhere["path"].items()]
-    if params.on_duplicate_content == "reject":
-        again = kept["path"].iloc[1:]
-        dropped += [_reject("videos", row, path, "duplicate_content", detail) for row, path in again.items()]
-    return dropped
-
-
-def _reject(table: str, row: Any, video: Any, reason: str, detail: str) -> dict[str, Any]:
-    return {"table": table, "row": int(row), "video": str(video), "reason": reason, "detail": detail}
-
-
-def _rejects_table(rejects: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return one table's rejects in the order of its rows."""
-    return pd.DataFrame(rejects, columns=REJECT_COLUMNS).sort_values("row", ignore_index=True)
-
-
-def _check_balance(name: str, listed: pd.DataFrame, accepted: pd.DataFrame, rejected: pd.DataFrame) -> None:
+def _check_balance(name: str, rows_in: int, accepted: pd.DataFrame, rejected: pd.DataFrame) -> None:
     counted = sorted([*accepted.index, *rejected["row"]])
-    if counted != list(range(len(listed))):
+    if counted != list(range(rows_in)):
         raise TableError(
-            f"Table raw_{name}: {len(listed)} rows were read, {len(accepted)} accepted and {len(rejected)} rejected; "
+            f"Table raw_{name}: {rows_in} rows were read, {len(accepted)} accepted and {len(rejected)} rejected; "
             "expected each row in exactly one of the two. Please report this: the program is wrong, not your table."
         )
 

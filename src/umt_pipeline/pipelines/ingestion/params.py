@@ -98,8 +98,10 @@ class IngestionParams(Config):
         on_duplicate_content: two files of one split have the same bytes. Reported in any case; ``keep`` is the default
             because published test sets contain such pairs, and dropping one changes the benchmark.
         on_content_in_two_splits: the same bytes in two splits, so that a model would be tested on what it has seen.
-        on_orphan: a caption, label, question or box names a video that is not in the video table. Those of a video that was
-            rejected are always rejected with it: a broken video must not end the run.
+        near_duplicate_bits: two files look the same if their perceptual hashes differ in at most so many of 192 bits.
+        on_near_duplicates_across_splits: such files are in two splits. ``reject`` keeps those of the split held out most.
+        on_bad_row: a row is wrong by itself or names a video that is in no table: it becomes a reject, or ends the run. Not
+            meant are the rows of a video that was rejected: a broken video must not end the run.
     """
 
     dataset_id: str = Field(min_length=1)
@@ -110,7 +112,9 @@ class IngestionParams(Config):
     max_rejected_share: float = Field(default=0.1, ge=0.0, le=1.0)
     on_duplicate_content: Literal["keep", "reject", "error"] = "keep"
     on_content_in_two_splits: Literal["error", "reject"] = "error"
-    on_orphan: Literal["reject", "error"] = "reject"
+    near_duplicate_bits: int = Field(default=12, ge=0, le=64)
+    on_near_duplicates_across_splits: Literal["report", "reject", "error"] = "report"
+    on_bad_row: Literal["reject", "error"] = "reject"
 
     def mapping(self, table: str) -> dict[str, Column]:
         """Return where the columns of a table come from, without those that nobody gave.

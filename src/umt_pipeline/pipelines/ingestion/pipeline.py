@@ -29,8 +29,8 @@ def create_pipeline() -> Pipeline:
             Node(
                 read_raw_tables,
                 name="read_raw_tables",
-                inputs=[*raw, "params:ingestion"],
-                outputs=["listed_videos", "listed_tables", "ignored_columns"],
+                inputs=["raw_media", *raw, "params:ingestion"],
+                outputs=["listing", "listed_videos"],
             ),
             Node(
                 probe_videos,
@@ -41,25 +41,25 @@ def create_pipeline() -> Pipeline:
             Node(
                 accept_videos,
                 name="accept_videos",
-                inputs=["listed_videos", "probed_videos", "params:ingestion"],
-                outputs=["accepted_videos", "rejected_videos", "duplicate_content"],
+                inputs=["listing", "listed_videos", "probed_videos", "params:ingestion"],
+                outputs=["accepted_videos", "rejected_videos", "repeated_content"],
             ),
             Node(
                 accept_tables,
                 name="accept_tables",
-                inputs=["listed_tables", "accepted_videos", "rejected_videos", "params:ingestion"],
+                inputs=["listing", "accepted_videos", "rejected_videos", "params:ingestion"],
                 outputs=["accepted_tables", "rejected_tables"],
             ),
             Node(
                 reconcile,
                 name="reconcile",
-                inputs=["listed_videos", "listed_tables", *accepted, *rejected],
+                inputs=["listing", *accepted, *rejected],
                 outputs="row_counts",
             ),
             Node(
                 report,
                 name="report_ingestion",
-                inputs=["row_counts", "ignored_columns", "duplicate_content", "listed_videos", *accepted, "params:ingestion"],
+                inputs=["row_counts", "listing", "repeated_content", *accepted, "params:ingestion"],
                 outputs="ingestion_report",
             ),
             Node(
