@@ -17,6 +17,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import VideoError
 
 Media = Literal["video", "image"]
+Depth = Literal["header", "sample", "full"]
 
 # Suffixes of still images. A GIF is a video here, as in the corpora that are made of GIFs.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
@@ -51,11 +52,21 @@ class VideoRules(Config):
 
     Attributes:
         min_frames: smallest number of decodable frames of a video; images have one and are not asked.
-        min_side: smallest width and height in pixels, of videos and images.
+        min_side: smallest width and height in pixels as displayed, of videos and images.
+        depth: how much of a video is looked at. Images are always decoded, and every byte is hashed at any depth.
+
+            ``header``: header and index. Finds what is no video, has no stream, no decoder or no listed frames, is cut off
+            before its index says, too small or too short. Damage inside coded frames is not seen, ``num_frames`` is what
+            the index lists, and there is no perceptual hash.
+            ``sample``: also decodes a few frames: the first and the last, the middle and the two that are hashed with it.
+            Finds also what does not decode there, and frames of another size than the header's. Damage between
+            them is not seen.
+            ``full``: decodes every frame, as whoever reads the file will.
     """
 
     min_frames: int = Field(default=4, ge=1)
     min_side: int = Field(default=32, ge=1)
+    depth: Depth = "full"
 
     def require_side(self, width: int, height: int) -> None:
         """Refuse a picture that is too small.
@@ -70,22 +81,28 @@ class VideoRules(Config):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known about a video or image after all of it was decoded.
+    """What is known about a video or image after it was probed.
 
     Attributes:
         media: ``video`` or ``image``.
         container: FFmpeg's short name of the container format, such as ``mov,mp4,m4a,3gp,3g2,mj2``; for an image Pillow's
             name of the format in lower case, such as ``jpeg``.
         codec: FFmpeg's name of the coding, such as ``h264``; for an image the same as ``container``.
-        width: pixels per row, for an image after it was turned upright.
-        height: rows of pixels.
+        width: pixels per row as displayed: turned upright, and stretched to square pixels.
+        height: rows of pixels as displayed.
         fps: average frames per second that the file states; 0 for an image, which has no time.
-        num_frames: frames that decode. Each number below it can be given to the reader. 1 for an image.
+        num_frames: displayed frames that decode. Each number below it can be given to the reader. 1 for an image.
         duration_s: seconds that the file states or ``num_frames / fps``, the longer one: MPEG program streams state
             nothing, and FFmpeg's estimate leaves frames out; files with pauses hold fewer frames than their rate says.
             0 for an image.
         size_bytes: size of the file.
         sha256: hash of the file's bytes.
+        rotation: degrees clockwise that the coded picture is turned by to be upright: 0, 90, 180 or 270.
+        mirrored: whether the coded picture is mirrored from left to right, before it is turned.
+        sample_aspect: width of a coded pixel per height; 1 is square. Applied to ``width``.
+        stream: number of the video stream that is read, among all streams of the file; 0 for an image.
+        perceptual_hash: 48 hexadecimal digits: :mod:`~umt_pipeline.video.perceptual` of the frames at one, three and five
+            sixths of the length; for an image three times the same; "" where no frame was decoded.
     """
 
     media: Media
@@ -98,6 +115,11 @@ class VideoInfo:
     duration_s: float
     size_bytes: int
     sha256: str
+    rotation: int = 0
+    mirrored: bool = False
+    sample_aspect: float = 1.0
+    stream: int = 0
+    perceptual_hash: str = ""
 
 
 def is_image(path: Path | str) -> bool:
