@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.core.files import sha256_file
-from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, check_file
+from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, check_file, check_unchanged
 from umt_pipeline.video.perceptual import FRAMES, perceptual_hash
 
 # Formats that corpora of images consist of. Pillow knows others, some of which start other programs. JPEG brings MPO along.
@@ -56,11 +56,13 @@ def probe_image(path: Path | str, rules: VideoRules) -> VideoInfo:
         VideoError: the file cannot be used. ``reason`` is one of :class:`~umt_pipeline.video.media.Reason`.
     """
     path = Path(path)
-    size_bytes = check_file(path)
+    state = check_file(path)
     _verify(path)
     frame_HWC, name, orientation = _decode(path)
     height, width = frame_HWC.shape[:2]
     rules.require_side(width, height)
+    sha256 = sha256_file(path)
+    check_unchanged(path, state)
     return VideoInfo(
         media="image",
         container=name,
@@ -70,8 +72,8 @@ def probe_image(path: Path | str, rules: VideoRules) -> VideoInfo:
         fps=0.0,
         num_frames=1,
         duration_s=0.0,
-        size_bytes=size_bytes,
-        sha256=sha256_file(path),
+        size_bytes=state.st_size,
+        sha256=sha256,
         rotation=_TURNS[orientation][0],
         mirrored=_TURNS[orientation][1],
         perceptual_hash=perceptual_hash([frame_HWC]) * FRAMES,

@@ -6,6 +6,7 @@ checked and what is read later cannot differ.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +31,7 @@ class Reason(StrEnum):
     OUTSIDE_FOLDER = "outside_folder"
     UNREADABLE_FILE = "unreadable_file"
     EMPTY_FILE = "empty_file"
+    CHANGED_FILE = "changed_file"
     WRONG_MEDIA = "wrong_media"
     NOT_A_VIDEO = "not_a_video"
     NO_VIDEO_STREAM = "no_video_stream"
@@ -40,6 +42,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     TOO_SMALL = "too_small"
     TOO_SHORT = "too_short"
+    UNKNOWN_LENGTH = "unknown_length"
     TRUNCATED = "truncated"
     CORRUPT_FRAME = "corrupt_frame"
     WRONG_SHAPE = "wrong_shape"
@@ -57,10 +60,11 @@ class VideoRules(Config):
 
             ``header``: header and index. Finds what is no video, has no stream, no decoder or no listed frames, is cut off
             before its index says, too small or too short. Damage inside coded frames is not seen, ``num_frames`` is what
-            the index lists, and there is no perceptual hash.
-            ``sample``: also decodes a few frames: the first and the last, the middle and the two that are hashed with it.
-            Finds also what does not decode there, and frames of another size than the header's. Damage between
-            them is not seen.
+            the index lists, and there is no perceptual hash. Where no index lists them, frames of Matroska, WebM and
+            fragmented MP4 files are counted in the container, which reads the file; MPEG streams are refused.
+            ``sample``: also decodes a few frames: the first, the last, and the three that are hashed. Finds also what does
+            not decode there, and then decodes all. Damage between them is not seen. Saves nothing for AVI, MPEG and other
+            files that can only be decoded in order.
             ``full``: decodes every frame, as whoever reads the file will.
     """
 
@@ -127,22 +131,34 @@ def is_image(path: Path | str) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-def check_file(path: Path) -> int:
-    """Return the size in bytes of a file that exists, can be read and is not empty.
+def check_file(path: Path) -> os.stat_result:
+    """Return the state of a file that exists, can be read and is not empty. Pipes and devices are never opened.
 
     Raises:
         VideoError: it is something else.
     """
     try:
         if not path.is_file():
-            raise VideoError(
-                Reason.MISSING_FILE, f"expected a file, found {'a folder' if path.is_dir() else 'nothing'}"
-            )
+            other = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "nothing"
+            raise VideoError(Reason.MISSING_FILE, f"expected a file, found {other}")
         with path.open("rb"):
-            size_bytes = path.stat().st_size
+            state = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         cause = getattr(error, "strerror", None) or error
         raise VideoError(Reason.UNREADABLE_FILE, f"the file cannot be opened ({cause})") from error
-    if size_bytes == 0:
+    if state.st_size == 0:
         raise VideoError(Reason.EMPTY_FILE, "the file has 0 bytes")
-    return size_bytes
+    return state
+
+
+def check_unchanged(path: Path, state: os.stat_result) -> None:
+    """Refuse a file that is not what it was when its ``state`` was taken: what was found is not true of one content.
+
+    Raises:
+        VideoError: its size or time of change is another, or it is gone.
+    """
+    now = path.stat() if path.is_file() else None
+    if now is None or (now.st_size, now.st_mtime_ns) != (state.st_size, state.st_mtime_ns):
+        found = "gone" if now is None else f"of {now.st_size} bytes"
+        detail = f"the file was changed while it was read: it was of {state.st_size} bytes, and is now {found}"
+        raise VideoError(Reason.CHANGED_FILE, f"{detail}; wait until it is written, then run again")
