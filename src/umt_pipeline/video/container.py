@@ -25,6 +25,8 @@ av.logging.set_level(None)
 # Headers that a process keeps: some hundred bytes each.
 _KEPT_HEADERS = 4096
 
+_NEED_OTHERS = (av.video.frame.PictureType.P, av.video.frame.PictureType.B, av.video.frame.PictureType.S)
+
 
 @dataclass(frozen=True)
 class Header:
@@ -41,9 +43,11 @@ class Header:
         sample_aspect: width of a coded pixel per height.
         stream: number of the film among all streams of the file.
         fps: average frames per second; 25, FFmpeg's default, where the file states none.
-        duration_s: seconds, without those before the first frame that is displayed; 0 where the file states none.
+        duration_s: seconds, without the lead-in; 0 where the file states none.
         listed_frames: displayed frames that the file's index lists; 0 where it has no index of all frames.
         hidden_frames: coded frames that an edit list hides, which others may need to be decoded.
+        lead_in: time from the earliest coded frame to the first that is displayed, in the stream's units: where a stream was
+            cut out of another between key frames, the first ones need frames that are not there, and are not displayed.
         times_frames: every frame carries its own time, as in MP4, MOV, Matroska and WebM.
         by_decord: decord finds each frame exactly and shows it as a player does.
     """
@@ -61,6 +65,7 @@ class Header:
     duration_s: float
     listed_frames: int
     hidden_frames: int
+    lead_in: int
     times_frames: bool
     by_decord: bool
 
@@ -117,6 +122,26 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
         raise VideoError(Reason.CORRUPT_FRAME, f"the container cannot be read to its end ({cause(error)})") from error
 
 
+def timed_frame(packet: Any) -> list[tuple[int, bool]]:
+    """Return the time of the frame in a packet and whether it needs no other frame; nothing without time or if hidden."""
+    is_displayed = packet.size and packet.pts is not None and not packet.is_discard
+    return [(packet.pts, packet.is_keyframe)] if is_displayed else []
+
+
+def lead_in(timed: list[tuple[int, bool]], first: int | None) -> list[int]:
+    """Return the times, sorted, of frames that need what was cut off before them.
+
+    They are those before the first frame that was displayed, unless the earliest of them is a key frame: that one needs no
+    other, and is missing because it is damaged.
+
+    Args:
+        timed: from :func:`timed_frame`, of the packets so far.
+        first: time of the first frame displayed; None without times.
+    """
+    early = sorted((time, is_key) for time, is_key in timed if first is not None and time < first)
+    return [] if not early or early[0][1] else [time for time, _ in early]
+
+
 def cause(error: Exception) -> str:
     """Return FFmpeg's words without the file name, which stands elsewhere."""
     return str(getattr(error, "strerror", None) or error)
@@ -140,7 +165,7 @@ def _read_header(path: str, size_bytes: int, mtime_ns: int) -> Header:
         _check_index(entries, size_bytes)
         codec = stream.codec_context
         width, height, fps = codec.width, codec.height, float(stream.average_rate or stream.guessed_rate or 0)
-        first = _first_frame(container, stream)
+        first, lead_in = _first_frame(container, stream)
         matrix = first.side_data.get("DISPLAYMATRIX")
         orientation = Orientation() if matrix is None else Orientation.from_display_matrix(bytes(matrix))
         sample_aspect = Fraction(stream.sample_aspect_ratio or 1)
@@ -158,15 +183,19 @@ def _read_header(path: str, size_bytes: int, mtime_ns: int) -> Header:
             sample_aspect=sample_aspect,
             stream=stream.index,
             fps=fps if fps > 0 else 25.0,
-            duration_s=_duration_s(container, stream, first),
+            duration_s=_duration_s(container, stream, lead_in),
             # An index of some frames, as of Matroska, comes without their number. AVI marks pauses by entries of no bytes.
-            listed_frames=sum(entry.size > 0 and not entry.is_discard for entry in entries) if stream.frames else 0,
+            listed_frames=sum(entry.size > 0 and not entry.is_discard for entry in entries)
+            if stream.frames and not lead_in
+            else 0,
             hidden_frames=hidden,
+            lead_in=lead_in,
             times_frames=times_frames,
-            # decord counts hidden frames as well, takes the first video stream, turns but does not mirror, and reserves
-            # memory for as many frames as a header claims, which ends the process if that is a lie.
+            # decord counts frames that are hidden or lead in, takes the first video stream, turns but does not mirror, and
+            # reserves memory for as many frames as a header claims, which ends the process if that is a lie.
             by_decord=times_frames
             and not hidden
+            and not lead_in
             and stream.frames <= len(entries)
             and not orientation.mirrored
             and stream.index == container.streams.video[0].index,
@@ -184,27 +213,42 @@ def _check_index(entries: list[Any], size_bytes: int) -> None:
             raise VideoError(Reason.TRUNCATED, detail)
 
 
-def _first_frame(container: Any, stream: Any) -> Any:
-    """Decode up to the first frame that is displayed: it carries the display matrix, which streams do not give out."""
+def _first_frame(container: Any, stream: Any) -> tuple[Any, int]:
+    """Decode up to the first frame that is displayed; return it and the lead-in before it.
+
+    It carries the display matrix, which streams do not give out.
+    """
     stream.codec_context.thread_count = 1  # several would decode more than the one frame
-    failure = "no data"
+    timed: list[tuple[int, bool]] = []
+    has_key, failure = False, "no data"
     for packet in packets(container, stream):
+        timed += timed_frame(packet)
+        has_key = has_key or packet.is_keyframe
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
             failure = cause(error)
             continue
         if frames:
-            return frames[0]
+            if not has_key:
+                _check_start(stream, frames[0])
+            early = lead_in(timed, frames[0].pts)
+            return frames[0], frames[0].pts - early[0] if early else 0
     raise VideoError(Reason.CORRUPT_FRAME, f"frame 0 does not decode, nor does any other ({failure})")
 
 
-def _duration_s(container: Any, stream: Any, first: Any) -> float:
-    if not stream.duration or not stream.time_base:
-        return float((container.duration or 0) / av.time_base)
-    # A stream cut out of another may begin with frames that need what was cut off, and are not displayed.
-    lead_in = max(0, first.pts - stream.start_time) if None not in (first.pts, stream.start_time) else 0
-    return float((stream.duration - lead_in) * stream.time_base)
+def _check_start(stream: Any, frame: Any) -> None:
+    """Refuse a frame that was made from frames that are not there: MPEG-4 decoders put grey in their place."""
+    # H.264 can be decoded from points between key frames, and its decoder leaves out what cannot.
+    if stream.codec_context.codec.canonical_name != "h264" and frame.pict_type in _NEED_OTHERS:
+        detail = "the file begins between key frames: frame 0 needs frames that were cut off before it; cut at a key frame"
+        raise VideoError(Reason.NO_KEY_FRAME, detail)
+
+
+def _duration_s(container: Any, stream: Any, lead_in: int) -> float:
+    if stream.duration and stream.time_base:
+        return float((stream.duration - lead_in) * stream.time_base)
+    return float((container.duration or 0) / av.time_base)
 
 
 def _times_every_frame(path: Path) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.video.container import Header, cause, open_video, packets
+from umt_pipeline.video.container import Header, cause, lead_in, open_video, packets, timed_frame
 from umt_pipeline.video.decoders import DECORD_ERRORS, Display, open_decord
 from umt_pipeline.video.media import Depth, Reason
 from umt_pipeline.video.perceptual import hashed_frames, perceptual_hash
@@ -72,7 +72,9 @@ def _count_packets(path: Path, header: Header) -> int:
         detail = "neither header nor index states how many frames there are; only `depth: full` can tell of this container"
         raise VideoError(Reason.UNKNOWN_LENGTH, detail)
     with open_video(path) as (container, stream):
-        return sum(packet.size > 0 and not packet.is_discard for packet in packets(container, stream))
+        times = [time for packet in packets(container, stream) for time, _ in timed_frame(packet)]
+    first = min(times, default=0) + header.lead_in
+    return sum(time >= first for time in times)
 
 
 def _count_all(path: Path, header: Header, read: Reader) -> tuple[int, str]:
@@ -126,7 +128,7 @@ def _count_in_order(path: Path, header: Header) -> _Count:
     Decoding goes on after an error: frames leave the decoder later than their packets enter it and in another order, so
     only the times of presentation that are missing at the end tell which frame is the first bad one.
     """
-    listed: list[int] = []
+    timed: list[tuple[int, bool]] = []
     shown: set[int] = set()
     count = _Count(guess=header.listed_frames or round(header.duration_s * header.fps))
     failure = ""
@@ -134,8 +136,7 @@ def _count_in_order(path: Path, header: Header) -> _Count:
     display = Display(header)
     with open_video(path) as (container, stream):
         for packet in packets(container, stream):
-            if packet.size and packet.pts is not None and not packet.is_discard:
-                listed.append(packet.pts)
+            timed += timed_frame(packet)
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
@@ -151,23 +152,16 @@ def _count_in_order(path: Path, header: Header) -> _Count:
                     count.keep(count.frames, display.picture(frame))
                 count.frames += 1
         in_index = sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries)
+    early = lead_in(timed, min(shown, default=None))
+    listed = sorted(time for time, _ in timed)[len(early) :]
     # One picture may be missing at the end: the last packet of DivX files belongs to the frame before it.
-    if not failure and count.frames < in_index - 1:
-        raise VideoError(Reason.CORRUPT_FRAME, _without_picture(listed, shown, count.frames, in_index))
+    missing = in_index - len(early) - count.frames
+    if not failure and missing > 1:
+        raise VideoError(Reason.CORRUPT_FRAME, f"{missing} of {in_index} coded frames give no picture")
     if not failure and count.frames:
         return count
     first_bad = count_at_failure
     if listed and shown:  # without times in the file, the number of frames before the failure is the best answer
-        first_bad = next((n for n, pts in enumerate(sorted(listed)) if pts not in shown), count_at_failure)
+        first_bad = next((number for number, time in enumerate(listed) if time not in shown), count_at_failure)
     of_all = f" of {header.listed_frames}" if header.listed_frames else ""
     raise VideoError(Reason.CORRUPT_FRAME, f"frame {first_bad}{of_all} does not decode ({failure or 'no data'})")
-
-
-def _without_picture(listed: list[int], shown: set[int], decoded: int, in_index: int) -> str:
-    missing = f"{in_index - decoded} of {in_index} coded frames give no picture"
-    at_start = next((number for number, pts in enumerate(sorted(listed)) if pts in shown), 0) if listed else 0
-    if at_start == in_index - decoded:
-        return f"{missing}: the first ones, which need frames that were cut off before them; cut the file at a key frame"
-    return missing
-
-

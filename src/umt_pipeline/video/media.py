@@ -44,6 +44,7 @@ class Reason(StrEnum):
     TOO_SHORT = "too_short"
     UNKNOWN_LENGTH = "unknown_length"
     TRUNCATED = "truncated"
+    NO_KEY_FRAME = "no_key_frame"
     CORRUPT_FRAME = "corrupt_frame"
     WRONG_SHAPE = "wrong_shape"
     FRAME_OUT_OF_RANGE = "frame_out_of_range"
