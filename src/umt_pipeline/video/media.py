@@ -44,6 +44,9 @@ class Reason(StrEnum):
     WRONG_SHAPE = "wrong_shape"
     FRAME_OUT_OF_RANGE = "frame_out_of_range"
     DECODER_CRASH = "decoder_crash"
+    DECODER_TIMEOUT = "decoder_timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    FILE_CHANGED = "file_changed"
 
 
 class VideoRules(Config):
@@ -98,6 +101,19 @@ class VideoInfo:
     duration_s: float
     size_bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file was not accepted: the parts of a :class:`~umt_pipeline.core.errors.VideoError`, which is no value.
+
+    Attributes:
+        reason: one of :class:`Reason`.
+        detail: what was expected and what was found.
+    """
+
+    reason: str
+    detail: str
 
 
 def is_image(path: Path | str) -> bool:
