@@ -54,7 +54,7 @@ CREATE INDEX IF NOT EXISTS contents_by_size ON contents (size, key);
 """
 _FIND_FILE = """
 SELECT refusal, limits, found_at, info FROM files LEFT JOIN contents USING (content, key)
-WHERE path = ? AND key = ? AND size = ? AND mtime_ns = ?
+WHERE path = ? AND key = ? AND files.size = ? AND mtime_ns = ?
 """
 
 
