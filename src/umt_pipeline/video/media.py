@@ -49,6 +49,9 @@ class Reason(StrEnum):
     WRONG_SHAPE = "wrong_shape"
     FRAME_OUT_OF_RANGE = "frame_out_of_range"
     DECODER_CRASH = "decoder_crash"
+    DECODER_TIMEOUT = "decoder_timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    FILE_CHANGED = "file_changed"
 
 
 class VideoRules(Config):
@@ -125,6 +128,19 @@ class VideoInfo:
     sample_aspect: float = 1.0
     stream: int = 0
     perceptual_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file was not accepted: the parts of a :class:`~umt_pipeline.core.errors.VideoError`, which is no value.
+
+    Attributes:
+        reason: one of :class:`Reason`.
+        detail: what was expected and what was found.
+    """
+
+    reason: str
+    detail: str
 
 
 def is_image(path: Path | str) -> bool:
