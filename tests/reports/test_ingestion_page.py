@@ -16,6 +16,7 @@ from umt_pipeline.reports.ingestion.measure import distribution, measure, visibl
 from umt_pipeline.reports.ingestion.page import ingestion_page
 from umt_pipeline.reports.ingestion.pictures import frame_numbers, shown_files
 from umt_pipeline.reports.page import Page
+from umt_pipeline.reports.tables import NOTHING
 
 SPLITS = ("train", "validation", "test")
 NAMES = ("captions", "labels", "questions", "boxes")
@@ -25,7 +26,7 @@ STRIP = np.full((4, 16, 24, 3), 90, np.uint8)
 def rules(**changes: Any) -> RulesInForce:
     plain = {
         "splits": SPLITS, "min_frames": 4, "min_side": 32, "max_rejected_share": 0.5, "on_duplicate_content": "keep",
-        "on_content_in_two_splits": "reject", "on_orphan": "reject",
+        "on_content_in_two_splits": "reject", "on_near_duplicates_across_splits": "report", "on_bad_row": "reject",
     }  # fmt: skip
     return RulesInForce.model_validate(plain | changes)
 
@@ -37,14 +38,19 @@ def files(*rows: tuple[Any, ...]) -> pd.DataFrame:
     return videos.assign(
         video_id=videos["path"], media=np.where(still, "image", "video"), corpus="mine", container="mp4", codec="h264",
         fps=np.where(still, 0.0, 10.0), duration_s=videos["num_frames"] / 10, size_bytes=1000, sha256=videos["path"],
-        num_frames=videos["num_frames"].clip(lower=1),
+        num_frames=videos["num_frames"].clip(lower=1), rotation=0, mirrored=False, sample_aspect=1.0, stream=0,
     )  # fmt: skip
 
 
 def rejected(*rows: tuple[Any, ...]) -> pd.DataFrame:
     columns = ["table", "video", "reason"]
     told = pd.DataFrame([row[:3] for row in rows], columns=columns, dtype=str)
-    return told.assign(row=range(len(rows)), detail=[row[3] if len(row) > 3 else "detail" for row in rows])
+    details = [row[3] if len(row) > 3 else "detail" for row in rows]
+    return told.assign(row=range(len(rows)), detail=details, remedy="Do this.")
+
+
+def alike(*groups: dict[str, Any]) -> dict[str, Any]:
+    return {"bits": 12, "compared": 4, "not_compared": 1, "groups": list(groups)}
 
 
 def measured(
@@ -71,8 +77,10 @@ def measured(
     told = {
         "dataset_id": "mine", "tables": counts, "splits": dict.fromkeys(SPLITS, part), "media": {"video": 1, "image": 0},
         "corpora": {"mine": {"rows_in": 1, "rejected": 0, **part}}, "hours": 0.5, "duplicates": {"files": 0, "groups": []},
+        "near_duplicates": alike(), "warnings": [],
     }  # fmt: skip
-    content = measure(told | (report or {}), videos, tables, rejects, in_force or rules())
+    meanings = dict.fromkeys(rejects["reason"], "this was found")
+    content = measure(told | (report or {}), videos, tables, rejects, meanings, in_force or rules())
     return Content.model_validate(json.loads(json.dumps(content.model_dump(mode="json"), sort_keys=True)))
 
 
@@ -131,19 +139,34 @@ def outcomes(choice: Choice) -> dict[str, int | None]:
 
 def test_repeated_content_costs_a_file_or_brings_it_back() -> None:
     kept = CORPUS.assign(sha256=["x", "x", "x", "d", "e"])
-    repeated, splits, orphans = measured(kept, CAPTIONS).costs.choices
+    repeated, splits, _, bad_rows = measured(kept, CAPTIONS).costs.choices
     assert outcomes(repeated) == {"keep": 0, "reject": 2, "error": None}
     assert repeated.options[1].rows["captions"] == 1, "of c.mp4; a.mp4 is the first and stays"
     assert outcomes(splits) == {"reject": 0, "error": 0}
-    assert outcomes(orphans) == {"reject": 0, "error": 0}
+    assert outcomes(bad_rows) == {"reject": 0, "error": 0}
     dropped = measured(CORPUS, CAPTIONS, LABELS, REJECTS, in_force=rules(on_duplicate_content="reject"))
-    repeated, _, orphans = dropped.costs.choices
+    repeated, _, _, bad_rows = dropped.costs.choices
     assert outcomes(repeated) == {"keep": -1, "reject": 0, "error": None}
     assert repeated.options[0].rows["captions"] == -1
-    assert outcomes(orphans) == {"reject": 0, "error": None}
+    assert outcomes(bad_rows) == {"reject": 0, "error": None}
     html = checked(shown(dropped)[0])
     row = rows_below(html, "ingestion.on_…: what is done about it")[0]
-    assert row[1:] == ["1 files more and 1 captions more", "as now", "the run ends"]
+    assert row[1:] == ["1 file more and 1 caption more", "as now", "the run ends", NOTHING]
+
+
+def test_look_alikes_of_two_splits_cost_those_that_are_held_out_less() -> None:
+    leak = {"files": ["a.mp4", "c.mp4", "d.mp4"], "splits": ["test", "train", "validation"]}
+    content = measured(
+        CORPUS, CAPTIONS, report={"near_duplicates": alike(leak, {"files": ["b.mp4", "e.jpg"], "splits": ["train"]})}
+    )
+    leaks = content.costs.choices[2]
+    assert outcomes(leaks) == {"report": 0, "reject": 2, "error": None}
+    assert leaks.options[1].rows["captions"] == 2, "of a.mp4"
+    refused = rejected(("videos", "a.mp4", "near_duplicate_in_two_splits"), ("captions", "a.mp4", "video_rejected"))
+    report, in_force = {"near_duplicates": alike(leak)}, rules(on_near_duplicates_across_splits="reject")
+    leaks = measured(CORPUS[2:3], rejects=refused, report=report, in_force=in_force).costs.choices[2]
+    assert outcomes(leaks) == {"report": -1, "reject": 0, "error": None}
+    assert leaks.options[0].rows["captions"] == -1
 
 
 def test_the_share_of_unusable_files_leaves_repeated_content_out() -> None:
@@ -160,7 +183,9 @@ def test_files_are_opened_only_where_a_rule_refused_them() -> None:
     assert {"short.mp4", "again.mp4", *CORPUS["path"]} == set(opened), "not cut.mp4, which broke a decoder"
     assert "no frames: truncated: half of it &lt;script&gt;" in html
     text = text_of(html)
-    assert "videos · truncated · 1 row detail cut.mp4 row 1" in text, "a box that says why, in place of a picture"
+    assert "videos · truncated · 1 row This was found. Do this. detail cut.mp4 row 1" in text, (
+        "a box that says why, in place of a picture"
+    )
 
 
 def test_what_users_wrote_is_escaped_and_cut() -> None:
@@ -198,13 +223,13 @@ def test_the_page_shows_the_numbers_of_the_content() -> None:
 def test_groups_across_splits_come_first_and_say_where_each_file_is() -> None:
     groups = [{"files": ["a.mp4", "b.mp4"], "splits": ["train"]}, {"files": ["c.mp4", "gone.mp4"], "splits": ["test", "train"]}]
     same = {"files": 4, "groups": groups}
-    content = measured(CORPUS, report={"duplicates": same, "near_duplicates": {"bits": 12, "groups": groups[:1]}})
+    content = measured(CORPUS, report={"duplicates": same, "near_duplicates": alike(*groups)})
     assert (content.duplicates.files, content.duplicates.across_splits) == (4, 1)
     assert content.duplicates.shown[0].files == (("c.mp4", "test"), ("gone.mp4", ""))
     text = text_of(checked(shown(content)[0]))
     assert "1 group of files with the same bytes in more than one split." in text
     assert "2 files listed in splits test and train c.mp4 in split test gone.mp4 rejected" in text
-    assert "Nobody compared them." in text_of(checked(shown(measured(CORPUS))[0]))
+    assert "Perceptual hashes of 4 files were compared" in text
 
 
 def test_nothing_to_show_is_said() -> None:
@@ -225,7 +250,7 @@ def test_a_large_corpus_fits_on_a_small_page() -> None:
     reasons = ("too_short", "too_small", "wrong_media", "truncated", *(f"reason {n}" for n in range(20)))
     rejects = rejected(*(("videos", f"{n}.mp4", reasons[n % len(reasons)], "detail " * 200) for n in range(3000)))
     groups = {"groups": [{"files": [row[0] for row in rows[n : n + 50]], "splits": ["train"]} for n in range(0, 5000, 50)]}
-    content = measured(videos, captions, labels, rejects, {"duplicates": groups, "near_duplicates": groups})
+    content = measured(videos, captions, labels, rejects, {"duplicates": groups, "near_duplicates": alike(*groups["groups"])})
     page = ingestion_page(content, lambda path: rng.integers(0, 255, (4, 64, 114, 3), dtype=np.uint8))
     assert len(checked(page)) < 2_000_000
     assert len(content.model_dump_json()) < 300_000

@@ -15,11 +15,13 @@ from umt_pipeline.schemas.models import (
     Rejects,
     Videos,
 )
-from umt_pipeline.schemas.reasons import RowReason
+from umt_pipeline.schemas.reasons import NOTHING_LOST, OTHERS_DECIDE, RowReason
 from umt_pipeline.schemas.tasks import NO_OPTION, Boxes, Questions, RawBoxes, RawQuestions
 
 __all__ = [
+    "NOTHING_LOST",
     "NO_OPTION",
+    "OTHERS_DECIDE",
     "SCHEMA_VERSION",
     "Boxes",
     "Captions",

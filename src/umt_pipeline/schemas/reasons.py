@@ -34,3 +34,24 @@ class RowReason(StrEnum):
     DUPLICATE_CONTENT = "duplicate_content"
     CONTENT_IN_TWO_SPLITS = "content_in_two_splits"
     NEAR_DUPLICATE_IN_TWO_SPLITS = "near_duplicate_in_two_splits"
+
+
+# Rows that are refused without a file being lost: another row has it.
+NOTHING_LOST = frozenset(
+    {
+        RowReason.DUPLICATE,
+        RowReason.PATH_TWIN,
+        RowReason.DUPLICATE_CONTENT,
+        RowReason.CONTENT_IN_TWO_SPLITS,
+        RowReason.NEAR_DUPLICATE_IN_TWO_SPLITS,
+    }
+)
+# Rows that are not wrong by themselves.
+OTHERS_DECIDE = frozenset(
+    {
+        RowReason.VIDEO_REJECTED,
+        RowReason.DUPLICATE_CONTENT,
+        RowReason.CONTENT_IN_TWO_SPLITS,
+        RowReason.NEAR_DUPLICATE_IN_TWO_SPLITS,
+    }
+)

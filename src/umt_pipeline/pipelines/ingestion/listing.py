@@ -24,20 +24,9 @@ from umt_pipeline.pipelines.ingestion.rows import (
     found_in,
 )
 from umt_pipeline.pipelines.ingestion.tables import ReadTable, normal_paths
-from umt_pipeline.schemas import Column, RowReason, select_columns
+from umt_pipeline.schemas import NOTHING_LOST, Column, RowReason, select_columns
 from umt_pipeline.schemas.mapping import name_column
 from umt_pipeline.schemas.models import KNOWN_MEDIA, MEDIA
-
-# Rows that are refused without a file being lost: another row has it.
-_NOTHING_LOST = frozenset(
-    {
-        RowReason.DUPLICATE,
-        RowReason.PATH_TWIN,
-        RowReason.DUPLICATE_CONTENT,
-        RowReason.CONTENT_IN_TWO_SPLITS,
-        RowReason.NEAR_DUPLICATE_IN_TWO_SPLITS,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +88,7 @@ def check_share(refused: Refused, video_R: pd.Series, params: IngestionParams) -
     Raises:
         TableError: more is lost than may be, or all; a file that another row has is not lost.
     """
-    lost = [row for row in sorted(refused) if refused[row][0] not in _NOTHING_LOST]
+    lost = [row for row in sorted(refused) if refused[row][0] not in NOTHING_LOST]
     share = len(lost) / len(video_R)
     if share <= params.max_rejected_share and len(refused) < len(video_R):
         return

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
+from umt_pipeline.pipelines.ingestion.remedies import EXPLANATIONS
 from umt_pipeline.reports.ingestion.content import Content, RulesInForce
 from umt_pipeline.reports.ingestion.measure import measure
 from umt_pipeline.reports.ingestion.page import ingestion_page
@@ -49,10 +50,12 @@ def describe_corpus(
         max_rejected_share=params.max_rejected_share,
         on_duplicate_content=params.on_duplicate_content,
         on_content_in_two_splits=params.on_content_in_two_splits,
-        on_orphan=params.on_orphan,
+        on_near_duplicates_across_splits=params.on_near_duplicates_across_splits,
+        on_bad_row=params.on_bad_row,
     )
     tables = {"captions": captions, "labels": labels, "questions": questions, "boxes": boxes}
-    return measure(ingestion_report, videos, tables, rejects, rules).model_dump(mode="json")
+    meanings = {reason: explanation.meaning for reason, explanation in EXPLANATIONS.items()}
+    return measure(ingestion_report, videos, tables, rejects, meanings, rules).model_dump(mode="json")
 
 
 def show_corpus(ingestion_statistics: dict[str, Any], raw_media: Path, videos: pd.DataFrame, params: IngestionParams) -> str:
@@ -62,11 +65,11 @@ def show_corpus(ingestion_statistics: dict[str, Any], raw_media: Path, videos: p
         ingestion_statistics: from :func:`describe_corpus`; every number comes from there.
         raw_media: folder that paths are relative to.
         videos: clean table; says of the files to show how many frames they have.
-        params: shown as they are.
+        params: shown as they are; limits of reading a file.
 
     Returns:
         HTML that needs no other file. A file that cannot be read has a box with the reason in place of its frames.
     """
     content = Content.model_validate(ingestion_statistics)
-    page = ingestion_page(content, frame_loader(Path(raw_media), videos, content))
+    page = ingestion_page(content, frame_loader(Path(raw_media), videos, content, params.limits))
     return render(page, {"run": provenance_tags(Path.cwd(), os.environ)}, params.model_dump(mode="json"))

@@ -17,7 +17,8 @@ class RulesInForce(Config):
         max_rejected_share: larger shares of unusable files end the run.
         on_duplicate_content: ``keep``, ``reject`` or ``error``: files of one split with the same bytes.
         on_content_in_two_splits: ``reject`` or ``error``.
-        on_orphan: ``reject`` or ``error``: rows about a file that is in no table.
+        on_near_duplicates_across_splits: ``report``, ``reject`` or ``error``: files of two splits that look the same.
+        on_bad_row: ``reject`` or ``error``: rows that are wrong by themselves, or about a file that is in no table.
     """
 
     splits: tuple[str, ...]
@@ -26,7 +27,8 @@ class RulesInForce(Config):
     max_rejected_share: float
     on_duplicate_content: str
     on_content_in_two_splits: str
-    on_orphan: str
+    on_near_duplicates_across_splits: str
+    on_bad_row: str
 
 
 # --- rejects ----------------------------------------------------------------------------------------------------------
@@ -53,13 +55,15 @@ class ReasonGroup(Config):
         table: name of the table.
         reason: the reason.
         rows: how many.
-        remedy: what to do about it; empty where the reject table does not say.
+        meaning: what was found.
+        remedy: what to do about it.
         examples: some of them.
     """
 
     table: str
     reason: str
     rows: int
+    meaning: str
     remedy: str
     examples: tuple[RejectedRow, ...]
 
@@ -168,6 +172,20 @@ class Groups(Config):
     files: int
     across_splits: int
     shown: tuple[Group, ...]
+
+
+class LookAlikes(Groups):
+    """All groups of files that look the same though their bytes differ.
+
+    Attributes:
+        bits: of 192 in which the perceptual hashes of such files may differ.
+        compared: files that were compared.
+        not_compared: files without a hash, or whose frames are flat.
+    """
+
+    bits: int
+    compared: int
+    not_compared: int
 
 
 # --- what rules cost --------------------------------------------------------------------------------------------------
@@ -283,7 +301,7 @@ class Content(Config):
     Attributes:
         dataset_id: name of the corpus.
         rules: those in force.
-        tables: name -> rows in, accepted, rejected, reasons, as in the ingestion's report.
+        tables: name -> rows in, accepted, rejected, reasons, unused columns, cleaned texts, as in the ingestion's report.
         splits: name -> videos, images, captions, hours; from the report too.
         corpora: name -> the same, and rows in and rejected.
         hours: of all videos.
@@ -294,7 +312,7 @@ class Content(Config):
         kinds: of what is a word.
         labels: of each task.
         duplicates: files with the same bytes.
-        near_duplicates: files that look the same; None where nobody compared them.
+        near_duplicates: files that look the same.
         costs: of the rules.
         accepted: some accepted files of each corpus and split.
     """
@@ -312,6 +330,6 @@ class Content(Config):
     kinds: tuple[Kinds, ...]
     labels: tuple[LabelTask, ...]
     duplicates: Groups
-    near_duplicates: Groups | None
+    near_duplicates: LookAlikes
     costs: RuleCosts
     accepted: tuple[AcceptedFile, ...]

@@ -8,25 +8,31 @@ Shapes: F accepted files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from umt_pipeline.reports.ingestion.content import Choice, Loss, Option, Refused, RuleCosts, RulesInForce, ShareLimit, Threshold
+from umt_pipeline.schemas import NOTHING_LOST, OTHERS_DECIDE, RowReason
 from umt_pipeline.video.media import Reason
 
 # Frames of the usual clips of 4 to 64 frames, and sides that networks and published corpora have.
 _FRAMES = (2, 4, 8, 16, 32, 64, 128)
 _SIDES = (32, 64, 112, 128, 160, 224, 256, 384)
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-_DUPLICATE, _TWO_SPLITS = "duplicate_content", "content_in_two_splits"
+_WORDS = {
+    "on_duplicate_content": ("keep", "reject", "error"),
+    "on_content_in_two_splits": ("reject", "error"),
+    "on_near_duplicates_across_splits": ("report", "reject", "error"),
+}
 
 
 def rule_costs(
     videos: pd.DataFrame,
     about: Mapping[str, pd.DataFrame],
     rejects: pd.DataFrame,
+    alike: Sequence[Sequence[str]],
     listed: int,
     rules: RulesInForce,
 ) -> RuleCosts:
@@ -36,6 +42,7 @@ def rule_costs(
         videos: accepted files, as :class:`umt_pipeline.schemas.Videos` says.
         about: accepted rows of the other tables, with ``video_id``, by the table's name.
         rejects: as :class:`umt_pipeline.schemas.Rejects` says.
+        alike: groups of paths of files that look the same.
         listed: files in the raw table.
         rules: those in force.
     """
@@ -43,16 +50,19 @@ def rule_costs(
     still_F = (videos["media"] != "video").to_numpy()
     frames_F = np.where(still_F, np.inf, videos["num_frames"].to_numpy(float))
     sides_F = videos[["width", "height"]].min(axis=1).to_numpy(float)
-    again = videos.duplicated("sha256").to_numpy()
+    again_F = videos.duplicated("sha256").to_numpy()
+    nothing_F = np.zeros(len(videos), bool)
+    leaks_F = _leaks(videos, alike, rules.splits)
     return RuleCosts(
         thresholds=(
             costs.threshold("min_frames", rules.min_frames, Reason.TOO_SHORT.value, frames_F, _FRAMES),
             costs.threshold("min_side", rules.min_side, Reason.TOO_SMALL.value, sides_F, _SIDES),
         ),
         choices=(
-            costs.choice("on_duplicate_content", rules.on_duplicate_content, _DUPLICATE, again, ("keep", "reject", "error")),
-            costs.choice("on_content_in_two_splits", rules.on_content_in_two_splits, _TWO_SPLITS, None, ("reject", "error")),
-            _orphans(rejects, list(about), rules.on_orphan),
+            costs.choice("on_duplicate_content", rules, RowReason.DUPLICATE_CONTENT, again_F),
+            costs.choice("on_content_in_two_splits", rules, RowReason.CONTENT_IN_TWO_SPLITS, nothing_F),
+            costs.choice("on_near_duplicates_across_splits", rules, RowReason.NEAR_DUPLICATE_IN_TWO_SPLITS, leaks_F),
+            _bad_rows(rejects, list(about), rules.on_bad_row),
         ),
         rejected_share=_share(rejects, listed, rules.max_rejected_share),
     )
@@ -70,37 +80,33 @@ class _Costs:
             for name, table in about.items()
         }
         self._rejected = rejects[rejects["table"] == "videos"]
-        self._rejected_with = rejects[(rejects["table"] != "videos") & (rejects["reason"] == "video_rejected")]
+        self._rejected_with = rejects[(rejects["table"] != "videos") & (rejects["reason"] == RowReason.VIDEO_REJECTED)]
 
     def threshold(self, rule: str, now: int, reason: str, values_F: np.ndarray, asked: tuple[int, ...]) -> Threshold:
         """Return what values from ``now`` up would cost; ``values_F`` are the numbers that the rule asks about."""
         steps = tuple((value, self._loss(values_F < value)) for value in (now, *(value for value in asked if value > now)))
         return Threshold(rule=rule, now=now, refused=self._refused(reason), steps=steps)
 
-    def choice(self, rule: str, now: str, reason: str, again_F: np.ndarray | None, values: tuple[str, ...]) -> Choice:
+    def choice(self, rule: str, rules: RulesInForce, reason: str, more_F: np.ndarray) -> Choice:
         """Return what each word would do with repeated content.
 
         Args:
             rule: the parameter.
-            now: its value.
+            rules: its value, among others.
             reason: of the files that it rejects.
-            again_F: accepted files that ``reject`` would reject; None: it has rejected them all.
-            values: all words.
+            more_F: accepted files that ``reject`` would reject.
         """
-        refused = self._refused(reason)
-        loss = self._loss(np.zeros(len(self._videos), bool) if again_F is None else again_F)
+        refused, loss = self._refused(reason), self._loss(more_F)
         fewer = loss.videos + loss.images
-        changes = {
-            "keep": (-refused.files, {name: -rows for name, rows in refused.rows.items()}),
-            "reject": (fewer, loss.rows),
-        }
+        back = (-refused.files, {name: -rows for name, rows in refused.rows.items()})
+        changes = {"keep": back, "report": back, "reject": (fewer, loss.rows)}
         there = refused.files + fewer > 0
         options = []
-        for value in values:
+        for value in _WORDS[rule]:
             ends = value == "error" and there
             files, rows = changes.get(value, (0, dict.fromkeys(self._tables, 0)))
             options.append(Option(value=value, ends=ends, files=None if ends else files, rows={} if ends else rows))
-        return Choice(rule=rule, now=now, options=tuple(options))
+        return Choice(rule=rule, now=getattr(rules, rule), options=tuple(options))
 
     def _loss(self, gone_F: np.ndarray) -> Loss:
         gone, left = self._videos[gone_F], self._videos[~gone_F]["split"].value_counts()
@@ -118,12 +124,22 @@ class _Costs:
         return Refused(files=len(files), rows={name: int(rows.get(name, 0)) for name in self._tables})
 
 
-def _orphans(rejects: pd.DataFrame, tables: list[str], now: str) -> Choice:
-    unknown = rejects[rejects["reason"] == "unknown_video"]["table"].value_counts()
+def _leaks(videos: pd.DataFrame, alike: Sequence[Sequence[str]], splits: tuple[str, ...]) -> np.ndarray:
+    """Return which accepted files look like one of a split that is held out more, bool [F]."""
+    split_of = dict(zip(videos["path"], videos["split"], strict=True))
+    gone: set[str] = set()
+    for group in alike:
+        members = [path for path in group if path in split_of]
+        kept = max((splits.index(split_of[path]) for path in members), default=0)
+        gone |= {path for path in members if splits.index(split_of[path]) != kept}
+    return videos["path"].isin(gone).to_numpy()
+
+
+def _bad_rows(rejects: pd.DataFrame, tables: list[str], now: str) -> Choice:
     nothing = dict.fromkeys(tables, 0)
-    ends = bool(unknown.sum())
+    ends = bool(rejects["reason"].isin(set(RowReason) - OTHERS_DECIDE).any())
     return Choice(
-        rule="on_orphan",
+        rule="on_bad_row",
         now=now,
         options=(
             Option(value="reject", ends=False, files=0, rows=nothing),
@@ -133,8 +149,7 @@ def _orphans(rejects: pd.DataFrame, tables: list[str], now: str) -> Choice:
 
 
 def _share(rejects: pd.DataFrame, listed: int, now: float) -> ShareLimit:
-    # Repeated content is found among files that can be used, and does not count against the limit.
-    unusable = rejects[(rejects["table"] == "videos") & ~rejects["reason"].isin([_DUPLICATE, _TWO_SPLITS])]
+    unusable = rejects[(rejects["table"] == "videos") & ~rejects["reason"].isin(NOTHING_LOST)]
     share = len(unusable) / listed if listed else 0.0
     limits = tuple((limit, share > limit) for limit in sorted({*_SHARES, now}))
     return ShareLimit(now=now, share=share, files=len(unusable), listed=listed, limits=limits)

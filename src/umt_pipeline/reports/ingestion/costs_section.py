@@ -9,12 +9,14 @@ from umt_pipeline.reports.ingestion.content import Choice, Content, Option, Shar
 from umt_pipeline.reports.page import Block, Cell, Section, Table
 from umt_pipeline.reports.tables import NOTHING, counted, length, listed, percent, table
 
+_ONE = {"files": "file", "captions": "caption", "labels": "label", "questions": "question", "boxes": "box"}
 _ABOUT = {
     "min_frames": "frames that a video must have",
     "min_side": "pixels that the shorter side must have",
     "on_duplicate_content": "files of one split with the same bytes",
     "on_content_in_two_splits": "files of two splits with the same bytes",
-    "on_orphan": "rows about files that are in no table",
+    "on_near_duplicates_across_splits": "files of two splits that look the same",
+    "on_bad_row": "rows that are wrong, or about a file that is in no table",
 }
 
 
@@ -56,7 +58,11 @@ def _outcome(option: Option, tables: Sequence[str]) -> str:
     if option.files is None:
         return "the run ends"
     changes = {"files": option.files, **{name: option.rows[name] for name in tables}}
-    told = [f"{abs(count):,} {name} {'fewer' if count > 0 else 'more'}" for name, count in changes.items() if count]
+    told = [
+        f"{abs(count):,} {_ONE[name] if abs(count) == 1 else name} {'fewer' if count > 0 else 'more'}"
+        for name, count in changes.items()
+        if count
+    ]
     return listed(told) if told else "the same as now"
 
 
@@ -70,5 +76,5 @@ def _share(found: ShareLimit) -> Table | None:
 
 
 def _with(rows: Mapping[str, int]) -> str:
-    told = [f"{count:,} {name}" for name, count in rows.items() if count]
+    told = [f"{count:,} {_ONE[name] if count == 1 else name}" for name, count in rows.items() if count]
     return f" and with them {listed(told)}" if told else ""

@@ -6,6 +6,7 @@ Shapes: F accepted files, R rows of a table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,27 @@ from umt_pipeline.reports.ingestion.content import (
     Groups,
     Kinds,
     LabelTask,
+    LookAlikes,
     ReasonGroup,
     RejectedRow,
     RulesInForce,
     Spread,
 )
 from umt_pipeline.reports.ingestion.costs import rule_costs
+from umt_pipeline.schemas import RowReason
 from umt_pipeline.video.media import Reason
 
 # Reasons of a rule. Files with any other reason are never opened here: they have broken a decoder, or may.
-RULE_REASONS = frozenset((Reason.TOO_SHORT, Reason.TOO_SMALL, Reason.WRONG_MEDIA, "duplicate_content", "content_in_two_splits"))
+RULE_REASONS = frozenset(
+    {
+        Reason.TOO_SHORT,
+        Reason.TOO_SMALL,
+        Reason.WRONG_MEDIA,
+        RowReason.DUPLICATE_CONTENT,
+        RowReason.CONTENT_IN_TWO_SPLITS,
+        RowReason.NEAR_DUPLICATE_IN_TWO_SPLITS,
+    }
+)
 EXAMPLES_PER_REASON = 4
 ACCEPTED_SHOWN = 24
 GROUPS_SHOWN = 6
@@ -56,19 +68,20 @@ def measure(
     videos: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
     rejects: pd.DataFrame,
+    meanings: Mapping[str, str],
     rules: RulesInForce,
 ) -> Content:
     """Return what the page says.
 
     Args:
-        report: the ingestion's report: counts by table, split and corpus, ``duplicates``, and, where they were looked for,
-            ``warnings`` (sentences) and ``near_duplicates``, whose ``groups`` are as those of ``duplicates``.
+        report: the ingestion's report: counts by table, split and corpus, ``warnings``, ``duplicates``, ``near_duplicates``.
         videos: accepted files, as :class:`umt_pipeline.schemas.Videos` says.
         tables: accepted rows of the other tables by name; ``captions`` and ``labels`` among them.
         rejects: as :class:`umt_pipeline.schemas.Rejects` says.
+        meanings: of the reasons in ``rejects``.
         rules: those in force.
     """
-    near = report.get("near_duplicates")
+    near = report["near_duplicates"]
     split_of = dict(zip(videos["path"], videos["split"], strict=True))
     return Content(
         dataset_id=report["dataset_id"],
@@ -78,14 +91,23 @@ def measure(
         corpora=report["corpora"],
         hours=report["hours"],
         media=report["media"],
-        warnings=tuple(report.get("warnings", ())),
-        reasons=_reasons(rejects),
+        warnings=tuple(report["warnings"]),
+        reasons=_reasons(rejects, meanings),
         distributions=_distributions(videos, tables["captions"], rules.splits),
         kinds=_kinds(videos),
         labels=_labels(tables["labels"], videos, rules.splits),
         duplicates=_groups(report["duplicates"]["groups"], split_of),
-        near_duplicates=None if near is None else _groups(near["groups"], split_of),
-        costs=rule_costs(videos, tables, rejects, report["tables"]["videos"]["rows_in"], rules),
+        near_duplicates=LookAlikes(
+            **dict(_groups(near["groups"], split_of)), **{name: near[name] for name in ("bits", "compared", "not_compared")}
+        ),
+        costs=rule_costs(
+            videos,
+            tables,
+            rejects,
+            [group["files"] for group in near["groups"]],
+            report["tables"]["videos"]["rows_in"],
+            rules,
+        ),
         accepted=_accepted(videos, tables["captions"]),
     )
 
@@ -107,25 +129,30 @@ def _evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 # --- rejects ----------------------------------------------------------------------------------------------------------
-def _reasons(rejects: pd.DataFrame) -> tuple[ReasonGroup, ...]:
+def _reasons(rejects: pd.DataFrame, meanings: Mapping[str, str]) -> tuple[ReasonGroup, ...]:
     groups = []
     for (table, reason), rows in rejects.groupby(["table", "reason"], sort=True):
-        shown = table == "videos" and reason in RULE_REASONS
-        examples = [
-            RejectedRow(
-                # A path that is to be opened stays as it is.
-                video=row["video"] if shown else visible(row["video"]),
-                row=row["row"],
-                detail=visible(row["detail"]),
-                shown=shown,
-            )
-            for row in _evenly(rows, EXAMPLES_PER_REASON).to_dict("records")
-        ]
-        remedy = str(rows["remedy"].iloc[0]) if "remedy" in rows else ""
+        openable = table == "videos" and reason in RULE_REASONS
+        examples = _evenly(rows, EXAMPLES_PER_REASON).to_dict("records")
         groups.append(
-            ReasonGroup(table=str(table), reason=str(reason), rows=len(rows), remedy=remedy, examples=tuple(examples))
+            ReasonGroup(
+                table=str(table),
+                reason=str(reason),
+                rows=len(rows),
+                meaning=visible(meanings[str(reason)]),
+                remedy=visible(rows["remedy"].iloc[0]),
+                examples=tuple(_rejected_row(row, openable) for row in examples),
+            )
         )
     return tuple(sorted(groups, key=lambda group: (group.table != "videos", group.table, -group.rows, group.reason)))
+
+
+def _rejected_row(row: Mapping[Any, Any], openable: bool) -> RejectedRow:
+    # A row may be refused before anybody looked where its path leads.
+    path = PurePosixPath(row["video"])
+    shown = openable and not path.is_absolute() and ".." not in path.parts
+    name = row["video"] if shown else visible(row["video"])  # what is to be opened stays as it is
+    return RejectedRow(video=name, row=row["row"], detail=visible(row["detail"]), shown=shown)
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------
@@ -206,7 +233,7 @@ def _kinds(videos: pd.DataFrame) -> tuple[Kinds, ...]:
     sizes = videos["width"].astype(str) + f" {TIMES} " + videos["height"].astype(str)
     kinds = []
     for name, title in _KINDS.items():
-        if len(videos) and (name == "size" or name in videos):
+        if len(videos):
             counts = (sizes if name == "size" else videos[name].map(_word)).value_counts()
             counts = counts.sort_index(kind="stable").sort_values(ascending=False, kind="stable")
             files = tuple((visible(str(value), 60), int(count)) for value, count in counts.head(KINDS_SHOWN).items())

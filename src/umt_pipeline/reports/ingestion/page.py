@@ -102,7 +102,7 @@ def _summary(content: Content) -> list[str]:
         sentences.append(f"{files['rejected']:,} rejected: {listed(told)}.")
     if across := content.duplicates.across_splits:
         sentences.append(f"{counted(across, 'group')} of files with the same bytes in more than one split.")
-    if across := content.near_duplicates.across_splits if content.near_duplicates else 0:
+    if across := content.near_duplicates.across_splits:
         sentences.append(f"{counted(across, 'group')} of files that look the same in more than one split.")
     empty = [split for split, counts in content.splits.items() if not counts["videos"] and not counts["images"]]
     if empty:
@@ -113,7 +113,6 @@ def _summary(content: Content) -> list[str]:
 def _tiles(content: Content) -> list[Tile]:
     files, captions = content.tables["videos"], content.tables["captions"]
     rejected = sum(counts["rejected"] for counts in content.tables.values())
-    near = content.near_duplicates
     return [
         Tile("Files accepted", f"{files['accepted']:,}", [f"of {files['rows_in']:,}"]),
         Tile("Length of all videos", length(content.hours), [counted(content.media["image"], "image")]),
@@ -122,7 +121,7 @@ def _tiles(content: Content) -> list[Tile]:
         Tile(
             "Files with a double",
             f"{content.duplicates.files:,}",
-            [f"look alike: {near.files:,}" if near else "look alike: not compared"],
+            [f"look alike: {content.near_duplicates.files:,}"],
         ),
     ]
 
@@ -138,6 +137,12 @@ def _rows_section(content: Content) -> Section:
     unused = [
         (name, visible(", ".join(counts["ignored_columns"]))) for name, counts in in_order.items() if counts["ignored_columns"]
     ]
+    cleaned = [
+        (name, what.replace("_", " "), texts)
+        for name, counts in in_order.items()
+        for what, texts in counts.get("cleaned", {}).items()  # the table of videos has no texts to clean
+        if texts
+    ]
     tables = {"tables": in_order, "corpora": content.corpora}
     blocks: list[Block | None] = [
         count_table(tables),
@@ -145,6 +150,7 @@ def _rows_section(content: Content) -> Section:
         corpora_table(tables),
         _split_table(content.splits, content.rules.splits),
         table("Columns that are not used", ("Table", "Columns"), unused, words=True),
+        table("Texts that were cleaned", ("Table", "Cleaned of", "Texts"), cleaned, words=True),
     ]
     return Section("Rows", blocks, "Each row of a table was either accepted or rejected.")
 
@@ -167,7 +173,7 @@ def _bars(counts: Sequence[tuple[str, int]], of: int, main: int | None = None) -
 # --- rejects ----------------------------------------------------------------------------------------------------------
 def _reason(group: ReasonGroup) -> list[Block]:
     shown = f", {len(group.examples)} shown" if len(group.examples) < group.rows else ""
-    blocks: list[Block | None] = [Text(visible(group.remedy, 600)) if group.remedy else None]
+    blocks: list[Block | None] = [Text(f"{group.meaning[:1].upper()}{group.meaning[1:]}. {group.remedy}")]
     if group.table == "videos":
         shots = [
             Shot(
@@ -254,8 +260,12 @@ def _labels(task: LabelTask, splits: Sequence[str]) -> list[Block]:
 def _duplicates(content: Content) -> list[Block]:
     same = subsection("The same bytes", _groups(content.duplicates), "No two files have the same bytes.")
     near = content.near_duplicates
-    missing = "Nobody compared them." if near is None else "No two files look the same."
-    return [*same, *subsection("The same to look at", [] if near is None else _groups(near), missing)]
+    how = (
+        f"Perceptual hashes of {counted(near.compared, 'file')} were compared; two files look the same if they differ in at "
+        f"most {near.bits} of 192 bits. {counted(near.not_compared, 'file')} could not be compared: flat pictures, or not "
+        "decoded."
+    )
+    return [*same, *subsection("The same to look at", [Text(how), *_groups(near)])]
 
 
 def _groups(found: Groups) -> list[Block]:

@@ -5,6 +5,8 @@ Shape legend: T frames, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,60 +16,81 @@ from PIL import Image
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.reports.ingestion.content import Content
 from umt_pipeline.reports.page import FrameLoader
+from umt_pipeline.video.guarded import Extend, ReadLimits, run_guarded
 from umt_pipeline.video.images import read_image
-from umt_pipeline.video.media import is_image
+from umt_pipeline.video.media import Refusal, is_image
 from umt_pipeline.video.reader import read_frames
 
 _FRAMES = 4  # of a video
 # Pixels that all files together may make decoders produce: seconds of work. Frames are taken from the part of each video
 # that its share reaches, so that one long or large film costs no more than another.
 _PIXELS = 1_500_000_000
+_SECONDS = 20.0  # of the clock for one file, which should take a fraction of one
+_WORKERS = 2
 _SIDE = 256  # shorter side that frames are made smaller to at once: no page shows larger ones
 
 
 def shown_files(content: Content) -> list[str]:
     """Return the paths of the files that the page opens, each once."""
-    groups = [content.duplicates, *([content.near_duplicates] if content.near_duplicates else [])]
     paths = [row.video for group in content.reasons for row in group.examples if row.shown]
-    paths += [path for all_groups in groups for group in all_groups.shown for path, _ in group.files]
+    paths += [
+        path for found in (content.duplicates, content.near_duplicates) for group in found.shown for path, _ in group.files
+    ]
     return list(dict.fromkeys([*paths, *(file.path for file in content.accepted)]))
 
 
-def frame_loader(media: Path, videos: pd.DataFrame, content: Content) -> FrameLoader:
-    """Return what reads the frames of a file by its path.
+def frame_loader(media: Path, videos: pd.DataFrame, content: Content, limits: ReadLimits) -> FrameLoader:
+    """Read the files of the page; return what gives their frames by path.
 
     Of an accepted video these are a few, evenly spaced; of an image, and of a file that a rule refused, the first. They are
-    uint8 RGB [T, H, W, 3].
+    uint8 RGB [T, H, W, 3]. Files are read in processes of their own: not all of them were decoded before, and a decoder may
+    crash or hang.
 
     Args:
         media: folder that paths are relative to.
         videos: accepted files.
-        content: names the files that will be read.
+        content: names the files.
+        limits: for each file.
     """
     paths = shown_files(content)
-    known = videos[videos["path"].isin(paths)]
-    sizes = {
-        path: (num_frames, width, height)
+    numbers = {media / path: indices for path, indices in _numbers(paths, videos, content).items()}
+    limits = limits.model_copy(update={"seconds": min(limits.seconds, _SECONDS)})
+    check = partial(read_some, numbers=numbers)
+    found = {paths[place]: result for place, result in run_guarded(check, [media / path for path in paths], limits, _WORKERS)}
+
+    def load(path: str) -> np.ndarray:
+        result = found[path]
+        if isinstance(result, Refusal):
+            raise VideoError(result.reason, result.detail)
+        return result
+
+    return load
+
+
+def read_some(file: Path, extend: Extend, numbers: Mapping[Path, list[int]]) -> np.ndarray | Refusal:
+    """Return the frames of a file that ``numbers`` names, made small, or why there are none; called in a process of its own."""
+    del extend  # for work that takes longer for longer videos
+    try:
+        frames_THWC = read_image(file, numbers[file]) if is_image(file) else read_frames(file, numbers[file])
+    except VideoError as error:
+        # The page names the file already, and goes to people who need not know where it lies.
+        return Refusal(str(error.reason), error.detail.removeprefix(f"{file}: "))
+    return np.stack([_smaller(frame) for frame in frames_THWC])
+
+
+def _numbers(paths: Sequence[str], videos: pd.DataFrame, content: Content) -> dict[str, list[int]]:
+    """Return the numbers of the frames to read of each file."""
+    share = _PIXELS // max(1, len(paths))
+    known = videos[videos["path"].isin(set(paths))]
+    numbers = {
+        path: frame_numbers(num_frames, width, height, share)
         for path, num_frames, width, height in known[["path", "num_frames", "width", "height"]].to_numpy(object)
     }
     for group in content.duplicates.shown:
         # The same bytes have the same frames, whichever of them was accepted.
-        known_size = next((sizes[path] for path, _ in group.files if path in sizes), None)
-        if known_size is not None:
-            sizes |= dict.fromkeys((path for path, _ in group.files), known_size)
-    share = _PIXELS // max(1, len(paths))
-
-    def load(path: str) -> np.ndarray:
-        indices = frame_numbers(*sizes[path], share) if path in sizes else [0]
-        file = media / path
-        try:
-            frames_THWC = read_image(file, indices) if is_image(file) else read_frames(file, indices)
-        except VideoError as error:
-            # The page names the file already, and goes to people who need not know where it lies.
-            raise VideoError(error.reason, error.detail.removeprefix(f"{file}: ")) from error
-        return np.stack([_smaller(frame) for frame in frames_THWC])
-
-    return load
+        same = next((numbers[path] for path, _ in group.files if path in numbers), [0])
+        numbers |= {path: same for path, _ in group.files}
+    return {path: numbers.get(path, [0]) for path in paths}
 
 
 def frame_numbers(num_frames: int, width: int, height: int, pixels: int) -> list[int]:
