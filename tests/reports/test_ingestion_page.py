@@ -151,7 +151,7 @@ def test_repeated_content_costs_a_file_or_brings_it_back() -> None:
     assert outcomes(bad_rows) == {"reject": 0, "error": None}
     html = checked(shown(dropped)[0])
     row = rows_below(html, "ingestion.on_…: what is done about it")[0]
-    assert row[1:] == ["1 file more and 1 caption more", "as now", "the run ends", NOTHING]
+    assert row[1:] == ["1 file more and 1 caption more", NOTHING, "as now", "the run ends"]
 
 
 def test_look_alikes_of_two_splits_cost_those_that_are_held_out_less() -> None:

@@ -9,6 +9,7 @@ from umt_pipeline.reports.ingestion.content import Choice, Content, Option, Shar
 from umt_pipeline.reports.page import Block, Cell, Section, Table
 from umt_pipeline.reports.tables import NOTHING, counted, length, listed, percent, table
 
+_VALUES = ("keep", "report", "reject", "error")
 _ONE = {"files": "file", "captions": "caption", "labels": "label", "questions": "question", "boxes": "box"}
 _ABOUT = {
     "min_frames": "frames that a video must have",
@@ -45,13 +46,12 @@ def _threshold(found: Threshold, tables: Sequence[str], splits: Sequence[str]) -
 
 
 def _choices(found: Sequence[Choice], tables: Sequence[str]) -> Table | None:
-    values = list(dict.fromkeys(option.value for choice in found for option in choice.options))
     rows = []
     for choice in found:
         outcomes = {option.value: _outcome(option, tables) for option in choice.options}
         outcomes[choice.now] = "as now"
-        rows.append((f"{choice.rule}: {_ABOUT[choice.rule]}", *(outcomes.get(value, NOTHING) for value in values)))
-    return table("ingestion.on_…: what is done about it", ("Rule", *values), rows, words=True)
+        rows.append((f"{choice.rule}: {_ABOUT[choice.rule]}", *(outcomes.get(value, NOTHING) for value in _VALUES)))
+    return table("ingestion.on_…: what is done about it", ("Rule", *_VALUES), rows, words=True)
 
 
 def _outcome(option: Option, tables: Sequence[str]) -> str:
