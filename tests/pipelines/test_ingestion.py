@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -22,8 +23,7 @@ from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.pipelines.ingestion import create_pipeline, nodes
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.schemas import Boxes, Captions, Labels, Questions, Rejects, Videos
-from umt_pipeline.video.media import VideoInfo
-from umt_pipeline.video.probing import Refusal
+from umt_pipeline.video.media import Refusal, VideoInfo
 
 Tables = dict[str, Any]
 
@@ -46,8 +46,10 @@ def ingest(media: Path, videos: Any, captions: Any, labels: Any, settings: Inges
         "raw_boxes": pd.DataFrame(),
         "params:ingestion": settings or params(),
     }
-    catalog = DataCatalog({name: MemoryDataset(value) for name, value in inputs.items()})
-    outputs = SequentialRunner().run(create_pipeline(), catalog)
+    with TemporaryDirectory() as workspace:
+        inputs["workspace"] = Path(workspace)
+        catalog = DataCatalog({name: MemoryDataset(value) for name, value in inputs.items()})
+        outputs = SequentialRunner().run(create_pipeline(), catalog)
     return {name: dataset.load() for name, dataset in outputs.items()}
 
 
@@ -325,14 +327,14 @@ def test_counts_reconcile_whatever_breaks(data: st.DataObject) -> None:
     )
     duplicates = data.draw(st.sampled_from(["keep", "reject"]))
 
-    def probe(paths: list[Path], *_: Any) -> list[VideoInfo | Refusal]:
+    def probe(root: Path, names: list[str], *_: Any) -> list[VideoInfo | Refusal]:
         infos = {
             name: VideoInfo("image", "png", "png", 64, 48, 0.0, 1, 0.0, 9, content.replace("0", "a") * 64)
             if name.endswith("png")
             else VideoInfo("video", "mp4", "h264", 64, 48, 24.0, 12, 0.5, 9, content * 64)
             for name, content in contents.items()
         }
-        return [Refusal("corrupt_frame", "") if contents[p.name] == "x" else infos[p.name] for p in paths]
+        return [Refusal("corrupt_frame", "") if contents[name] == "x" else infos[name] for name in names]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nodes, "probe_all", probe)

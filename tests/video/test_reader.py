@@ -12,14 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.video.dying import die_at_bad
 from tests.video_files import number_shown, write_video
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.video.container import read_header
 from umt_pipeline.video.decoders import read_in_order
-from umt_pipeline.video.media import Reason, VideoInfo, VideoRules
-from umt_pipeline.video.probing import Refusal, probe_all, try_probe
+from umt_pipeline.video.media import Reason, Refusal, VideoInfo, VideoRules
+from umt_pipeline.video.probing import try_probe
 from umt_pipeline.video.reader import probe, read_frames
 
 RULES = VideoRules()
@@ -170,22 +169,6 @@ def test_frames_that_do_not_exist_are_an_error_with_the_path(folder: Path, name:
     with pytest.raises(VideoError, match=name) as caught:
         read_frames(folder / name, indices)
     assert caught.value.reason == Reason.FRAME_OUT_OF_RANGE
-
-
-def test_results_do_not_depend_on_workers(folder: Path, broken: list[tuple[Path, str]]) -> None:
-    paths = [folder / "plain.mp4", folder / "no.mp4", *(path for path, _ in broken), folder / "old.avi"]
-    alone, together = probe_all(paths, RULES, workers=1), probe_all(paths, RULES, workers=2)
-    assert alone == together
-    assert [isinstance(result, Refusal) for result in alone] == [False, *[True] * (len(paths) - 2), False]
-
-
-def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("umt_pipeline.video.probing.try_probe", die_at_bad)
-    names = [f"{number}" for number in range(20)]
-    names[11] = "bad"
-    results = probe_all([Path(name) for name in names], RULES, workers=2)
-    expected = ["decoder_crash" if name == "bad" else "seen" for name in names]
-    assert [result.reason for result in results if isinstance(result, Refusal)] == expected
 
 
 def test_a_torch_that_is_loaded_after_decord_works() -> None:

@@ -43,6 +43,8 @@ WITHOUT_EFFECT = frozenset(
         "training.launch",
         "training.metrics",
         "training.peak",
+        "video.guarded",
+        "video.probe_cache",
     }
 )
 # The class that all settings derive from (core.config), by name: a file is read, not imported.

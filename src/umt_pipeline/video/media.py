@@ -31,7 +31,6 @@ class Reason(StrEnum):
     OUTSIDE_FOLDER = "outside_folder"
     UNREADABLE_FILE = "unreadable_file"
     EMPTY_FILE = "empty_file"
-    CHANGED_FILE = "changed_file"
     WRONG_MEDIA = "wrong_media"
     NOT_A_VIDEO = "not_a_video"
     NO_VIDEO_STREAM = "no_video_stream"
@@ -49,6 +48,9 @@ class Reason(StrEnum):
     WRONG_SHAPE = "wrong_shape"
     FRAME_OUT_OF_RANGE = "frame_out_of_range"
     DECODER_CRASH = "decoder_crash"
+    DECODER_TIMEOUT = "decoder_timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    FILE_CHANGED = "file_changed"
 
 
 class VideoRules(Config):
@@ -127,6 +129,19 @@ class VideoInfo:
     perceptual_hash: str = ""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file was not accepted: the parts of a :class:`~umt_pipeline.core.errors.VideoError`, which is no value.
+
+    Attributes:
+        reason: one of :class:`Reason`.
+        detail: what was expected and what was found.
+    """
+
+    reason: str
+    detail: str
+
+
 def is_image(path: Path | str) -> bool:
     """Tell whether a file is opened as a still image, by its suffix in any case; all others are opened as videos."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
@@ -162,4 +177,4 @@ def check_unchanged(path: Path, state: os.stat_result) -> None:
     if now is None or (now.st_size, now.st_mtime_ns) != (state.st_size, state.st_mtime_ns):
         found = "gone" if now is None else f"of {now.st_size} bytes"
         detail = f"the file was changed while it was read: it was of {state.st_size} bytes, and is now {found}"
-        raise VideoError(Reason.CHANGED_FILE, f"{detail}; wait until it is written, then run again")
+        raise VideoError(Reason.FILE_CHANGED, f"{detail}; wait until it is written, then run again")

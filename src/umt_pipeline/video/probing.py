@@ -1,104 +1,262 @@
-"""Check many video and image files in worker processes; a file that crashes a decoder costs that file, not the run."""
+"""Check many video and image files: in guarded worker processes, and each content once.
+
+A file's result comes from the cache if it is known there, else from its content if a file of that content is known, else from
+decoding it. Every result is kept as it comes.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import errno
+import logging
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
+import av
+
 from umt_pipeline.core.errors import VideoError
+from umt_pipeline.core.files import sha256_file
+from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.core.progress import progress
+from umt_pipeline.video.guarded import Check, Extend, ReadLimits, out_of_memory, run_guarded
 from umt_pipeline.video.images import probe_image
-from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, is_image
+from umt_pipeline.video.media import Reason, Refusal, VideoInfo, VideoRules, check_file, is_image
+from umt_pipeline.video.probe_cache import FileState, ProbeCache
 from umt_pipeline.video.reader import probe
 
-# Files handed to a worker at a time: few, so that the bar moves and the cores finish together.
-FILES_PER_CALL = 8
+logger = logging.getLogger(__name__)
+
+CACHE_FILE = "probed.sqlite"
+# What decides, beside our own code, whether a file decodes.
+DECODERS = ("av", "decord2", "pillow")
+# Of drives that are worth waiting for: the time to hash a large file.
+SLOWEST_BYTES_PER_S = 1e6
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a file was not accepted: the parts of a :class:`~umt_pipeline.core.errors.VideoError`, which is no value.
+class Checked:
+    """A file's result, and the file's state when the check began.
 
     Attributes:
-        reason: one of :class:`~umt_pipeline.video.media.Reason`.
-        detail: what was expected and what was found.
+        state: None if the file was gone by then.
+        settled: whether any later change of the file will show in its state.
+        result: what the file holds or why it is refused; of :func:`hash_content` the hash.
     """
 
-    reason: str
-    detail: str
+    state: FileState | None
+    settled: bool
+    result: VideoInfo | Refusal | str
 
 
-Check = Callable[[Path], VideoInfo | Refusal]
+Run = Callable[[Check[Checked], Sequence[Path]], Iterator[tuple[int, Checked | Refusal]]]
+"""Checks files and yields, as they come, the place of a file and what was found, or why its worker found nothing."""
 
 
 def try_probe(path: Path, rules: VideoRules) -> VideoInfo | Refusal:
     """Probe one file, video or image; whatever goes wrong with it becomes a :class:`Refusal`."""
     try:
         return probe_image(path, rules) if is_image(path) else probe(path, rules)
-    except VideoError as error:
-        return Refusal(str(error.reason), error.detail)
     except Exception as error:
+        # FFmpeg says it in an error's words.
+        if any(isinstance(cause, MemoryError) or os.strerror(errno.ENOMEM) in str(cause) for cause in _causes(error)):
+            return out_of_memory(f"{type(error).__name__}: {error}")
+        if isinstance(error, VideoError):
+            return Refusal(str(error.reason), error.detail)
         # Decoders raise what they like on damaged files. One file must not end the run, and none is dropped unseen.
         return Refusal(Reason.UNREADABLE_FILE.value, f"{type(error).__name__}: {error}")
 
 
-def probe_all(paths: Sequence[Path], rules: VideoRules, workers: int | None = None) -> list[VideoInfo | Refusal]:
+def probe_all(
+    root: Path,
+    names: Sequence[str],
+    rules: VideoRules,
+    limits: ReadLimits | None = None,
+    cache: Path | None = None,
+    workers: int | None = None,
+) -> list[VideoInfo | Refusal]:
     """Probe files.
 
     Args:
-        paths: the files.
+        root: folder of the files.
+        names: their paths in it.
         rules: what is asked of each.
-        workers: processes; None: one per core; 1: this process, where a debugger works but a crash ends the run.
+        limits: for one file; None: the defaults.
+        cache: folder for what is found, to be found again; None: nothing is kept.
+        workers: processes; None: one per core; 1: this process, where a debugger works, but where no limit holds, and a file
+            that crashes or hangs its decoder crashes or hangs the run.
 
     Returns:
-        One result per path, in the order of ``paths``, the same for any number of workers.
+        One result per name, in the order of ``names``, the same for any number of workers.
+
+    Raises:
+        WorkersDoNotStartError: a worker process could not be started.
     """
-    check = partial(try_probe, rules=rules)
-    count = min(workers or os.cpu_count() or 1, -(-len(paths) // FILES_PER_CALL))
-    results = map(check, paths) if count <= 1 else _in_processes(check, paths, count)
-    found: list[VideoInfo | Refusal] = []
-    with progress("checking files", len(paths), "file") as show:
-        for result in results:
-            found.append(result)
-            show(len(found))
-    return found
+    limits = limits or ReadLimits()
+    key = fingerprint(limits.model_dump())
+    with closing(ProbeCache(cache / CACHE_FILE, rules_key(rules), key)) if cache else nullcontext() as known:
+        work = _Work(root, names, known, partial(_run, limits=limits, workers=workers))
+        with progress("checking files", len(names), "file") as show:
+            left = work.look_up()
+            show(work.done)
+            for step in (work.recognise(left), work.decode(left, rules)):
+                for number in step:
+                    del left[number]
+                    show(work.done)
+    logger.info("%s", work.told())
+    return [result for result in work.results if result is not None]
 
 
-def _in_processes(check: Check, paths: Sequence[Path], count: int) -> Iterator[VideoInfo | Refusal]:
-    done = 0
-    while done < len(paths):
+def rules_key(rules: VideoRules) -> str:
+    """Return a key of all that decides what :func:`try_probe` says of a file: rules, our code, versions of the decoders."""
+    return fingerprint(rules.model_dump(mode="json"), code_key("video.probing"), {name: version(name) for name in DECODERS})
+
+
+def decode(path: Path, extend: Extend, rules: VideoRules) -> Checked:
+    """Probe a file, and see whether it stayed as it was."""
+
+    def check() -> VideoInfo | Refusal:
+        if not is_image(path):
+            extend(stated_seconds(path))
+        return try_probe(path, rules)
+
+    return _while_unchanged(path, check)
+
+
+def hash_content(path: Path, extend: Extend) -> Checked:
+    """Hash a file instead of probing it."""
+
+    def check() -> str | Refusal:
         try:
-            with _pool(count) as pool:
-                for result in pool.map(check, paths[done:], chunksize=FILES_PER_CALL):
-                    yield result
-                    done += 1
-        except BrokenProcessPool:
-            # One of the files now in work killed its process. Take them one at a time to find out which.
-            suspects = paths[done : done + 2 * count * FILES_PER_CALL]
-            for result in _one_at_a_time(check, suspects):
-                yield result
-                done += 1
+            extend(check_file(path).st_size / SLOWEST_BYTES_PER_S)
+            return sha256_file(path)
+        except (VideoError, OSError) as error:
+            return Refusal(Reason.UNREADABLE_FILE.value, f"the file cannot be read ({getattr(error, 'strerror', error)})")
+
+    return _while_unchanged(path, check)
 
 
-def _one_at_a_time(check: Check, paths: Sequence[Path]) -> Iterator[VideoInfo | Refusal]:
-    pool = _pool(1)
+def stated_seconds(path: Path) -> float:
+    """Return how long a video is by its header; 0 if that says nothing or cannot be read."""
     try:
-        for path in paths:
-            try:
-                yield pool.submit(check, path).result()
-            except BrokenProcessPool:
-                yield Refusal(Reason.DECODER_CRASH.value, f"the process that decoded {path.name} died")
-                pool = _pool(1)
-    finally:
-        pool.shutdown()
+        check_file(path)  # FFmpeg would wait for somebody to write into a named pipe
+        with av.open(str(path), metadata_errors="replace") as container:
+            return (container.duration or 0) / av.time_base
+    except Exception:  # why it does not open is for the check itself to say
+        return 0.0
 
 
-def _pool(count: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: a fork copies the locks of threads that torch or a decoder started, and can hang on them.
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+def _while_unchanged(path: Path, check: Callable[[], VideoInfo | Refusal | str]) -> Checked:
+    began, before = time.time(), FileState.of(path)
+    result = check()
+    if (after := FileState.of(path)) != before:
+        told = " and then ".join(f"{state.size} bytes" if state else "no file" for state in (before, after))
+        detail = f"expected a file that stays as it is while it is read, found {told} and another time of change; ingest again"
+        result = Refusal(Reason.FILE_CHANGED.value, detail)
+    return Checked(before, before is not None and before.settled(began), result)
+
+
+def _run(
+    check: Check[Checked], paths: Sequence[Path], limits: ReadLimits, workers: int | None
+) -> Iterator[tuple[int, Checked | Refusal]]:
+    if workers == 1:
+        return ((number, check(path, lambda _: None)) for number, path in enumerate(paths))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return run_guarded(check, paths, limits, workers or cores)
+
+
+class _Work:
+    """One call of :func:`probe_all`, in steps; each settles some files and leaves the others to the next."""
+
+    def __init__(self, root: Path, names: Sequence[str], known: ProbeCache | None, run: Run) -> None:
+        self._root, self._names, self._known, self._run = root, names, known, run
+        self._counts: Counter[str] = Counter()
+        self.results: list[VideoInfo | Refusal | None] = [None] * len(names)
+
+    @property
+    def done(self) -> int:
+        return self._counts.total()
+
+    def told(self) -> str:
+        counts = self._counts
+        moved = f" ({counts['content']} moved or copied)" if counts["content"] else ""
+        absent = f", {counts['absent']} not there" if counts["absent"] else ""
+        kept = counts["path"] + counts["content"]
+        return f"checked {self.done} files: {kept} from the cache{moved}, {counts['decoded']} decoded{absent}"
+
+    def look_up(self) -> dict[int, FileState | None]:
+        """Settle what needs no file to be opened; return the others by their numbers, with their states."""
+        left: dict[int, FileState | None] = {}
+        for number, name in enumerate(self._names):
+            path = self._root / name
+            state = FileState.of(path)
+            if state is None and (refusal := _absence(path)):
+                self._settle("absent", number, refusal)
+            elif state and self._known and (result := self._known.get(name, state)):
+                self._settle("path", number, result)
+            else:
+                left[number] = state
+        return left
+
+    def recognise(self, left: dict[int, FileState | None]) -> Iterator[int]:
+        """Settle moved and copied files, by hashing those of the size of a known one; yield their numbers."""
+        known = self._known
+        if known is None:
+            return
+        alike = [number for number, state in left.items() if state and known.knows_size(state.size)]
+        for number, checked in self._examine(hash_content, alike, left):
+            if isinstance(checked.result, str):
+                info = known.get_content(self._names[number], checked.result)
+                if info is None:
+                    continue
+                checked = replace(checked, result=info)
+            self._keep("decoded" if isinstance(checked.result, Refusal) else "content", number, checked)
+            yield number
+
+    def decode(self, left: dict[int, FileState | None], rules: VideoRules) -> Iterator[int]:
+        """Settle the rest by decoding it; yield the numbers."""
+        for number, checked in self._examine(partial(decode, rules=rules), list(left), left):
+            self._keep("decoded", number, checked)
+            yield number
+
+    def _examine(
+        self, check: Check[Checked], numbers: list[int], states: dict[int, FileState | None]
+    ) -> Iterator[tuple[int, Checked]]:
+        for place, outcome in self._run(check, [self._root / self._names[number] for number in numbers]):
+            number = numbers[place]
+            if isinstance(outcome, Refusal):
+                # The worker is gone, and what it saw of the file with it: good if the file is as it was before.
+                state, now = states[number], FileState.of(self._root / self._names[number])
+                outcome = Checked(now, now is not None and now == state and now.settled(time.time()), outcome)
+            yield number, outcome
+
+    def _keep(self, kind: str, number: int, checked: Checked) -> None:
+        if isinstance(checked.result, str):
+            raise TypeError(f"expected a result, found the hash {checked.result}")
+        if self._known and checked.settled and checked.state:
+            self._known.put(self._names[number], checked.state, checked.result)
+        self._settle(kind, number, checked.result)
+
+    def _settle(self, kind: str, number: int, result: VideoInfo | Refusal) -> None:
+        self.results[number] = result
+        self._counts[kind] += 1
+
+
+def _absence(path: Path) -> Refusal | None:
+    """Return why there is no file; None if there is one by now."""
+    try:
+        check_file(path)
+    except VideoError as error:
+        return Refusal(str(error.reason), error.detail)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -24,8 +24,8 @@ from umt_pipeline.pipelines.ingestion.rows import Refused, check_bad_rows, rejec
 from umt_pipeline.pipelines.ingestion.tables import KINDS, accept_rows
 from umt_pipeline.schemas import Videos
 from umt_pipeline.schemas.models import MEDIA
-from umt_pipeline.video.media import Reason, VideoInfo
-from umt_pipeline.video.probing import Refusal, probe_all
+from umt_pipeline.video.media import Reason, Refusal, VideoInfo
+from umt_pipeline.video.probing import probe_all
 
 logger = logging.getLogger(__name__)
 
@@ -71,20 +71,24 @@ def read_raw_tables(
     return Listing(videos, tables), listed.assign(video_id=pd.Series(video_ids(list(listed["video"])), listed.index, dtype=str))
 
 
-def probe_videos(raw_media: Path, listed_videos: pd.DataFrame, params: IngestionParams) -> list[VideoInfo | Refusal]:
-    """Decode every file once.
+def probe_videos(
+    raw_media: Path, listed_videos: pd.DataFrame, params: IngestionParams, workspace: Path
+) -> list[VideoInfo | Refusal]:
+    """Decode every file that is not known from an earlier run, once.
 
     Args:
         raw_media: folder that the paths are relative to.
         listed_videos: the video table of :func:`read_raw_tables`.
-        params: rules and number of processes.
+        params: rules, limits and number of processes.
+        workspace: keeps what is found of each file, to be found again.
 
     Returns:
         For each row what the file holds or why it cannot be used.
     """
     inside = [is_inside(video) for video in listed_videos.video]
-    paths = [Path(raw_media) / video for video, is_inside in zip(listed_videos.video, inside, strict=True) if is_inside]
-    results = iter(probe_all(paths, params.rules, params.workers))
+    names = [video for video, is_inside in zip(listed_videos.video, inside, strict=True) if is_inside]
+    folder = workspace / "ingestion"
+    results = iter(probe_all(Path(raw_media), names, params.rules, params.limits, folder, params.workers))
     outside = Refusal(Reason.OUTSIDE_FOLDER.value, "expected a path inside the media folder, relative to it")
     return [next(results) if is_inside else outside for is_inside in inside]
 

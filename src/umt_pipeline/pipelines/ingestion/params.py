@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.schemas import Column, Constant
+from umt_pipeline.video.guarded import ReadLimits
 from umt_pipeline.video.media import VideoRules
 
 
@@ -93,7 +94,9 @@ class IngestionParams(Config):
             copy in the later one is kept.
         columns: our columns from the user's.
         rules: what a video or image must have.
-        workers: processes that check files; None: one per core.
+        limits: what the check of one file may take.
+        workers: processes that check files; None: one per core. 1: the pipeline's own process, where a debugger works, but
+            where no limit holds.
         max_rejected_share: a larger share of unusable videos ends the run.
         on_duplicate_content: two files of one split have the same bytes. Reported in any case; ``keep`` is the default
             because published test sets contain such pairs, and dropping one changes the benchmark.
@@ -110,6 +113,7 @@ class IngestionParams(Config):
     splits: tuple[str, ...] = Field(min_length=1)
     columns: Columns = Columns()
     rules: VideoRules = VideoRules()
+    limits: ReadLimits = ReadLimits()
     workers: int | None = Field(default=None, ge=1)
     max_rejected_share: float = Field(default=0.1, ge=0.0, le=1.0)
     on_duplicate_content: Literal["keep", "reject", "error"] = "keep"

@@ -33,7 +33,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 probe_videos,
                 name="probe_videos",
-                inputs=["raw_media", "listed_videos", "params:ingestion"],
+                inputs=["raw_media", "listed_videos", "params:ingestion", "workspace"],
                 outputs="probed_videos",
             ),
             Node(
