@@ -24,7 +24,8 @@ COMPOSED, APART = (unicodedata.normalize(form, "é.mp4") for form in ("NFC", "NF
 def any_file_is_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are tried here, not decoders: each file is a video, of the content that it holds."""
 
-    def probe(paths: list[Path], *_: Any) -> list[Any]:
+    def probe(folder: Path, names: list[str], *_: Any) -> list[Any]:
+        paths = [folder / name for name in names]
         return [
             VideoInfo("video", "mp4", "h264", 64, 48, 24.0, 12, 0.5, 9, path.read_text().ljust(64, "0"))
             if path.exists()

@@ -31,7 +31,6 @@ class Reason(StrEnum):
     OUTSIDE_FOLDER = "outside_folder"
     UNREADABLE_FILE = "unreadable_file"
     EMPTY_FILE = "empty_file"
-    CHANGED_FILE = "changed_file"
     WRONG_MEDIA = "wrong_media"
     NOT_A_VIDEO = "not_a_video"
     NO_VIDEO_STREAM = "no_video_stream"
@@ -178,4 +177,4 @@ def check_unchanged(path: Path, state: os.stat_result) -> None:
     if now is None or (now.st_size, now.st_mtime_ns) != (state.st_size, state.st_mtime_ns):
         found = "gone" if now is None else f"of {now.st_size} bytes"
         detail = f"the file was changed while it was read: it was of {state.st_size} bytes, and is now {found}"
-        raise VideoError(Reason.CHANGED_FILE, f"{detail}; wait until it is written, then run again")
+        raise VideoError(Reason.FILE_CHANGED, f"{detail}; wait until it is written, then run again")

@@ -1,9 +1,10 @@
 """Files that look the same, found by their perceptual hashes without comparing each with each.
 
-A hash has 192 bits: three frames of 64. Two hashes that differ in at most D bits agree in at least one of D + 1 bands of bits
-(the pigeonhole principle), so only files that share a band are compared, and no pair within D bits is missed.
+A hash has 192 bits: three frames of 64. Two hashes that differ in at most D bits, dealt to D // 2 + 1 bands, agree in one of
+them but for one bit at most (the pigeonhole principle). So only files that share a band without one of its bits are compared,
+and no pair within D bits is missed.
 
-Shapes: N files, H different hashes, W = 3 words of 64 bits, P members of a bucket.
+Shapes: N files, H different hashes, W = 3 words of 64 bits, P pairs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ BITS = 192
 WORDS = 3
 # A frame whose hash has fewer bits set than this, or fewer unset, is flat: black, white, a fade. Its few bits are noise.
 FLAT_BITS = 6
-# Rows of a bucket that are compared at a time, so that a bucket of thousands needs no memory for all of its pairs.
-ROWS = 1024
 # Bits are dealt to the bands in a fixed random order: neighbouring bits are neighbouring pixels, and a band of one row of
 # sky would be equal in many pictures.
-_DEALT = np.random.Generator(np.random.Philox(key=192)).permutation(BITS)
+_RANDOM = np.random.Generator(np.random.Philox(key=BITS))
+_DEALT = _RANDOM.permutation(BITS)
+_WEIGHTS = _RANDOM.integers(0, 2**64, BITS, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def group_near_duplicates(hashes: Sequence[str], bits: int) -> NearDuplicates:
     """Group files whose hashes differ in at most so many bits.
 
     A file without a hash is compared with none, and neither is one of flat frames only: two black films have nothing in
-    common. Time is that of the buckets' pairs: seconds for 100,000 files of different content.
+    common.
 
     Args:
         hashes: 48 hexadecimal digits, or "" where there is none.
@@ -65,58 +66,105 @@ def group_near_duplicates(hashes: Sequence[str], bits: int) -> NearDuplicates:
     informative = ((set_NW >= FLAT_BITS) & (set_NW <= 64 - FLAT_BITS)).any(axis=1)
     known, words_NW = known[informative], words_NW[informative]
     words_HW, hash_of_N = np.unique(words_NW, axis=0, return_inverse=True)
-    groups = _Groups(len(words_HW))
-    for members_P in _buckets(words_HW, bits + 1):
-        _join(groups, words_HW, members_P, bits)
-    root_N = groups.roots()[hash_of_N.reshape(-1)]
+    root_N = _roots(words_HW, bits)[hash_of_N.reshape(-1)]
     order = np.argsort(root_N, kind="stable")
     cuts = np.flatnonzero(np.diff(root_N[order])) + 1
     parts = [known[part].tolist() for part in np.split(order, cuts) if len(part) > 1]
     return NearDuplicates(sorted(parts), len(known))
 
 
-def _buckets(words_HW: np.ndarray, bands: int) -> Iterator[np.ndarray]:
-    """Yield the hashes that agree in a band, for each band and each value that more than one has."""
-    bits_HB = np.unpackbits(words_HW.view(np.uint8), axis=1)[:, _DEALT]
-    for band in np.array_split(np.arange(BITS), bands):
-        packed = np.packbits(bits_HB[:, band], axis=1)
-        value_H = np.unique(packed, axis=0, return_inverse=True)[1].reshape(-1)
-        order = np.argsort(value_H, kind="stable")
-        cuts = np.flatnonzero(np.diff(value_H[order])) + 1
-        yield from (part for part in np.split(order, cuts) if len(part) > 1)
+def _roots(words_HW: np.ndarray, bits: int) -> np.ndarray:
+    """Return for each hash the first one of its group, int64 [H]."""
+    groups = _Groups(len(words_HW))
+    # First each with its next alone: where thousands are alike, that puts them into one group before pairs are counted.
+    for key_H in _keys(words_HW, bits):
+        order = np.argsort(key_H, kind="stable")
+        (start,) = np.nonzero(key_H[order[:-1]] == key_H[order[1:]])
+        groups.join(*_near(order[start], order[start + 1], words_HW, bits, groups))
+    for key_H in _keys(words_HW, bits):
+        _join_equal(key_H, words_HW, bits, groups)
+    return groups.root_H
 
 
-def _join(groups: _Groups, words_HW: np.ndarray, members_P: np.ndarray, bits: int) -> None:
-    own_PW = words_HW[members_P]
-    for start in range(0, len(members_P), ROWS):
-        rows = own_PW[start : start + ROWS]
-        rest = own_PW[start:]
-        distance = np.zeros((len(rows), len(rest)), dtype=np.uint16)
-        for word in range(WORDS):
-            distance += np.bitwise_count(rows[:, word, None] ^ rest[None, :, word])
-        first, second = np.nonzero(np.triu(distance <= bits, k=1))
-        groups.join(members_P[start + first], members_P[start + second])
+def _keys(words_HW: np.ndarray, bits: int) -> Iterator[np.ndarray]:
+    """Yield a key of each hash, uint16 [H], for each band without one of its bits: equal bits have equal keys.
+
+    Sixteen bits, because these are sorted in linear time; that others may share them costs a comparison.
+    """
+    bits_BH = np.ascontiguousarray(np.unpackbits(words_HW.view(np.uint8), axis=1)[:, _DEALT].T).astype(np.uint64)
+    for band in np.array_split(np.arange(BITS), bits // 2 + 1):
+        terms_bH = bits_BH[band] * _WEIGHTS[band, None]  # a sum of random numbers, one for each bit that is set
+        sum_H = terms_bH.sum(axis=0)
+        yield from (((sum_H - term_H) >> np.uint64(48)).astype(np.uint16) for term_H in terms_bH)
+
+
+def _join_equal(key_H: np.ndarray, words_HW: np.ndarray, bits: int, groups: _Groups) -> None:
+    """Compare all hashes of equal keys that are not in one group yet."""
+    order = groups.largest_first()
+    order = order[np.argsort(key_H[order], kind="stable")]
+    key, root = key_H[order], groups.root_H[order]
+    other_key = key[1:] != key[:-1]
+    bucket_end, group_end = _ends(other_key), _ends(other_key | (root[1:] != root[:-1]))
+    # Each with the first of its bucket after its own group, then with the next: all pairs, and never all at once. As the
+    # largest group comes first, there are as many turns as there are hashes outside it.
+    (start,) = np.nonzero(group_end < bucket_end)
+    partner = group_end[start]
+    while len(start):
+        groups.join(*_near(order[start], order[partner], words_HW, bits, groups))
+        partner = partner + 1
+        left = partner < bucket_end[start]
+        start, partner = start[left], partner[left]
+
+
+def _ends(starts_another: np.ndarray) -> np.ndarray:
+    """Return for each position where its run ends, given whether each but the first starts another one."""
+    ends = np.append(np.flatnonzero(starts_another) + 1, len(starts_another) + 1)
+    return ends[np.concatenate(([0], np.cumsum(starts_another)))]
+
+
+def _near(
+    first_P: np.ndarray, second_P: np.ndarray, words_HW: np.ndarray, bits: int, groups: _Groups
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs that are within the distance and not in one group yet."""
+    apart = groups.root_H[first_P] != groups.root_H[second_P]
+    first_P, second_P = first_P[apart], second_P[apart]
+    near = np.bitwise_count(words_HW[first_P] ^ words_HW[second_P]).sum(axis=1, dtype=np.uint16) <= bits
+    return first_P[near], second_P[near]
 
 
 class _Groups:
-    """Union-find over the hashes."""
+    """Union-find over the hashes, with every root known at any time.
+
+    Attributes:
+        root_H: for each hash the first one of its group.
+    """
 
     def __init__(self, count: int) -> None:
-        self._parent = np.arange(count)
+        self.root_H = np.arange(count)
+        self._order: np.ndarray | None = None
 
-    def join(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Put each of ``first`` into one group with its partner of ``second``."""
-        for one, other in zip(first.tolist(), second.tolist(), strict=True):
+    def largest_first(self) -> np.ndarray:
+        """Return all hashes, those of the largest group first, those of one group together."""
+        if self._order is None:
+            size_H = np.bincount(self.root_H, minlength=len(self.root_H))[self.root_H]
+            self._order = np.lexsort((self.root_H, -size_H))
+        return self._order
+
+    def join(self, first_P: np.ndarray, second_P: np.ndarray) -> None:
+        """Put each of ``first_P`` into one group with its partner of ``second_P``."""
+        if len(first_P) == 0:
+            return
+        self._order = None
+        for one, other in zip(self.root_H[first_P].tolist(), self.root_H[second_P].tolist(), strict=True):
             a, b = self._root(one), self._root(other)
-            if a != b:
-                self._parent[max(a, b)] = min(a, b)
-
-    def roots(self) -> np.ndarray:
-        """Return the root of each hash."""
-        return np.array([self._root(number) for number in range(len(self._parent))], dtype=np.int64)
+            self.root_H[max(a, b)] = min(a, b)
+        while True:
+            above_H = self.root_H[self.root_H]
+            if np.array_equal(above_H, self.root_H):
+                return
+            self.root_H = above_H
 
     def _root(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = int(self._parent[number])
+        while self.root_H[number] != number:
+            number = int(self.root_H[number])
         return number

@@ -88,8 +88,7 @@ def same_pictures(videos: pd.DataFrame, params: IngestionParams) -> tuple[Refuse
     Raises:
         TableError: a group crosses splits, and a parameter makes that an error.
     """
-    hashes = videos["perceptual_hash"].tolist() if "perceptual_hash" in videos else [""] * len(videos)
-    found = group_near_duplicates(hashes, params.near_duplicate_bits)
+    found = group_near_duplicates(videos["perceptual_hash"].tolist(), params.near_duplicate_bits)
     groups = [videos.iloc[members] for members in found.groups]
     groups = [group for group in groups if group["sha256"].nunique() > 1]  # the same bytes are reported as such
     groups.sort(key=lambda group: group["split"].nunique() < 2)

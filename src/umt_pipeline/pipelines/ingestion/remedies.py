@@ -42,6 +42,9 @@ _OF_FILES = {
         "Give yourself the right to read the file, or copy it again if the disk reports errors.",
     ),
     Reason.EMPTY_FILE: Explanation("the file has 0 bytes", "Download or export the file again."),
+    Reason.FILE_CHANGED: Explanation(
+        "the file was changed while it was read", "Wait until whoever writes the file is done, and run again."
+    ),
     Reason.WRONG_MEDIA: Explanation(
         "the column `media` says video and the file is an image, or the other way round",
         "Correct the column media in the table of videos.",
@@ -71,7 +74,16 @@ _OF_FILES = {
     Reason.TOO_SHORT: Explanation(
         "fewer frames than allowed", "Remove the row, or lower ingestion.rules.min_frames.", "rules.min_frames"
     ),
+    Reason.UNKNOWN_LENGTH: Explanation(
+        "neither header nor index says how many frames there are, and they were not to be decoded",
+        "Set ingestion.rules.depth: full.",
+        "rules.depth",
+    ),
     Reason.TRUNCATED: Explanation("the file ends before its content does", "Download or copy the file again."),
+    Reason.NO_KEY_FRAME: Explanation(
+        "the file begins between key frames, so its first frames need others that were cut off",
+        "Cut the file again at a key frame, or re-encode it with ffmpeg.",
+    ),
     Reason.CORRUPT_FRAME: Explanation(
         "a frame does not decode",
         "Download or copy the file again; if it is so at its source, re-encode the part that plays with ffmpeg.",
@@ -85,6 +97,16 @@ _OF_FILES = {
     ),
     Reason.DECODER_CRASH: Explanation(
         "the process that decoded the file died", "Re-encode the file with ffmpeg, or remove the row."
+    ),
+    Reason.DECODER_TIMEOUT: Explanation(
+        "the file was not decoded within the time that its length allows",
+        "Re-encode the file with ffmpeg; if it is sound and the machine slow, raise ingestion.limits.",
+        "limits",
+    ),
+    Reason.OUT_OF_MEMORY: Explanation(
+        "decoding the file needs more memory than allowed",
+        "Scale the file down with ffmpeg, or raise ingestion.limits.memory_mib.",
+        "limits.memory_mib",
     ),
 }
 
