@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.video_files import number_shown, write_video
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.demo_world.broken_files import write_broken_files
-from umt_pipeline.video import reader
+from umt_pipeline.video.container import read_header
+from umt_pipeline.video.decoders import read_in_order
 from umt_pipeline.video.media import Reason, Refusal, VideoInfo, VideoRules
 from umt_pipeline.video.probing import try_probe
 from umt_pipeline.video.reader import probe, read_frames
@@ -67,7 +68,7 @@ def test_frames_are_the_ones_asked_for(folder: Path, name: str, indices: list[in
 
 def test_decoding_in_order_gives_the_same_pixels(folder: Path) -> None:
     fast = read_frames(folder / "plain.mp4", [3, 17, 38])
-    np.testing.assert_array_equal(fast, reader._read_in_order(folder / "plain.mp4", [3, 17, 38]))
+    np.testing.assert_array_equal(fast, read_in_order(folder / "plain.mp4", read_header(folder / "plain.mp4"), [3, 17, 38]))
 
 
 @pytest.mark.parametrize("name", ['été "clip", №1 100%.mp4', "视频/片段.mp4", "a;b#c?d&e.mp4", " leading space.mp4"])
@@ -106,7 +107,7 @@ def test_first_bad_frame_is_named(folder: Path, broken: list[tuple[Path, str]]) 
     first_bad = int(caught.value.detail.split()[1])
     # The middle third is damaged; B-frames move a coded frame by at most two places.
     assert 11 <= first_bad <= 15
-    good = reader._read_in_order(corrupt, list(range(first_bad - 3)))
+    good = read_in_order(corrupt, read_header(corrupt), list(range(first_bad - 3)))
     assert [number_shown(frame) for frame in good] == list(range(first_bad - 3))
 
 
