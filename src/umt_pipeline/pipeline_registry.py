@@ -7,9 +7,15 @@ import pkgutil
 
 from kedro.pipeline import Pipeline
 
+# Runs only where it is named: both it and the demo's corpus make `raw_media`.
+OPTIONAL = frozenset({"prepare"})
+
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return each folder of ``umt_pipeline.pipelines``, each task of ``umt_pipeline.tasks``, and all of them together."""
+    """Return each folder of ``umt_pipeline.pipelines``, each task of ``umt_pipeline.tasks``, and all of them together.
+
+    Those that are optional are not among the latter.
+    """
     # Imported here, for they bring torch: every `kedro` command imports this module.
     from umt_pipeline import pipelines
     from umt_pipeline.pipelines.tasks import make_pipeline
@@ -18,4 +24,5 @@ def register_pipelines() -> dict[str, Pipeline]:
     stages = sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg)
     found = {name: importlib.import_module(f"{pipelines.__name__}.{name}").create_pipeline() for name in stages}
     found |= {task.name: make_pipeline(task) for task in all_tasks()}
-    return {**found, "__default__": sum(found.values(), start=Pipeline([]))}
+    usual = [pipeline for name, pipeline in found.items() if name not in OPTIONAL]
+    return {**found, "__default__": sum(usual, start=Pipeline([]))}

@@ -61,14 +61,15 @@ def move_folder(source: Path, target: Path) -> None:
 
 def linked_copy(source: Path, target: Path) -> None:
     """Fill an empty folder with the files of ``source``: hard links where the file system has them, else copies."""
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
-    def link(file: str, copy: str) -> None:
-        try:
-            os.link(file, copy)
-        except OSError:
-            shutil.copy2(file, copy)
 
-    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+def link_or_copy(source: Path | str, target: Path | str) -> None:
+    """Make a file known under another name too: by a hard link where the file system has them, else by a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,30 @@
+"""The node that prepares a folder of videos."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from umt_pipeline.pipelines.prepare.params import PrepareParams
+from umt_pipeline.video.preparing import prepare_folder
+
+
+def prepare_media(source_media: Path, params: PrepareParams, workspace: Path) -> tuple[Path, dict[str, Any]]:
+    """Transcode a folder of videos, each content once; see :func:`umt_pipeline.video.preparing.prepare_folder`.
+
+    Args:
+        source_media: the user's folder. It is only read.
+        params: what videos become.
+        workspace: keeps what is made, to be found again; the catalog moves the finished folder into place.
+
+    Returns:
+        The folder of prepared files, under the paths of the originals, and what was done.
+
+    Raises:
+        NotWrittenError: the disk is full.
+    """
+    media = workspace / "prepared_media"
+    shutil.rmtree(media, ignore_errors=True)
+    media.mkdir(parents=True)
+    return media, prepare_folder(source_media, media, workspace / "prepared", params.form, params.limits, params.workers)
