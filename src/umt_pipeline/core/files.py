@@ -59,16 +59,17 @@ def move_folder(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name: a hard link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def linked_copy(source: Path, target: Path) -> None:
-    """Fill an empty folder with the files of ``source``: hard links where the file system has them, else copies."""
-
-    def link(file: str, copy: str) -> None:
-        try:
-            os.link(file, copy)
-        except OSError:
-            shutil.copy2(file, copy)
-
-    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+    """Fill an empty folder with the files of ``source``; see :func:`link_or_copy`."""
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
