@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from tests.features.tiny import make_config, make_corpus, make_teacher
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features import extract as extraction
-from umt_pipeline.features import reuse
+from umt_pipeline.features import reuse, writer
 from umt_pipeline.features.extract import extract, plan_extraction
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import verify_store
+from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 
 CLIPS = 6
 PQ = {"codec": {"kind": "pq", "bytes_per_token": 4}, "mask": {"kind": "none"}}
@@ -107,10 +110,10 @@ def test_one_clip_more_extracts_that_clip_alone(six: World, tmp_path: Path, deco
     assert {key: after[key] for key in before} == before
     for shard in ("00000", "00001"):
         for path in (tmp_path / "first/shards" / shard).iterdir():
-            assert os.path.samefile(path, tmp_path / "second/shards" / shard / path.name), "linked, not copied"
+            assert path.samefile(tmp_path / "second/shards" / shard / path.name), "linked, not copied"
     assert FeatureStore(tmp_path / "second").index["shard"].tolist() == [0, 0, 0, 2, 2, 2, 0, 0, 1, 1, 1, 1]
     if codec == "pq":
-        assert os.path.samefile(tmp_path / "first/codec.safetensors", tmp_path / "second/codec.safetensors")
+        assert (tmp_path / "first/codec.safetensors").samefile(tmp_path / "second/codec.safetensors")
 
 
 def test_one_clip_less_extracts_nothing(six: World, tmp_path: Path, decoded: list[str]) -> None:
@@ -182,9 +185,7 @@ def test_views_that_another_law_draws_alike_are_the_same_views(six: World, tmp_p
     assert counts(make(six, tmp_path / "second", range(5), [tmp_path / "first"], **changes))[1] == 15 - flipped
 
 
-def test_only_packages_that_decide_a_record_are_part_of_it(
-    six: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_packages_that_decide_a_record_are_part_of_it(six: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(six, tmp_path / "first", range(3))
 
     def found(changed: str) -> int:
@@ -346,6 +347,50 @@ def test_an_interrupted_extension_gives_the_same_bytes(six: World, tmp_path: Pat
     assert counts(report) == (18, 6, 5, 0)
     assert len(decoded) == 7
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "expected")
+
+
+def _extend_and_die(media: Path, videos: pd.DataFrame, teacher: Path, folder: Path, moment: str) -> None:
+    """What a process does that is killed; it runs in one of its own."""
+    world = World(media, videos, load_teacher(teacher, TeacherConfig(layers=2), 4))
+    calls = 0
+
+    def killing(function: Callable[..., Any], at: int) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    if moment == "linking":
+        reuse.linked_copy = killing(reuse.linked_copy, 2)
+    elif moment == "appending":
+        writer.ShardWriter.append = killing(writer.ShardWriter.append, 6)  # type: ignore[method-assign]
+    else:
+        writer.StoreManifest = killing(writer.StoreManifest, 1)  # type: ignore[misc]
+    make(world, folder, range(6), [folder.with_name("first")])
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_at_most_a_shard(six: World, tmp_path: Path, decoded: list[str]) -> None:
+    make(six, tmp_path / "first", [1, 3])
+    make(six, tmp_path / "expected", range(6), [tmp_path / "first"])
+    context = multiprocessing.get_context("spawn")
+    lost = {"linking": 12, "appending": 7, "closing": 0}
+    processes = {}
+    for moment in lost:
+        arguments = (six.media, six.videos, six.media.parent / "teacher", tmp_path / moment, moment)
+        processes[moment] = context.Process(target=_extend_and_die, args=arguments)
+        processes[moment].start()
+    for moment, process in processes.items():
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        decoded.clear()
+        make(six, tmp_path / moment, range(6), [tmp_path / "first"])
+        assert len(decoded) == lost[moment]
+        assert bytes_of(tmp_path / moment) == bytes_of(tmp_path / "expected")
 
 
 def test_an_extended_store_is_verified_like_any_other(six: World, tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
     for change, message in [
         ({"schema_version": 99}, "expected schema_version 3, found 99"),
         ({"codec": "zip"}, "not a feature store's manifest"),
-        ({"rows": 20}, "expected 20 rows and 0 dead ones, found \[3, 3, 2\]"),
+        ({"rows": 20}, r"expected 20 rows and 0 dead ones, found \[3, 3, 2\]"),
         ({"codec": "pq"}, "learnt: expected of codecs that learn alone, found codec 'pq', None"),
         ({"learnt": {"bytes": 1, "sha256": "0"}}, "learnt: expected of codecs that learn alone, found codec 'fp16'"),
         ({"surprise": 1}, "surprise"),
