@@ -160,6 +160,23 @@ def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_afte
     assert bytes_of(tmp_path / "store") == expected
 
 
+def test_what_a_killed_writer_left_half_written_is_cleared(tmp_path: Path) -> None:
+    expected = bytes_of(fill(tmp_path / "whole", make_header()))
+    writer = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
+    plan = (tmp_path / "store/plan.json").read_bytes()
+    writer.append(make_arrays(writer.header, 0, 3))
+    writer.append(make_arrays(writer.header, 3, 1))
+    (tmp_path / "store/.index.parquet.123.part").write_bytes(b"half")
+    fill_rest = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
+    for first, count in ((3, 3), (6, 2)):
+        fill_rest.append(make_arrays(writer.header, first, count))
+    fill_rest.close()
+    assert bytes_of(tmp_path / "store") == expected
+    (tmp_path / "store/plan.json").write_bytes(plan)
+    FeatureStoreWriter(tmp_path / "store", make_header(), make_index()).close()
+    assert bytes_of(tmp_path / "store") == expected
+
+
 def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
     FeatureStoreWriter(tmp_path, make_header(), make_index())
     with pytest.raises(StoreError, match=r"holds another store: codec\.kind: 'fp16' became 'int8'\. Delete the folder"):

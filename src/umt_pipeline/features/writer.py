@@ -76,6 +76,9 @@ class FeatureStoreWriter:
         self._finished = (folder / MANIFEST_FILE).is_file()
         with self._disk_errors(0):
             (folder / "shards").mkdir(parents=True, exist_ok=True)
+            # What a killed writer was at when it died; a shard of that kind is cleared when it is begun anew.
+            for leftover in folder.glob(".*.part"):
+                leftover.unlink()
             rows_of = rows_by_shard(places_of(self._claim(index)))
         self._shards = len(rows_of)
         there = [self._finished or self._folder(shard).is_dir() for shard in range(self._shards)]
@@ -131,6 +134,8 @@ class FeatureStoreWriter:
             StoreError: rows are missing.
         """
         if self._finished:
+            # Left by one that was killed before its last step.
+            (self.folder / PLAN_FILE).unlink(missing_ok=True)
             return read_manifest(self.folder)
         if self.rows_done != self.rows:
             raise StoreError(f"feature store {self.folder}: expected {self.rows} rows, found {self.rows_done}")
