@@ -39,7 +39,8 @@ from umt_pipeline.evaluation.workers import cores
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
 from umt_pipeline.features.manifest import LEARNT_FILE, StoreHeader, read_manifest
 from umt_pipeline.features.source import Targets, TargetSource
-from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.writer import FeatureStoreWriter
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.student import Student, untrained_student

@@ -18,7 +18,8 @@ from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features.codecs import Coder, write_learnt
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
-from umt_pipeline.features.store import FeatureStore, FeatureStoreWriter
+from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.writer import FeatureStoreWriter
 from umt_pipeline.masking import MaskConfig
 from umt_pipeline.video.views import View, ViewConfig
 
@@ -76,7 +77,7 @@ def make_arrays(header: StoreHeader, first: int, count: int) -> dict[str, np.nda
 def fill(folder: Path, header: StoreHeader, chunks: tuple[int, ...] = (3, 3, 2)) -> Path:
     writer = FeatureStoreWriter(folder, header, make_index(sum(chunks)))
     for count in chunks:
-        writer.append(make_arrays(header, writer.next_row, count))
+        writer.append(make_arrays(header, writer.rows_done, count))
     writer.close()
     return folder
 
@@ -140,22 +141,39 @@ def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_afte
     expected = bytes_of(fill(tmp_path / "whole", header, chunks))
     writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
     for count in chunks[:stop_after]:
-        writer.append(make_arrays(header, writer.next_row, count))
+        writer.append(make_arrays(header, writer.rows_done, count))
     with pytest.raises(StoreError, match="is no finished feature store"):
         FeatureStore(tmp_path / "store")
     writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
-    assert writer.next_row == min(3 * (sum(chunks[:stop_after]) // 3), 8) if stop_after < 5 else ROWS
-    if writer.next_row < ROWS:
+    assert writer.rows_done == min(3 * (sum(chunks[:stop_after]) // 3), 8) if stop_after < 5 else ROWS
+    if writer.rows_done < ROWS:
         with pytest.raises(StoreError, match="expected 8 rows, found"):
             writer.close()
-    while writer.next_row < ROWS:
-        writer.append(make_arrays(header, writer.next_row, 1))
+    while writer.rows_done < ROWS:
+        writer.append(make_arrays(header, writer.rows_done, 1))
     writer.close()
     assert bytes_of(tmp_path / "store") == expected
     # Once more on a finished store: nothing to do, nothing changed.
     writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
-    assert writer.next_row == ROWS
+    assert writer.rows_done == ROWS
     writer.close()
+    assert bytes_of(tmp_path / "store") == expected
+
+
+def test_what_a_killed_writer_left_half_written_is_cleared(tmp_path: Path) -> None:
+    expected = bytes_of(fill(tmp_path / "whole", make_header()))
+    writer = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
+    plan = (tmp_path / "store/plan.json").read_bytes()
+    writer.append(make_arrays(writer.header, 0, 3))
+    writer.append(make_arrays(writer.header, 3, 1))
+    (tmp_path / "store/.index.parquet.123.part").write_bytes(b"half")
+    fill_rest = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
+    for first, count in ((3, 3), (6, 2)):
+        fill_rest.append(make_arrays(writer.header, first, count))
+    fill_rest.close()
+    assert bytes_of(tmp_path / "store") == expected
+    (tmp_path / "store/plan.json").write_bytes(plan)
+    FeatureStoreWriter(tmp_path / "store", make_header(), make_index()).close()
     assert bytes_of(tmp_path / "store") == expected
 
 
@@ -177,7 +195,7 @@ def test_another_release_of_the_same_code_goes_on(tmp_path: Path) -> None:
     writer = FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "2"}), make_index())
     writer.append(make_arrays(writer.header, 0, 3))
     released = make_header(versions={"umt_pipeline": "2", "torch": "2"})
-    assert FeatureStoreWriter(tmp_path, released, make_index()).next_row == 3
+    assert FeatureStoreWriter(tmp_path, released, make_index()).rows_done == 3
     with pytest.raises(StoreError, match=r"versions\.torch: '2' became '3'"):
         FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "3"}), make_index())
 
@@ -188,7 +206,7 @@ def test_a_setting_that_is_new_since_then_stands_at_its_default(tmp_path: Path) 
     plan = json.loads((tmp_path / "plan.json").read_text())
     del plan["layer_interval"]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    assert FeatureStoreWriter(tmp_path, make_header(), make_index()).next_row == 3
+    assert FeatureStoreWriter(tmp_path, make_header(), make_index()).rows_done == 3
     with pytest.raises(StoreError, match=r"layer_interval: 1\.0 became 2\.0"):
         FeatureStoreWriter(tmp_path, make_header(layer_interval=2.0), make_index())
 
@@ -206,7 +224,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
         writer.append(make_arrays(header, 3, 3))
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "shards").iterdir()] == ["00000"], "the room of unfinished rows is given back"
-    assert FeatureStoreWriter(tmp_path, header, make_index()).next_row == 3
+    assert FeatureStoreWriter(tmp_path, header, make_index()).rows_done == 3
 
 
 def test_wrong_arrays_are_refused(tmp_path: Path) -> None:
@@ -285,9 +303,9 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "store", make_header())
     manifest = read_json(folder / "manifest.json")
     for change, message in [
-        ({"schema_version": 99}, "expected schema_version 2, found 99"),
+        ({"schema_version": 99}, "expected schema_version 3, found 99"),
         ({"codec": "zip"}, "not a feature store's manifest"),
-        ({"rows": 20}, "expected 20 rows in shards of 3"),
+        ({"rows": 20}, r"expected 20 rows and 0 dead ones, found \[3, 3, 2\]"),
         ({"codec": "pq"}, "learnt: expected of codecs that learn alone, found codec 'pq', None"),
         ({"learnt": {"bytes": 1, "sha256": "0"}}, "learnt: expected of codecs that learn alone, found codec 'fp16'"),
         ({"surprise": 1}, "surprise"),

@@ -195,7 +195,7 @@ def test_a_store_of_another_version_or_of_other_weights_is_refused(
         require_settings(folder, make_config(), make_teacher_folder(tmp_path / "other", seed=1))
     manifest = read_json(folder / "manifest.json")
     write_json(folder / "manifest.json", {**manifest, "schema_version": 0})
-    with pytest.raises(StoreError, match=r"expected schema_version 2, found 0\. Make the store again"):
+    with pytest.raises(StoreError, match=r"expected schema_version 3, found 0\. Make the store again"):
         require_settings(folder, make_config(), teacher)
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +19,7 @@ from pydantic import ValidationError
 from tests.features.test_image_store import write_images
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
-from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from umt_pipeline.core.files import move_folder
 from umt_pipeline.data.mapped import MappedTable, write_mapped
 from umt_pipeline.features.provider import OnlineTargets
@@ -22,6 +28,7 @@ from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
+from umt_pipeline.video.views import ViewConfig
 
 
 def test_what_was_extracted_is_not_extracted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +63,57 @@ def test_what_was_extracted_is_not_extracted_again(tmp_path: Path, monkeypatch: 
 
     extract_features(params.model_copy(update={"views": 1}), *arguments[1:])
     assert len(list((tmp_path / "workspace/features").glob("*/store"))) == 1, "of finished stores the latest is kept"
+
+
+def test_one_clip_more_extracts_that_clip_and_abandoned_work_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    videos = make_corpus(tmp_path / "media", ["train"] * 3)
+    videos = pd.concat([write_images(tmp_path / "media", ["train"]), videos], ignore_index=True)
+    teacher = make_teacher_folder(tmp_path / "teacher")
+    params, work = TeacherFeaturesParams(**dict(make_config())), tmp_path / "workspace/features"
+
+    def run(rows: int, **changes: object) -> dict[str, Any]:
+        changed = params.model_copy(update=changes)
+        return extract_features(changed, teacher, tmp_path / "media", videos.iloc[:rows], tmp_path / "workspace")[2]
+
+    run(3)
+    before = set(work.iterdir())
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("umt_pipeline.features.extract._run_teacher", killed)
+        for view in (ViewConfig(frames=3, size=32), ViewConfig(frames=4, size=32)):
+            with pytest.raises(KeyboardInterrupt):
+                run(3, view=view)
+    recent, abandoned = sorted(set(work.iterdir()) - before)
+    for folder in (abandoned, abandoned / "store", abandoned / "store/shards"):
+        os.utime(folder, (0, time.time() - 15 * 24 * 3600))
+    with caplog.at_level(logging.INFO):
+        report = run(4)
+    assert [report[name] for name in ("rows", "rows_found", "rows_resumed", "rows_dead")] == [9, 6, 0, 0]
+    assert "9 views wanted, 6 found by content, 0 there already, 3 to extract (of 1 clips)" in caplog.text
+    assert "is finished (3 views of images): not extracted again" in caplog.text
+    assert recent.is_dir()
+    assert not abandoned.exists(), "nothing was written to it for two weeks"
+    assert len([path for path in work.iterdir() if path.is_dir()]) == 2, "of finished stores the latest is kept"
+
+
+def test_two_runs_do_not_share_a_workspace(tmp_path: Path) -> None:
+    videos = make_corpus(tmp_path / "media", ["train"])
+    params, teacher = TeacherFeaturesParams(**dict(make_config())), make_teacher_folder(tmp_path / "teacher")
+    lock = tmp_path / "workspace/features/.lock"
+    lock.parent.mkdir(parents=True)
+    code = "import fcntl, sys; held = open(sys.argv[1], 'a+'); fcntl.lockf(held, fcntl.LOCK_EX); print('held', flush=True)"
+    code += "; input()"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(TrainingError, match="is in use by process"):
+            extract_features(params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
+        other.communicate(b"\n")
 
 
 def test_bad_parameters_and_a_missing_teacher_are_refused(tmp_path: Path) -> None:

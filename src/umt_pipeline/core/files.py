@@ -59,17 +59,17 @@ def move_folder(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def linked_copy(source: Path, target: Path) -> None:
-    """Fill an empty folder with the files of ``source``: hard links where the file system has them, else copies."""
-    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
-
-
-def link_or_copy(source: Path | str, target: Path | str) -> None:
-    """Make a file known under another name too: by a hard link where the file system has them, else by a copy."""
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name: a hard link where the file system has them, else a copy."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def linked_copy(source: Path, target: Path) -> None:
+    """Fill an empty folder with the files of ``source``; see :func:`link_or_copy`."""
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

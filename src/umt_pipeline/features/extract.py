@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +30,8 @@ from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
 from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, fingerprint, settings_of
 from umt_pipeline.features.codecs import Coder, cosine_error
 from umt_pipeline.features.manifest import StoreHeader, StoreSettings, TeacherIdentity
-from umt_pipeline.features.store import FeatureStoreWriter
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
+from umt_pipeline.features.writer import FeatureStoreWriter
 from umt_pipeline.masking import Importance, MaskConfig, MaskKind, visible_count
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.decode import decode_batches
@@ -38,6 +39,9 @@ from umt_pipeline.video.media import Media
 from umt_pipeline.video.views import View, counter_generator, make_view
 
 logger = logging.getLogger(__name__)
+
+# Packages that read the files. Pillow reads images and resizes the frames of both.
+_DECODERS: dict[Media, tuple[str, ...]] = {"video": ("decord2", "av"), "image": ()}
 
 OnProgress = Callable[[int, int], None]
 
@@ -149,7 +153,7 @@ def plan_extraction(
             f"view.size {config.view.size} with patch_size {config.patch_size} gives a grid of {config.grid} patches, "
             f"the teacher was loaded for a grid of {teacher.grid}"
         )
-    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance)
+    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media)
     clips = select_clips(videos, config.splits, media)
     records: list[dict[str, Any]] = []
     for clip in clips.to_dict("records"):
@@ -199,28 +203,38 @@ def extract(
         teacher: on the device it is to run on.
         plan: from :func:`plan_extraction` with the same arguments.
         media_root: folder that the plan's paths are relative to.
-        folder: becomes the store; keep it between attempts.
+        folder: becomes the store; keep it between attempts. :func:`umt_pipeline.features.reuse.begin_store` may have put
+            records of earlier stores there.
         on_progress: called with (rows done, rows in all) after each batch.
 
     Returns:
-        Report: rows, clips, views, bytes per clip view by array, seconds, clip views per second, and the codec's cosine
-        error (1 - cosine), measured on the first batch of each shard that this call made.
+        Report: rows, and how many of them were found in earlier stores or were there from an interrupted call; dead rows,
+        clips, views, bytes per clip view by array, seconds, clip views extracted per second, and the codec's cosine error
+        (1 - cosine), measured on the first batch of each shard that this call made.
 
     Raises:
         StoreError: a file that ingestion accepted cannot be read now, or the disk is full. Finished shards stay.
     """
     start = time.perf_counter()
     writer = FeatureStoreWriter(folder, plan.header, plan.index)
-    resumed = writer.next_row
-    if resumed:
-        logger.info("feature store: %d of %d rows are there already", resumed, writer.rows)
+    resumed = writer.rows_done - writer.rows_found
+    todo = plan.take(np.concatenate([np.empty(0, dtype=np.int64), *writer.missing]))
+    logger.info(
+        "feature store: %d views wanted, %d found by content, %d there already, %d to extract (of %d clips)",
+        writer.rows,
+        writer.rows_found,
+        resumed,
+        len(todo.index),
+        todo.index["video_id"].nunique(),
+    )
     coder = writer.coder(lambda: _learn(config, teacher, plan, media_root)).to(next(teacher.parameters()).device)
     errors: list[torch.Tensor] = []
-    batches = _batches(resumed, writer.rows, config.shard_rows, config.batch_size)
-    for rows, frames_BTSS3 in _decoded(plan, media_root, batches, config.workers):
-        batch = _run_teacher(config, teacher, plan, rows, frames_BTSS3)
+    shards = [len(rows) for rows in writer.missing]
+    first_of_shards = set(accumulate(shards, initial=0))
+    for rows, frames_BTSS3 in _decoded(todo, media_root, _batches(shards, config.batch_size), config.workers):
+        batch = _run_teacher(config, teacher, todo, rows, frames_BTSS3)
         encoded = coder.encode(batch.targets_KBVC.transpose(0, 1))
-        if rows.start % config.shard_rows == 0:
+        if rows.start in first_of_shards:
             errors.append(_codec_error(coder, batch, encoded))
         pixels = batch.patches_BVP.cpu().numpy() if config.pixels == "visible" else frames_BTSS3
         assert batch.attention_BTN is not None
@@ -232,13 +246,18 @@ def extract(
                 **encoded,
             }
         )
-        on_progress(writer.next_row, writer.rows)
-    writer.close()
-    return _report(plan, resumed, time.perf_counter() - start, errors)
+        on_progress(writer.rows_done, writer.rows)
+    manifest = writer.close()
+    counts = {"rows_found": writer.rows_found, "rows_resumed": resumed, "rows_dead": manifest.rows_dead}
+    return _report(plan, counts, time.perf_counter() - start, errors)
 
 
 def make_header(
-    config: FeatureConfig, target_dim: int, weights_sha256: str, importance: Importance = "class_attention"
+    config: FeatureConfig,
+    target_dim: int,
+    weights_sha256: str,
+    importance: Importance = "class_attention",
+    media: Media = "video",
 ) -> StoreHeader:
     """Return what all records will have in common.
 
@@ -247,10 +266,11 @@ def make_header(
         target_dim: width of the teacher's output.
         weights_sha256: of the teacher's weights; what is only planned, without weights, leaves it empty.
         importance: what the teacher's importance of patches is read from.
+        media: what the clips are, which decides the packages that decode them.
     """
     patches = config.grid**2
     source = config.teacher.source
-    packages = ("torch", "decord2", "av", "pillow", *config.codec.packages)
+    packages = ("torch", "pillow", *_DECODERS[media], *config.codec.packages)
     own = {name: getattr(config, name) for name in StoreSettings.model_fields}
     return StoreHeader(
         **{**own, "codec": config.codec.for_width(target_dim)},
@@ -279,13 +299,15 @@ def _identity(config: FeatureConfig, header: StoreHeader, index: pd.DataFrame) -
     return Identity(settings, {**contents, **header.package_versions()}, header.code)
 
 
-def _batches(first_row: int, rows: int, shard_rows: int, batch_size: int) -> Iterator[range]:
+def _batches(shards: Iterable[int], batch_size: int) -> Iterator[range]:
     # Batches begin anew with each shard: a batch then has the same rows, and the teacher's matrix products the same
     # shapes and rounding, wherever extraction was resumed.
-    for shard_start in range(first_row, rows, shard_rows):
-        shard_end = min(shard_start + shard_rows, rows)
+    shard_start = 0
+    for rows in shards:
+        shard_end = shard_start + rows
         for start in range(shard_start, shard_end, batch_size):
             yield range(start, min(start + batch_size, shard_end))
+        shard_start = shard_end
 
 
 def _run_teacher(
@@ -310,7 +332,7 @@ def _learn(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_
     # Of each row as many tokens as are needed, evenly spread over its frames.
     per_row = min(plan.header.frames * plan.header.visible_per_frame, -(-codec.sampled_tokens // rows))
     tokens: list[torch.Tensor] = []
-    for chosen, frames_BTSS3 in _decoded(sample, media_root, _batches(0, rows, rows, config.batch_size), config.workers):
+    for chosen, frames_BTSS3 in _decoded(sample, media_root, _batches([rows], config.batch_size), config.workers):
         targets_KBVC = _run_teacher(config, teacher, sample, chosen, frames_BTSS3).targets_KBVC
         indices_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
         tokens.append(targets_KBVC[:, :, indices_v].flatten(1, 2).cpu())
@@ -326,19 +348,21 @@ def _codec_error(coder: Coder, batch: TargetBatch, encoded: dict[str, np.ndarray
     return cosine_error(batch.targets_KBVC.transpose(0, 1), decoded).flatten().cpu()
 
 
-def _report(plan: ExtractionPlan, resumed: int, seconds: float, errors: list[torch.Tensor]) -> dict[str, Any]:
+def _report(
+    plan: ExtractionPlan, counts: dict[str, int], seconds: float, errors: list[torch.Tensor]
+) -> dict[str, Any]:
     rows = len(plan.index)
     sizes = plan.header.row_bytes()
     report: dict[str, Any] = {
         "rows": rows,
-        "rows_resumed": resumed,
+        **counts,
         "clips": int(plan.index["video_id"].nunique()),
         "views": plan.header.views,
         "codec": plan.header.codec.kind,
         "bytes_per_clip_view": {**sizes, "total": sum(sizes.values())},
-        "store_bytes": rows * sum(sizes.values()),
+        "store_bytes": (rows + counts["rows_dead"]) * sum(sizes.values()),
         "seconds": round(seconds, 3),
-        "clip_views_per_second": round((rows - resumed) / seconds, 3),
+        "clip_views_per_second": round((rows - counts["rows_found"] - counts["rows_resumed"]) / seconds, 3),
     }
     if errors:
         error = torch.cat(errors)

@@ -6,6 +6,7 @@ K aligned layers, C target width.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,10 +25,15 @@ from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.models.teacher import TeacherConfig
 from umt_pipeline.video.views import ViewConfig
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# Version 2 is a store whose rows lie in their shards in order and without gaps, which version 3 allows but does not promise.
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 LEARNT_FILE = "codec.safetensors"
+# Settings of a store that none of its records depends on: which clips and views there are, how they are cut into shards, and
+# the law that views are drawn by, all but their size: the index holds what it gave.
+_NOT_OF_A_RECORD = frozenset({"schema_version", "shard_rows", "splits", "view.flip", "view.scales", "views"})
 INDEX_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -42,6 +48,8 @@ INDEX_SCHEMA = pa.schema(
         ("video_sha256", pa.string()),
     ]
 )
+PLACE = ("shard", "shard_row")
+RecordKey = tuple[Hashable, ...]
 
 
 class TeacherIdentity(Config):
@@ -113,6 +121,12 @@ class StoreHeader(StoreSettings):
         settings = settings_of(self.model_copy(update={"versions": self.package_versions()}))
         return Identity({path: value for path, value in settings.items() if path != "code"}, {}, self.code)
 
+    def record_identity(self) -> Identity:
+        """Return what a record depends on besides its own line of the index; see :func:`record_keys`."""
+        identity = self.identity()
+        settings = {path: value for path, value in identity.settings.items() if path not in _NOT_OF_A_RECORD}
+        return Identity(settings, identity.inputs, identity.code)
+
     def package_versions(self) -> dict[str, str]:
         """Return the versions of the packages that decided the records; of this one it is the code, not the release."""
         return {name: version for name, version in self.versions.items() if name != PACKAGE}
@@ -166,19 +180,27 @@ class ShardEntry(Config):
 
 
 class StoreManifest(StoreHeader):
-    """A finished store. ``learnt`` is there if its codec learns and the store has rows."""
+    """A finished store.
+
+    ``learnt`` is there if its codec learns and the store has rows. ``rows_dead`` counts what lies in the shards and is in no
+    line of the index: records of an earlier store that this one does not want.
+    """
 
     rows: int
+    rows_dead: int = 0
     index: FileEntry
     learnt: FileEntry | None = None
     shards: tuple[ShardEntry, ...]
 
+    def header(self) -> StoreHeader:
+        """Return what its records have in common, alone."""
+        return StoreHeader.model_validate({name: getattr(self, name) for name in StoreHeader.model_fields})
+
     @model_validator(mode="after")
     def _shards_hold_the_rows(self) -> Self:
-        starts = range(0, self.rows, self.shard_rows)
-        expected = [min(self.shard_rows, self.rows - start) for start in starts]
-        if [shard.rows for shard in self.shards] != expected:
-            raise ValueError(f"shards: expected {self.rows} rows in shards of {self.shard_rows}")
+        held = [shard.rows for shard in self.shards]
+        if sum(held) != self.rows + self.rows_dead or not all(count > 0 for count in held):
+            raise ValueError(f"shards: expected {self.rows} rows and {self.rows_dead} dead ones, found {held}")
         if (self.learnt is not None) != (self.codec.sampled_tokens > 0 and self.rows > 0):
             raise ValueError(f"learnt: expected of codecs that learn alone, found codec {self.codec.kind!r}, {self.learnt}")
         if any(set(shard.files) != set(self.arrays()) for shard in self.shards):
@@ -186,11 +208,40 @@ class StoreManifest(StoreHeader):
         return self
 
 
-def index_table(index: pd.DataFrame, shard_rows: int) -> pa.Table:
-    """Return the index of a store as a table: the planned rows with their shards."""
-    rows = np.arange(len(index), dtype=np.int64)
-    placed = index.assign(row=rows, shard=rows // shard_rows, shard_row=rows % shard_rows)
+def rows_in_order(rows: int, shard_rows: int) -> np.ndarray:
+    """Return the places int64 [R,2] (shard, row in the shard) of rows that lie one after the other."""
+    return np.stack(np.divmod(np.arange(rows, dtype=np.int64), shard_rows), axis=1)
+
+
+def index_table(index: pd.DataFrame, places_R2: np.ndarray) -> pa.Table:
+    """Return the index of a store as a table: the planned rows, in the order of the plan, and where they lie."""
+    placed = index.assign(row=np.arange(len(index)), shard=places_R2[:, 0], shard_row=places_R2[:, 1])
     return pa.Table.from_pydict({name: placed[name].tolist() for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
+
+
+def places_of(table: pa.Table) -> np.ndarray:
+    """Return the places int64 [R,2] (shard, row in the shard) that an index gives its rows."""
+    return np.stack([table[name].to_numpy() for name in PLACE], axis=1).astype(np.int64)
+
+
+def rows_by_shard(places_R2: np.ndarray) -> list[np.ndarray]:
+    """Return the rows int64 of each shard, in the order in which they lie there."""
+    if len(places_R2) == 0:
+        return []
+    shards_R, shard_rows_R = places_R2.T
+    in_place = np.lexsort((shard_rows_R, shards_R))
+    return np.split(in_place, np.searchsorted(shards_R[in_place], np.arange(1, shards_R.max() + 1)))
+
+
+def record_keys(table: pa.Table) -> list[RecordKey]:
+    """Return, for each line of an index, what its record depends on besides the settings of the store.
+
+    The video by its content, the view as realised, and the names from which the mask's noise is drawn; neither the file's path
+    nor the split.
+    """
+    names = ("video_id", "view_number", "flip", "video_sha256")
+    lists = (map(tuple, table[name].to_pylist()) for name in ("frame_indices", "crop"))
+    return list(zip(*(table[name].to_pylist() for name in names), *lists, strict=True))
 
 
 def write_index(folder: Path, table: pa.Table) -> None:
@@ -211,7 +262,7 @@ def read_manifest(folder: Path) -> StoreManifest:
     try:
         content = read_json(path)
         found = content.get("schema_version") if isinstance(content, dict) else None
-        if found != SCHEMA_VERSION:
+        if found not in READABLE_VERSIONS:
             raise StoreError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {found}. Make the store again")
         return StoreManifest.model_validate(content)
     except (ValueError, ValidationError) as error:
@@ -219,12 +270,13 @@ def read_manifest(folder: Path) -> StoreManifest:
 
 
 def store_identity(folder: Path) -> str:
-    """Return a fingerprint of a store's content and settings, whatever code and packages recorded it.
+    """Return a fingerprint of a store's content and settings, whatever code, packages and version of the manifest recorded it.
 
     Raises:
         StoreError: see :func:`read_manifest`.
     """
-    return fingerprint(read_manifest(folder).model_dump(mode="json", exclude={"versions", "code"}, exclude_defaults=True))
+    unasked = {"versions", "code", "schema_version"}
+    return fingerprint(read_manifest(folder).model_dump(mode="json", exclude=unasked, exclude_defaults=True))
 
 
 def read_index(folder: Path) -> pa.Table:

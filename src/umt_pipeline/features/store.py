@@ -1,13 +1,14 @@
 """The feature store: shards of fixed-size records, memory-mapped, with a manifest that is written last.
 
     manifest.json                what the store is: see features.manifest
-    index.parquet                one line per row (a view of a clip): video, split, view number, frames, crop, flip
+    index.parquet                one line per row (a view of a clip): its place (shard, row in the shard), video, split, view
+                                 number, frames, crop, flip
     shards/00000/<array>.npy     pixels, attention, visible, targets[, scales]; the first axis is the row in the shard
     shards/00000/files.json      size and hash of each array file, written with them
     codec.safetensors            what the codec has learnt of the corpus, if it learns; written before the first shard
 
-A shard is written under a temporary name and renamed, so a shard that is there is whole, and an interrupted writer goes
-on at the first one that is not.
+Rows are numbered in the order of the plan, a clip's views side by side. Their records may lie anywhere in the shards: what
+features.reuse takes over from an earlier store comes first, what was extracted follows.
 
 Legend: R rows, B rows read at once, T frames, S side of the view in pixels, N patches per frame, V visible patches per
 view, P values per patch, K aligned layers, C target width.
@@ -15,167 +16,19 @@ view, P values per patch, K aligned layers, C target width.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from io import BufferedRandom
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from umt_pipeline.core.errors import StoreError
-from umt_pipeline.core.files import read_json, sha256_file, write_json
-from umt_pipeline.features.codecs import ArraySpec, Coder, read_learnt, write_learnt
-from umt_pipeline.features.manifest import (
-    INDEX_FILE,
-    LEARNT_FILE,
-    MANIFEST_FILE,
-    FileEntry,
-    ShardEntry,
-    StoreHeader,
-    StoreManifest,
-    index_table,
-    read_index,
-    read_manifest,
-    write_index,
-)
+from umt_pipeline.core.files import sha256_file
+from umt_pipeline.features.codecs import Coder, read_learnt
+from umt_pipeline.features.manifest import INDEX_FILE, LEARNT_FILE, FileEntry, places_of, read_index, read_manifest
 from umt_pipeline.video.views import View
-
-_PLAN_FILE = "plan.json"
-_FILES_FILE = "files.json"
-
-
-class FeatureStoreWriter:
-    """Writes a store row by row into a folder; a new writer on the same folder goes on at the first unfinished shard.
-
-    Args:
-        folder: made if missing. May hold the finished shards of an earlier, interrupted writer with equal arguments.
-        header: what the records have in common.
-        index: the rows to come, in order: video_id, split, view_number, frame_indices, crop, flip, video_sha256.
-
-    Raises:
-        StoreError: the folder holds shards of another store, or cannot be written.
-    """
-
-    def __init__(self, folder: Path, header: StoreHeader, index: pd.DataFrame) -> None:
-        self.folder = folder
-        self.header = header
-        self.rows = len(index)
-        self._shard: _ShardWriter | None = None
-        self._finished = (folder / MANIFEST_FILE).is_file()
-        with self._disk_errors(0):
-            (folder / "shards").mkdir(parents=True, exist_ok=True)
-            self._claim(index)
-        self.next_row = self._first_missing_row()
-
-    def coder(self, learn: Callable[[], Tensor]) -> Coder:
-        """Return what targets are encoded with. It learns once, and the result is kept for whoever goes on with this store.
-
-        Args:
-            learn: as :meth:`Codec.learn`, on a sample of the corpus; called if the codec learns and has not yet.
-
-        Raises:
-            StoreError: shards are there and what was learnt is not, or it cannot be read or written.
-        """
-        header, path = self.header, self.folder / LEARNT_FILE
-        if header.codec.sampled_tokens == 0 or self.rows == 0:
-            return Coder(header.codec)
-        if not path.is_file():
-            if self.next_row:
-                raise StoreError(
-                    f"{self.folder}: {self.next_row} rows are encoded, but {LEARNT_FILE} is missing. Delete the folder to "
-                    "start afresh"
-                )
-            learnt = learn()
-            with self._disk_errors(0):
-                write_learnt(path, learnt)
-        return Coder(header.codec, read_learnt(path, header.codec.learnt_shape(header.layers, header.target_dim)))
-
-    def append(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the next rows: every array of ``header.arrays()`` with first axis R, not beyond the end of a shard.
-
-        Raises:
-            StoreError: the disk is full or cannot be written; the shards finished so far stay and will be used.
-        """
-        with self._disk_errors(self.next_row):
-            if self._shard is None:
-                rows = min(self.header.shard_rows, self.rows - self.next_row)
-                folder = self.folder / "shards" / _shard_name(self.next_row // self.header.shard_rows)
-                self._shard = _ShardWriter(folder, rows, self.header.arrays())
-                self._shard.open()
-            self._shard.append(arrays)
-            self.next_row += len(arrays["visible"])
-            if self._shard.done:
-                self._shard.close()
-                self._shard = None
-
-    def close(self) -> None:
-        """Write the manifest: from now on the folder is a store.
-
-        Raises:
-            StoreError: rows are missing.
-        """
-        if self._finished:
-            return
-        if self.next_row != self.rows:
-            raise StoreError(f"feature store {self.folder}: expected {self.rows} rows, found {self.next_row}")
-        with self._disk_errors(self.rows):
-            shards = tuple(self._entry(shard) for shard in range(-(-self.rows // self.header.shard_rows)))
-            index = FileEntry.of(self.folder / INDEX_FILE)
-            learnt = FileEntry.of(self.folder / LEARNT_FILE) if self.header.codec.sampled_tokens and self.rows else None
-            manifest = StoreManifest(**dict(self.header), rows=self.rows, index=index, learnt=learnt, shards=shards)
-            write_json(self.folder / MANIFEST_FILE, manifest.as_json())
-            (self.folder / _PLAN_FILE).unlink()
-        self._finished = True
-
-    @contextmanager
-    def _disk_errors(self, row: int) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if self._shard is not None:
-                self._shard.abandon()
-                self._shard = None
-            raise StoreError(
-                f"feature store {self.folder}: cannot write at row {row} of {self.rows}: {error}. Finished shards are "
-                f"kept; make room ({sum(self.header.row_bytes().values())} bytes per row) and run again"
-            ) from error
-
-    def _claim(self, index: pd.DataFrame) -> None:
-        """Write down what the store is to be; refuse a folder in which another one was begun."""
-        table = index_table(index, self.header.shard_rows)
-        path = self.folder / (MANIFEST_FILE if self._finished else _PLAN_FILE)
-        if not path.is_file():
-            # The index first: where there is a plan, there is an index.
-            write_index(self.folder, table)
-            write_json(path, self.header.model_dump(mode="json"))
-            return
-        begun = read_json(path)
-        header = StoreHeader.model_validate({key: begun[key] for key in StoreHeader.model_fields if key in begun})
-        differing = self.header.identity().differences(header.identity())
-        if not read_index(self.folder).equals(table):
-            differing.append("its clips or their views are others")
-        if differing:
-            raise StoreError(f"{self.folder} holds another store: {'; '.join(differing)}. Delete the folder to start afresh")
-
-    def _first_missing_row(self) -> int:
-        if self._finished:
-            return self.rows
-        row = 0
-        while row < self.rows and (self.folder / "shards" / _shard_name(row // self.header.shard_rows)).is_dir():
-            row += self.header.shard_rows
-        return min(row, self.rows)
-
-    def _entry(self, shard: int) -> ShardEntry:
-        name = _shard_name(shard)
-        rows = min(self.header.shard_rows, self.rows - shard * self.header.shard_rows)
-        return ShardEntry(name=name, rows=rows, files=read_json(self.folder / "shards" / name / _FILES_FILE))
 
 
 class FeatureStore:
@@ -183,6 +36,11 @@ class FeatureStore:
 
     Args:
         folder: a store.
+
+    Attributes:
+        manifest: what the store is.
+        index: one line per row.
+        places_R2: shard and row in the shard of each row, int64.
 
     Raises:
         StoreError: no store there, one of another schema version, a file that is missing or of the wrong size, or an index
@@ -195,7 +53,9 @@ class FeatureStore:
         self.manifest = read_manifest(self.folder)
         self._check_sizes()
         self._check_hashes(self._small_files())
-        self.index = read_index(self.folder).to_pandas()
+        table = read_index(self.folder)
+        self.index = table.to_pandas()
+        self.places_R2 = places_of(table)
         self._maps: dict[tuple[int, str], np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -243,15 +103,14 @@ class FeatureStore:
             raise StoreError(
                 f"feature store {self.folder}: expected rows in [0, {len(self)}), found {rows.min()} to {rows.max()}"
             )
-        shards_B, shard_rows_B = np.divmod(rows, self.manifest.shard_rows)
-        addresses = list(zip(shards_B.tolist(), shard_rows_B.tolist(), strict=True))
+        places = self.places_R2[rows].tolist()
         specs = self.manifest.arrays()
         result: dict[str, Tensor] = {}
         for name in specs if names is None else names:
             spec = specs[name]
             array = np.empty((len(rows), *spec.shape), dtype=spec.dtype)
             # One copy per record, straight from the mapped file: records are large, so this loop is not the cost.
-            for index, (shard, shard_row) in enumerate(addresses):
+            for index, (shard, shard_row) in enumerate(places):
                 array[index] = self._map(shard, name)[shard_row]
             result[name] = torch.from_numpy(array)
         return result
@@ -313,75 +172,34 @@ class FeatureStore:
             path = self.folder / "shards" / entry.name / f"{name}.npy"
             spec = self.manifest.arrays()[name]
             try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+                array = map_array(path)
+            except (OSError, ValueError, RuntimeError) as error:
                 raise StoreError(f"{path}: cannot be read: {error}. Make the feature store again") from error
             expected = (spec.dtype, (entry.rows, *spec.shape))
             if (array.dtype, array.shape) != expected:
                 found = f"{array.dtype} {array.shape}"
                 raise StoreError(f"{path}: expected {expected[0]} {expected[1]}, found {found}")
-            # A plain view of the mapping: indexing numpy's memmap class costs several times more.
-            self._maps[key] = array.view(np.ndarray)
+            self._maps[key] = array
         return self._maps[key]
 
 
-class _ShardWriter:
-    """Writes one shard under a temporary name, hashing on the way; with ordinary writes, so a full disk is an error."""
+def map_array(path: Path) -> np.ndarray:
+    """Map an array file into memory, read-only.
 
-    def __init__(self, folder: Path, rows: int, specs: Mapping[str, ArraySpec]) -> None:
-        self.folder = folder
-        self.rows = rows
-        self.specs = specs
-        self.written = 0
-        self.staged = folder.with_name(f".{folder.name}.part")
-        self.handles: dict[str, BufferedRandom] = {}
-        self.hashes = {name: hashlib.sha256() for name in specs}
+    torch maps it, because it keeps no file open: numpy's mapping holds a descriptor, of which a process may have no more than
+    1024, and a store has several files per shard.
 
-    def open(self) -> None:
-        shutil.rmtree(self.staged, ignore_errors=True)
-        self.staged.mkdir()
-        for name, spec in self.specs.items():
-            handle = self.handles[name] = (self.staged / f"{name}.npy").open("w+b")
-            header = {"descr": spec.dtype.str, "fortran_order": False, "shape": (self.rows, *spec.shape)}
-            np.lib.format.write_array_header_1_0(handle, header)
-            handle.seek(0)
-            self.hashes[name].update(handle.read())
-
-    @property
-    def done(self) -> bool:
-        return self.written == self.rows
-
-    def append(self, arrays: Mapping[str, np.ndarray]) -> None:
-        count = len(arrays["visible"])
-        if set(arrays) != set(self.specs) or self.written + count > self.rows:
-            raise ValueError(f"expected at most {self.rows - self.written} rows of {set(self.specs)}, found {count}")
-        for name, spec in self.specs.items():
-            array = np.ascontiguousarray(arrays[name])
-            if array.dtype != spec.dtype or array.shape != (count, *spec.shape):
-                expected = f"{spec.dtype} {(count, *spec.shape)}"
-                raise ValueError(f"{name}: expected {expected}, found {array.dtype} {array.shape}")
-            self.handles[name].write(array.data)
-            self.hashes[name].update(array.data)
-        self.written += count
-
-    def close(self) -> None:
-        entries: dict[str, dict[str, Any]] = {}
-        for name, handle in self.handles.items():
-            handle.flush()
-            os.fsync(handle.fileno())
-            entries[name] = {"bytes": handle.tell(), "sha256": self.hashes[name].hexdigest()}
-            handle.close()
-        write_json(self.staged / _FILES_FILE, entries)
-        self.staged.rename(self.folder)
-
-    def abandon(self) -> None:
-        """Give the room of an unfinished shard back."""
-        for handle in self.handles.values():
-            # Closing writes what is buffered, which can fail again.
-            with suppress(OSError):
-                handle.close()
-        shutil.rmtree(self.staged, ignore_errors=True)
-
-
-def _shard_name(shard: int) -> str:
-    return f"{shard:05d}"
+    Raises:
+        OSError, RuntimeError: the file cannot be opened or mapped.
+        ValueError: it is no array file, or a shorter one than it says.
+    """
+    with path.open("rb") as handle:
+        np.lib.format.read_magic(handle)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
+        start, size = handle.tell(), handle.seek(0, 2)
+    count = int(np.prod(shape))
+    if size != start + count * dtype.itemsize:
+        raise ValueError(f"expected {start + count * dtype.itemsize} bytes, found {size}")
+    mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    mapped.flags.writeable = False
+    return mapped[start:].view(dtype).reshape(shape)

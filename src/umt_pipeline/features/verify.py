@@ -28,7 +28,7 @@ from umt_pipeline.core.identity import code_key
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.codecs import Coder, cosine_error
 from umt_pipeline.features.extract import FeatureConfig
-from umt_pipeline.features.manifest import StoreHeader, read_manifest
+from umt_pipeline.features.manifest import StoreHeader, read_manifest, rows_by_shard
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import gather_patches, mask_noise, run_teacher
 from umt_pipeline.masking import is_drawn
@@ -152,12 +152,11 @@ def verify_store(
 
 def sample_rows(store: FeatureStore, share: float) -> np.ndarray:
     """Return the rows that :func:`verify_store` compares, int64, sorted; always the same of a store."""
-    rows: list[np.ndarray] = []
-    for number, shard in enumerate(store.manifest.shards):
-        rng = counter_generator("verify", store.manifest.dataset_id, number)
-        drawn = rng.permutation(shard.rows)[: max(1, round(share * shard.rows))]
-        rows.append(number * store.manifest.shard_rows + np.sort(drawn))
-    return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+    rows = [np.empty(0, dtype=np.int64)]
+    for number, of_shard in enumerate(rows_by_shard(store.places_R2)):
+        drawn = counter_generator("verify", store.manifest.dataset_id, number).permutation(len(of_shard))
+        rows.append(of_shard[drawn[: max(1, round(share * len(of_shard)))]])
+    return np.sort(np.concatenate(rows))
 
 
 def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ from umt_pipeline.core.files import linked_copy, read_json, write_json
 from umt_pipeline.core.identity import work_folder
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
 from umt_pipeline.pipelines.runs import fresh_folder
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
+from umt_pipeline.training.state import run_lock
 from umt_pipeline.video.media import Media
 
 logger = logging.getLogger(__name__)
+
+# Unfinished work that nothing was written to for so long is removed when other work is finished.
+_ABANDONED_DAYS = 14
 
 
 def extract_features(
@@ -34,7 +40,8 @@ def extract_features(
         teacher: the teacher's folder.
         raw_media: folder of the video and image files.
         videos: the clean table of videos and images.
-        workspace: folder for unfinished work, in which an interrupted extraction is found again.
+        workspace: folder for unfinished work, in which an interrupted extraction, and the records of earlier ones, are found
+            again.
 
     Returns:
         Copies of the finished store of the videos and of that of the images (without rows where there are none), in the
@@ -45,6 +52,7 @@ def extract_features(
         ConfigError: the parameters do not fit the teacher or the table.
         CheckpointError: the teacher cannot be loaded.
         StoreError: a file cannot be read, or the disk is full; what is finished will be used by the next attempt.
+        TrainingError: another process is at work in the workspace.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower = load_teacher(teacher, params.teacher, params.grid).to(device)
@@ -59,7 +67,9 @@ def extract_features(
 def _record(
     config: FeatureConfig, tower: Teacher, raw_media: Path, videos: pd.DataFrame, media: Media, folder: Path
 ) -> tuple[Path, dict[str, Any]]:
-    """Extract, or take what was extracted before; return a copy of the store (by hard links), and its report.
+    """Extract what no earlier store holds, or take what was finished before.
+
+    Returns a copy of the store (by hard links), and its report.
 
     Args:
         config: what to extract.
@@ -67,37 +77,40 @@ def _record(
         raw_media: folder of the video and image files.
         videos: the clean table.
         media: which of its rows.
-        folder: holds a folder for each identity. Of finished stores only the latest is kept.
+        folder: holds a folder for each identity; of one run at a time.
     """
     plan = plan_extraction(config, tower, videos, media)
-    work = work_folder(folder, plan.identity)
-    store, report_file = work / "store", work / "report.json"
-    if report_file.is_file() and _is_whole(store):
-        report = read_json(report_file)
-        logger.info("%s is finished (%d views of %ss): not extracted again", work, report["rows"], media)
-    else:
-        report_file.unlink(missing_ok=True)
-        with progress(f"teacher features, {media}s", len(plan.index), "view") as show:
-            report = extract(config, tower, plan, raw_media, store, lambda done, total: show(done))
-        write_json(report_file, report)
-        logger.info(
-            "teacher features: %d views of %d %ss, %.1f MB, %.1f views/s",
-            report["rows"],
-            report["clips"],
-            media,
-            report["store_bytes"] / 1e6,
-            report["clip_views_per_second"],
-        )
-    for other in folder.iterdir():
-        if other != work and (other / report_file.name).is_file():
-            shutil.rmtree(other)
-    copy = fresh_folder(folder.parent, folder.name)
-    linked_copy(store, copy)
+    with run_lock(folder):
+        work = work_folder(folder, plan.identity)
+        store, report_file = work / "store", work / "report.json"
+        if report_file.is_file() and _is_whole(store):
+            report = read_json(report_file)
+            logger.info("%s is finished (%d views of %ss): not extracted again", work, report["rows"], media)
+        else:
+            report_file.unlink(missing_ok=True)
+            if not is_begun(store):
+                others = [path / "store" for path in folder.iterdir() if path != work]
+                begin_store(store, plan.header, plan.index, others)
+            with progress(f"teacher features, {media}s", len(plan.index), "view") as show:
+                report = extract(config, tower, plan, raw_media, store, lambda done, total: show(done))
+            write_json(report_file, report)
+            logger.info(
+                "teacher features: %d views of %d %ss (%d found by content), %.1f MB, %.1f views/s",
+                report["rows"],
+                report["clips"],
+                media,
+                report["rows_found"],
+                report["store_bytes"] / 1e6,
+                report["clip_views_per_second"],
+            )
+        _collect(folder, work)
+        copy = fresh_folder(folder.parent, folder.name)
+        linked_copy(store, copy)
     return copy, report
 
 
 def _is_whole(store: Path) -> bool:
-    """Whether a finished store is as it was written, to the byte; one that is not is removed.
+    """Whether a finished store is as it was written, to the byte; what is not is removed, and extraction goes on from there.
 
     Its copy in the catalog is made of the same files: what was changed there was changed here too, and verification before
     training then says that the store must be made again.
@@ -105,7 +118,28 @@ def _is_whole(store: Path) -> bool:
     try:
         FeatureStore(store).verify()
     except StoreError as error:
-        logger.warning("%s: extracted again", error)
-        shutil.rmtree(store, ignore_errors=True)
+        logger.warning("%s", error)
+        try:
+            drop_damaged(store)
+        except StoreError:
+            shutil.rmtree(store, ignore_errors=True)
         return False
     return True
+
+
+def _collect(folder: Path, work: Path) -> None:
+    """Remove what a finished store makes superfluous: other finished ones, and work that was long abandoned.
+
+    An unfinished store of other settings, or of other clips, is somebody's hours: it stays while it may be gone on with.
+    """
+    for leftover in work.glob(".store.*.part"):
+        shutil.rmtree(leftover)
+    oldest = time.time() - _ABANDONED_DAYS * 24 * 3600
+    for other in folder.iterdir():
+        if other == work or not other.is_dir():
+            continue
+        # A folder's own time changes with each shard that is put into it.
+        places = (other, other / "store", other / "store" / "shards")
+        latest = max(path.stat().st_mtime for path in places if path.exists())
+        if (other / "report.json").is_file() or latest < oldest:
+            shutil.rmtree(other)

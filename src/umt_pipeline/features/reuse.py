@@ -1,0 +1,258 @@
+"""A store begins with what earlier ones hold: a record is known by its content and made once.
+
+What a record depends on is two things: :meth:`StoreHeader.record_identity` (teacher, codec, mask, sizes, code, packages) and
+its own line of the index (:func:`record_keys`: the video by its hash, the view as realised, the names that the mask is drawn
+from). Of an earlier store with the same identity, finished or interrupted, the shards that hold wanted rows are taken over as
+they are, by hard links; only rows that none of them holds are extracted, into shards of their own. What a codec has learnt is
+taken over too and from then on fixed, because every record was encoded with it.
+
+Rows of such a shard that are no longer wanted stay in it, dead. Where they, or shards with few rows, become too many, the live
+records are copied into new shards. The teacher does not run for that.
+
+Legend: R rows of the store to be made.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from umt_pipeline.core.errors import StoreError
+from umt_pipeline.core.files import link_or_copy, linked_copy, read_json, sha256_file, staged_folder
+from umt_pipeline.core.progress import progress
+from umt_pipeline.features.manifest import (
+    INDEX_FILE,
+    LEARNT_FILE,
+    MANIFEST_FILE,
+    FileEntry,
+    RecordKey,
+    StoreHeader,
+    StoreManifest,
+    index_table,
+    places_of,
+    read_index,
+    read_manifest,
+    record_keys,
+    rows_by_shard,
+    rows_in_order,
+)
+from umt_pipeline.features.store import map_array
+from umt_pipeline.features.writer import FILES_FILE, PLAN_FILE, ShardWriter, read_plan, rows_in, shard_name, write_plan
+
+logger = logging.getLogger(__name__)
+
+# Of all records in shards that were taken over, at most this share may be dead.
+_MOST_DEAD = 0.3
+# So many of these shards may be less than half full.
+_MOST_SPARSE = 8
+# Records that are copied at once.
+_COPIED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """An earlier store, and where the wanted records lie in it: shard and row in the shard."""
+
+    folder: Path
+    places: Mapping[RecordKey, tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """Rows of the store to be made that lie in one shard of an earlier one.
+
+    Attributes:
+        shard: its folder.
+        rows: which rows, int64.
+        shard_rows: where each of them lies in it, int64.
+        size: records in it, those that are not wanted included.
+    """
+
+    shard: Path
+    rows: np.ndarray
+    shard_rows: np.ndarray
+    size: int
+
+    @property
+    def dead(self) -> int:
+        """Records in it that are not wanted."""
+        return self.size - len(self.rows)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a store was begun or finished in a folder."""
+    return (folder / PLAN_FILE).is_file() or (folder / MANIFEST_FILE).is_file()
+
+
+def begin_store(folder: Path, header: StoreHeader, index: pd.DataFrame, earlier: Iterable[Path]) -> int:
+    """Begin a store with the records of earlier ones, whole or not at all.
+
+    :func:`umt_pipeline.features.extract.extract` goes on from there.
+
+    Args:
+        folder: of the store, in which none was begun.
+        header: what its records have in common.
+        index: its rows, as for :class:`umt_pipeline.features.writer.FeatureStoreWriter`.
+        earlier: folders of stores, finished or not, of whatever settings; what is no store is passed over.
+
+    Returns:
+        How many of the rows were found. If none was, nothing is written.
+
+    Raises:
+        StoreError: the disk is full or cannot be written.
+    """
+    keys = record_keys(index_table(index, rows_in_order(len(index), header.shard_rows)))
+    taken = _take(keys, _holding(header, set(keys), earlier))
+    if not taken:
+        return 0
+    copied = _to_copy(taken, header.shard_rows)
+    linked = [part for part in taken if part not in copied]
+    sources = {row: (part.shard, at) for part in copied for row, at in zip(part.rows.tolist(), part.shard_rows, strict=True)}
+    copies = _cut(np.array(sorted(sources), dtype=np.int64), header.shard_rows)
+    found = np.concatenate([part.rows for part in taken])
+    fresh = _cut(np.setdiff1d(np.arange(len(index)), found), header.shard_rows)
+    places_R2 = np.empty((len(index), 2), dtype=np.int64)
+    held = [(part.rows, part.shard_rows) for part in linked] + [(rows, np.arange(len(rows))) for rows in (*copies, *fresh)]
+    for number, (rows, shard_rows) in enumerate(held):
+        places_R2[rows, 0], places_R2[rows, 1] = number, shard_rows
+    try:
+        with staged_folder(folder) as staged:
+            shards = staged / "shards"
+            shards.mkdir()
+            for number, part in enumerate(linked):
+                linked_copy(part.shard, shards / shard_name(number))
+            for number, rows in enumerate(copies, start=len(linked)):
+                _copy(shards / shard_name(number), header, [sources[row] for row in rows.tolist()])
+            if header.codec.sampled_tokens:
+                link_or_copy(_learnt(taken[0].shard.parents[1]), staged / LEARNT_FILE)
+            write_plan(staged, header, index_table(index, places_R2), len(found))
+    except OSError as error:
+        raise StoreError(f"feature store {folder}: cannot be begun: {error}. Make room and run again") from error
+    if copied:
+        logger.info("feature store: %d records copied, to be rid of dead ones and of small shards", len(sources))
+    return len(found)
+
+
+def drop_damaged(folder: Path) -> None:
+    """Make a finished store an unfinished one that lacks the shards which are not as they were written.
+
+    Raises:
+        StoreError: its manifest, its index or what its codec has learnt is damaged: nothing of it can be used.
+    """
+    manifest = read_manifest(folder)
+    _require_small_files(folder, manifest)
+    table = read_index(folder)
+    places_R2 = places_of(table)
+    for entry, rows in zip(manifest.shards, rows_by_shard(places_R2), strict=True):
+        shard = folder / "shards" / entry.name
+        if not _is_whole(shard, entry.files):
+            logger.warning("feature store: %s is not as it was written: its %d views are extracted again", shard, len(rows))
+            shutil.rmtree(shard, ignore_errors=True)
+            # It is made again without its dead rows.
+            places_R2[rows, 1] = np.arange(len(rows))
+    write_plan(folder, manifest.header(), index_table(table.to_pandas(), places_R2))
+    (folder / MANIFEST_FILE).unlink()
+
+
+def _holding(header: StoreHeader, wanted: Container[RecordKey], earlier: Iterable[Path]) -> list[_Earlier]:
+    """Return the stores that hold wanted records, the one that holds most of them first."""
+    stores: list[_Earlier] = []
+    for folder in sorted(filter(is_begun, earlier)):
+        try:
+            stores.append(_Earlier(folder, _places(folder, header, wanted)))
+        except (StoreError, OSError, ValueError) as error:
+            logger.warning("feature store: nothing is taken over from %s: %s", folder, error)
+    stores = sorted((store for store in stores if store.places), key=lambda store: -len(store.places))
+    if header.codec.sampled_tokens and stores:
+        # Codes of other code books mean other things.
+        learnt = sha256_file(_learnt(stores[0].folder))
+        stores = [store for store in stores if sha256_file(_learnt(store.folder)) == learnt]
+    return stores
+
+
+def _places(folder: Path, header: StoreHeader, wanted: Container[RecordKey]) -> dict[RecordKey, tuple[int, int]]:
+    """Return where the wanted records lie in an earlier store; none if its records are made otherwise."""
+    manifest = read_manifest(folder) if (folder / MANIFEST_FILE).is_file() else None
+    found = read_plan(folder) if manifest is None else manifest.header()
+    if not found.record_identity().agrees_with(header.record_identity()):
+        return {}
+    if manifest is not None:
+        _require_small_files(folder, manifest)
+    table = read_index(folder)
+    there = {path.name for path in (folder / "shards").iterdir()}
+    places = zip(record_keys(table), places_of(table).tolist(), strict=True)
+    return {key: (shard, row) for key, (shard, row) in places if key in wanted and shard_name(shard) in there}
+
+
+def _take(keys: Sequence[RecordKey], stores: Sequence[_Earlier]) -> list[_Taken]:
+    """Choose for each wanted row the first store that has it in a shard which is as it was written."""
+    rows_of = {key: row for row, key in enumerate(keys)}
+    taken: list[_Taken] = []
+    for store in stores:
+        by_shard: dict[int, list[tuple[RecordKey, int]]] = {}
+        for key, (shard, shard_row) in store.places.items():
+            if key in rows_of:
+                by_shard.setdefault(shard, []).append((key, shard_row))
+        with progress("records of earlier stores", len(by_shard), "shard") as show:
+            for done, (number, held) in enumerate(sorted(by_shard.items()), start=1):
+                shard_folder = store.folder / "shards" / shard_name(number)
+                if not _is_whole(shard_folder):
+                    logger.warning("feature store: %s is not as it was written: its views are extracted again", shard_folder)
+                    continue
+                rows = np.array([rows_of.pop(key) for key, _ in held], dtype=np.int64)
+                shard_rows = np.array([shard_row for _, shard_row in held], dtype=np.int64)
+                taken.append(_Taken(shard_folder, rows, shard_rows, rows_in(shard_folder)))
+                show(done)
+    return taken
+
+
+def _to_copy(taken: Sequence[_Taken], shard_rows: int) -> list[_Taken]:
+    """Return the shards whose live records are to lie in new ones."""
+    copied: list[_Taken] = []
+    if sum(part.dead for part in taken) > _MOST_DEAD * sum(part.size for part in taken):
+        copied = [part for part in taken if part.dead > _MOST_DEAD * part.size]
+    sparse = [part for part in taken if part not in copied and 2 * len(part.rows) < shard_rows]
+    return copied + (sparse if len(sparse) > _MOST_SPARSE else [])
+
+
+def _cut(rows: np.ndarray, shard_rows: int) -> list[np.ndarray]:
+    return [rows[start : start + shard_rows] for start in range(0, len(rows), shard_rows)]
+
+
+def _copy(folder: Path, header: StoreHeader, records: Sequence[tuple[Path, int]]) -> None:
+    """Write a shard of records that lie elsewhere: (folder of the shard, row in it) of each."""
+    shard = ShardWriter(folder, len(records), header.arrays())
+    mapped = cache(map_array)
+    shard.open()
+    for start in range(0, len(records), _COPIED_AT_ONCE):
+        batch = records[start : start + _COPIED_AT_ONCE]
+        shard.append({name: np.stack([mapped(source / f"{name}.npy")[row] for source, row in batch]) for name in shard.specs})
+    shard.close()
+
+
+def _is_whole(shard: Path, files: Mapping[str, FileEntry] | None = None) -> bool:
+    """Whether a shard's arrays are as they were written: as the manifest says, or without one as what lies beside them says."""
+    try:
+        if files is None:
+            files = {name: FileEntry.model_validate(entry) for name, entry in read_json(shard / FILES_FILE).items()}
+        return all(FileEntry.of(shard / f"{name}.npy") == entry for name, entry in files.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _require_small_files(folder: Path, manifest: StoreManifest) -> None:
+    expected = {INDEX_FILE: manifest.index, LEARNT_FILE: manifest.learnt}
+    for name, entry in expected.items():
+        if entry is not None and not ((folder / name).is_file() and FileEntry.of(folder / name) == entry):
+            raise StoreError(f"{folder / name} is not as it was written")
+
+
+def _learnt(store: Path) -> Path:
+    return store / LEARNT_FILE
