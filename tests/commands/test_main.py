@@ -155,7 +155,7 @@ def test_init_refuses(project: Path, media: Path) -> None:
     with pytest.raises(ConfigError, match="expected a folder of videos, found nothing"):
         init_environment(project, "mine", media / "none", captions, None, "80,10,10")
     (media.parent / "empty").mkdir()
-    with pytest.raises(ConfigError, match="expected files ending in .*; found nothing at all"):
+    with pytest.raises(ConfigError, match=r"expected files ending in .*; found nothing at all"):
         init_environment(project, "mine", media.parent / "empty", captions, None, "80,10,10")
     with pytest.raises(ConfigError, match="sum to 100"):
         init_environment(project, "mine", media, captions, None, "80,10,20")

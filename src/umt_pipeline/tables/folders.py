@@ -300,5 +300,5 @@ class _Walk:
 
 def _unreadable(path: str, error: OSError) -> ConfigError:
     return ConfigError(
-        f"{path}: expected a folder that can be read, found: {error.strerror}. Give yourself the right to read it, or take it out."
+        f"{path}: expected a folder that can be read, found: {error.strerror}. Allow reading it, or take it out."
     )
