@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.tables.locking import LOCK_FILE
 from umt_pipeline.tables.sidecars import SIDECAR_SUFFIXES, Said, read_sidecar
 from umt_pipeline.video.media import IMAGE_SUFFIXES, is_image
 
@@ -50,6 +51,11 @@ _WORTH_A_LOOK = frozenset({NOT_A_FILE, DANGLING, NOT_UTF8, CONTROL, BAD_SIDECAR}
 _SYSTEM = frozenset(
     {"#recycle", "#snapshot", "$RECYCLE.BIN", "@eaDir", "System Volume Information", "Thumbs.db", "__MACOSX", "desktop.ini"}
 )
+# Our own notes in folders that we fill: in the folder of an unpacked shard which state of the shard it is made from, in a
+# staged folder which state of each remote file. They are nobody's files, so they are not counted.
+SHARD_MARKER = ".shard.json"
+STAGED_JOURNAL = ".staged.jsonl"
+_OURS = frozenset({LOCK_FILE, SHARD_MARKER, STAGED_JOURNAL})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -234,6 +240,8 @@ class _Walk:
             except OSError as error:
                 raise _unreadable(real, error) from error
             for entry in entries:
+                if entry.name in _OURS:
+                    continue
                 name = prefix + entry.name
                 problem = HIDDEN if is_hidden(entry.name) else name_problem(entry.name)
                 if problem is not None:
