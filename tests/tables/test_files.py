@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from umt_pipeline.core.errors import TableError
+from umt_pipeline.tables import files
 from umt_pipeline.tables.files import DELIMITERS, read_table
 
 CELL = st.text(st.one_of(st.sampled_from(',;\t|"\n\r '), st.characters(exclude_categories=["Cs"])), max_size=12)
@@ -104,6 +105,14 @@ def test_a_cell_of_300_kb_and_one_with_lines(tmp_path: Path) -> None:
     long = "word " * 60_000
     table = read_table(written(tmp_path / "t.csv", f'video,caption\na.mp4,{long}\nb.mp4,"one\ntwo\r\nthree"\n'))
     assert rows(table) == [("a.mp4", long), ("b.mp4", "one\ntwo\r\nthree")]
+
+
+def test_a_table_of_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_ROWS_AT_ONCE", 10)
+    for count in (0, 9, 10, 11, 20, 35):
+        table = read_table(written(tmp_path / "t.csv", "video,n\n" + "".join(f"{row}.mp4,{row}\n" for row in range(count))))
+        assert rows(table) == [(f"{row}.mp4", str(row)) for row in range(count)]
+        assert table.index.tolist() == list(range(count))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ DELIMITERS = (",", ";", "\t", "|")
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 # Rows that are asked when the header alone leaves several delimiters.
 _ROWS_ASKED = 100
+# Cells that wait as Python's texts take several times the room that they have in a table.
+_ROWS_AT_ONCE = 50_000
 # UTF-32's mark begins with UTF-16's, so it is asked first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -119,6 +121,7 @@ def _read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
 
 def _rows(path: Path, handle: TextIO, delimiter: str, before: int) -> pd.DataFrame:
     reader = csv.reader(handle, delimiter=delimiter, strict=True)
+    parts: list[pd.DataFrame] = []
     rows: list[list[str]] = []
     begins = before + 1  # the line in which a row begins: one with line breaks in its cells has several
     try:
@@ -133,11 +136,15 @@ def _rows(path: Path, handle: TextIO, delimiter: str, before: int) -> pd.DataFra
                 )
             if cells:
                 rows.append(cells)
+            if len(rows) == _ROWS_AT_ONCE:
+                parts.append(pd.DataFrame(rows, columns=pd.Index(header), dtype=str))
+                rows = []
             begins = before + reader.line_num + 1
     except csv.Error as error:
         place = f"line {before + reader.line_num}"
         raise TableError(f"{path}, {place}: not valid CSV: {error}, in the row that begins in line {begins}.") from error
-    return pd.DataFrame(rows, columns=pd.Index(header), dtype=str)
+    parts.append(pd.DataFrame(rows, columns=pd.Index(header), dtype=str))
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
 
 
 def _check_header(path: Path, header: list[str]) -> None:

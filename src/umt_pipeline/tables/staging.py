@@ -188,7 +188,8 @@ def _wanted(root: str, listed: dict[str, dict[str, Any]], left_out: Counter[str]
     for path in sorted(listed):
         name = path.removeprefix(root.rstrip("/")).removeprefix("/")
         parts = name.split("/")
-        if not name or listed[path].get("type") == "directory":  # S3 lists folders as empty files
+        # A folder made in S3's console is an empty object with / at its end.
+        if not name or listed[path].get("type") == "directory" or (name.endswith("/") and not listed[path].get("size")):
             continue
         if any(part in ("", ".", "..") for part in parts):
             left_out[UNSAFE] += 1
