@@ -97,7 +97,7 @@ def test_init_writes_an_overlay_that_kedro_reads(project: Path, media: Path) -> 
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "3 video files" in result.output
-    assert "1 files of other kinds are left out" in result.output
+    assert "left out: 1 files of other kinds" in result.output
     assert "2 of 3 captions name one of these files" in result.output
     assert "kedro run --env mine" in result.output
     loader = OmegaConfigLoader(
@@ -124,7 +124,8 @@ def test_init_takes_the_images_that_captions_name(project: Path, media: Path) ->
     told = init_environment(project, "mine", media, captions, None, "0,50,50")
     for line in (
         "2 image files with a caption, all in split train",
-        "2 files of other kinds are left out",
+        "left out: 1 files of other kinds",
+        "left out: 1 images without a caption",
         "4 of 5 captions name one of these files",
         "warning: no video in split 'train'; change --splits",
     ):
@@ -154,7 +155,7 @@ def test_init_refuses(project: Path, media: Path) -> None:
     with pytest.raises(ConfigError, match="expected a folder of videos, found nothing"):
         init_environment(project, "mine", media / "none", captions, None, "80,10,10")
     (media.parent / "empty").mkdir()
-    with pytest.raises(ConfigError, match="found none among 0 files"):
+    with pytest.raises(ConfigError, match=r"expected files ending in .*; found nothing at all"):
         init_environment(project, "mine", media.parent / "empty", captions, None, "80,10,10")
     with pytest.raises(ConfigError, match="sum to 100"):
         init_environment(project, "mine", media, captions, None, "80,10,20")

@@ -12,7 +12,7 @@ import umt_pipeline.datasets.table
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import TableDataset
 
-SUFFIXES = [".csv", ".json", ".jsonl", ".parquet"]
+SUFFIXES = [".csv", ".tsv", ".json", ".jsonl", ".parquet"]
 # Surrogates are no text, \r\n within a CSV cell is the reader's line end, NUL is refused by csv.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x00"), max_size=20)
 
@@ -72,9 +72,7 @@ def test_malformed_files(tmp_path: Path, name: str, content: bytes, message: str
 def test_missing_file_and_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="found nothing"):
         TableDataset(str(tmp_path / "t.csv")).load()
-    with pytest.raises(
-        Exception, match=r"expected a table ending in \.csv, \.json, \.jsonl, \.parquet, found '\.xlsx'"
-    ):
+    with pytest.raises(Exception, match=r"a table ending in \.csv, \.tsv, \.json, \.jsonl, \.parquet, found '\.xlsx'"):
         TableDataset(str(tmp_path / "t.xlsx"))
 
 

@@ -13,13 +13,9 @@ import yaml
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.tables.folders import read_folder
 from umt_pipeline.video.media import is_image
 
-# Files with other suffixes are left out, and counted, but for images that have a caption.
-VIDEO_SUFFIXES = {
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".webm", ".wmv",
-}  # fmt: skip
 SPLITS = ("train", "validation", "test")
 
 
@@ -49,7 +45,9 @@ def init_environment(
     if conf.exists():
         raise ConfigError(f"{conf}: exists already. Delete it, or choose another name.")
     caption_table = _table_with(captions, "video", "caption")
-    found, images, ignored = scan_videos(videos, {path for path in caption_table["video"] if isinstance(path, str)})
+    read = read_folder(videos, captioned=frozenset(path for path in caption_table["video"] if isinstance(path, str)))
+    images = [path for path in read.videos["video"] if is_image(path)]
+    found = [path for path in read.videos["video"] if not is_image(path)]
     split_table = assign_splits(found, parse_shares(shares))
     counts = split_table["split"].value_counts()
     stills = pd.DataFrame({"video": images, "split": SPLITS[0]}, dtype=str)
@@ -88,7 +86,7 @@ def init_environment(
     return [
         f"{len(found)} video files: " + ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS),
         *([f"{len(images)} image files with a caption, all in split train"] if images else []),
-        *([f"{ignored} files of other kinds are left out"] if ignored else []),
+        *(f"left out: {count} {reason}" for reason, count in read.left_out.items()),
         f"{_matches(caption_table, files)} of {len(caption_table)} captions name one of these files",
         *([f"{_matches(label_table, files)} of {len(label_table)} labels name one of these files"] if labels else []),
         *(f"warning: no video in split '{split}'; change --splits" for split in SPLITS if not counts.get(split, 0)),
@@ -96,29 +94,6 @@ def init_environment(
         f"next: kedro run --env {name} --pipelines ingestion,teacher_features,stage1,stage2,evaluation",
         f"then: umt summary --env {name}",
     ]
-
-
-def scan_videos(folder: Path, captioned: set[str]) -> tuple[list[str], list[str], int]:
-    """Return the sorted POSIX paths, relative to ``folder``, of the video files and of the images; the number of others.
-
-    Args:
-        folder: searched to any depth.
-        captioned: paths that have a caption; other images count as other files.
-
-    Raises:
-        ConfigError: ``folder`` is no folder or holds no video file.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: expected a folder of videos, found {'a file' if folder.exists() else 'nothing'}.")
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    found = sorted(path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in VIDEO_SUFFIXES)
-    if not found:
-        raise ConfigError(
-            f"{folder}: expected files ending in {' '.join(sorted(VIDEO_SUFFIXES))}; "
-            f"found none among {len(files)} files."
-        )
-    images = sorted({path.relative_to(folder).as_posix() for path in files if is_image(path)} & captioned)
-    return found, images, len(files) - len(found) - len(images)
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
