@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from umt_pipeline.commands.init import scan_videos
+from umt_pipeline.commands.media_folder import read_folder
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.media import VideoRules
 from umt_pipeline.video.reader import probe
@@ -49,7 +49,7 @@ def main() -> None:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
         for seed in range(8 if len(sys.argv) == 1 else 0):
             draw_file(folder / f"{seed}.mp4", seed)
-        found = [folder / name for name in scan_videos(folder, set())[0]][:VIEWS]
+        found = [folder / name for name in read_folder(folder).videos["video"]][:VIEWS]
         paths, infos, refused = [], [], 0
         start = time.process_time()
         for path in found:

@@ -89,5 +89,5 @@ def test_all_declared_plots_are_drawn_and_name_files_of_stages() -> None:
 
 
 def test_a_stage_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected pipelines of .*stage1.*; found 'stage3'"):
+    with pytest.raises(ConfigError, match=r"expected pipelines of .*stage1.*; found 'stage3'"):
         describe_stages(ROOT, None, ["ingestion", "stage3"])

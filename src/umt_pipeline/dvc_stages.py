@@ -176,8 +176,9 @@ def write_stages(project: Path, corpus: str | None, names: Iterable[str] | None 
 
 
 def code_rooms(stage: str) -> list[str]:
-    """Return what a stage's code is made of: whole rooms, of pipelines and tasks its own folder, of a room of which it uses
-    one module this module; sorted, relative to the package.
+    """Return what a stage's code is made of, sorted, relative to the package.
+
+    These are whole rooms, of pipelines and tasks its own folder, and of a room of which it uses one module this module.
     """
     source = f"tasks.{stage}" if stage in task_names() else f"pipelines.{stage}"
     modules: dict[str, list[Path]] = {}
@@ -229,7 +230,8 @@ def _kept_datasets(project: Path, corpus: str | None, chosen: Iterable[Pipeline]
     resolver = CatalogConfigResolver(catalog, default_runtime_patterns={"{default}": {"type": "kedro.io.MemoryDataset"}})
     results = project / str(loader["globals"]["results"])
     names = {name for pipeline in chosen for name in pipeline.datasets()}
-    found, factories = {}, {}
+    found: dict[str, Kept] = {}
+    factories: dict[str, Kept] = {}
     for name in [*(name for name in catalog if name in names), *names.difference(catalog)]:
         entry = resolver.resolve_pattern(name)
         if "filepath" not in entry:

@@ -64,7 +64,8 @@ def read_raw_tables(
     if videos.empty:
         raise TableError("Table raw_videos: expected at least one row, found none.")
     _check_splits(videos, params)
-    videos["video_id"] = video_ids(list(videos["video"]))
+    if "video_id" not in videos:
+        videos["video_id"] = video_ids(list(videos["video"]))
     raw = {"captions": raw_captions, "labels": raw_labels, "questions": raw_questions, "boxes": raw_boxes}
     read = {kind.name: kind.read(raw[kind.name], params.mapping(kind.name)) for kind in KINDS}
     ignored = {"videos": unused, **{name: columns for name, (_, columns) in read.items()}}
