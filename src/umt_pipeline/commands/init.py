@@ -287,7 +287,7 @@ def _left_out(names: list[str]) -> list[str]:
     lines = []
     if "stage2" not in names:
         lines.append("no captions: stage2, retrieval and evaluation are left out (--captions, or files x.txt beside x.mp4)")
-        lines.append("no captions: the small teacher learns from labels, of which each clip needs one; or take a published teacher")
+        lines.append("no captions: the small teacher learns from labels, which each clip needs; or take a published teacher")
     if "classification" not in names:
         lines.append("no labels: classification is left out (--labels, or --class-folders)")
     missing = [task for task in ("question_answering", "detection") if task not in names]
