@@ -8,6 +8,7 @@ for DVC, beyond that, its catalog entry says (:class:`DvcOptions`).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,9 @@ class Kept:
 def project_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines that are stages, by name, each after those that it reads from."""
     configure_project(PACKAGE)
-    found = {name: pipeline for name, pipeline in dict(pipelines).items() if name != "__default__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow, about classes of its own
+        found = {name: pipeline for name, pipeline in dict(pipelines).items() if name != "__default__"}
     makers = {output: name for name, pipeline in found.items() for output in pipeline.all_outputs()}
     depth: dict[str, int] = {}
 

@@ -78,19 +78,19 @@ def stage_states(repo: Any, file: Path) -> list[StageState]:
     if not file.is_file():
         raise ConfigError(f"{file}: expected stages, found nothing. Write them: umt stages.")
     stages = {stage.name: stage for stage in repo.stage.collect(str(file))}
+    told = repo.status(targets=[str(file)])
     order = [name for name in yaml.safe_load(file.read_text(encoding="utf-8"))["stages"] if name in stages]
     makers = {str(out): name for name, stage in stages.items() for out in stage.outs}
     found: dict[str, StageState] = {}
     for name in order:
         stage = stages[name]
         state = found[name] = StageState(name)
-        told: list[Any] = next(iter(stage.status().values()), [])
         above = [makers[str(dep)] for dep in stage.deps if str(dep) in makers and makers[str(dep)] != name]
         waits = [other for other in dict.fromkeys(above) if found[other].state in (RUNS, WAITS)]
         if not any(dep.hash_info for dep in stage.deps):
             state.state, state.why = RUNS, ["never run"]
         else:
-            state.why = [reason for entry in told for reason in _reasons(entry, stage, makers)]
+            state.why = [reason for entry in told.get(stage.addressing, []) for reason in _reasons(entry, stage, makers)]
             state.state = RUNS if state.why else UP_TO_DATE
         if state.state == UP_TO_DATE and (gone := [str(out) for out in stage.outs if not out.exists]):
             state.state, state.why = MISSING, [f"{_some(gone)}: fetch it (dvc pull), or it is made again"]
@@ -143,13 +143,15 @@ def _some(names: list[str]) -> str:
 
 def edited_files(repo: Any, corpus: Corpus) -> list[str]:
     """Return the raw tables that were changed by hand since DVC was told of them."""
-    files = [path for path in corpus.raw_files() if path.with_name(f"{path.name}.dvc").is_file() and path.is_file()]
-    return [
-        str(path.relative_to(corpus.project))
-        for path in files
-        for stage in repo.stage.collect(f"{path}.dvc")
-        if stage.status()
-    ]
+    kept = {str(path.relative_to(corpus.project)): path for path in corpus.raw_files()}
+    kept = {name: path for name, path in kept.items() if path.exists() and path.with_name(f"{path.name}.dvc").is_file()}
+    changed = repo.status(targets=[f"{path}.dvc" for path in kept.values() if path.is_file()])
+    return [name for name in kept if f"{name}.dvc" in {_relative(corpus.project, stage) for stage in changed}]
+
+
+def _relative(project: Path, stage: str) -> str:
+    # DVC's names are relative to the current folder.
+    return str(Path(stage).resolve().relative_to(project.resolve()))
 
 
 def folder_news(corpus: Corpus) -> list[str]:
