@@ -8,7 +8,6 @@ for DVC, beyond that, its catalog entry says (:class:`DvcOptions`).
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import yaml
 from kedro.framework.project import configure_project, pipelines
-from kedro.io import CatalogConfigResolver
 from kedro.pipeline import Pipeline
 from omegaconf import OmegaConf
 
@@ -24,7 +22,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.core.identity import PACKAGE, PACKAGE_FOLDER, closure, imported_modules
-from umt_pipeline.project_config import config_loader, validated
+from umt_pipeline.project_config import catalog_resolver, config_loader, validated
 from umt_pipeline.tasks import task_names
 
 CODE = f"src/{PACKAGE}"
@@ -94,9 +92,7 @@ class Kept:
 def project_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines that are stages, by name, each after those that it reads from."""
     configure_project(PACKAGE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow, about classes of its own
-        found = {name: pipeline for name, pipeline in dict(pipelines).items() if name != "__default__"}
+    found = {name: pipeline for name, pipeline in dict(pipelines).items() if name != "__default__"}
     makers = {output: name for name, pipeline in found.items() for output in pipeline.all_outputs()}
     depth: dict[str, int] = {}
 
@@ -229,8 +225,7 @@ _STYLE: dict[str, Any] = {"Dumper": _Dumper, "sort_keys": False, "allow_unicode"
 def _kept_datasets(project: Path, corpus: str | None, chosen: Iterable[Pipeline]) -> dict[str, Kept]:
     """Return the datasets of pipelines that are files or folders: in the catalog's order, those of factories last."""
     loader = config_loader(project, corpus or "base")
-    catalog = loader["catalog"]
-    resolver = CatalogConfigResolver(catalog, default_runtime_patterns={"{default}": {"type": "kedro.io.MemoryDataset"}})
+    catalog, resolver = loader["catalog"], catalog_resolver(loader)
     results = project / str(loader["globals"]["results"])
     names = {name for pipeline in chosen for name in pipeline.datasets()}
     found: dict[str, Kept] = {}
