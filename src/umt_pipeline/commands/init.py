@@ -93,10 +93,10 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
     with dvc_repo(project) as repo:
         media = given.videos.resolve()
         if given.media == "add":
-            media = copy_media(media, corpus.raw / "media", list(found.videos["video"]))
+            media = copy_media(media, corpus.raw / "media", list(videos["video"]))
         TableDataset(str(corpus.videos)).save(videos)
         files = {kind: write_table(corpus.raw, kind, tables[kind], given.tables.get(kind)) for kind in tables}
-        manifest = HashCache(corpus.hashes).table(media, list(found.videos["video"]))
+        manifest = HashCache(corpus.hashes).table(media, list(videos["video"]))  # others stay new for `umt update`
         TableDataset(str(corpus.manifest)).save(manifest)
         folder = [media] if given.media == "add" else []
         put_under_dvc(repo, [corpus.videos, corpus.manifest, *(path for path in files.values() if path), *folder])

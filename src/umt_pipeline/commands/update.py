@@ -129,16 +129,16 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
             _take(corpus, kind, given[kind], path)
         corpus = existing_corpus(project, name)  # tables may lie elsewhere now
         renamed = _rename(corpus, changes.moved)
-        # Last: as long as it is the old one, all of this is done again.
-        TableDataset(str(corpus.manifest)).save(now)
+        # A new file without a split stays new. The manifest comes last: as long as it is the old one, all is done again.
+        unsplit = set(changes.new) - set(videos["video"])
+        TableDataset(str(corpus.manifest)).save(now[~now["video"].isin(unsplit)])
         put_under_dvc(repo, corpus.raw_files())
     pipelines = pipelines_for({kind for kind in TABLES if len(corpus.load(kind))})
     write_stages(project, name, pipelines)
-    unsplit = len(set(changes.new) - set(videos["video"]))
     return [
         f"{len(now)} files: {changes.counts()}",
         *([f"{renamed} rows of tables name the new paths of moved files"] if renamed else []),
-        *([f"{unsplit} new files have no split and are left out: --splits FILE:COLUMN, or 80,10,10"] if unsplit else []),
+        *([f"{len(unsplit)} new files have no split and are left out: --splits FILE:COLUMN, or 80,10,10"] if unsplit else []),
         f"stages: {', '.join(pipelines)}",
         f"next: git add conf/{name} corpora/{name} data/{name}",
         f"      dvc repro corpora/{name}/dvc.yaml",
