@@ -33,6 +33,7 @@ WIRING = (
     ("project_config", "tracking", "datasets"),
     ("hooks",),
     ("pipelines",),
+    ("dvc_stages",),
     ("commands",),
     ("settings", "pipeline_registry", "cli"),
     ("__main__",),

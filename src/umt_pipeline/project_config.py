@@ -143,10 +143,17 @@ def catalog_path(project: Path, loader: ProjectConfigLoader, dataset: str) -> Pa
     Raises:
         ConfigError: the catalog has neither.
     """
-    entry = CatalogConfigResolver(config=loader["catalog"]).resolve_pattern(dataset)
+    entry = catalog_resolver(loader).resolve_pattern(dataset)
     if "filepath" not in entry:
         raise ConfigError(f"catalog: expected an entry or a factory for '{dataset}', found none")
     return project / str(entry["filepath"])
+
+
+def catalog_resolver(loader: ProjectConfigLoader) -> CatalogConfigResolver:
+    """Return what finds the entry of a dataset, or the factory that makes it; of one in memory it is Kedro's default."""
+    # Named, or Kedro warns that it takes it.
+    in_memory = {"{default}": {"type": "kedro.io.MemoryDataset"}}
+    return CatalogConfigResolver(config=loader["catalog"], default_runtime_patterns=in_memory)
 
 
 def typed_parameters(loader: ProjectConfigLoader, name: str, model: type[_Config]) -> _Config:

@@ -90,13 +90,15 @@ def flush() -> None:
 def provenance_tags(project: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that say which code and which DVC stage a run belongs to.
 
-    ``git.dirty`` is about inputs: ``dvc.lock`` and ``results/`` are what runs write, so they do not count. A project
+    ``git.dirty`` is about inputs: ``dvc.lock`` and ``results/`` are what runs write, here and in ``corpora/``, so they do not
+    count. A project
     that is not in git, or a machine without it, gives no git tags.
     """
     tags = {tag: environment[variable] for variable, tag in _DVC_VARIABLES.items() if environment.get(variable)}
     try:
         tags["git.commit"] = _git(project, "rev-parse", "HEAD")
-        changes = _git(project, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!results")
+        written = ("dvc.lock", "results", "corpora/*/dvc.lock", "corpora/*/results")
+        changes = _git(project, "status", "--porcelain", "--", ".", *(f":!{path}" for path in written))
         tags["git.dirty"] = str(bool(changes)).lower()
     except (OSError, subprocess.SubprocessError):
         _log.info("%s: no git commit to tag the run with", project)

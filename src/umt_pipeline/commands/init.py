@@ -1,165 +1,307 @@
-"""`umt init`: an overlay of the configuration for somebody's own folder of videos."""
+"""`umt init`: a corpus of somebody's own videos as a DVC project: configuration, raw tables, stages."""
 
 from __future__ import annotations
 
-import hashlib
 import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
 
-from umt_pipeline.core.errors import ConfigError, TableError
-from umt_pipeline.core.files import staged_file
+from umt_pipeline.commands.corpus import NEEDED, RECORD, TABLES, Corpus, CorpusRecord, edited, pipelines_for, table_with
+from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
+from umt_pipeline.commands.media_folder import FolderTables, read_folder
+from umt_pipeline.commands.media_hashes import HashCache
+from umt_pipeline.commands.splits import SPLITS, read_splits
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import staged_file, staged_folder
 from umt_pipeline.datasets import TableDataset
-from umt_pipeline.tables.folders import read_folder
-from umt_pipeline.video.media import is_image
+from umt_pipeline.dvc_stages import CORPORA, write_stages
+from umt_pipeline.project_config import config_loader
 
-SPLITS = ("train", "validation", "test")
+# Files beside a video that say something of it.
+SIDECARS = (".txt", ".json")
+TABLE_TYPE = "umt_pipeline.datasets.TableDataset"
+FOLDER_TYPE = "umt_pipeline.datasets.FolderDataset"
 
 
-def init_environment(
-    project: Path, name: str, videos: Path, captions: Path, labels: Path | None, shares: str
-) -> list[str]:
-    """Write ``conf/NAME`` and ``data/NAME/01_raw/videos.csv``; return what to tell the user.
+@dataclass(frozen=True)
+class Given:
+    """What a user gives to `umt init`.
+
+    Attributes:
+        videos: a folder; video files at any depth are taken, and images that have a caption: others may be thumbnails.
+        tables: files by the names of :data:`TABLES`: captions (columns video, caption), labels (video, label and, optionally,
+            task), questions and boxes. Paths in them are relative to ``videos``. Without captions or labels those of the folder
+            are taken: sidecar files and, if so said, folders that are named after classes.
+        splits: see :func:`umt_pipeline.commands.splits.read_splits`.
+        media: ``add``: copy the media into the project and let DVC keep them; ``leave``: let them be where they are.
+        class_folders: the folder that a video lies in is its label.
+        like: an environment whose parameters to start from; None: the demo's.
+    """
+
+    videos: Path
+    tables: Mapping[str, Path] = field(default_factory=dict)
+    splits: str = "80,10,10"
+    media: Literal["add", "leave"] = "leave"
+    class_folders: bool = False
+    like: str | None = None
+
+
+def init_corpus(project: Path, name: str, given: Given) -> list[str]:
+    """Write ``conf/NAME``, ``data/NAME/01_raw`` and ``corpora/NAME/dvc.yaml``; return what to tell the user.
 
     Nothing is written unless every input is in order.
 
     Args:
         project: the project's folder.
-        name: of the overlay.
-        videos: a folder; video files at any depth are taken, and image files that the captions name: others may be
-            thumbnails. Images are trained on and never measured on: all are of split train.
-        captions: a table with the columns ``video`` (path relative to ``videos``) and ``caption``.
-        labels: a table with the columns ``video``, ``label`` and, optionally, ``task``.
-        shares: per cent of train, validation and test, such as ``"80,10,10"``.
+        name: of the corpus.
+        given: what it is made of.
 
     Raises:
-        ConfigError: the name is taken or unusable, the folder holds no video, or the shares are not three numbers.
+        ConfigError: the name is taken or unusable, the folder holds no video, the shares are not three numbers, or the project
+            is no DVC project.
         TableError: a table lacks a column.
     """
-    conf = project / "conf" / name
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("base", "local"):
+    from umt_pipeline.pipelines.ingestion.nodes import video_ids
+
+    corpus = Corpus(project, name)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("base", "local", "recipes"):
         raise ConfigError(f"name: expected lower-case letters, digits and _, not base or local; found '{name}'.")
-    if conf.exists():
-        raise ConfigError(f"{conf}: exists already. Delete it, or choose another name.")
-    caption_table = _table_with(captions, "video", "caption")
-    read = read_folder(videos, captioned=frozenset(path for path in caption_table["video"] if isinstance(path, str)))
-    images = [path for path in read.videos["video"] if is_image(path)]
-    found = [path for path in read.videos["video"] if not is_image(path)]
-    split_table = assign_splits(found, parse_shares(shares))
-    counts = split_table["split"].value_counts()
-    stills = pd.DataFrame({"video": images, "split": SPLITS[0]}, dtype=str)
-    split_table = pd.concat([split_table, stills], ignore_index=True)
-    label_table = pd.DataFrame({"video": [], "task": [], "label": []}, dtype=str)
-    if labels is not None:
-        label_table = _table_with(labels, "video", "label")
-        if "task" not in label_table:
-            label_table.insert(1, "task", "label")
+    if corpus.conf.exists():
+        raise ConfigError(f"{corpus.conf}: exists already. Delete it, or choose another name.")
+    if given.class_folders and "labels" in given.tables:
+        raise ConfigError("--class-folders: expected no --labels beside it, for both say what the labels are. Leave one out.")
+    assign, splits = read_splits(given.splits)
+    tables = {kind: table_with(path, *NEEDED[kind]) for kind, path in given.tables.items()}
+    found = scan(given.videos, tables.get("captions"), given.class_folders)
+    tables = {"captions": found.captions, "labels": labels_of(tables.get("labels", found.labels)), **_rest(tables)}
+    videos = assign(list(found.videos["video"]))
+    videos["video_id"] = pd.Series(video_ids(list(videos["video"])), dtype=str)
 
-    raw = Path("data") / name / "01_raw"
-    TableDataset(str(project / raw / "videos.csv")).save(split_table)
-    TableDataset(str(project / raw / "labels.csv")).save(label_table)
-    _write_overlay(
-        conf,
-        name,
-        {
-            "raw_media": {"type": "umt_pipeline.datasets.FolderDataset", "filepath": str(videos.resolve())},
-            "raw_videos": {"type": "umt_pipeline.datasets.TableDataset", "filepath": str(raw / "videos.csv")},
-            "raw_captions": {"type": "umt_pipeline.datasets.TableDataset", "filepath": str(captions.resolve())},
-            "raw_labels": {"type": "umt_pipeline.datasets.TableDataset", "filepath": str(raw / "labels.csv")},
-            "raw_questions": {
-                "type": "umt_pipeline.datasets.TableDataset",
-                "filepath": str(raw / "questions.jsonl"),
-                "optional": True,
-            },
-            "raw_boxes": {
-                "type": "umt_pipeline.datasets.TableDataset",
-                "filepath": str(raw / "boxes.csv"),
-                "optional": True,
-            },
-        },
-        tasks=sorted(set(label_table["task"])),
+    record = CorpusRecord(
+        media=given.media,
+        splits=splits,
+        captions="table" if "captions" in given.tables else "folder",
+        labels="table" if "labels" in given.tables else "folder",
+        class_folders=given.class_folders,
     )
-    files = [*found, *images]
-    return [
-        f"{len(found)} video files: " + ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS),
-        *([f"{len(images)} image files with a caption, all in split train"] if images else []),
-        *(f"left out: {count} {reason}" for reason, count in read.left_out.items()),
-        f"{_matches(caption_table, files)} of {len(caption_table)} captions name one of these files",
-        *([f"{_matches(label_table, files)} of {len(label_table)} labels name one of these files"] if labels else []),
-        *(f"warning: no video in split '{split}'; change --splits" for split in SPLITS if not counts.get(split, 0)),
-        f"written: {conf} and {project / raw}",
-        f"next: kedro run --env {name} --pipelines ingestion,teacher_features,stage1,stage2,evaluation",
-        f"then: umt summary --env {name}",
-    ]
+    with dvc_repo(project) as repo:
+        media = given.videos.resolve()
+        if given.media == "add":
+            media = copy_media(media, corpus.raw / "media", list(videos["video"]))
+        TableDataset(str(corpus.videos)).save(videos)
+        files = {kind: write_table(corpus.raw, kind, tables[kind], given.tables.get(kind)) for kind in tables}
+        manifest = HashCache(corpus.hashes).table(media, list(videos["video"]))  # others stay new for `umt update`
+        TableDataset(str(corpus.manifest)).save(manifest)
+        folder = [media] if given.media == "add" else []
+        put_under_dvc(repo, [corpus.videos, corpus.manifest, *(path for path in files.values() if path), *folder])
+        with staged_folder(corpus.conf) as staged:
+            write_overlay(project, corpus, staged, _Overlay(media, files, record, given.like, tables, videos))
+    names = pipelines_for({kind for kind, table in tables.items() if len(table)})
+    write_stages(project, name, names)
+    return [*_counted(found, videos, tables, given), *_left_out(names), *_next(project, corpus)]
 
 
-def parse_shares(text: str) -> tuple[float, float, float]:
-    """Return three numbers that sum to 100.
+def scan(folder: Path, captions: pd.DataFrame | None, class_folders: bool) -> FolderTables:
+    """Read a folder; with a table of captions in place of the sidecar files."""
+    named = frozenset() if captions is None else frozenset(video for video in captions["video"] if isinstance(video, str))
+    found = read_folder(folder, class_folders, named)
+    return found if captions is None else FolderTables(found.videos, captions, found.labels, found.left_out)
+
+
+def labels_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of labels with its column ``task``, which one of a single task need not have."""
+    if "task" in table:
+        return table
+    columns = list(table.columns)
+    return table.assign(task="label")[[columns[0], "task", *columns[1:]]]
+
+
+def copy_media(folder: Path, target: Path, videos: list[str]) -> Path:
+    """Copy media and their sidecar files to where DVC will keep them; return that folder.
+
+    Copies and not links: DVC makes what it keeps read-only, and the originals stay the user's.
 
     Raises:
-        ConfigError: ``text`` is something else.
+        ConfigError: a file cannot be read.
     """
-    try:
-        train, validation, test = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--splits: expected three numbers such as 80,10,10; found '{text}'.") from None
-    if min(train, validation, test) < 0 or abs(train + validation + test - 100) > 1e-6:
-        raise ConfigError(f"--splits: expected numbers from 0 up that sum to 100; found '{text}'.")
-    return train, validation, test
+    if folder == target.resolve():
+        return target
+    with staged_folder(target) as staged:
+        for video in videos:
+            for suffix in ("", *SIDECARS):
+                source = folder / video if not suffix else (folder / video).with_suffix(suffix)
+                copy = staged / source.relative_to(folder)
+                if copy.exists() or (suffix and not source.is_file()):
+                    continue
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    shutil.copy2(source, copy)
+                except OSError as error:
+                    raise ConfigError(f"{source}: expected to copy it: {error}. Repair it, or use --media leave.") from error
+    return target
 
 
-def assign_splits(videos: list[str], shares: tuple[float, float, float]) -> pd.DataFrame:
-    """Return the table ``video, split``.
+def write_table(raw: Path, kind: str, table: pd.DataFrame, source: Path | None) -> Path | None:
+    """Put a table into the folder of raw tables, as the user wrote it or made anew; None: it has no row, nothing is written."""
+    if source is None:
+        if table.empty:
+            return None
+        path = raw / f"{kind}{TABLES[kind]}"
+        TableDataset(str(path)).save(table)
+        return path
+    path = raw / f"{kind}{source.suffix.lower()}"
+    if kind == "labels":
+        TableDataset(str(path)).save(table)
+    elif source.resolve() != path.resolve():
+        with staged_file(path) as staged:
+            shutil.copyfile(source, staged)
+    return path
 
-    A video's split depends on the hash of its path alone, so it stays where it is when others come or go.
+
+def _rest(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return {kind: tables.get(kind, pd.DataFrame()) for kind in ("questions", "boxes")}
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    """What decides the configuration of a new corpus."""
+
+    media: Path
+    files: Mapping[str, Path | None]
+    record: CorpusRecord
+    like: str | None
+    tables: Mapping[str, pd.DataFrame]
+    videos: pd.DataFrame
+
+
+def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) -> None:
+    """Fill the folder of a corpus' configuration.
+
+    Parameter files hold all values, and no interpolation: what DVC sees is then what runs, ``-S`` can change any of them, and
+    the demo's may change without that the corpus does.
     """
-    train, validation, _ = shares
-    splits = []
-    for video in videos:
-        point = int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") / 2**64 * 100
-        splits.append(SPLITS[0] if point < train else SPLITS[1] if point < train + validation else SPLITS[2])
-    return pd.DataFrame({"video": videos, "split": splits}, dtype=str)
+    raw, root = corpus.raw.relative_to(project), project.resolve()
+    media = raw / "media" if overlay.record.media == "add" else overlay.media
+    media = media.relative_to(root) if media.is_relative_to(root) else media
+    catalog: dict[str, Any] = {
+        "raw_media": {"type": FOLDER_TYPE, "filepath": "${globals:media}"},
+        "raw_videos": {"type": TABLE_TYPE, "filepath": str(raw / corpus.videos.name)},
+    }
+    if overlay.record.media == "leave":
+        catalog["raw_media"]["metadata"] = {"dvc": {"instead": str(raw / corpus.manifest.name)}}
+    for kind, suffix in TABLES.items():
+        name = getattr(overlay.files.get(kind), "name", f"{kind}{suffix}")
+        catalog[f"raw_{kind}"] = {"type": TABLE_TYPE, "filepath": str(raw / name), "optional": True}
+    # Without captions there is no stage 2, and tasks start from stage 1.
+    for model, metadata in {"stage2": {"metadata": {"mlflow": {"model": "umt_stage2"}}}, "stage2_control": {}}.items():
+        path = f"data/{corpus.name}/06_models/{model}"
+        catalog[f"{model}_model"] = {"type": FOLDER_TYPE, "filepath": path, "optional": True, **metadata}
+    settings = {"data": f"data/{corpus.name}", "results": f"{CORPORA}/{corpus.name}/results", "media": str(media)}
+    header = f"# Written by `umt init {corpus.name}`; change it as you like.\n"
+    for file_name, content in {"globals.yml": settings, "catalog.yml": catalog, RECORD: overlay.record.model_dump()}.items():
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+        (conf / file_name).write_text(header + text, encoding="utf-8")
+
+    start = config_loader(project, overlay.like or "base")["parameters"]
+    own = _own_parameters(corpus, overlay)
+    for base in sorted((project / "conf" / "base").glob("parameters*.yml")):
+        if base.stem == "parameters_demo_corpus":
+            continue
+        file = conf / base.name
+        shutil.copyfile(base, file)
+        with edited(file) as blocks:
+            for block in list(blocks):
+                _set(blocks, {block: start[block]})
+                _set(blocks, {block: own.get(block, {})} if block in own else {})
+        file.write_text(header + file.read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def _table_with(path: Path, *columns: str) -> pd.DataFrame:
-    table = TableDataset(str(path)).load()
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise TableError(
-            f"{path}: expected the columns {', '.join(columns)}; found {', '.join(map(str, table.columns)) or 'none'}; "
-            f"missing: {', '.join(missing)}. Rename them in the file, or copy the file with new names."
-        )
-    return table
+def _set(content: Any, values: Mapping[str, Any]) -> None:
+    """Write values into a YAML document; what is equal already stays as it is written."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(content.get(key), dict) and content[key]:
+            _set(content[key], value)
+        elif key not in content or content[key] != value:
+            content[key] = value
 
 
-def _matches(table: pd.DataFrame, videos: list[str]) -> int:
-    return int(table["video"].isin(videos).sum())
-
-
-def _write_overlay(conf: Path, name: str, catalog: dict[str, dict[str, str | bool]], tasks: list[str]) -> None:
-    # The demo's sentences for its small teacher name label tasks that other corpora do not have: captions take their place.
+def _own_parameters(corpus: Corpus, overlay: _Overlay) -> dict[str, dict[str, Any]]:
+    """Return what follows from the corpus. The demo's sentences, words and groups of labels are not those of others."""
+    tables = overlay.tables
+    tasks = sorted(set(tables["labels"]["task"])) if len(tables["labels"]) else []
+    start = {} if len(tables["captions"]) else {"start": "stage1"}
     # Real captions are longer than the demo's and of more words: its sizes would cut most of them.
-    small = {"templates": [], "synonyms": {}, "vocab_size": 8192, "context_length": 32}
+    small = {"templates": _templates(overlay, tasks), "vocab_size": 8192, "context_length": 32}
     bert = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
     # The first word, not the text: real questions are hardly ever worded alike.
     asked = {"fine_tuning": {"max_question_length": 25}, "test": {"types": "first_word"}}
-    parameters: dict[str, dict[str, Any]] = {
-        "parameters_teacher_features.yml": {"teacher_features": {"dataset_id": name, "train_small": small}},
-        "parameters_stage2.yml": {"stage2": {"text": bert}},
-        "parameters_ingestion.yml": {"ingestion": {"dataset_id": name, "columns": {"videos": {"corpus": None}}}},
-        "parameters_evaluation.yml": {"evaluation": {"retrieval_sets": ["test"], "tasks": tasks}},
-        "parameters_retrieval.yml": {"retrieval": {"test": {"sets": ["test"]}}},
-        "parameters_detection.yml": {"detection": {"groups": None}},
-        "parameters_question_answering.yml": {"question_answering": {"test_splits": ["test"], **asked}},
+    columns = {"video": "video", "split": "split", "corpus": None, "media": None, "video_id": "video_id"}
+    ingestion = {"dataset_id": corpus.name, "splits": list(SPLITS), "columns": {"videos": columns}}
+    return {
+        "teacher_features": {"dataset_id": corpus.name, "train_small": small},
+        "stage2": {"text": bert},
+        "ingestion": ingestion,
+        "evaluation": {"retrieval_sets": ["test"], "tasks": tasks},
+        "retrieval": {"test": {"sets": ["test"]}},
+        "detection": {"groups": None, **start},
+        "question_answering": {"test_splits": ["test"], **asked},
+        "classification": {**({"tasks": tasks} if tasks else {}), **start},
     }
-    if tasks:
-        parameters["parameters_classification.yml"] = {"classification": {"tasks": tasks}}
-    settings = {"data": f"data/{name}", "results": f"data/{name}/08_reporting/results"}
-    header = f"# Written by `umt init {name}`. Holds only what differs from conf/base; change it as you like.\n"
-    for file, content in {"globals.yml": settings, "catalog.yml": catalog, **parameters}.items():
-        with staged_file(conf / file) as staged:
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
-            staged.write_text(header + text, encoding="utf-8")
+
+
+def _templates(overlay: _Overlay, tasks: list[str]) -> list[str]:
+    """Return what the small teacher reads in place of captions where there are none: labels, if every clip has one."""
+    if len(overlay.tables["captions"]):
+        return []
+    labels = overlay.tables["labels"]
+    return [
+        f"a video of {{{task}}}"
+        for task in tasks
+        if set(overlay.videos["video"]) <= set(labels.loc[labels["task"] == task, "video"])
+    ]
+
+
+def _counted(found: FolderTables, videos: pd.DataFrame, tables: Mapping[str, pd.DataFrame], given: Given) -> list[str]:
+    counts = videos["split"].value_counts()
+    listed = set(found.videos["video"])
+    lines = [f"{len(listed)} files: " + ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS)]
+    if unsplit := len(listed) - len(videos):
+        lines.append(f"{unsplit} files of which {given.splits} names no split are left out")
+    lines += [f"{count} files are left out: {reason}" for reason, count in found.left_out.items()]
+    for kind, table in tables.items():
+        if len(table):
+            named = int(table["video"].isin(listed).sum())
+            origin = "" if kind in given.tables else ", found in the folder"
+            lines.append(f"{named} of {len(table)} {kind} name one of these files{origin}")
+    lines += [f"warning: no video in split '{split}'; change --splits" for split in SPLITS if not counts.get(split, 0)]
+    return lines
+
+
+def _left_out(names: list[str]) -> list[str]:
+    lines = []
+    if "stage2" not in names:
+        lines.append("no captions: stage2, retrieval and evaluation are left out (--captions, or files x.txt beside x.mp4)")
+        lines.append("no captions: the small teacher learns from labels, which each clip needs; or take a published teacher")
+    if "classification" not in names:
+        lines.append("no labels: classification is left out (--labels, or --class-folders)")
+    missing = [task for task in ("question_answering", "detection") if task not in names]
+    return [*lines, *([f"no questions or boxes for {', '.join(missing)}: left out"] if missing else [])]
+
+
+def _next(project: Path, corpus: Corpus) -> list[str]:
+    name = corpus.name
+    folders = [corpus.conf, corpus.raw, project / CORPORA / name]
+    return [
+        "written: " + ", ".join(str(path.relative_to(project)) for path in folders),
+        f"next: git add conf/{name} corpora/{name} data/{name}",
+        f"      git commit -m 'Corpus {name}'",
+        f"      dvc repro corpora/{name}/dvc.yaml",
+        f"      umt summary --env {name}",
+        f"any time: umt status {name}, and umt update {name} when files came, went or changed",
+    ]

@@ -118,22 +118,96 @@ def recipes() -> None:
     Console().print(str(write_page(project_folder())), soft_wrap=True, highlight=False)
 
 
+CorpusName = Annotated[str, typer.Argument(help="The corpus: the name given to `umt init`.")]
+Captions = Annotated[Path | None, typer.Option(help="Table (.csv .json .jsonl .parquet) with columns video, caption.")]
+Labels = Annotated[Path | None, typer.Option(help="Table with columns video, label, and task if there are several.")]
+Questions = Annotated[Path | None, typer.Option(help="Table of questions; docs/own_videos.md says its columns.")]
+Boxes = Annotated[Path | None, typer.Option(help="Table of boxes; docs/own_videos.md says its columns.")]
+
+
+def _tables(captions: Path | None, labels: Path | None, questions: Path | None, boxes: Path | None) -> dict[str, Path]:
+    named = {"captions": captions, "labels": labels, "questions": questions, "boxes": boxes}
+    return {name: path for name, path in named.items() if path is not None}
+
+
+def _say(lines: list[str]) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(line, markup=False)
+
+
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="Name of the new overlay: conf/NAME and data/NAME are made.")],
+    name: Annotated[str, typer.Argument(help="Name of the new corpus: conf/NAME, data/NAME, corpora/NAME are made.")],
     videos: Annotated[Path, typer.Option(help="Folder with video files and captioned images, searched to any depth.")],
-    captions: Annotated[Path, typer.Option(help="Table (.csv .json .jsonl .parquet) with columns video, caption.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="Table with columns video, label, and task if there are several.")
+    captions: Captions = None,
+    labels: Labels = None,
+    questions: Questions = None,
+    boxes: Boxes = None,
+    class_folders: Annotated[
+        bool, typer.Option("--class-folders", help="The folder that a video lies in is its label.")
+    ] = False,
+    splits: Annotated[
+        str,
+        typer.Option(help="Shares of train, validation and test in per cent; or a table of them: FILE or FILE:COLUMN."),
+    ] = "80,10,10",
+    media: Annotated[
+        str, typer.Option(help="leave: the videos stay where they are, DVC keeps hashes; add: DVC keeps copies of them.")
+    ] = "leave",
+    like: Annotated[
+        str | None, typer.Option(help="Environment whose parameters to start from, such as umt_b16. Default: the demo's.")
     ] = None,
-    splits: Annotated[str, typer.Option(help="Shares of train, validation and test in per cent.")] = "80,10,10",
 ) -> None:
-    """Prepare a run on your own folder of videos: writes conf/NAME and the table of videos."""
-    from umt_pipeline.commands.init import init_environment
+    """Make a corpus of your own videos: configuration, raw tables under DVC, and stages for `dvc repro`."""
+    from umt_pipeline.commands.init import Given, init_corpus
 
-    console = Console(soft_wrap=True, highlight=False)
-    for line in init_environment(project_folder(), name, videos, captions, labels, splits):
-        console.print(line, markup=False)
+    if media not in ("add", "leave"):
+        raise ConfigError(f"--media: expected add or leave, found '{media}'.")
+    tables = _tables(captions, labels, questions, boxes)
+    given = Given(videos, tables, splits, "add" if media == "add" else "leave", class_folders, like)
+    _say(init_corpus(project_folder(), name, given))
+
+
+@app.command()
+def update(
+    name: CorpusName,
+    captions: Captions = None,
+    labels: Labels = None,
+    questions: Questions = None,
+    boxes: Boxes = None,
+    splits: Annotated[str | None, typer.Option(help="How new files are split, if not as `umt init` was told.")] = None,
+) -> None:
+    """Take in what came, went, moved or changed in a corpus' folder, and new versions of its tables.
+
+    Known files keep their split, and what is known of them: only new content is read again.
+    """
+    from umt_pipeline.commands.update import update_corpus
+
+    _say(update_corpus(project_folder(), name, _tables(captions, labels, questions, boxes), splits))
+
+
+@app.command()
+def status(name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo.")] = None) -> None:
+    """Say which stages `dvc repro` would run, and why."""
+    from umt_pipeline.commands.status import print_status
+
+    print_status(Console() if sys.stdout.isatty() else Console(width=160), project_folder(), name)
+
+
+@app.command()
+def stages(
+    name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo: the dvc.yaml of the project.")] = None,
+) -> None:
+    """Write dvc.yaml anew, from the pipelines, the catalog, the parameter files and the imports.
+
+    Needed when one of these has changed; `umt init` and `umt update` do it for a corpus.
+    """
+    from umt_pipeline.commands.corpus import existing_corpus
+    from umt_pipeline.dvc_stages import write_stages
+
+    project = project_folder()
+    names = existing_corpus(project, name).pipelines() if name else None
+    Console().print(str(write_stages(project, name, names)), soft_wrap=True, highlight=False)
 
 
 @app.command()

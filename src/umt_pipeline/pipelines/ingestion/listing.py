@@ -127,3 +127,9 @@ def _problems(rows: pd.DataFrame, mapping: Mapping[str, Column], splits: Sequenc
     if "media" in rows:
         expected = f"{name_column('media', mapping)}: expected {KNOWN_MEDIA}"
         yield ~rows["media"].isin(MEDIA), RowReason.UNKNOWN_MEDIA, partial(found_in, "media", expected)
+    if "video_id" in rows:
+        yield from blank_cells(rows, mapping, "video_id")
+        # The same file listed twice is told for what it is.
+        twice = rows["video_id"].duplicated() & ~rows["video"].duplicated()
+        expected = f"{name_column('video_id', mapping)}: expected a name that no earlier row has"
+        yield twice, RowReason.DUPLICATE_ID, partial(found_in, "video_id", expected)

@@ -68,7 +68,9 @@ def read_raw_tables(
     for name, read in tables.items():
         check_bad_rows(name, read.refused, params.on_bad_row)  # before hours of decoding
     listed = videos.rows[~videos.rows.index.isin(list(videos.refused))]
-    return Listing(videos, tables), listed.assign(video_id=pd.Series(video_ids(list(listed["video"])), listed.index, dtype=str))
+    if "video_id" not in listed:
+        listed = listed.assign(video_id=pd.Series(video_ids(list(listed["video"])), listed.index, dtype=str))
+    return Listing(videos, tables), listed
 
 
 def probe_videos(

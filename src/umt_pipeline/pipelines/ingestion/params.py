@@ -20,12 +20,14 @@ class VideoColumns(Config):
         split: one of ``splits``.
         corpus: the collection that a file came with; None: all are of ``dataset_id``.
         media: ``video`` or ``image``, what each file should be: another one is rejected. None: nobody says, and any is taken.
+        video_id: what a file is called everywhere else, which stays when it is moved; None: its path says.
     """
 
     video: Column = "video"
     split: Column = "split"
     corpus: Column | None = None
     media: Column | None = None
+    video_id: Column | None = None
 
 
 class CaptionColumns(Config):

@@ -1,0 +1,294 @@
+"""dvc.yaml from the pipelines, the catalog, the parameter files and the imports: of the demo and of each corpus, by one code.
+
+A stage is a Kedro pipeline. Its dependencies are the files of the pipeline's inputs and the rooms of the code that it is made
+of; its parameters are the blocks that it reads; its outs, metrics and plots are the files of its outputs. What a dataset is
+for DVC, beyond that, its catalog entry says (:class:`DvcOptions`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kedro.framework.project import configure_project, pipelines
+from kedro.pipeline import Pipeline
+from omegaconf import OmegaConf
+
+from umt_pipeline.core.config import Config
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import staged_file
+from umt_pipeline.core.identity import PACKAGE, PACKAGE_FOLDER, closure, imported_modules
+from umt_pipeline.project_config import catalog_resolver, config_loader, validated
+from umt_pipeline.tasks import task_names
+
+CODE = f"src/{PACKAGE}"
+CORPORA = "corpora"
+# The demo draws its own videos; a corpus has them.
+DEMO_ONLY = "demo_corpus"
+# Rooms whose change does not change what a stage computes: a stage need not depend on them.
+WITHOUT_EFFECT = {"core", "datasets", "exchange", "tracking.py", "pipelines/runs.py"}
+PLOTS = "_plots"
+
+HEADER = """\
+# One stage per Kedro pipeline. A stage runs again when something under `deps` or `params` changed.
+#
+# deps    what the pipeline reads, and the rooms of the code that it is made of. A stage that is started for nothing, because a
+#         change there changes no result, ends in seconds: features, runs and tests are known by their content and by the code
+#         that decides them, and found again.
+# params  plain values only, so that `dvc exp run -S {parameters}:stage1.…=…` works
+# outs    kept by DVC; {results} is small and kept by git, so that `dvc metrics diff` can compare commits
+#
+# Written by `{command}` from the pipelines, the catalog, the parameter files and the imports: change those, not this file.
+"""
+
+
+class DvcOptions(Config):
+    """The ``metadata.dvc`` of a catalog entry.
+
+    Attributes:
+        plot: the file is a plot. ``x`` and ``y``, if it is a table, are the columns that ``dvc plots`` draws.
+        x: column.
+        y: column; it is in the title too.
+        instead: a file that stages depend on in place of the dataset: a list of hashes, where the dataset is a folder that
+            DVC does not keep.
+    """
+
+    plot: bool = False
+    x: str | None = None
+    y: str | None = None
+    instead: str | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the catalog says about a dataset that is a file or folder.
+
+    Attributes:
+        name: of the dataset.
+        path: relative to the project, or absolute outside it.
+        optional: pipelines run where there is nothing.
+        in_git: it is small and kept by git.
+        metrics: it is a file of numbers.
+        options: of ``metadata.dvc``.
+    """
+
+    name: str
+    path: str
+    optional: bool
+    in_git: bool
+    metrics: bool
+    options: DvcOptions
+
+    @property
+    def dependency(self) -> str:
+        """What a stage that reads it depends on."""
+        return self.options.instead or self.path
+
+
+def project_pipelines() -> dict[str, Pipeline]:
+    """Return the pipelines that are stages, by name, each after those that it reads from."""
+    configure_project(PACKAGE)
+    found = {name: pipeline for name, pipeline in dict(pipelines).items() if name != "__default__"}
+    makers = {output: name for name, pipeline in found.items() for output in pipeline.all_outputs()}
+    depth: dict[str, int] = {}
+
+    def level(name: str) -> int:
+        if name not in depth:
+            above = {makers[read] for read in found[name].inputs() if read in makers} - {name}
+            depth[name] = 1 + max(map(level, above), default=0)
+        return depth[name]
+
+    tasks = task_names()
+    # Of one level the tasks come first: the evaluation, whose page shows everything, is the end.
+    return {name: found[name] for name in sorted(found, key=lambda name: (level(name), name not in tasks))}
+
+
+def stages_file(project: Path, corpus: str | None) -> Path:
+    """Return where the dvc.yaml of a corpus is, or of the demo (None)."""
+    return project / CORPORA / corpus / "dvc.yaml" if corpus else project / "dvc.yaml"
+
+
+def describe_stages(project: Path, corpus: str | None, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return the content of a dvc.yaml.
+
+    An optional input that no stage makes is a dependency only where there is one.
+
+    Args:
+        project: the project's folder.
+        corpus: name of a corpus, which is also that of its folder of ``conf``; None: the demo.
+        names: of the pipelines that become stages; None: all that this corpus could have.
+
+    Raises:
+        ConfigError: a parameter block or a dataset's options are not as expected, or there is no such pipeline.
+    """
+    all_pipelines = project_pipelines()
+    known = [name for name in all_pipelines if corpus is None or name != DEMO_ONLY]
+    if strange := sorted(set(names or ()) - set(known)):
+        raise ConfigError(f"stages: expected pipelines of {', '.join(known)}; found '{strange[0]}'.")
+    chosen = {name: all_pipelines[name] for name in known if names is None or name in set(names)}
+    kept = _kept_datasets(project, corpus, chosen.values())
+    outputs = {name: [kept[made] for made in kept if made in pipeline.all_outputs()] for name, pipeline in chosen.items()}
+    made = {entry.name: entry for entries in outputs.values() for entry in entries}
+    order = {name: position for position, name in enumerate([*kept, *made])}
+    stages = {}
+    for name, pipeline in chosen.items():
+        inputs = [kept[read] for read in pipeline.inputs() if read in kept and read != "workspace"]
+        inputs = [entry for entry in inputs if entry.name in made or not entry.optional or _is_there(project, entry.path)]
+        inputs.sort(key=lambda entry: (entry.in_git, order[entry.name]))
+        stages[name] = {
+            **({"wdir": "../.."} if corpus else {}),
+            "cmd": f"kedro run{f' --env {corpus}' if corpus else ''} --pipelines {name}",
+            "deps": [*(entry.dependency for entry in inputs), *(f"{CODE}/{room}" for room in code_rooms(name))],
+            "params": _parameters(project, corpus, pipeline, list(chosen)),
+            **_results(outputs[name]),
+        }
+    plots = _comparisons(project, made)
+    return {"stages": stages, **({"plots": plots} if plots else {})}
+
+
+def render_stages(content: Mapping[str, Any], corpus: str | None) -> str:
+    """Return the text of a dvc.yaml."""
+    header = HEADER.format(
+        parameters=f"conf/{corpus or 'base'}/parameters_stage1.yml",
+        results=f"{CORPORA}/{corpus}/results" if corpus else "results/",
+        command=f"umt stages {corpus}" if corpus else "umt stages",
+    )
+    blocks = []
+    for key, value in content.items():
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        texts = [yaml.dump({name: item} if isinstance(value, dict) else [item], **_STYLE) for name, item in items]
+        indented = ["".join(f"  {line}\n" for line in text.splitlines()) for text in texts]
+        blocks.append(f"{key}:\n" + ("\n" if isinstance(value, dict) else "").join(indented))
+    return header + "\n".join(blocks)
+
+
+def write_stages(project: Path, corpus: str | None, names: Iterable[str] | None = None) -> Path:
+    """Write a dvc.yaml and return its path; see :func:`describe_stages`."""
+    path = stages_file(project, corpus)
+    with staged_file(path) as staged:
+        staged.write_text(render_stages(describe_stages(project, corpus, names), corpus), encoding="utf-8")
+    return path
+
+
+def code_rooms(stage: str) -> list[str]:
+    """Return what a stage's code is made of, sorted, relative to the package.
+
+    These are whole rooms, of pipelines and tasks its own folder, and of a room of which it uses one module this module.
+    """
+    source = f"tasks.{stage}" if stage in task_names() else f"pipelines.{stage}"
+    modules: dict[str, list[Path]] = {}
+    for file in closure([source]):
+        parts = file.relative_to(PACKAGE_FOLDER).parts
+        modules.setdefault("/".join(parts[:2]) if parts[0] in ("pipelines", "tasks") else parts[0], []).append(file)
+    found = {
+        files[0].relative_to(PACKAGE_FOLDER).as_posix() if len(files) == 1 and "/" not in room else room
+        for room, files in modules.items()
+        if room not in WITHOUT_EFFECT and not room.endswith("__init__.py")
+    }
+    own = PACKAGE_FOLDER.joinpath(*source.split(".")).rglob("*.py")
+    if any(name.partition(".")[0] == "reports" for file in own for name in imported_modules(file)):
+        # No run depends on pages, so that closures leave them out; but a stage that writes one does.
+        found.add("reports")
+    return sorted(found | ({"pipelines/tasks.py"} if stage in task_names() else set()))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indents lists, and writes the options of a file in one line."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
+        return super().increase_indent(flow, False)
+
+    def represent_options(self, data: _Options) -> yaml.Node:
+        return self.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=True)
+
+    def represent_names(self, data: _Names) -> yaml.Node:
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+
+
+class _Options(dict[str, Any]):
+    """Written in one line."""
+
+
+class _Names(list[str]):
+    """Written in one line."""
+
+
+_Dumper.add_representer(_Options, _Dumper.represent_options)
+_Dumper.add_representer(_Names, _Dumper.represent_names)
+_STYLE: dict[str, Any] = {"Dumper": _Dumper, "sort_keys": False, "allow_unicode": True, "width": 1000}
+
+
+def _kept_datasets(project: Path, corpus: str | None, chosen: Iterable[Pipeline]) -> dict[str, Kept]:
+    """Return the datasets of pipelines that are files or folders: in the catalog's order, those of factories last."""
+    loader = config_loader(project, corpus or "base")
+    catalog, resolver = loader["catalog"], catalog_resolver(loader)
+    results = project / str(loader["globals"]["results"])
+    names = {name for pipeline in chosen for name in pipeline.datasets()}
+    found: dict[str, Kept] = {}
+    factories: dict[str, Kept] = {}
+    for name in [*(name for name in catalog if name in names), *names.difference(catalog)]:
+        entry = resolver.resolve_pattern(name)
+        if "filepath" not in entry:
+            continue
+        path, metadata = project / str(entry["filepath"]), entry.get("metadata") or {}
+        (found if name in catalog else factories)[name] = Kept(
+            name=name,
+            path=(path.relative_to(project) if path.is_relative_to(project) else path).as_posix(),
+            optional=bool(entry.get("optional", False)),
+            in_git=path.is_relative_to(results),
+            metrics="metrics" in (metadata.get("mlflow") or {}),
+            options=validated(DvcOptions, metadata.get("dvc") or {}, f"catalog entry '{name}', metadata.dvc"),
+        )
+    return found | dict(sorted(factories.items(), key=lambda item: item[1].path))
+
+
+def _is_there(project: Path, path: str) -> bool:
+    # In a fresh clone the file itself has not been fetched yet.
+    return (project / path).exists() or (project / f"{path}.dvc").exists()
+
+
+def _results(outputs: list[Kept]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {"outs": [], "metrics": [], "plots": []}
+    for entry in outputs:
+        options = _Options({"cache": False} if entry.in_git else {})
+        kind = "metrics" if entry.metrics else "plots" if entry.options.plot else "outs"
+        if entry.options.x and entry.options.y:
+            title = f"{_spoken(entry.name.removesuffix('_history'))}: {entry.options.y}"
+            options |= {"x": entry.options.x, "y": entry.options.y, "title": title}
+        found[kind].append({entry.path: options} if options else entry.path)
+    return {kind: entries for kind, entries in found.items() if entries}
+
+
+def _spoken(name: str) -> str:
+    """Write ``stage1_control`` as ``Stage 1, control``."""
+    return re.sub(r"(?<=[a-z])(?=\d)", " ", name.replace("_control", ", control").replace("_", " ")).capitalize()
+
+
+def _parameters(project: Path, corpus: str | None, pipeline: Pipeline, stages: list[str]) -> list[dict[str, Any]]:
+    inputs = pipeline.inputs()
+    read = {name.removeprefix("params:").partition(".")[0] for name in inputs if name.startswith("params:")}
+    if "parameters" in inputs:
+        read |= {"seed", *stages}
+    found = []
+    for block in ["seed", *(name for name in project_pipelines() if name != "seed")]:
+        file = f"parameters{'' if block == 'seed' else f'_{block}'}.yml"
+        folder = "base" if corpus is None or not (project / "conf" / corpus / file).is_file() else corpus
+        if block in read:
+            found.append({f"conf/{folder}/{file}": _Names([block])})
+    if strange := sorted(read - {"seed", *project_pipelines()}):
+        raise ConfigError(f"parameters: expected blocks that are named after pipelines, and seed; found '{strange[0]}'.")
+    return found
+
+
+def _comparisons(project: Path, made: Mapping[str, Kept]) -> list[dict[str, Any]]:
+    """Return the plots that compare files, of ``_plots`` in the catalog, of which each is made."""
+    declared: Any = OmegaConf.to_container(OmegaConf.load(project / "conf" / "base" / "catalog.yml"), resolve=False)
+    found = []
+    for title, plot in declared.get(PLOTS, {}).items():
+        if set(plot["y"]) <= set(made):
+            found.append({title: {"x": plot["x"], "y": {made[name].path: columns for name, columns in plot["y"].items()}}})
+    return found
