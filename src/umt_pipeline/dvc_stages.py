@@ -22,6 +22,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.core.identity import PACKAGE, PACKAGE_FOLDER, closure, imported_modules
+from umt_pipeline.pipelines import OPTIONAL
 from umt_pipeline.project_config import catalog_resolver, config_loader, validated
 from umt_pipeline.tasks import task_names
 
@@ -120,7 +121,7 @@ def describe_stages(project: Path, corpus: str | None, names: Iterable[str] | No
     Args:
         project: the project's folder.
         corpus: name of a corpus, which is also that of its folder of ``conf``; None: the demo.
-        names: of the pipelines that become stages; None: all that this corpus could have.
+        names: of the pipelines that become stages; None: all but those that run only where they are named.
 
     Raises:
         ConfigError: a parameter block or a dataset's options are not as expected, or there is no such pipeline.
@@ -129,7 +130,8 @@ def describe_stages(project: Path, corpus: str | None, names: Iterable[str] | No
     known = [name for name in all_pipelines if corpus is None or name != DEMO_ONLY]
     if strange := sorted(set(names or ()) - set(known)):
         raise ConfigError(f"stages: expected pipelines of {', '.join(known)}; found '{strange[0]}'.")
-    chosen = {name: all_pipelines[name] for name in known if names is None or name in set(names)}
+    wanted = set(known) - OPTIONAL if names is None else set(names)
+    chosen = {name: all_pipelines[name] for name in known if name in wanted}
     kept = _kept_datasets(project, corpus, chosen.values())
     outputs = {name: [kept[made] for made in kept if made in pipeline.all_outputs()] for name, pipeline in chosen.items()}
     made = {entry.name: entry for entries in outputs.values() for entry in entries}

@@ -7,8 +7,7 @@ import pkgutil
 
 from kedro.pipeline import Pipeline
 
-# Runs only where it is named: both it and the demo's corpus make `raw_media`.
-OPTIONAL = frozenset({"prepare"})
+from umt_pipeline.pipelines import OPTIONAL
 
 
 def register_pipelines() -> dict[str, Pipeline]:

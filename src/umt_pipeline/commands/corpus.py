@@ -17,6 +17,7 @@ from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader, validated
+from umt_pipeline.tables.staging import is_address, stage
 
 RECORD = "corpus.yml"
 # Tables about media that a user may give, and the format of one that nobody gave.
@@ -27,8 +28,9 @@ NEEDED = {
     "questions": ("video",),
     "boxes": ("video",),
 }
-SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 TABLE_SPLITS = "table"
+# Of tables from elsewhere, all together; each is copied to the raw tables of its corpus.
+STAGED_BYTES = 8 * 2**30
 
 
 class CorpusRecord(Config):
@@ -39,7 +41,9 @@ class CorpusRecord(Config):
         splits: shares of train, validation and test of new files in per cent, or ``table``: of each file somebody says it.
         captions: whether they come from a table that was given, or from sidecar files in the folder.
         labels: the same.
-        class_folders: the folder that a video lies in is its label.
+        class_folders: the first folder that a video lies in is its label.
+        source: where the videos are brought from into the project: an address, or a folder of shards. None: they are a folder.
+        prepare: the videos are transcoded once, before anything else.
     """
 
     media: Literal["add", "leave"]
@@ -47,6 +51,8 @@ class CorpusRecord(Config):
     captions: Literal["table", "folder"]
     labels: Literal["table", "folder"]
     class_folders: bool = False
+    source: str | None = None
+    prepare: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,8 @@ class Corpus:
 
     @property
     def media(self) -> Path:
-        """The folder of media."""
-        return catalog_path(self.project, self.loader, "raw_media")
+        """The folder of media, as they came."""
+        return catalog_path(self.project, self.loader, "source_media" if self.record.prepare else "raw_media")
 
     def table(self, name: str) -> Path:
         """Return where one of :data:`TABLES` is or would be."""
@@ -122,7 +128,7 @@ class Corpus:
         """
         if not self.videos.exists():
             raise ConfigError(f"{self.videos}: expected the table of videos, found nothing. Fetch it: dvc pull.")
-        return pipelines_for({name for name in TABLES if len(self.load(name))})
+        return pipelines_for({name for name in TABLES if len(self.load(name))}, self.record.prepare)
 
 
 def existing_corpus(project: Path, name: str) -> Corpus:
@@ -141,12 +147,12 @@ def existing_corpus(project: Path, name: str) -> Corpus:
     return corpus
 
 
-def pipelines_for(tables: set[str]) -> list[str]:
+def pipelines_for(tables: set[str], prepare: bool = False) -> list[str]:
     """Return the pipelines that can run with these of :data:`TABLES`.
 
     Stage 2 learns from captions, and the evaluation, retrieval and question answering stand on it.
     """
-    found = ["ingestion", "teacher_features", "stage1"]
+    found = [*(["prepare"] if prepare else []), "ingestion", "teacher_features", "stage1"]
     if "captions" in tables:
         found += ["stage2", "retrieval", "evaluation", *(["question_answering"] if "questions" in tables else [])]
     return [*found, *(["classification"] if "labels" in tables else []), *(["detection"] if "boxes" in tables else [])]
@@ -166,6 +172,15 @@ def table_with(path: Path, *columns: str) -> pd.DataFrame:
             f"missing: {', '.join(missing)}. Rename them in the file, or copy the file with new names."
         )
     return table
+
+
+def local_table(project: Path, source: str) -> Path:
+    """Return a table that somebody names, by a path or by an address such as ``s3://bucket/captions.csv``, as a local file.
+
+    Raises:
+        ConfigError: it cannot be brought here.
+    """
+    return stage(source, project / "data" / ".checkpoints" / "staged", STAGED_BYTES) if is_address(source) else Path(source)
 
 
 @contextmanager

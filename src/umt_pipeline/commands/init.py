@@ -14,7 +14,6 @@ import yaml
 
 from umt_pipeline.commands.corpus import NEEDED, RECORD, TABLES, Corpus, CorpusRecord, edited, pipelines_for, table_with
 from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
-from umt_pipeline.commands.media_folder import FolderTables, read_folder
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.splits import SPLITS, read_splits
 from umt_pipeline.core.errors import ConfigError
@@ -22,6 +21,9 @@ from umt_pipeline.core.files import staged_file, staged_folder
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_stages import CORPORA, write_stages
 from umt_pipeline.project_config import config_loader
+from umt_pipeline.tables.folders import FolderTables, read_folder
+from umt_pipeline.tables.media import local_media
+from umt_pipeline.video.media import is_image
 
 # Files beside a video that say something of it.
 SIDECARS = (".txt", ".json")
@@ -34,21 +36,24 @@ class Given:
     """What a user gives to `umt init`.
 
     Attributes:
-        videos: a folder; video files at any depth are taken, and images that have a caption: others may be thumbnails.
+        videos: a folder, or an address of one such as ``s3://bucket/videos``, also of WebDataset shards; video files at any
+            depth are taken, and images that have a caption: others may be thumbnails.
         tables: files by the names of :data:`TABLES`: captions (columns video, caption), labels (video, label and, optionally,
             task), questions and boxes. Paths in them are relative to ``videos``. Without captions or labels those of the folder
             are taken: sidecar files and, if so said, folders that are named after classes.
         splits: see :func:`umt_pipeline.commands.splits.read_splits`.
         media: ``add``: copy the media into the project and let DVC keep them; ``leave``: let them be where they are.
-        class_folders: the folder that a video lies in is its label.
+        class_folders: the first folder that a video lies in, below ``videos``, is its label.
+        prepare: the videos are transcoded once, before anything else (pipeline ``prepare``).
         like: an environment whose parameters to start from; None: the demo's.
     """
 
-    videos: Path
+    videos: str
     tables: Mapping[str, Path] = field(default_factory=dict)
     splits: str = "80,10,10"
     media: Literal["add", "leave"] = "leave"
     class_folders: bool = False
+    prepare: bool = False
     like: str | None = None
 
 
@@ -78,7 +83,13 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
         raise ConfigError("--class-folders: expected no --labels beside it, for both say what the labels are. Leave one out.")
     assign, splits = read_splits(given.splits)
     tables = {kind: table_with(path, *NEEDED[kind]) for kind, path in given.tables.items()}
-    found = scan(given.videos, tables.get("captions"), given.class_folders)
+    media, told = local_media(given.videos, corpus.raw / "media")
+    brought = media.is_relative_to(corpus.raw)
+    if brought and given.media == "add" and media != corpus.raw / "media":
+        raise ConfigError(f"{given.videos}: expected --media leave for shards from elsewhere: DVC would keep them twice.")
+    found = scan(media, tables.get("captions"), given.class_folders)
+    if found.videos["video"].map(is_image).all():
+        raise ConfigError(f"{given.videos}: expected videos, found images alone. They are trained on beside videos.")
     tables = {"captions": found.captions, "labels": labels_of(tables.get("labels", found.labels)), **_rest(tables)}
     videos = assign(list(found.videos["video"]))
     videos["video_id"] = pd.Series(video_ids(list(videos["video"])), dtype=str)
@@ -89,9 +100,11 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
         captions="table" if "captions" in given.tables else "folder",
         labels="table" if "labels" in given.tables else "folder",
         class_folders=given.class_folders,
+        source=given.videos if brought else None,
+        prepare=given.prepare,
     )
     with dvc_repo(project) as repo:
-        media = given.videos.resolve()
+        media = media.resolve()
         if given.media == "add":
             media = copy_media(media, corpus.raw / "media", list(videos["video"]))
         TableDataset(str(corpus.videos)).save(videos)
@@ -102,9 +115,9 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
         put_under_dvc(repo, [corpus.videos, corpus.manifest, *(path for path in files.values() if path), *folder])
         with staged_folder(corpus.conf) as staged:
             write_overlay(project, corpus, staged, _Overlay(media, files, record, given.like, tables, videos))
-    names = pipelines_for({kind for kind, table in tables.items() if len(table)})
+    names = pipelines_for({kind for kind, table in tables.items() if len(table)}, given.prepare)
     write_stages(project, name, names)
-    return [*_counted(found, videos, tables, given), *_left_out(names), *_next(project, corpus)]
+    return [*told, *_counted(found, videos, tables, given), *_left_out(names), *_next(project, corpus)]
 
 
 def scan(folder: Path, captions: pd.DataFrame | None, class_folders: bool) -> FolderTables:
@@ -189,12 +202,15 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
     raw, root = corpus.raw.relative_to(project), project.resolve()
     media = raw / "media" if overlay.record.media == "add" else overlay.media
     media = media.relative_to(root) if media.is_relative_to(root) else media
-    catalog: dict[str, Any] = {
-        "raw_media": {"type": FOLDER_TYPE, "filepath": "${globals:media}"},
-        "raw_videos": {"type": TABLE_TYPE, "filepath": str(raw / corpus.videos.name)},
-    }
+    original: dict[str, Any] = {"type": FOLDER_TYPE, "filepath": "${globals:media}"}
     if overlay.record.media == "leave":
-        catalog["raw_media"]["metadata"] = {"dvc": {"instead": str(raw / corpus.manifest.name)}}
+        original["metadata"] = {"dvc": {"instead": str(raw / corpus.manifest.name)}}
+    if overlay.record.prepare:
+        prepared = {"type": FOLDER_TYPE, "filepath": f"data/{corpus.name}/02_intermediate/media"}
+        catalog: dict[str, Any] = {"source_media": original, "raw_media": prepared}
+    else:
+        catalog = {"raw_media": original}
+    catalog["raw_videos"] = {"type": TABLE_TYPE, "filepath": str(raw / corpus.videos.name)}
     for kind, suffix in TABLES.items():
         name = getattr(overlay.files.get(kind), "name", f"{kind}{suffix}")
         catalog[f"raw_{kind}"] = {"type": TABLE_TYPE, "filepath": str(raw / name), "optional": True}

@@ -119,15 +119,19 @@ def recipes() -> None:
 
 
 CorpusName = Annotated[str, typer.Argument(help="The corpus: the name given to `umt init`.")]
-Captions = Annotated[Path | None, typer.Option(help="Table (.csv .json .jsonl .parquet) with columns video, caption.")]
-Labels = Annotated[Path | None, typer.Option(help="Table with columns video, label, and task if there are several.")]
-Questions = Annotated[Path | None, typer.Option(help="Table of questions; docs/own_videos.md says its columns.")]
-Boxes = Annotated[Path | None, typer.Option(help="Table of boxes; docs/own_videos.md says its columns.")]
+Captions = Annotated[
+    str | None, typer.Option(help="Table (.csv .tsv .json .jsonl .parquet) with columns video, caption; also an address.")
+]
+Labels = Annotated[str | None, typer.Option(help="Table with columns video, label, and task if there are several.")]
+Questions = Annotated[str | None, typer.Option(help="Table of questions; docs/own_videos.md says its columns.")]
+Boxes = Annotated[str | None, typer.Option(help="Table of boxes; docs/own_videos.md says its columns.")]
 
 
-def _tables(captions: Path | None, labels: Path | None, questions: Path | None, boxes: Path | None) -> dict[str, Path]:
+def _tables(captions: str | None, labels: str | None, questions: str | None, boxes: str | None) -> dict[str, Path]:
+    from umt_pipeline.commands.corpus import local_table
+
     named = {"captions": captions, "labels": labels, "questions": questions, "boxes": boxes}
-    return {name: path for name, path in named.items() if path is not None}
+    return {name: local_table(project_folder(), source) for name, source in named.items() if source is not None}
 
 
 def _say(lines: list[str]) -> None:
@@ -139,13 +143,19 @@ def _say(lines: list[str]) -> None:
 @app.command()
 def init(
     name: Annotated[str, typer.Argument(help="Name of the new corpus: conf/NAME, data/NAME, corpora/NAME are made.")],
-    videos: Annotated[Path, typer.Option(help="Folder with video files and captioned images, searched to any depth.")],
+    videos: Annotated[
+        str,
+        typer.Option(
+            help="Folder with video files and captioned images, searched to any depth, or with WebDataset shards; also an "
+            "address such as s3://bucket/videos."
+        ),
+    ],
     captions: Captions = None,
     labels: Labels = None,
     questions: Questions = None,
     boxes: Boxes = None,
     class_folders: Annotated[
-        bool, typer.Option("--class-folders", help="The folder that a video lies in is its label.")
+        bool, typer.Option("--class-folders", help="The first folder that a video lies in is its label.")
     ] = False,
     splits: Annotated[
         str,
@@ -154,6 +164,9 @@ def init(
     media: Annotated[
         str, typer.Option(help="leave: the videos stay where they are, DVC keeps hashes; add: DVC keeps copies of them.")
     ] = "leave",
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Transcode the videos once, into a form that training reads fast.")
+    ] = False,
     like: Annotated[
         str | None, typer.Option(help="Environment whose parameters to start from, such as umt_b16. Default: the demo's.")
     ] = None,
@@ -164,7 +177,7 @@ def init(
     if media not in ("add", "leave"):
         raise ConfigError(f"--media: expected add or leave, found '{media}'.")
     tables = _tables(captions, labels, questions, boxes)
-    given = Given(videos, tables, splits, "add" if media == "add" else "leave", class_folders, like)
+    given = Given(videos, tables, splits, "add" if media == "add" else "leave", class_folders, prepare, like)
     _say(init_corpus(project_folder(), name, given))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from umt_pipeline.commands.corpus import SUFFIXES, TABLE_SPLITS, table_with
+from umt_pipeline.commands.corpus import TABLE_SPLITS, table_with
 from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.tables.files import SUFFIXES
 from umt_pipeline.video.media import is_image
 
 SPLITS = ("train", "validation", "test")

@@ -17,6 +17,7 @@ from umt_pipeline.commands.splits import Assign, read_splits
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_stages import write_stages
+from umt_pipeline.tables.media import local_media
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
         raise ConfigError(f"{corpus.raw}: expected the raw tables, found them missing. Fetch them: dvc pull.")
     assign, _ = read_splits(splits or record.splits)
     given = {kind: table_with(path, *NEEDED[kind]) for kind, path in tables.items()}
+    told: list[str] = []
+    if record.source:
+        _, told = local_media(record.source, corpus.raw / "media")
     captions = given.get("captions", corpus.load("captions") if record.captions == "table" else None)
     found = scan(corpus.media, captions, record.class_folders)
 
@@ -133,9 +137,10 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
         unsplit = set(changes.new) - set(videos["video"])
         TableDataset(str(corpus.manifest)).save(now[~now["video"].isin(unsplit)])
         put_under_dvc(repo, corpus.raw_files())
-    pipelines = pipelines_for({kind for kind in TABLES if len(corpus.load(kind))})
+    pipelines = pipelines_for({kind for kind in TABLES if len(corpus.load(kind))}, record.prepare)
     write_stages(project, name, pipelines)
     return [
+        *told,
         f"{len(now)} files: {changes.counts()}",
         *([f"{renamed} rows of tables name the new paths of moved files"] if renamed else []),
         *([f"{len(unsplit)} new files have no split and are left out: --splits FILE:COLUMN, or 80,10,10"] if unsplit else []),
