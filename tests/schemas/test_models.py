@@ -26,6 +26,11 @@ VIDEO = {
     "duration_s": 0.5,
     "size_bytes": 1000,
     "sha256": "0" * 64,
+    "rotation": 90,
+    "mirrored": False,
+    "sample_aspect": 1.0,
+    "stream": 0,
+    "perceptual_hash": "0a" * 24,
 }
 IMAGE = {"media": "image", "container": "jpeg", "codec": "jpeg", "fps": 0.0, "num_frames": 1, "duration_s": 0.0}
 ROWS: dict[str, dict[str, Any]] = {
@@ -87,6 +92,10 @@ def test_an_image_has_one_frame_and_no_time() -> None:
         ("Videos", {"fps": float("nan")}),
         ("Videos", {"height": "tall"}),
         ("Videos", {"sha256": "no hash"}),
+        ("Videos", {"rotation": 45}),
+        ("Videos", {"sample_aspect": 0.0}),
+        ("Videos", {"stream": -1}),
+        ("Videos", {"perceptual_hash": "0a"}),
         ("Videos", {"split": " "}),
         ("Videos", {"video_id": None}),
         ("Captions", {"caption": " \t\n"}),

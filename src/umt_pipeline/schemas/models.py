@@ -22,6 +22,10 @@ def _is_sha256(cls: type, values: pd.Series) -> pd.Series:
     return values.str.fullmatch("[0-9a-f]{64}")
 
 
+def _is_perceptual_hash(cls: type, values: pd.Series) -> pd.Series:
+    return values.str.fullmatch("([0-9a-f]{48})?")
+
+
 def _is_media(cls: type, values: pd.Series) -> pd.Series:
     return values.isin(MEDIA)
 
@@ -78,8 +82,11 @@ class RawLabels(_Table):
 class Videos(_Table):
     """Accepted videos and images.
 
-    ``num_frames`` is counted by decoding; ``path`` is relative to the media folder; ``corpus`` is the collection that a file
-    came with. An image has one frame and no time: ``fps`` and ``duration_s`` are 0.
+    ``path`` is relative to the media folder; ``corpus`` is the collection that a file came with. ``width`` and ``height`` are
+    as displayed: ``rotation`` (degrees clockwise), ``mirrored`` and ``sample_aspect`` (width of a coded pixel per height)
+    are what was done to the coded picture for that. ``num_frames`` counts displayed frames, by decoding unless the probing
+    was less deep. ``perceptual_hash`` is "" where no frame was decoded. An image has one frame and no time: ``fps`` and
+    ``duration_s`` are 0.
     """
 
     video_id: str = pa.Field(unique=True)
@@ -96,6 +103,11 @@ class Videos(_Table):
     duration_s: float = pa.Field(ge=0)
     size_bytes: int = pa.Field(gt=0)
     sha256: str
+    rotation: int = pa.Field(isin=(0, 90, 180, 270))
+    mirrored: bool
+    sample_aspect: float = pa.Field(gt=0)
+    stream: int = pa.Field(ge=0)
+    perceptual_hash: str
 
     _text = pa.check("video_id", "path", "split", "corpus", "container", "codec", error=NOT_BLANK)(_not_blank)
 
@@ -109,6 +121,8 @@ class Videos(_Table):
         return video.where(table["media"] == "video", image)
 
     _sha256 = pa.check("sha256", error="64 lower-case hexadecimal digits")(_is_sha256)
+
+    _perceptual_hash = pa.check("perceptual_hash", error="48 lower-case hexadecimal digits, or nothing")(_is_perceptual_hash)
 
 
 class Captions(_Table):

@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.core.files import sha256_file
-from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, check_file
+from umt_pipeline.video.media import Reason, VideoInfo, VideoRules, check_file, check_unchanged
+from umt_pipeline.video.perceptual import FRAMES, perceptual_hash
 
 # Formats that corpora of images consist of. Pillow knows others, some of which start other programs. JPEG brings MPO along.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -34,6 +35,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The same as (degrees clockwise, mirrored from left to right before), which is how tables tell it.
+_TURNS = {
+    1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True),
+    5: (270, True), 6: (90, False), 7: (90, True), 8: (270, False),
+}  # fmt: skip
 
 
 def probe_image(path: Path | str, rules: VideoRules) -> VideoInfo:
@@ -41,7 +47,7 @@ def probe_image(path: Path | str, rules: VideoRules) -> VideoInfo:
 
     Args:
         path: the file.
-        rules: what is asked of it; ``min_frames`` is for videos alone.
+        rules: what is asked of it; ``min_frames`` and ``depth`` are for videos alone.
 
     Returns:
         Its description.
@@ -50,11 +56,13 @@ def probe_image(path: Path | str, rules: VideoRules) -> VideoInfo:
         VideoError: the file cannot be used. ``reason`` is one of :class:`~umt_pipeline.video.media.Reason`.
     """
     path = Path(path)
-    size_bytes = check_file(path)
+    state = check_file(path)
     _verify(path)
-    frame_HWC, name = _decode(path)
+    frame_HWC, name, orientation = _decode(path)
     height, width = frame_HWC.shape[:2]
     rules.require_side(width, height)
+    sha256 = sha256_file(path)
+    check_unchanged(path, state)
     return VideoInfo(
         media="image",
         container=name,
@@ -64,8 +72,11 @@ def probe_image(path: Path | str, rules: VideoRules) -> VideoInfo:
         fps=0.0,
         num_frames=1,
         duration_s=0.0,
-        size_bytes=size_bytes,
-        sha256=sha256_file(path),
+        size_bytes=state.st_size,
+        sha256=sha256,
+        rotation=_TURNS[orientation][0],
+        mirrored=_TURNS[orientation][1],
+        perceptual_hash=perceptual_hash([frame_HWC]) * FRAMES,
     )
 
 
@@ -88,7 +99,7 @@ def read_image(path: Path | str, indices: Sequence[int]) -> NDArray[np.uint8]:
         raise VideoError(Reason.FRAME_OUT_OF_RANGE, found)
     try:
         check_file(path)
-        frame_HWC, _ = _decode(path)
+        frame_HWC, _, _ = _decode(path)
     except VideoError as error:
         raise VideoError(error.reason, f"{path}: {error.detail}") from error
     return np.broadcast_to(frame_HWC, (len(indices), *frame_HWC.shape))
@@ -117,15 +128,17 @@ def _verify(path: Path) -> None:
             raise _damaged(error) from error
 
 
-def _decode(path: Path) -> tuple[NDArray[np.uint8], str]:
-    """Return an image's pixels [H, W, 3] and the name of its format."""
+def _decode(path: Path) -> tuple[NDArray[np.uint8], str, int]:
+    """Return an image's pixels [H, W, 3], the name of its format and the EXIF orientation that they were turned by."""
     with _open(path) as image:
         name = str(image.format).lower()
         try:
             # MPO is a photo with previews behind it, or the two pictures of a stereo camera: the first one is the photo.
             frames = 1 if name == "mpo" else int(getattr(image, "n_frames", 1))
             if frames == 1:
-                return _to_rgb(image), name
+                image.load()  # before anything that swallows errors
+                orientation = _orientation(image)
+                return _to_rgb(image, orientation), name, orientation
         except Exception as error:
             raise _damaged(error) from error
     raise VideoError(Reason.ANIMATED_IMAGE, f"expected a still image, found {frames} frames ({name})")
@@ -137,9 +150,7 @@ def _damaged(error: Exception) -> VideoError:
     return VideoError(reason, f"the image does not decode ({error})")
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    image.load()  # before anything that swallows errors
-    orientation = _orientation(image)
+def _to_rgb(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
         # Pillow's own conversion cuts 16-bit values off at 255, which makes the picture white.
         grey_HW = (np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8).astype(np.uint8)
@@ -155,8 +166,10 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, upright, where none is given."""
     # A camera's notes that cannot be read are no reason to refuse the picture: it is taken as it is stored.
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
         return 1
+    return orientation if orientation in _TURNS else 1

@@ -121,7 +121,7 @@ def decode(path: Path, extend: Extend, rules: VideoRules) -> Checked:
     """Probe a file, and see whether it stayed as it was."""
 
     def check() -> VideoInfo | Refusal:
-        if not is_image(path):
+        if rules.depth != "header" and not is_image(path):
             extend(stated_seconds(path))
         return try_probe(path, rules)
 
@@ -133,7 +133,7 @@ def hash_content(path: Path, extend: Extend) -> Checked:
 
     def check() -> str | Refusal:
         try:
-            extend(check_file(path) / SLOWEST_BYTES_PER_S)
+            extend(check_file(path).st_size / SLOWEST_BYTES_PER_S)
             return sha256_file(path)
         except (VideoError, OSError) as error:
             return Refusal(Reason.UNREADABLE_FILE.value, f"the file cannot be read ({getattr(error, 'strerror', error)})")
