@@ -213,7 +213,7 @@ def test_the_page_shows_the_numbers_of_the_content() -> None:
     assert (words.all.count, words.all.mean, words.splits["test"].median) == (4, 1.75, 3)
     assert sum(words.counts) == 4
     assert rows_below(html, "Files by label of act") == [["run", "2", "2", "0", "0"], ["walk", "1", "0", "0", "1"]]
-    assert "1 of 2 labels never in split train." in text_of(html)
+    assert "act: 1 of 2 labels never in split train." in text_of(html)
     frames = rows_below(html, "ingestion.rules.min_frames: frames that a video must have")
     assert frames[0][:5] == ["4 (now)", "0", "0", "0\N{NO-BREAK SPACE}s", "0"]
     assert frames[4] == ["64", "3", "0", "7\N{NO-BREAK SPACE}s", "3", "3", "1", "1", "0"]
@@ -234,7 +234,13 @@ def test_groups_across_splits_come_first_and_say_where_each_file_is() -> None:
 
 def test_nothing_to_show_is_said() -> None:
     text = text_of(checked(shown(measured(CORPUS))[0]))
-    for sentence in ("Nothing was rejected.", "There are no labels.", "No two files have the same bytes.", "with 0 captions"):
+    for sentence in (
+        "Nothing was rejected.",
+        "There are no labels.",
+        "No two files have the same bytes.",
+        "No two files look the same.",
+        "with 0 captions",
+    ):
         assert sentence in text
     assert "Warnings" not in text
     assert "There are no records" not in text, "a page about data has no protocol of measurements"

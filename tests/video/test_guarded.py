@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.video.dying import behave
 from umt_pipeline.video.guarded import Extend, ReadLimits, WorkersDoNotStartError, run_guarded
 from umt_pipeline.video.media import Refusal
 
-QUICK = ReadLimits(seconds=1.0, seconds_per_second=1.0, memory_mib=512)
+QUICK = ReadLimits(seconds=2.0, seconds_per_second=1.0, memory_mib=512)
 WITHIN_S = 20.0
 
 
@@ -33,9 +34,9 @@ def is_running(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until(what: str, is_true: object) -> None:
+def wait_until(what: str, is_true: Callable[[], object]) -> None:
     end = time.monotonic() + WITHIN_S
-    while not is_true():  # type: ignore[operator]
+    while not is_true():
         assert time.monotonic() < end, f"not within {WITHIN_S} s: {what}"
         time.sleep(0.02)
 
@@ -116,6 +117,7 @@ def test_whoever_stops_listening_leaves_no_process(tmp_path: Path) -> None:
     files = make(tmp_path, ["hang", "good-0", "good-1"])
     results = run_guarded(behave, files, ReadLimits(), 2)
     assert next(results) == (1, "good-0")
+    wait_until("the first file is in work", lambda: files[0].stat().st_size)
     results.close()
     assert not is_running(int(files[0].read_text()))
 

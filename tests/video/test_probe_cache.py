@@ -107,6 +107,17 @@ def test_without_a_place_to_write_files_are_checked_all_the_same(tmp_path: Path,
     assert caplog.text.count("cannot be used") == 1
 
 
+def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = opened(tmp_path)
+    cache.put("first.mp4", STATE, INFO)
+    assert cache._connection
+    cache._connection.execute("PRAGMA max_page_count = 1")  # as many as it has by now
+    for number in range(500):
+        cache.put(f"{number}.mp4", STATE, INFO)
+    assert caplog.text.count("disk is full") == 1
+    assert opened(tmp_path).get("first.mp4", STATE) == INFO
+
+
 def test_a_file_that_has_just_changed_is_not_settled(tmp_path: Path) -> None:
     file = tmp_path / "a.mp4"
     file.write_bytes(b"123")

@@ -170,6 +170,7 @@ def _read_header(path: str, size_bytes: int, mtime_ns: int) -> Header:
         orientation = Orientation() if matrix is None else Orientation.from_display_matrix(bytes(matrix))
         sample_aspect = Fraction(stream.sample_aspect_ratio or 1)
         displayed = orientation.displayed_size(width, height, sample_aspect)
+        displayed_frames = sum(entry.size > 0 and not entry.is_discard for entry in entries)
         hidden = sum(entry.is_discard for entry in entries)
         times_frames = _times_every_frame(Path(path))
         return Header(
@@ -185,18 +186,17 @@ def _read_header(path: str, size_bytes: int, mtime_ns: int) -> Header:
             fps=fps if fps > 0 else 25.0,
             duration_s=_duration_s(container, stream, lead_in),
             # An index of some frames, as of Matroska, comes without their number. AVI marks pauses by entries of no bytes.
-            listed_frames=sum(entry.size > 0 and not entry.is_discard for entry in entries)
-            if stream.frames and not lead_in
-            else 0,
+            listed_frames=displayed_frames if stream.frames and not lead_in else 0,
             hidden_frames=hidden,
             lead_in=lead_in,
             times_frames=times_frames,
-            # decord counts frames that are hidden or lead in, takes the first video stream, turns but does not mirror, and
-            # reserves memory for as many frames as a header claims, which ends the process if that is a lie.
+            # decord counts frames that are hidden or lead in, which matters unless they come last. It takes the first video
+            # stream, turns but does not mirror, and reserves memory for as many frames as a header claims, which ends the
+            # process if that is a lie.
             by_decord=times_frames
-            and not hidden
             and not lead_in
-            and stream.frames <= len(entries)
+            and not any(entry.is_discard for entry in entries[:displayed_frames])
+            and stream.frames in {0, len(entries)}
             and not orientation.mirrored
             and stream.index == container.streams.video[0].index,
         )
@@ -248,7 +248,8 @@ def _check_start(stream: Any, frame: Any) -> None:
 def _duration_s(container: Any, stream: Any, lead_in: int) -> float:
     if stream.duration and stream.time_base:
         return float((stream.duration - lead_in) * stream.time_base)
-    return float((container.duration or 0) / av.time_base)
+    whole = (container.duration or 0) / av.time_base
+    return whole - float(lead_in * stream.time_base) if lead_in else whole
 
 
 def _times_every_frame(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """How many frames of a video are displayed: by decoding all of them, by decoding a few, or as its index says.
 
-Whatever is decoded is decoded by the decoder that will read the file later.
+All frames are decoded by the decoder that will read the file later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.container import Header, cause, lead_in, open_video, packets, timed_frame
-from umt_pipeline.video.decoders import DECORD_ERRORS, Display, open_decord
+from umt_pipeline.video.decoders import DECORD_ERRORS, Display, open_decord, read_by_seeking, read_in_order
 from umt_pipeline.video.media import Depth, Reason
 from umt_pipeline.video.perceptual import hashed_frames, perceptual_hash
 
@@ -59,8 +59,9 @@ def count_frames(path: Path, header: Header, depth: Depth, read: Reader) -> tupl
     if depth == "header":
         return stated, ""
     numbers = sorted({0, *hashed_frames(stated), stated - 1})
+    sample = read_by_seeking if header.by_decord else read_in_order
     try:
-        frames = dict(zip(numbers, read(numbers), strict=True))
+        frames = dict(zip(numbers, sample(path, header, numbers), strict=True))
     except VideoError:
         return _count_all(path, header, read)  # tells the first bad frame, or how many there are if the index lists too many
     return stated, perceptual_hash([frames[number] for number in hashed_frames(stated)])
@@ -89,7 +90,7 @@ def _decode_all(path: Path, header: Header) -> _Count:
     if not header.by_decord:
         return _count_in_order(path, header)
     try:
-        return _count_with_decord(path, header, limit=None)
+        return _count_with_decord(path, header, limit=header.listed_frames or None)
     except DECORD_ERRORS:
         decodable = _count_in_order(path, header)  # raises if PyAV finds a bad frame too
     # Containers may list a last frame that is not there. All frames before it are good if decord now agrees.

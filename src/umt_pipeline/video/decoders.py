@@ -1,4 +1,6 @@
-"""The two decoders: decord, which jumps to frames, and PyAV, which decodes from the start. Both give frames as displayed.
+"""The two decoders: decord, which is fast, and PyAV, which fails at the same frame every time. Both give displayed frames.
+
+decord's thread is ahead of the frame that is asked for, so that damage shortly behind it is met or not as time has it.
 
 T frames, H W pixels.
 """
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.video.container import Header, cause, open_video
+from umt_pipeline.video.container import Header, cause, open_video, packets, timed_frame
 from umt_pipeline.video.load_decord import DECORDLimitReachedError, decord
 from umt_pipeline.video.media import Reason
 
@@ -108,3 +110,39 @@ def read_in_order(path: Path, header: Header, wanted: Sequence[int]) -> NDArray[
     if number < last:
         raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"frame {last} was asked for, found {number + 1} frames")
     return np.stack([found[number] for number in wanted])
+
+
+def read_by_seeking(path: Path, header: Header, wanted: Sequence[int]) -> NDArray[np.uint8]:
+    """Jump to each of the frames wanted and decode it alone, uint8 RGB [T,H,W,3], where every frame has its time.
+
+    Raises:
+        VideoError: a frame does not exist, does not decode, or has another size than the header says.
+    """
+    display = Display(header)
+    found: dict[int, NDArray[np.uint8]] = {}
+    with open_video(path) as (container, stream):
+        times = sorted(time for packet in packets(container, stream) for time, _ in timed_frame(packet))
+        stream.codec_context.thread_count = 1
+        for number in sorted(set(wanted)):
+            if number >= len(times):
+                raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"frame {number} was asked for, found {len(times)} frames")
+            # A key frame may lie behind the frames before it that need it: they are then reached from the start.
+            frame = _frame_at(container, stream, times[number], times[number])
+            frame = frame or _frame_at(container, stream, times[number], times[0])
+            if frame is None:
+                raise VideoError(Reason.CORRUPT_FRAME, f"frame {number} does not decode")
+            display.check(frame, number)
+            found[number] = display.picture(frame)
+    return np.stack([found[number] for number in wanted])
+
+
+def _frame_at(container: Any, stream: Any, time: int, start: int) -> Any:
+    """Return the frame of a time, decoding from the last key frame up to ``start``; None if it is not reached."""
+    try:
+        container.seek(start, stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts is not None and frame.pts >= time:
+                return frame if frame.pts == time else None
+    except av.FFmpegError:
+        return None
+    return None

@@ -86,7 +86,7 @@ class VideoRules(Config):
             raise VideoError(Reason.TOO_SMALL, f"expected at least {self.min_side} pixels a side, found {found}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What is known about a video or image after it was probed.
 
@@ -129,7 +129,7 @@ class VideoInfo:
     perceptual_hash: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a file was not accepted: the parts of a :class:`~umt_pipeline.core.errors.VideoError`, which is no value.
 

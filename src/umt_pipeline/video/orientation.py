@@ -65,9 +65,9 @@ class Orientation:
             return cls()  # some writers leave it empty
         # A pixel at (x, y) is displayed at (a x + c y, b x + d y).
         straight, crossed = (abs(a), abs(d)), (abs(b), abs(c))
-        if max(crossed) <= _TOLERANCE * min(straight):
+        if max(crossed) < _TOLERANCE * min(straight):
             return cls(False, a < 0, d < 0)
-        if max(straight) <= _TOLERANCE * min(crossed):
+        if max(straight) < _TOLERANCE * min(crossed):
             return cls(True, c < 0, b < 0)
         found = f"a display matrix of ({a}, {b}, {c}, {d}) / 65536"
         raise VideoError(Reason.WRONG_SHAPE, f"expected a picture turned by a multiple of 90 degrees, found {found}")

@@ -21,6 +21,7 @@ import logging
 import os
 import sqlite3
 import stat
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -41,6 +42,8 @@ TRIED_AGAIN_AFTER_S = 24 * 3600.0
 NOT_KEPT = frozenset({Reason.MISSING_FILE, Reason.UNREADABLE_FILE, Reason.FILE_CHANGED})
 # Keys whose results are kept: enough to change between a few sets of rules or branches and back.
 KEYS_KEPT = 4
+# Texts that are the same for many files.
+SHARED = frozenset({"media", "container", "codec", "reason"})
 
 _VERSION = 1
 _TABLES = """
@@ -206,6 +209,8 @@ def _content(name: str, sha256: str) -> str:
 
 def _read(kind: type[Answer], text: str) -> Answer:
     try:
-        return kind(**json.loads(text))
-    except (ValueError, TypeError) as error:
+        values = json.loads(text)
+        # One "h264" for all files. Hashes and words about damage are each file's own.
+        return kind(**{key: sys.intern(value) if key in SHARED else value for key, value in values.items()})
+    except (ValueError, TypeError, AttributeError) as error:
         raise sqlite3.DatabaseError(f"a row cannot be read: {error}") from error

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -105,9 +105,10 @@ def probe_all(
             left = work.look_up()
             show(work.done)
             for step in (work.recognise(left), work.decode(left, rules)):
-                for number in step:
-                    del left[number]
-                    show(work.done)
+                with closing(step):  # whatever ends the run ends the workers
+                    for number in step:
+                        del left[number]
+                        show(work.done)
     logger.info("%s", work.told())
     return [result for result in work.results if result is not None]
 
@@ -121,7 +122,7 @@ def decode(path: Path, extend: Extend, rules: VideoRules) -> Checked:
     """Probe a file, and see whether it stayed as it was."""
 
     def check() -> VideoInfo | Refusal:
-        if not is_image(path):
+        if rules.depth != "header" and not is_image(path):
             extend(stated_seconds(path))
         return try_probe(path, rules)
 
@@ -203,7 +204,7 @@ class _Work:
                 left[number] = state
         return left
 
-    def recognise(self, left: dict[int, FileState | None]) -> Iterator[int]:
+    def recognise(self, left: dict[int, FileState | None]) -> Generator[int, None, None]:
         """Settle moved and copied files, by hashing those of the size of a known one; yield their numbers."""
         known = self._known
         if known is None:
@@ -218,7 +219,7 @@ class _Work:
             self._keep("decoded" if isinstance(checked.result, Refusal) else "content", number, checked)
             yield number
 
-    def decode(self, left: dict[int, FileState | None], rules: VideoRules) -> Iterator[int]:
+    def decode(self, left: dict[int, FileState | None], rules: VideoRules) -> Generator[int, None, None]:
         """Settle the rest by decoding it; yield the numbers."""
         for number, checked in self._examine(partial(decode, rules=rules), list(left), left):
             self._keep("decoded", number, checked)

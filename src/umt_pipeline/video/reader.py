@@ -94,7 +94,8 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def _read_displayed(path: Path, header: Header, wanted: Sequence[int]) -> NDArray[np.uint8]:
-    if header.by_decord:
+    # Beyond the listed frames decord knows hidden ones.
+    if header.by_decord and not (header.hidden_frames and max(wanted) >= header.listed_frames):
         try:
             frames = open_decord(path, header).get_batch(list(wanted)).asnumpy()
             if frames.shape == (len(wanted), header.height, header.width, 3):

@@ -6,6 +6,8 @@ from typing import Any
 
 from umt_pipeline.core.config import Config
 
+_TABLES = ("videos", "captions", "labels", "questions", "boxes")
+
 
 class RulesInForce(Config):
     """The rules that a corpus was read with, as far as the page says what another value would cost.
@@ -333,3 +335,7 @@ class Content(Config):
     near_duplicates: LookAlikes
     costs: RuleCosts
     accepted: tuple[AcceptedFile, ...]
+
+    def table_names(self) -> list[str]:
+        """Return the names of the tables as they are shown: JSON files of this project have their keys sorted."""
+        return sorted(self.tables, key=_TABLES.index)

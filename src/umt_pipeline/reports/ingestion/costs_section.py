@@ -23,7 +23,7 @@ _ABOUT = {
 
 def costs_section(content: Content) -> Section:
     """Return what each rule refuses now, and what other values of it would."""
-    tables = [name for name, counts in content.tables.items() if name != "videos" and counts["accepted"]]
+    tables = [name for name in content.table_names() if name != "videos" and content.tables[name]["accepted"]]
     blocks: list[Block | None] = [_threshold(one, tables, content.rules.splits) for one in content.costs.thresholds]
     return Section(
         "What each rule would cost",
@@ -77,4 +77,4 @@ def _share(found: ShareLimit) -> Table | None:
 
 def _with(rows: Mapping[str, int]) -> str:
     told = [f"{count:,} {_ONE[name] if count == 1 else name}" for name, count in rows.items() if count]
-    return f" and with them {listed(told)}" if told else ""
+    return f" and with that {listed(told)}" if told else ""

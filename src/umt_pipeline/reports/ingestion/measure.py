@@ -296,7 +296,8 @@ def _groups(found: Sequence[Mapping[str, Any]], split_of: Mapping[str, str]) -> 
 def _accepted(videos: pd.DataFrame, captions: pd.DataFrame) -> tuple[AcceptedFile, ...]:
     """Return some files of each corpus and split, so that each has one as long as there are not too many."""
     parts = [rows for _, rows in videos.groupby(["corpus", "split"], sort=False)][:ACCEPTED_SHOWN]
-    each = max(1, min(6, ACCEPTED_SHOWN // max(1, len(parts))))
+    fit = ACCEPTED_SHOWN // max(1, len(parts))
+    each = 6 if fit >= 6 else 3 if fit >= 3 else 1  # whole rows of the page
     columns = ("path", "split", "corpus", "width", "height", "num_frames", "codec")
     caption = captions.drop_duplicates("video_id").set_index("video_id")["caption"]
     return tuple(

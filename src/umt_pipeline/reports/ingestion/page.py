@@ -73,7 +73,7 @@ def ingestion_page(content: Content, frames: FrameLoader | None) -> Page:
             Section("Formats", [_kinds(content)], "Of accepted files."),
             Section(
                 "Labels",
-                [block for task in content.labels for block in _labels(task, content.rules.splits)],
+                _labels(content.labels, content.rules.splits),
                 "How often each label occurs, as a share of its task.",
                 "There are no labels.",
             ),
@@ -127,7 +127,7 @@ def _tiles(content: Content) -> list[Tile]:
 
 
 def _rows_section(content: Content) -> Section:
-    in_order = dict(sorted(content.tables.items(), key=lambda item: (item[0] != "videos", item[0])))
+    in_order = {name: content.tables[name] for name in content.table_names()}
     bars = []
     for name, counts in in_order.items():
         if counts["rows_in"]:
@@ -234,26 +234,34 @@ def _kinds(content: Content) -> Bars | None:
     return Bars(groups) if groups else None
 
 
-def _labels(task: LabelTask, splits: Sequence[str]) -> list[Block]:
-    totals = [(label, sum(files.values())) for label, files in task.files]
-    bars = totals[:_LABEL_BARS]
+def _labels(tasks: Sequence[LabelTask], splits: Sequence[str]) -> list[Block]:
+    if not tasks:
+        return []
+    untrained = [
+        Text(f"{task.task}: {task.untrained:,} of {counted(task.labels, 'label')} never in split {splits[0]}.")
+        for task in tasks
+        if task.untrained
+    ]
+    folds = [Fold(f"{task.task}: files by label and split", [_label_table(task, splits)]) for task in tasks]
+    return [Bars([_label_bars(task) for task in tasks]), *untrained, *folds]
+
+
+def _label_bars(task: LabelTask) -> tuple[str, list[Bar]]:
+    bars = [(label, sum(files.values())) for label, files in task.files[:_LABEL_BARS]]
     if left := task.labels - len(bars):
         bars.append((counted(left, "other label"), task.rows - sum(count for _, count in bars)))
+    return f"{task.task}: {counted(task.labels, 'label')} of {counted(task.rows, 'file')}", _bars(bars, task.rows)
+
+
+def _label_table(task: LabelTask, splits: Sequence[str]) -> Table | None:
     rows: list[tuple[Any, ...]] = []
-    for (label, files), (_, total) in zip(task.files, totals, strict=True):
+    for label, files in task.files:
         cells = [Cell(f"{files[split]:,}", style="bad" if split == splits[0] and not files[split] else "") for split in splits]
-        rows.append((label, total, *cells))
+        rows.append((label, sum(files.values()), *cells))
     if task.other_labels:
         others = task.other_files
         rows.append((counted(task.other_labels, "other label"), sum(others.values()), *(others[split] for split in splits)))
-    by_split = table(f"Files by label of {task.task}", ("Label", "All", *splits), rows)
-    untrained = f"{task.untrained:,} of {counted(task.labels, 'label')} never in split {splits[0]}." if task.untrained else ""
-    title = f"{task.task}: {counted(task.labels, 'label')} of {counted(task.rows, 'file')}"
-    return [
-        Bars([(title, _bars(bars, task.rows))]),
-        *([Text(untrained)] if untrained else []),
-        Fold(f"{task.task}: files by label and split", [by_split]),
-    ]
+    return table(f"Files by label of {task.task}", ("Label", "All", *splits), rows)
 
 
 # --- duplicates -------------------------------------------------------------------------------------------------------
@@ -265,7 +273,8 @@ def _duplicates(content: Content) -> list[Block]:
         f"most {near.bits} of 192 bits. {counted(near.not_compared, 'file')} could not be compared: flat pictures, or not "
         "decoded."
     )
-    return [*same, *subsection("The same to look at", [Text(how), *_groups(near)])]
+    groups = _groups(near) or [Text("No two files look the same.", missing=True)]
+    return [*same, *subsection("The same to look at", [Text(how), *groups])]
 
 
 def _groups(found: Groups) -> list[Block]:

@@ -24,7 +24,7 @@ from umt_pipeline.video.reader import read_frames
 _FRAMES = 4  # of a video
 # Pixels that all files together may make decoders produce: seconds of work. Frames are taken from the part of each video
 # that its share reaches, so that one long or large film costs no more than another.
-_PIXELS = 1_500_000_000
+_PIXELS = 1_000_000_000
 _SECONDS = 20.0  # of the clock for one file, which should take a fraction of one
 _WORKERS = 2
 _SIDE = 256  # shorter side that frames are made smaller to at once: no page shows larger ones
