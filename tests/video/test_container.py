@@ -61,6 +61,17 @@ def test_only_frames_that_an_edit_list_shows_are_there(
         read_frames(path, [len(expected)])
 
 
+def test_frames_hidden_behind_the_last_one_cost_no_speed_and_are_not_read(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 40, options={"bf": "0"})
+    path.write_bytes(with_edits(path.read_bytes(), [(39, 0)]))
+    header = read_header(path)
+    assert (header.hidden_frames, header.by_decord) == (1, True)
+    assert counts(path) == [39] * 3
+    assert numbers(path, 39) == list(range(39))
+    with pytest.raises(VideoError, match="frame 39 was asked for, found 39 frames"):
+        read_frames(path, [39])
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_a_file_cut_between_key_frames_begins_with_the_first_that_decodes(tmp_path: Path, suffix: str) -> None:
     whole = write_video(tmp_path / f"whole.{suffix}", 40, options=GROUPS)
