@@ -36,3 +36,12 @@ def edit(file: Path, old: str, new: str) -> None:
     text = file.read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{file}: {old!r} is there {text.count(old)} times"
     file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def make_dvc_project(project: Path) -> Path:
+    """Make a folder a git repository and a DVC project, with this project's lists of what they ignore."""
+    subprocess.run(["git", "init", "-q", "-b", "main", str(project)], check=True)
+    for name in (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, project / name)
+    return project

@@ -1,0 +1,152 @@
+"""What `umt init` writes: a configuration, raw tables that DVC keeps, stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from umt_pipeline.commands import main as cli
+from umt_pipeline.commands.init import Given, init_corpus
+from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
+from umt_pipeline.pipelines.ingestion.params import IngestionParams
+from umt_pipeline.project_config import config_loader
+
+
+def stages(project: Path) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = yaml.safe_load((project / "corpora/mine/dvc.yaml").read_text())["stages"]
+    return found
+
+
+def test_init_writes_a_corpus_that_kedro_and_dvc_read(dvc_project: Path, media: Path) -> None:
+    tables = ["--captions", str(media.parent / "captions.csv"), "--labels", str(media.parent / "labels.csv")]
+    result = CliRunner().invoke(cli.app, ["init", "mine", "--videos", str(media), *tables])
+    assert result.exit_code == 0, result.output
+    for line in ("3 files: train", "2 of 3 captions name one of these files", "dvc repro corpora/mine/dvc.yaml"):
+        assert line in result.output
+    loader = config_loader(dvc_project, "mine")
+    catalog = loader["catalog"]
+    assert catalog["raw_media"]["filepath"] == str(media), "given once, in globals.yml"
+    assert catalog["videos"]["filepath"] == "data/mine/03_primary/videos.parquet"
+    assert catalog["metrics"]["filepath"] == "corpora/mine/results/metrics.json", "where git keeps it"
+    videos = pd.read_csv(dvc_project / catalog["raw_videos"]["filepath"])
+    assert videos["video"].tolist() == ["a.mp4", "b.MOV", "deep/ç 1.webm"]
+    assert videos["video_id"].tolist() == ["a", "b", "deep/ç 1"]
+    labels = pd.read_csv(dvc_project / catalog["raw_labels"]["filepath"])
+    assert labels.to_dict("records") == [{"video": "a.mp4", "task": "label", "label": "cat"}]
+    parameters = loader["parameters"]
+    assert parameters["ingestion"]["dataset_id"] == "mine"
+    assert parameters["classification"]["tasks"] == ["label"]
+    for name in ("videos.csv", "captions.csv", "labels.csv", "media_manifest.csv"):
+        assert (dvc_project / "data/mine/01_raw" / f"{name}.dvc").is_file()
+
+
+def test_stages_depend_on_hashes_of_media_that_stay_where_they_are(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}))
+    found = stages(dvc_project)
+    assert list(found) == ["ingestion", "teacher_features", "stage1", "stage2", "retrieval", "evaluation"]
+    raw = "data/mine/01_raw"
+    assert found["ingestion"]["deps"][:3] == [f"{raw}/media_manifest.csv", f"{raw}/videos.csv", f"{raw}/captions.csv"]
+    assert found["stage1"]["params"] == [
+        {"conf/mine/parameters.yml": ["seed"]},
+        {"conf/mine/parameters_teacher_features.yml": ["teacher_features"]},
+        {"conf/mine/parameters_stage1.yml": ["stage1"]},
+    ]
+    assert all(stage["wdir"] == "../.." for stage in found.values())
+    assert found["stage2"]["cmd"] == "kedro run --env mine --pipelines stage2"
+    assert all(str(media) not in dependency for stage in found.values() for dependency in stage["deps"])
+
+
+def test_media_that_dvc_keeps_are_copies(dvc_project: Path, media: Path) -> None:
+    (media / "a.txt").write_text("a sidecar\n")
+    told = init_corpus(dvc_project, "mine", Given(media, media="add"))
+    assert "1 of 1 captions name one of these files, found in the folder" in told
+    copies = dvc_project / "data/mine/01_raw/media"
+    assert sorted(path.name for path in copies.rglob("*") if path.is_file()) == ["a.mp4", "a.txt", "b.MOV", "ç 1.webm"]
+    assert copies.with_suffix(".dvc").is_file()
+    assert (media / "a.mp4").stat().st_nlink == 1
+    assert stages(dvc_project)["stage1"]["deps"][0] == "data/mine/01_raw/media"
+    assert config_loader(dvc_project, "mine")["globals"]["media"] == "data/mine/01_raw/media"
+
+
+def test_without_captions_what_stands_on_them_is_left_out(dvc_project: Path, media: Path) -> None:
+    for kind in ("cats", "dogs"):
+        (media / kind).mkdir()
+        (media / kind / "x.mp4").write_text(kind)
+    for name in ("a.mp4", "b.MOV"):
+        (media / name).unlink()
+    told = init_corpus(dvc_project, "mine", Given(media, class_folders=True))
+    assert [line for line in told if line.startswith("no captions: stage2, retrieval and evaluation are left out")]
+    found = stages(dvc_project)
+    assert list(found) == ["ingestion", "teacher_features", "stage1", "classification"]
+    assert "data/mine/06_models/stage2" not in found["classification"]["deps"]
+    parameters = config_loader(dvc_project, "mine")["parameters"]
+    assert parameters["classification"]["start"] == "stage1"
+    assert parameters["teacher_features"]["train_small"]["templates"] == ["a video of {label}"]
+
+
+def test_init_takes_the_images_that_captions_name(dvc_project: Path, media: Path) -> None:
+    for name in ("photo.JPG", "deep/second.png", "thumbnail.jpg"):
+        (media / name).touch()
+    captions = media.parent / "captions.json"
+    named = ["photo.JPG", "photo.JPG", "deep/second.png", "a.mp4", "lost.png"]
+    captions.write_text(json.dumps([{"video": name, "caption": "x"} for name in named]))
+    told = init_corpus(dvc_project, "mine", Given(media, {"captions": captions}, splits="0,50,50"))
+    assert "4 of 5 captions name one of these files" in told
+    table = pd.read_csv(dvc_project / "data/mine/01_raw/videos.csv").sort_values("video")
+    images = table[table["video"].str.lower().str.endswith((".jpg", ".png"))]
+    assert images["video"].tolist() == ["deep/second.png", "photo.JPG"]
+    assert set(images["split"]) == {"train"}
+    params = IngestionParams.model_validate(config_loader(dvc_project, "mine")["parameters"]["ingestion"])
+    none = pd.DataFrame()
+    listed, *_ = read_raw_tables(table, pd.read_json(captions), none, none, none, params)
+    assert set(listed["corpus"]) == {"mine"}, "the demo's column of corpora is not asked for"
+    assert listed["video_id"].tolist() == table["video_id"].tolist(), "the table names the files"
+
+
+def test_parameter_files_are_complete_and_literal(dvc_project: Path, media: Path) -> None:
+    """What DVC sees is what runs, and `-S` finds every key."""
+    given = Given(media, {"captions": media.parent / "captions.csv"}, like="umt_b16")
+    init_corpus(dvc_project, "mine", given)
+    resolved = config_loader(dvc_project, "mine")["parameters"]
+    for file in (dvc_project / "conf" / "mine").glob("parameters*.yml"):
+        assert "${" not in file.read_text()
+        for name, values in yaml.safe_load(file.read_text()).items():
+            assert values == resolved[name], file.name
+    started = config_loader(dvc_project, "umt_b16")["parameters"]
+    assert resolved["stage1"] == started["stage1"]
+    assert resolved["stage1"]["student"]["dim"] == 768
+    assert resolved["ingestion"]["splits"] == ["train", "validation", "test"]
+
+
+def test_init_refuses(dvc_project: Path, media: Path) -> None:
+    captions = {"captions": media.parent / "captions.csv"}
+    with pytest.raises(ConfigError, match="expected lower-case letters"):
+        init_corpus(dvc_project, "../up", Given(media, captions))
+    with pytest.raises(ConfigError, match="expected a folder"):
+        init_corpus(dvc_project, "mine", Given(media / "none", captions))
+    with pytest.raises(ConfigError, match="both say what the labels are"):
+        init_corpus(dvc_project, "mine", Given(media, {"labels": media.parent / "labels.csv"}, class_folders=True))
+    bad = media.parent / "bad.csv"
+    bad.write_text("file,caption\na,b\n")
+    with pytest.raises(
+        TableError, match=r"bad\.csv: expected the columns video, caption; found file, caption; missing: video"
+    ):
+        init_corpus(dvc_project, "mine", Given(media, {"captions": bad}))
+    shutil.move(dvc_project / ".git", dvc_project / "git")
+    with pytest.raises(ConfigError, match="expected a git repository beside"):
+        init_corpus(dvc_project, "mine", Given(media, captions))
+    shutil.move(dvc_project / ".dvc", dvc_project / "dvc")
+    with pytest.raises(ConfigError, match=r"expected a DVC project, found no folder \.dvc"):
+        init_corpus(dvc_project, "mine", Given(media, captions))
+    assert not (dvc_project / "conf" / "mine").exists()
+    assert not (dvc_project / "data").exists()
+    (dvc_project / "conf" / "mine").mkdir()
+    with pytest.raises(ConfigError, match="exists already"):
+        init_corpus(dvc_project, "mine", Given(media, captions))

@@ -1,0 +1,113 @@
+"""`umt update`: known files keep their split and their name, whatever comes, goes, moves or changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from umt_pipeline.commands.init import Given, init_corpus
+from umt_pipeline.commands.media_hashes import HashCache
+from umt_pipeline.commands.splits import read_splits
+from umt_pipeline.commands.update import compare_manifests, update_corpus, updated_videos
+from umt_pipeline.core.errors import ConfigError
+
+
+def manifest(**hashes: str) -> pd.DataFrame:
+    return pd.DataFrame({"video": [f"{name}.mp4" for name in hashes], "sha256": list(hashes.values())}, dtype=str)
+
+
+def test_changes_between_two_lists_of_hashes() -> None:
+    changes = compare_manifests(manifest(a="1", b="2", c="3", d="4"), manifest(a="1", b="9", e="3", f="4", g="4", h="8"))
+    assert changes.changed == ["b.mp4"]
+    assert changes.moved == {"c.mp4": "e.mp4", "d.mp4": "f.mp4"}
+    assert changes.new == ["g.mp4", "h.mp4"], "of two copies one is the old file, moved"
+    assert changes.vanished == []
+    assert compare_manifests(manifest(a="1"), manifest(a="1", b="1")).new == ["b.mp4"], "a copy is no move"
+    lost = compare_manifests(manifest(a=""), manifest(b=""))
+    assert (lost.new, lost.vanished) == (["b.mp4"], ["a.mp4"]), "what cannot be read is not known by its content"
+
+
+def test_known_rows_stay_as_they_are() -> None:
+    videos = pd.DataFrame(
+        {"video": ["a.mp4", "b.mp4", "c.mp4"], "split": ["test", "train", "test"], "video_id": ["a", "b", "c"], "by": ["x"] * 3}
+    )
+    changes = compare_manifests(manifest(a="1", b="2", c="3"), manifest(c="1", b="5", a="6"))
+    assert changes.changed == ["a.mp4", "b.mp4", "c.mp4"]
+    changes = compare_manifests(manifest(a="1", b="2", c="3"), manifest(b="5", d="1", a2="7"))
+    assign, _ = read_splits("0,0,100")
+    after = updated_videos(videos, changes, assign)
+    assert after.to_dict("records") == [
+        {"video": "d.mp4", "split": "test", "video_id": "a", "by": "x"},
+        {"video": "b.mp4", "split": "train", "video_id": "b", "by": "x"},
+        {"video": "a2.mp4", "split": "test", "video_id": "a2", "by": ""},
+    ]
+    pd.testing.assert_frame_equal(updated_videos(after, changes, assign), after)
+    # A new file where a moved one was takes another name than that one has kept.
+    again = compare_manifests(manifest(d="1"), manifest(d="1", a="8"))
+    assert updated_videos(after, again, assign)["video_id"].tolist() == ["a", "b", "a2", "a.mp4"]
+
+
+def test_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.mp4").write_text("one")
+    (tmp_path / "b.mp4").write_text("two")
+    first = HashCache(tmp_path / "cache.jsonl").table(tmp_path, ["a.mp4", "b.mp4"])
+    with (tmp_path / "cache.jsonl").open("a") as log:
+        log.write('["b.mp4", 3')  # a kill
+    (tmp_path / "b.mp4").write_text("three")
+    read: list[str] = []
+    monkeypatch.setattr(
+        "umt_pipeline.commands.media_hashes.sha256_file", lambda path: read.append(path.name) or "f" * 64
+    )
+    again = HashCache(tmp_path / "cache.jsonl").table(tmp_path, ["a.mp4", "b.mp4"])
+    assert read == ["b.mp4"]
+    assert again["sha256"].tolist() == [first["sha256"][0], "f" * 64]
+    assert HashCache(tmp_path / "cache.jsonl").known(tmp_path, "b.mp4") == "f" * 64
+
+
+def test_update_takes_in_the_folder_and_the_tables(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}, splits="0,100,0"))
+    raw = dvc_project / "data/mine/01_raw"
+    known = pd.read_csv(raw / "videos.csv").set_index("video")
+    (media / "a.mp4").rename(media / "deep" / "renamed.mp4")
+    (media / "b.MOV").write_text("other content")
+    (media / "deep" / "ç 1.webm").unlink()
+    (media / "new.mp4").write_text("new")
+    told = update_corpus(dvc_project, "mine", {"labels": media.parent / "labels.csv"}, None)
+    assert told[0] == "3 files: 1 new, 1 changed, 1 moved, 1 vanished"
+    assert "2 rows of tables name the new paths of moved files" in told, "a caption and a label"
+    assert "stages: ingestion, teacher_features, stage1, stage2, retrieval, evaluation, classification" in told
+    after = pd.read_csv(raw / "videos.csv").set_index("video")
+    assert after.loc["deep/renamed.mp4"].to_dict() == known.loc["a.mp4"].to_dict()
+    assert after.loc["b.MOV"].to_dict() == known.loc["b.MOV"].to_dict()
+    assert sorted(after.index) == ["b.MOV", "deep/renamed.mp4", "new.mp4"]
+    assert pd.read_csv(raw / "captions.csv")["video"].tolist() == ["deep/renamed.mp4", "b.MOV", "gone.mp4"]
+    assert update_corpus(dvc_project, "mine", {}, None)[0] == "3 files: 0 new, 0 changed, 0 moved, 0 vanished"
+
+
+def test_captions_of_the_folder_are_read_again(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media))
+    raw = dvc_project / "data/mine/01_raw"
+    assert not (raw / "captions.csv").exists()
+    (media / "a.txt").write_text("a cat")
+    assert any("stage2" in line for line in update_corpus(dvc_project, "mine", {}, None))
+    assert pd.read_csv(raw / "captions.csv").to_dict("records") == [{"video": "a.mp4", "caption": "a cat"}]
+    (media / "a.txt").unlink()
+    assert not any("stage2" in line for line in update_corpus(dvc_project, "mine", {}, None))
+    assert not (raw / "captions.csv.dvc").exists()
+
+
+def test_new_files_wait_for_a_split_where_a_table_says_it(dvc_project: Path, media: Path) -> None:
+    table = media.parent / "splits.csv"
+    table.write_text("video,split\na.mp4,test\n", encoding="utf-8")
+    told = init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}, splits=str(table)))
+    assert any(line.startswith("2 files of which") for line in told)
+    assert any(line.startswith("2 new files have no split") for line in update_corpus(dvc_project, "mine", {}, None))
+    assert update_corpus(dvc_project, "mine", {}, "100,0,0")[0].startswith("3 files: 2 new")
+    assert len(pd.read_csv(dvc_project / "data/mine/01_raw/videos.csv")) == 3
+
+
+def test_only_corpora_are_updated(dvc_project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected a corpus that `umt init` made, found no corpus\.yml"):
+        update_corpus(dvc_project, "ci", {}, None)
