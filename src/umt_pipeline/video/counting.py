@@ -101,9 +101,7 @@ def _decode_all(path: Path, header: Header) -> _Count:
         # channels. Such a file is sound if every listed frame decodes, and is read in order.
         if decodable.frames >= header.listed_frames > 0:
             return decodable
-        detail = (
-            f"frames are lost in the middle: of {header.listed_frames} listed only {decodable.frames} can be decoded"
-        )
+        detail = f"frames are lost in the middle: of {header.listed_frames} listed only {decodable.frames} can be decoded"
         raise VideoError(Reason.CORRUPT_FRAME, detail) from error
 
 

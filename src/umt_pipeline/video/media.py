@@ -61,10 +61,11 @@ class VideoRules(Config):
         min_side: smallest width and height in pixels as displayed, of videos and images.
         depth: how much of a video is looked at. Images are always decoded, and every byte is hashed at any depth.
 
-            ``header``: header, index and the first frame that decodes. Finds what is no video, has no stream, no decoder or no
-            listed frames, is cut off before its index says, too small or too short. Damage inside coded frames is not
-            seen, ``num_frames`` is what the index lists, and there is no perceptual hash. Where no index lists them, frames of Matroska, WebM and
-            fragmented MP4 files are counted in the container, which reads the file; MPEG streams are refused.
+            ``header``: header, index and the first frame that decodes. Finds what is no video, has no stream, no decoder
+            or no listed frames, is cut off before its index says, too small or too short. Damage inside coded frames is
+            not seen, ``num_frames`` is what the index lists, and there is no perceptual hash. Where no index lists them,
+            frames of Matroska, WebM and fragmented MP4 files are counted in the container, which reads the file; MPEG
+            streams are refused.
             ``sample``: also decodes a few frames: the first, the last, and the three that are hashed. Finds also what does
             not decode there, and then decodes all. Damage between them is not seen. Saves nothing for AVI, MPEG and other
             files that can only be decoded in order.
