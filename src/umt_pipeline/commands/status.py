@@ -53,7 +53,8 @@ def print_status(console: Console, project: Path, name: str | None) -> None:
     corpus, file = existing_corpus(project, name) if name else None, stages_file(project, name)
     with dvc_repo(project) as repo:
         states = stage_states(repo, file)
-        news = [*folder_news(corpus), *(f"{path} was changed by hand: umt update {name}" for path in edited_files(repo, corpus))] if corpus else []
+        news = folder_news(corpus) if corpus else []
+        news += [f"{path} was changed by hand: umt update {name}" for path in edited_files(repo, corpus)] if corpus else []
     table = Table("stage", "", "why", title=f"dvc repro {file.relative_to(project)}", title_justify="left")
     for state in states:
         table.add_row(state.name, state.state, "\n".join(state.why))
