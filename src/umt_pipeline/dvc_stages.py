@@ -145,7 +145,7 @@ def describe_stages(project: Path, corpus: str | None, names: Iterable[str] | No
             **({"wdir": "../.."} if corpus else {}),
             "cmd": f"kedro run{f' --env {corpus}' if corpus else ''} --pipelines {name}",
             "deps": [*(entry.dependency for entry in inputs), *(f"{CODE}/{room}" for room in code_rooms(name))],
-            "params": _parameters(project, corpus, pipeline, list(chosen)),
+            "params": _parameters(project, corpus, _blocks(pipeline, list(chosen), list(all_pipelines))),
             **_results(outputs[name]),
         }
     plots = _comparisons(project, made)
@@ -270,20 +270,21 @@ def _spoken(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=\d)", " ", name.replace("_control", ", control").replace("_", " ")).capitalize()
 
 
-def _parameters(project: Path, corpus: str | None, pipeline: Pipeline, stages: list[str]) -> list[dict[str, Any]]:
+def _blocks(pipeline: Pipeline, stages: list[str], known: list[str]) -> list[str]:
+    """Return the blocks of parameters that a pipeline reads, in the order of the pipelines; all of them: those of stages."""
     inputs = pipeline.inputs()
     read = {name.removeprefix("params:").partition(".")[0] for name in inputs if name.startswith("params:")}
     if "parameters" in inputs:
         read |= {"seed", *stages}
-    found = []
-    for block in ["seed", *(name for name in project_pipelines() if name != "seed")]:
-        file = f"parameters{'' if block == 'seed' else f'_{block}'}.yml"
-        folder = "base" if corpus is None or not (project / "conf" / corpus / file).is_file() else corpus
-        if block in read:
-            found.append({f"conf/{folder}/{file}": _Names([block])})
-    if strange := sorted(read - {"seed", *project_pipelines()}):
+    if strange := sorted(read - {"seed", *known}):
         raise ConfigError(f"parameters: expected blocks that are named after pipelines, and seed; found '{strange[0]}'.")
-    return found
+    return [block for block in ["seed", *known] if block in read]
+
+
+def _parameters(project: Path, corpus: str | None, blocks: list[str]) -> list[dict[str, Any]]:
+    files = {block: f"parameters{'' if block == 'seed' else f'_{block}'}.yml" for block in blocks}
+    own = {block for block, file in files.items() if corpus and (project / "conf" / corpus / file).is_file()}
+    return [{f"conf/{corpus if block in own else 'base'}/{file}": _Names([block])} for block, file in files.items()]
 
 
 def _comparisons(project: Path, made: Mapping[str, Kept]) -> list[dict[str, Any]]:

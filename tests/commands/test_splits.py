@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umt_pipeline.commands.splits import assign_splits, parse_shares, read_splits
 from umt_pipeline.core.errors import ConfigError, TableError
 
 
+@settings(deadline=None)
 @given(st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=30), st.data())
 def test_a_split_depends_on_the_name_alone(videos: set[str], data: st.DataObject) -> None:
     shares = parse_shares("60,20,20")

@@ -127,7 +127,7 @@ class Corpus:
             ConfigError: the raw tables are not here.
         """
         if not self.videos.exists():
-            raise ConfigError(f"{self.videos}: expected the table of videos, found nothing. Fetch it: dvc pull.")
+            raise ConfigError(f"{self.videos}: expected a table, found nothing. Fetch it: dvc pull -R data/{self.name}.")
         return pipelines_for({name for name in TABLES if len(self.load(name))}, self.record.prepare)
 
 

@@ -48,7 +48,7 @@ class Given:
         like: an environment whose parameters to start from; None: the demo's.
     """
 
-    videos: str
+    videos: str | Path
     tables: Mapping[str, Path] = field(default_factory=dict)
     splits: str = "80,10,10"
     media: Literal["add", "leave"] = "leave"
@@ -83,7 +83,7 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
         raise ConfigError("--class-folders: expected no --labels beside it, for both say what the labels are. Leave one out.")
     assign, splits = read_splits(given.splits)
     tables = {kind: table_with(path, *NEEDED[kind]) for kind, path in given.tables.items()}
-    media, told = local_media(given.videos, corpus.raw / "media")
+    media, told = local_media(str(given.videos), corpus.raw / "media")
     brought = media.is_relative_to(corpus.raw)
     if brought and given.media == "add" and media != corpus.raw / "media":
         raise ConfigError(f"{given.videos}: expected --media leave for shards from elsewhere: DVC would keep them twice.")
@@ -100,7 +100,7 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
         captions="table" if "captions" in given.tables else "folder",
         labels="table" if "labels" in given.tables else "folder",
         class_folders=given.class_folders,
-        source=given.videos if brought else None,
+        source=str(given.videos) if brought else None,
         prepare=given.prepare,
     )
     with dvc_repo(project) as repo:

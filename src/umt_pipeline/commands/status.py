@@ -53,15 +53,14 @@ def print_status(console: Console, project: Path, name: str | None) -> None:
     corpus, file = existing_corpus(project, name) if name else None, stages_file(project, name)
     with dvc_repo(project) as repo:
         states = stage_states(repo, file)
-        news = [*folder_news(corpus), *(f"{path} was changed by hand" for path in edited_files(repo, corpus))] if corpus else []
+        news = folder_news(corpus) if corpus else []
+        news += [f"{path} was changed by hand: umt update {name}" for path in edited_files(repo, corpus)] if corpus else []
     table = Table("stage", "", "why", title=f"dvc repro {file.relative_to(project)}", title_justify="left")
     for state in states:
         table.add_row(state.name, state.state, "\n".join(state.why))
     console.print(table)
     for line in news:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-    if news and corpus:
-        console.print(f"to take this in: umt update {name}", markup=False, highlight=False)
     stages = [state.name for state in states]
     if file.read_text(encoding="utf-8") != render_stages(describe_stages(project, name, stages), name):
         again = f"umt stages {name or ''}".rstrip()
@@ -159,7 +158,7 @@ def folder_news(corpus: Corpus) -> list[str]:
     if not corpus.media.is_dir():
         return [f"{corpus.media} is not here: stages that are up to date do not need it"]
     if not corpus.manifest.is_file():
-        return [f"{corpus.manifest} is not here: dvc pull"]
+        return [f"{corpus.manifest} is not here: dvc pull -R data/{corpus.name} corpora/{corpus.name}"]
     captions = corpus.load("captions") if corpus.record.captions == "table" else None
     found = scan(corpus.media, captions, corpus.record.class_folders)
     listed = TableDataset(str(corpus.manifest)).load().astype({"size_bytes": int}).set_index("video")
@@ -176,4 +175,4 @@ def folder_news(corpus: Corpus) -> list[str]:
     lines = [f"{len(paths)} files in {corpus.media} are {word}: {_some(paths)}" for word, paths in told.items() if paths]
     if new and gone:
         lines.append("of the new and vanished ones some may be the same, moved: the update finds out")
-    return lines
+    return [*lines, *([f"to take this in: umt update {corpus.name}"] if lines else [])]

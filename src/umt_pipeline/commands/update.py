@@ -110,7 +110,7 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
     corpus = existing_corpus(project, name)
     record = corpus.record
     if not corpus.manifest.is_file() or not corpus.videos.is_file():
-        raise ConfigError(f"{corpus.raw}: expected the raw tables, found them missing. Fetch them: dvc pull.")
+        raise ConfigError(f"{corpus.raw}: expected the raw tables, found them missing. Fetch them: dvc pull -R data/{name}.")
     assign, _ = read_splits(splits or record.splits)
     given = {kind: table_with(path, *NEEDED[kind]) for kind, path in tables.items()}
     told: list[str] = []
