@@ -130,12 +130,12 @@ def describe(rows: list[Row], infos: list[VideoInfo], drawn: bool, command: str)
     epochs = seconds / default.realtime / (len(infos) * saved_per_view) if saved_per_view > 0 else float("inf")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     cpu = next((line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    first = infos[0]
+    first, kind = infos[0], "drawn videos" if drawn else "videos"
     lines = [
         "# Preparing videos",
         "",
-        f"{len(infos)} {'drawn ' if drawn else ''}videos of {seconds:.0f} s together, the first of {first.width} x {first.height}"
-        f" pixels, {first.codec}, {first.fps:.0f} frames a second. Written by",
+        f"{len(infos)} {kind} of {seconds:.0f} s together, the first of {first.width} x {first.height} pixels, {first.codec}, "
+        f"{first.fps:.0f} frames a second. Written by",
         "",
         f"    {command}",
         "",
