@@ -38,8 +38,9 @@ CODEC = "libx264"
 PIXELS = ("yuv420p", "yuvj420p")
 # Measured (docs/benchmarks_prepare.md). `fastdecode` leaves out what costs decoding time: CABAC, the loop filter. Frames that
 # refer to later ones (B) would save a tenth of the bytes and cost a tenth of the speed, and the file would need an edit list.
-# Slower presets take three times as long for files of the same size.
-ENCODING = {"preset": "veryfast", "tune": "fastdecode", "bf": "0"}
+# Slower presets take three times as long for files of the same size. Without `mbtree`, which in one run of a hundred gives
+# other bytes for the same small frames (x264 165), a file's prepared form is always the same.
+ENCODING = {"preset": "veryfast", "tune": "fastdecode", "bf": "0", "mbtree": "0"}
 # The index before the frames, so that opening a file reads one piece of it.
 MUXING = {"movflags": "+faststart"}
 
