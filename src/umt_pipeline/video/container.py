@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
@@ -157,11 +157,20 @@ def _film(container: Any) -> Any:
     return next((stream for stream in streams if best is not None and stream.index == best.index), streams[0])
 
 
+class _Entry(NamedTuple):
+    """A coded frame in a container's index: its first byte, its bytes, whether it is hidden."""
+
+    pos: int
+    size: int
+    is_discard: bool
+
+
 @lru_cache(maxsize=_KEPT_HEADERS)
 def _read_header(path: str, size_bytes: int, mtime_ns: int) -> Header:
     del mtime_ns  # a part of the key
     with open_video(Path(path)) as (container, stream):
-        entries = list(stream.index_entries)
+        # Taken over as values: FFmpeg moves its index when it grows, as it does in decoding.
+        entries = [_Entry(entry.pos, entry.size, entry.is_discard) for entry in stream.index_entries]
         _check_index(entries, size_bytes)
         codec = stream.codec_context
         width, height, fps = codec.width, codec.height, float(stream.average_rate or stream.guessed_rate or 0)
@@ -202,7 +211,7 @@ def _read_header(path: str, size_bytes: int, mtime_ns: int) -> Header:
         )
 
 
-def _check_index(entries: list[Any], size_bytes: int) -> None:
+def _check_index(entries: list[_Entry], size_bytes: int) -> None:
     """Refuse a file that is shorter than its own index says: the mark of an unfinished download or copy."""
     for number, entry in enumerate(entries):
         if entry.pos + entry.size > size_bytes:

@@ -227,7 +227,7 @@ class _Worker(Generic[Result]):
     def _complaint(self, what: str) -> str:
         return (
             f"Expected a process that checks files, found that it {what} before it had one. It said:\n"
-            f"{self._last_words() or 'nothing'}\nSet ingestion.workers: 1 to check in this process, where a debugger works."
+            f"{self._last_words() or 'nothing'}\nSet `workers: 1` to check in this process, where a debugger works."
         )
 
     def _last_words(self) -> str:

@@ -15,6 +15,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -288,7 +289,8 @@ def _place(source: Path, target: Path, results: Mapping[str, Prepared], store: S
         try:
             if FileState.of(source / name) is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            link_or_copy((source / name).resolve(), place)
+            # No link: DVC makes what it keeps read-only, and the original stays the user's.
+            shutil.copy2(source / name, place)
         except OSError as error:
             if error.errno in _FULL:
                 raise
