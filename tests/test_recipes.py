@@ -12,11 +12,11 @@ from kedro.io import DataCatalog
 
 from tests.conftest import ROOT
 from tests.published import abouts, block, differing, features, header, ingestion, loader, stage1
+from tests.raw_tables import read_tables
 from umt_pipeline.commands.plan_stage1 import find_tower
 from umt_pipeline.core.identity import PACKAGE
 from umt_pipeline.models.checkpoints import student_to_published
 from umt_pipeline.models.student import Student
-from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.tasks.classification.params import ClassificationParams
 from umt_pipeline.tasks.classification.training import Recipe
 from umt_pipeline.tasks.detection.params import DetectionParams
@@ -184,7 +184,7 @@ def test_the_cached_variant_stores_what_it_should(size: Published) -> None:
 def test_the_authors_list_is_read(size: Published) -> None:
     listing = pd.DataFrame({"path": ["k400/a.mp4", "k700/b c.mp4"], "label": ["0", "709"]})
     none = DataCatalog.from_config({"raw_captions": loader(size.env)["catalog"]["raw_captions"]}).load("raw_captions")
-    videos, tables, ignored = read_raw_tables(listing, none, listing, none, none, ingestion(size.env))
+    videos, tables, ignored = read_tables(listing, none, listing, none, none, params=ingestion(size.env))
     assert videos[["video", "split"]].to_dict("split")["data"] == [["k400/a.mp4", "train"], ["k700/b c.mp4", "train"]]
     assert tables["labels"]["label"].tolist() == ["0", "709"]
     assert [name for name, table in tables.items() if table.empty] == ["captions", "questions", "boxes"]

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.published import abouts, block, differing, header, ingestion, loader, stage1
+from tests.raw_tables import read_tables
 from tests.tables.reading import read
 from tests.tables.test_retrieval import DATA
 from umt_pipeline.data.samples import Corpus
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
-from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.tables import Annotations
 from umt_pipeline.tasks.question_answering.params import QuestionAnsweringParams
 from umt_pipeline.tasks.retrieval.params import RetrievalParams
@@ -111,7 +111,7 @@ def test_the_model_goes_on_from_the_recipe_of_stage_2(size: Published) -> None:
 
 def ingested(env: str, found: Annotations) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     none = pd.DataFrame()
-    videos, tables, _ = read_raw_tables(found.videos, found.captions, found.labels, found.questions, none, ingestion(env))
+    videos, tables, _ = read_tables(found.videos, found.captions, found.labels, found.questions, none, params=ingestion(env))
     assert set(videos["split"]) == set(ingestion(env).splits)
     return videos, tables
 

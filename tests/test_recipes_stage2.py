@@ -12,8 +12,8 @@ import torch
 from kedro.io import DataCatalog
 
 from tests.published import block, differing, features, header, ingestion, loader, stage1
+from tests.raw_tables import read_tables
 from umt_pipeline.models.video_text import VideoTextModel
-from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.training.stage2 import Stage2Config
 
 STILLS = ("cc3m", "coco", "vg", "sbu", "cc12m")
@@ -121,7 +121,7 @@ def test_the_corpora_become_one_table(env: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     names = [f"raw_{table}" for table in ("videos", "captions", "labels", "questions", "boxes")]
     catalog = DataCatalog.from_config({name: entries[name] for name in names})
-    videos, tables, ignored = read_raw_tables(*map(catalog.load, names), ingestion(env))
+    videos, tables, ignored = read_tables(*map(catalog.load, names), params=ingestion(env))
     assert list(videos["corpus"]) == list(stage2(env).corpora) == list(corpora)
     assert list(videos["media"]) == ["video", *["image"] * (len(corpora) - 1)]
     assert videos["video"][0] == f"{corpora[0]}/1.x"

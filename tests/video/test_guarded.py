@@ -84,8 +84,10 @@ def test_a_long_video_has_more_time_but_a_header_is_not_believed_blindly(tmp_pat
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent_even_if_they_hang(tmp_path: Path, how: int) -> None:
     files = make(tmp_path, ["hang-0", "hang-1"])
+    # Whatever started the tests may have let its children ignore Ctrl-C.
+    heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     parent = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from tests.video.dying import hang; hang(sys.argv[1])", str(tmp_path)],
+        [sys.executable, "-c", f"{heed}; from tests.video.dying import hang; hang(sys.argv[1])", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         stderr=subprocess.DEVNULL,

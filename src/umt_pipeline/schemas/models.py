@@ -58,21 +58,17 @@ class _RawTable(_Table):
 class RawVideos(_RawTable):
     """The user's list of videos and images, after the mapping of columns: one row per file.
 
-    ``media`` is there if the user's table says what each file should be; what it is is found by opening it. ``video_id`` is
-    there if it names the files, too, so that one that is moved keeps its name.
+    ``media`` is there if the user's table says what each file should be; what it is is found by opening it.
     """
 
     video: str = pa.Field(unique=True)
     split: str
     corpus: str
     media: Series[str] | None
-    video_id: Series[str] | None = pa.Field(unique=True)
 
     _text = pa.check("video", "split", "corpus", error=NOT_BLANK)(_not_blank)
 
     _media = pa.check("media", error=KNOWN_MEDIA)(_is_media)
-
-    _named = pa.check("video_id", error=NOT_BLANK)(_not_blank)
 
 
 class RawCaptions(_RawTable):
