@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from tests.project_copies import copy_project, edit, make_dvc_project
@@ -40,6 +41,7 @@ def status(project: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_corpus_is_a_dvc_project(tmp_path: Path) -> None:
     project = make_dvc_project(copy_project(tmp_path))
     media = tmp_path / "clips"

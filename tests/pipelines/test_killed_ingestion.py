@@ -63,6 +63,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return media
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_tables(media: Path, tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert finish(start(media, undisturbed)) == [FILES, 0, FILES]

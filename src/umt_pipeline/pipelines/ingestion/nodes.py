@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,8 @@ def accept_videos(
         TableError: too many videos are unusable, or content is repeated and a parameter makes that an error.
     """
     refused: Refused = dict(listing.videos.refused)
-    rows = []
+    rows: list[int] = []
+    found: list[VideoInfo] = []
     for row, listed, result in zip(listed_videos.index.tolist(), listed_videos.itertuples(), probed_videos, strict=True):
         if isinstance(result, Refusal):
             refused[row] = (result.reason, result.detail)
@@ -122,10 +123,14 @@ def accept_videos(
             detail = f"expected {listed.media}, as the table says, found {result.media} ({result.codec})"
             refused[row] = (Reason.WRONG_MEDIA.value, detail)
         else:
-            named = {"video_id": listed.video_id, "path": listed.video, "split": listed.split, "corpus": listed.corpus}
-            rows.append({**named, **asdict(result), "row": row})
+            rows.append(row)
+            found.append(result)
     check_share(refused, listing.videos.rows["video"], params)
-    videos = pd.DataFrame(rows, columns=[*VIDEO_COLUMNS, "row"]).set_index("row")
+    videos = listed_videos.loc[rows, ["video_id", "video", "split", "corpus"]].rename(columns={"video": "path"})
+    # Column by column: a mapping for each row would take several times the memory of the table.
+    for field in fields(VideoInfo):
+        videos[field.name] = [getattr(info, field.name) for info in found]
+    videos = videos[VIDEO_COLUMNS].rename_axis("row")
     repeated, groups = same_content(videos, params)
     videos = videos.drop(index=list(repeated))
     alike, near_duplicates = same_pictures(videos, params)
