@@ -170,6 +170,14 @@ def test_a_file_listed_twice_keeps_what_is_about_it(media: Path) -> None:
     assert dict(zip(out["videos"]["path"], out["videos"]["split"], strict=True)) == {"a.mp4": "test", "b.mp4": "train"}
 
 
+def test_of_files_with_one_name_the_first_keeps_it(media: Path) -> None:
+    rows = [["a.mp4", "train", "x"], ["b.mp4", "train", "y"], ["b.mp4", "train", "x"], ["c.mp4", "test", "x"]]
+    videos = pd.DataFrame(rows, columns=["video", "split", "name"])
+    out = ingest(media, videos, [], [], params(columns={"videos": {"video_id": "name"}}))
+    assert out["videos"]["video_id"].tolist() == ["x", "y"]
+    assert rejected(out) == [["videos", 2, "duplicate"], ["videos", 3, "duplicate_id"]]
+
+
 @pytest.mark.parametrize(("listed", "named"), [(APART, COMPOSED), (COMPOSED, APART), (COMPOSED, COMPOSED)])
 @pytest.mark.parametrize("on_disk", [COMPOSED, APART])
 def test_a_path_in_another_unicode_form_is_that_of_the_file(media: Path, listed: str, named: str, on_disk: str) -> None:

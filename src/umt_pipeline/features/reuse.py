@@ -185,6 +185,8 @@ def _places(folder: Path, header: StoreHeader, wanted: Container[RecordKey]) -> 
         return {}
     if manifest is not None:
         _require_small_files(folder, manifest)
+    elif header.codec.sampled_tokens and not _learnt(folder).is_file():
+        return {}  # it was interrupted before its codec had learnt, or has lost what that was
     table = read_index(folder)
     there = {path.name for path in (folder / "shards").iterdir()}
     places = zip(record_keys(table), places_of(table).tolist(), strict=True)

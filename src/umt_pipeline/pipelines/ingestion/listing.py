@@ -27,6 +27,7 @@ from umt_pipeline.pipelines.ingestion.tables import ReadTable, normal_paths
 from umt_pipeline.schemas import NOTHING_LOST, Column, RowReason, select_columns
 from umt_pipeline.schemas.mapping import name_column
 from umt_pipeline.schemas.models import KNOWN_MEDIA, MEDIA
+from umt_pipeline.schemas.texts import shown
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def read_videos(raw: pd.DataFrame, media: Path, params: IngestionParams) -> tupl
     rows["video"] = pd.Series(paths, dtype=str)
     refused = {**unclear, **refused}
     refused |= listed_twice(rows.loc[~rows.index.isin(list(refused)), ["video", "split"]], written, params)
+    refused |= _same_ids(rows[~rows.index.isin(list(refused))], mapping)
     check_bad_rows("videos", refused, params.on_bad_row)
     check_share(refused, rows["video"], params)
     return ReadTable(rows, refused, selected.ignored), PathNames(written, paths)
@@ -129,7 +131,13 @@ def _problems(rows: pd.DataFrame, mapping: Mapping[str, Column], splits: Sequenc
         yield ~rows["media"].isin(MEDIA), RowReason.UNKNOWN_MEDIA, partial(found_in, "media", expected)
     if "video_id" in rows:
         yield from blank_cells(rows, mapping, "video_id")
-        # The same file listed twice is told for what it is.
-        twice = rows["video_id"].duplicated() & ~rows["video"].duplicated()
-        expected = f"{name_column('video_id', mapping)}: expected a name that no earlier row has"
-        yield twice, RowReason.DUPLICATE_ID, partial(found_in, "video_id", expected)
+
+
+def _same_ids(rows: pd.DataFrame, mapping: Mapping[str, Column]) -> Refused:
+    """Refuse rows that call another file what an earlier row calls its own."""
+    if "video_id" not in rows:
+        return {}
+    expected = f"{name_column('video_id', mapping)}: expected a name that no earlier row has"
+    again = rows.loc[rows["video_id"].duplicated(), "video_id"]
+    found = zip(again.index.tolist(), again.tolist(), strict=True)
+    return {row: (RowReason.DUPLICATE_ID, f"{expected}, found {shown(name)}") for row, name in found}

@@ -145,7 +145,7 @@ _OF_ROWS = {
         "another row says the same, or names the same file; that one is kept", "Remove the row: nothing is lost.", _BAD_ROW
     ),
     RowReason.DUPLICATE_ID: Explanation(
-        "an earlier row has this `question_id`", "Give each question a name of its own.", _BAD_ROW
+        "an earlier row has this `question_id`, or this `video_id` for another file", "Give each a name of its own.", _BAD_ROW
     ),
     RowReason.CONTRADICTING_LABELS: Explanation(
         "rows give one video different labels in one task; none of them is taken",

@@ -16,6 +16,7 @@ from umt_pipeline.core.files import linked_copy, read_json, write_json
 from umt_pipeline.core.identity import work_folder
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.manifest import MANIFEST_FILE
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
@@ -115,6 +116,8 @@ def _is_whole(store: Path) -> bool:
     Its copy in the catalog is made of the same files: what was changed there was changed here too, and verification before
     training then says that the store must be made again.
     """
+    if not (store / MANIFEST_FILE).is_file():
+        return False  # a repair was interrupted
     try:
         FeatureStore(store).verify()
     except StoreError as error:
