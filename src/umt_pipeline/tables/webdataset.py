@@ -105,8 +105,8 @@ def _refuse_nested(places: Mapping[Path, Path]) -> None:
         outer = next((places[parent] for parent in place.parents if parent in places), None)
         if outer is not None:
             raise ConfigError(
-                f"{shard}: expected a folder for it alone, found that it lies in that of {outer}. Rename one of the two, or the "
-                "folder."
+                f"{shard}: expected a folder for it alone, found that it lies in that of {outer}. "
+                "Rename one of the two, or the folder."
             )
 
 
