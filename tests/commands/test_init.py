@@ -76,6 +76,16 @@ def test_media_that_dvc_keeps_are_copies(dvc_project: Path, media: Path) -> None
     assert config_loader(dvc_project, "mine")["globals"]["media"] == "data/mine/01_raw/media"
 
 
+def test_a_file_that_cannot_be_copied_is_named(dvc_project: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, copy: Path) -> None:  # a superuser can read everything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("umt_pipeline.commands.init.shutil.copy2", refuse)
+    with pytest.raises(ConfigError, match=r"a\.mp4: expected a file to copy, .*: Permission denied\. Make it readable"):
+        init_corpus(dvc_project, "mine", Given(media, media="add"))
+    assert not (dvc_project / "data/mine/01_raw/media").exists()
+
+
 def test_without_captions_what_stands_on_them_is_left_out(dvc_project: Path, media: Path) -> None:
     for kind in ("cats", "dogs"):
         (media / kind).mkdir()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from umt_pipeline.commands.init import Given, init_corpus
+from tests.tables.test_webdataset import write_shard
+from umt_pipeline.commands.corpus import existing_corpus
+from umt_pipeline.commands.init import Given, init_corpus, scan
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.splits import read_splits
+from umt_pipeline.commands.status import folder_news
 from umt_pipeline.commands.update import compare_manifests, update_corpus, updated_videos
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.tables.folders import FolderTables
 
 
 def manifest(**hashes: str) -> pd.DataFrame:
@@ -52,10 +58,12 @@ def test_known_rows_stay_as_they_are() -> None:
 def test_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.mp4").write_text("one")
     (tmp_path / "b.mp4").write_text("two")
+    os.utime(tmp_path / "a.mp4", (1e9, 1e9))
     first = HashCache(tmp_path / "cache.jsonl").table(tmp_path, ["a.mp4", "b.mp4"])
     with (tmp_path / "cache.jsonl").open("a") as log:
         log.write('["b.mp4", 3')  # a kill
     (tmp_path / "b.mp4").write_text("three")
+    os.utime(tmp_path / "b.mp4", (1e9, 1e9))
     read: list[str] = []
     monkeypatch.setattr(
         "umt_pipeline.commands.media_hashes.sha256_file", lambda path: read.append(path.name) or "f" * 64
@@ -64,6 +72,67 @@ def test_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read == ["b.mp4"]
     assert again["sha256"].tolist() == [first["sha256"][0], "f" * 64]
     assert HashCache(tmp_path / "cache.jsonl").known(tmp_path, "b.mp4") == "f" * 64
+
+
+def test_a_file_that_changed_just_now_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.mp4").write_text("one")
+    time = (tmp_path / "a.mp4").stat().st_mtime_ns
+    first = HashCache(tmp_path / "cache.jsonl").table(tmp_path, ["a.mp4"])
+    (tmp_path / "a.mp4").write_text("two")
+    os.utime(tmp_path / "a.mp4", ns=(time, time))  # as where the clock is coarse
+    assert HashCache(tmp_path / "cache.jsonl").is_touched(tmp_path, "a.mp4")
+    again = HashCache(tmp_path / "cache.jsonl").table(tmp_path, ["a.mp4"])
+    assert again["sha256"][0] != first["sha256"][0]
+
+    def changes(path: Path) -> str:
+        path.write_text("three")
+        os.utime(path, (1.1e9, 1.1e9))
+        return "f" * 64
+
+    os.utime(tmp_path / "a.mp4", (1e9, 1e9))
+    monkeypatch.setattr("umt_pipeline.commands.media_hashes.sha256_file", changes)
+    HashCache(tmp_path / "cache.jsonl").table(tmp_path, ["a.mp4"])
+    assert HashCache(tmp_path / "cache.jsonl").known(tmp_path, "a.mp4") is None
+
+
+def test_files_that_vanish_while_the_folder_is_read(dvc_project: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanishing(folder: Path, *options: Any) -> FolderTables:
+        found = scan(folder, *options)
+        (folder / "a.mp4").unlink(missing_ok=True)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("umt_pipeline.commands.init.scan", vanishing)
+        init_corpus(dvc_project, "mine", Given(media))
+    listed = pd.read_csv(dvc_project / "data/mine/01_raw/media_manifest.csv", keep_default_na=False).set_index("video")
+    assert listed.loc["a.mp4"].tolist() == [0, ""]
+    (media / "a.mp4").write_text("again")
+    with monkeypatch.context() as patch:
+        patch.setattr("umt_pipeline.commands.status.scan", vanishing)
+        news = folder_news(existing_corpus(dvc_project, "mine"))
+    assert news[0] == f"1 files in {media.resolve()} are vanished: a.mp4"
+    (media / "a.mp4").write_text("again")
+    with monkeypatch.context() as patch:
+        patch.setattr("umt_pipeline.commands.update.scan", vanishing)
+        update_corpus(dvc_project, "mine", {}, None)
+    assert update_corpus(dvc_project, "mine", {}, None)[0] == "2 files: 0 new, 0 changed, 0 moved, 1 vanished"
+    assert "a.mp4" not in set(pd.read_csv(dvc_project / "data/mine/01_raw/videos.csv")["video"])
+
+
+def test_shards_that_became_videos_are_no_silent_loss(dvc_project: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_shard(shards / "0.tar", {"1.mp4": b"one", "2.mp4": b"two"})
+    init_corpus(dvc_project, "mine", Given(shards))
+    write_shard(shards / "1.tar", {"1.mp4": b"three"})
+    (shards / "stray.mp4").touch()
+    with pytest.raises(ConfigError, match="found both"):
+        update_corpus(dvc_project, "mine", {}, None)
+    (shards / "stray.mp4").unlink()
+    assert "3 files: 1 new, 0 changed, 0 moved, 0 vanished" in update_corpus(dvc_project, "mine", {}, None)
+    for shard in shards.glob("*.tar"):
+        shard.rename(shard.with_suffix(".mp4"))
+    with pytest.raises(ConfigError, match=r"shards: expected what becomes files in .*media, found that they are in .*shards"):
+        update_corpus(dvc_project, "mine", {}, None)
 
 
 def test_update_takes_in_the_folder_and_the_tables(dvc_project: Path, media: Path) -> None:

@@ -94,6 +94,13 @@ def test_a_sidecar_that_cannot_be_read_is_counted_and_named(
     assert re.search(message, caplog.text)
 
 
+def test_a_caption_ends_with_its_line_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    caption = "one\u2028two\x85three\x0bfour\x0cfive"
+    (tmp_path / "a.txt").write_text(f"{caption}\nnext\r\n", encoding="utf-8", newline="")
+    assert read_folder(tmp_path).captions["caption"].tolist() == [caption, "next"]
+
+
 def test_a_sidecar_that_says_nothing(tmp_path: Path) -> None:
     touch(tmp_path, "x.mp4", "y.mp4")
     (tmp_path / "x.json").write_text('{"width": 640, "caption": null}')

@@ -261,15 +261,37 @@ def test_a_killed_call_loses_what_was_under_way(tmp_path: Path, remote: Any, dow
     stage_folder("memory://b/videos", tmp_path)
     journal = tmp_path / folders.STAGED_JOURNAL
     lines = journal.read_text().splitlines(keepends=True)
-    # Killed while it wrote the line of the third, with another one half downloaded.
-    journal.write_text("".join(lines[:2]) + lines[2][:20])
+    # Killed while it wrote the line of the last, with another one half downloaded.
+    journal.write_text("".join(lines[:-1]) + lines[-1][:20])
     (tmp_path / ".d.mp4.4711.part").write_bytes(b"half")
     downloads.clear()
     stage_folder("memory://b/videos", tmp_path)
-    assert downloads == [f"/b/videos/{json.loads(lines[2])['name']}"]
+    assert downloads == [f"/b/videos/{json.loads(lines[-1])['name']}"]
     assert not list(tmp_path.glob(".*.part"))
     downloads.clear()
     assert stage_folder("memory://b/videos", tmp_path).downloaded == 0
+
+
+def test_a_changed_file_that_failed_to_come_and_went_leaves_no_old_copy(
+    tmp_path: Path, remote: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(remote, "a.mp4", "b.mp4")
+    stage_folder("memory://b/videos", tmp_path)
+    (tmp_path / "mine.mp4").write_bytes(b"not from there")
+    time.sleep(0.01)
+    fill(remote, "b.mp4", "mine.mp4")
+
+    def fails(self: Any, path: str, local: str, **options: Any) -> None:
+        raise ConnectionResetError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "get_file", fails)
+        with pytest.raises(ConfigError, match="2 of 2 files could not be staged"):
+            stage_folder("memory://b/videos", tmp_path)
+    remote.rm("/b/videos/b.mp4")
+    remote.rm("/b/videos/mine.mp4")
+    assert stage_folder("memory://b/videos", tmp_path).removed == 1
+    assert files(tmp_path) == ["a.mp4", "mine.mp4"]
 
 
 def test_a_process_killed_at_any_moment(tmp_path: Path) -> None:
@@ -326,5 +348,11 @@ def test_local_media(tmp_path: Path, remote: Any) -> None:
     assert folder == tmp_path / "staged_unpacked"
     assert told[0] == "memory://b/shards: 1 files, of them 1 downloaded now, 0 removed"
     assert read_folder(folder).captions.values.tolist() == [["0/1.mp4", "a dog"]]
+    (shards / "._1.mp4").touch()
+    (shards / "folder.mp4").mkdir()
+    assert local_media(str(shards), target).folder == target
+    (shards / "stray.MP4").touch()
+    with pytest.raises(ConfigError, match=r"expected either videos or shards, found both, such as stray\.MP4 and 0\.tar"):
+        local_media(str(shards), target)
     with pytest.raises(ConfigError, match="none: expected a folder of videos, found nothing"):
         local_media(str(tmp_path / "none"), target)

@@ -88,6 +88,29 @@ def test_only_what_is_new_is_unpacked(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "1", "2"]
 
 
+def test_shards_that_would_lie_in_each_other_are_refused(tmp_path: Path) -> None:
+    outer = write_shard(tmp_path / "in" / "a.tar", {"1.mp4": b"old", "b/1.mp4": b"old", "c/1.mp4": b"old"})
+    unpack_shards(tmp_path / "in", tmp_path / "out")
+    write_shard(tmp_path / "in" / "a" / "b.tar", {"1.mp4": b"new"})
+    with pytest.raises(ConfigError, match=r"a/b\.tar: expected a folder for it alone, found that it lies in that of .*/a\.tar"):
+        unpack_shards(tmp_path / "in", tmp_path / "out")
+    outer.unlink()
+    assert unpack_shards(tmp_path / "in", tmp_path / "out").removed == 1
+    assert everything(tmp_path / "out") == {"a/b/1.mp4": b"new"}
+
+
+def test_a_folder_that_holds_a_live_one_is_not_removed(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a" / "b.tar", {"1.mp4": b"live"})
+    unpack_shards(tmp_path / "in", tmp_path / "out")
+    for old in ("a", "x", "x/y"):  # as former versions unpacked a.tar, x.tar and x/y.tar
+        (tmp_path / "out" / old).mkdir(exist_ok=True)
+        (tmp_path / "out" / old / ".shard.json").write_text("{}")
+        (tmp_path / "out" / old / "2.mp4").write_bytes(b"old")
+    done = unpack_shards(tmp_path / "in", tmp_path / "out")
+    assert (done.unpacked, done.removed) == (0, 3)
+    assert everything(tmp_path / "out") == {"a/b/1.mp4": b"live"}
+
+
 def test_of_a_killed_run_nothing_is_left(tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "0.tar", SAMPLES)
     half = tmp_path / "out" / ".0.4711.part"

@@ -156,7 +156,10 @@ def copy_media(folder: Path, target: Path, videos: list[str]) -> Path:
                 try:
                     shutil.copy2(source, copy)
                 except OSError as error:
-                    raise ConfigError(f"{source}: expected to copy it: {error}. Repair it, or use --media leave.") from error
+                    raise ConfigError(
+                        f"{source}: expected a file to copy, found that it cannot be read: {error.strerror or error}. Make it "
+                        "readable, take it out of the folder, or use --media leave."
+                    ) from error
     return target
 
 

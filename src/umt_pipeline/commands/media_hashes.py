@@ -1,9 +1,14 @@
-"""Hashes of a folder's media, computed once: what is known of a file stays while its size and modification time do."""
+"""Hashes of a folder's media, computed once: what is known of a file stays while its size and modification time do.
+
+A file that changes while it is hashed, or had changed so shortly before that another change may leave the same time, is hashed
+again next time.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,13 +18,16 @@ import pandas as pd
 
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.progress import progress
+from umt_pipeline.video.probe_cache import FileState
 
+# The time of a file whose hash has to be computed again.
+_UNSETTLED = -1
 COLUMNS = ["video", "size_bytes", "sha256"]
 
 
 @dataclass(frozen=True)
 class Hashed:
-    """A file when it was hashed."""
+    """A file when it was hashed; ``mtime_ns`` is -1 where a later change may not show."""
 
     size: int
     mtime_ns: int
@@ -46,8 +54,8 @@ class HashCache:
 
     def known(self, folder: Path, video: str) -> str | None:
         """Return the hash of a file that has not changed since it was hashed, else None."""
-        entry, stat = self._known.get(video), (folder / video).stat()
-        return entry.sha256 if entry and (entry.size, entry.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
+        entry = self._known.get(video)
+        return entry.sha256 if entry and FileState(entry.size, entry.mtime_ns) == FileState.of(folder / video) else None
 
     def is_touched(self, folder: Path, video: str) -> bool:
         """Whether a file was hashed here before and may have changed since."""
@@ -55,6 +63,8 @@ class HashCache:
 
     def table(self, folder: Path, videos: Sequence[str]) -> pd.DataFrame:
         """Return the manifest of files: columns video, size_bytes, sha256. Files that cannot be read have an empty hash.
+
+        Those that are gone also have the size 0: they stay listed, so that the next update finds that they vanished.
 
         Args:
             folder: that the paths are relative to.
@@ -80,9 +90,14 @@ class HashCache:
 
 
 def _hash(path: Path) -> Hashed:
-    # Before the bytes are read: a file that is being written is then hashed again next time.
-    stat = path.stat()
+    began, before = time.time(), FileState.of(path)
+    if before is None:
+        return Hashed(0, _UNSETTLED, "")
     try:
-        return Hashed(stat.st_size, stat.st_mtime_ns, sha256_file(path))
+        sha256 = sha256_file(path)
+    except FileNotFoundError:
+        return Hashed(0, _UNSETTLED, "")
     except OSError:
-        return Hashed(stat.st_size, stat.st_mtime_ns, "")
+        return Hashed(before.size, _UNSETTLED, "")
+    settled = before == FileState.of(path) and before.settled(began)
+    return Hashed(before.size, before.mtime_ns if settled else _UNSETTLED, sha256)

@@ -18,6 +18,7 @@ from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_stages import describe_stages, render_stages, stages_file
+from umt_pipeline.video.probe_cache import FileState
 
 UP_TO_DATE, RUNS, WAITS, MISSING = "up to date", "will run", "waits", "missing here"
 # Parameters that are listed of a stage; others are counted.
@@ -162,11 +163,12 @@ def folder_news(corpus: Corpus) -> list[str]:
     captions = corpus.load("captions") if corpus.record.captions == "table" else None
     found = scan(corpus.media, captions, corpus.record.class_folders)
     listed = TableDataset(str(corpus.manifest)).load().astype({"size_bytes": int}).set_index("video")
-    videos, cache = set(found.videos["video"]), HashCache(corpus.hashes)
+    states = {video: FileState.of(corpus.media / video) for video in found.videos["video"]}
+    sizes = {video: state.size for video, state in states.items() if state}  # others vanished since the folder was read
+    videos, cache = set(sizes), HashCache(corpus.hashes)
     new, gone = videos - set(listed.index), set(listed.index) - videos
     known = sorted(videos & set(listed.index))
-    sizes = [(corpus.media / video).stat().st_size for video in known]
-    changed = {video for video, size in zip(known, sizes, strict=True) if size != listed.at[video, "size_bytes"]}
+    changed = {video for video in known if sizes[video] != listed.at[video, "size_bytes"]}
     # Of the same size, but touched: read them. Where nothing is remembered, as in a fresh clone, the size has to do.
     touched = [video for video in known if video not in changed and cache.is_touched(corpus.media, video)]
     hashes = cache.table(corpus.media, touched).set_index("video")["sha256"]

@@ -104,7 +104,8 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
         splits: how new files are split; None: as `umt init` was told.
 
     Raises:
-        ConfigError: there is no such corpus, its folder or its tables are not here, or DVC refuses.
+        ConfigError: there is no such corpus, its folder or its tables are not here, its source became one of another kind, or
+            DVC refuses.
         TableError: a table lacks a column.
     """
     corpus = existing_corpus(project, name)
@@ -115,7 +116,12 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
     given = {kind: table_with(path, *NEEDED[kind]) for kind, path in tables.items()}
     told: list[str] = []
     if record.source:
-        _, told = local_media(record.source, corpus.raw / "media")
+        folder, told = local_media(record.source, corpus.raw / "media")
+        if folder.resolve() != corpus.media.resolve():
+            raise ConfigError(
+                f"{record.source}: expected what becomes files in {corpus.media}, found that they are in {folder}: shards have "
+                "taken the place of videos there, or videos that of shards. Undo this, or make another corpus: umt init."
+            )
     captions = given.get("captions", corpus.load("captions") if record.captions == "table" else None)
     found = scan(corpus.media, captions, record.class_folders)
 

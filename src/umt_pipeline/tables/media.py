@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.tables.folders import VIDEO_SUFFIXES
+from umt_pipeline.tables.folders import VIDEO_SUFFIXES, is_hidden
 from umt_pipeline.tables.staging import is_address, stage_folder
 from umt_pipeline.tables.webdataset import find_shards, unpack_shards
 
@@ -35,7 +35,7 @@ def local_media(source: str, target: Path) -> LocalMedia:
         target: a folder that is ours to fill.
 
     Raises:
-        ConfigError: there is no such folder, or it cannot be staged or unpacked.
+        ConfigError: there is no such folder, it holds both videos and shards, or it cannot be staged or unpacked.
         TableError: a shard is damaged.
     """
     told = []
@@ -47,9 +47,19 @@ def local_media(source: str, target: Path) -> LocalMedia:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: expected a folder of videos, found {'a file' if folder.exists() else 'nothing'}.")
     shards = find_shards(folder)
-    if not shards or any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*")):
+    if not shards:
         return LocalMedia(folder, told)
+    if (video := _first_video(folder)) is not None:
+        raise ConfigError(
+            f"{source}: expected either videos or shards, found both, such as {video.relative_to(folder)} and "
+            f"{shards[0].relative_to(folder)}. Move one kind elsewhere."
+        )
     done = unpack_shards(folder, target)
     told.append(f"{done.shards} shards, of them {done.unpacked} unpacked now ({done.files} files), {done.removed} removed")
     told += [f"left out of the shards: {count} {reason}" for reason, count in done.left_out.items()]
     return LocalMedia(target, told)
+
+
+def _first_video(folder: Path) -> Path | None:
+    videos = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    return next((path for path in videos if not any(map(is_hidden, path.relative_to(folder).parts))), None)

@@ -43,7 +43,8 @@ def read_sidecar(path: Path) -> Said:
     except OSError as error:
         raise TableError(f"{path}: cannot be read: {error.strerror or error}.") from error
     if path.suffix.lower() == ".txt":
-        return Said(_cleaned(text.splitlines()))
+        # Not splitlines(), which also cuts at characters that stand within a sentence, such as U+2028 and U+0085.
+        return Said(_cleaned(text.split("\n")))
     try:
         value = parse_json(text)
     except ValueError as error:

@@ -34,6 +34,8 @@ _STATES = (
     "ETag", "etag", "md5Hash", "content_md5", "checksum", "mtime", "LastModified", "last_modified", "updated", "modified",
     "created",
 )  # fmt: skip
+# The journal's entry of a file that is to be downloaded: no file is in this state.
+_INTENDED: dict[str, Any] = {"state": None, "remote_size": None, "size": -1, "mtime_ns": -1}
 _DOWNLOADS = 8
 _FAILURES_SHOWN = 5
 
@@ -146,8 +148,11 @@ def stage_folder(address: str, target: Path) -> StagedFolder:
             removed += 1
         todo = {name: remote for name, remote in remotes.items() if not _is_there(target / name, remote, known.get(name))}
         _require_room(target, todo)
+        # What is to come is noted before: if this call dies, and the file goes, the next call knows that it was ours. A file
+        # of this name that somebody else put here becomes ours only with its download.
+        ours = {name: _INTENDED for name in todo if name in known or not (target / name).exists()}
         kept = {name: entry for name, entry in known.items() if name in remotes and name not in todo}
-        _write_journal(target / STAGED_JOURNAL, kept)
+        _write_journal(target / STAGED_JOURNAL, {**kept, **ours})
         _download_all(system, address, todo, target)
     for reason, count in sorted(left_out.items()):
         logger.info("%s: not staged: %d %s", address, count, reason)

@@ -11,6 +11,7 @@ import logging
 import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -67,7 +68,8 @@ def unpack_shards(folder: Path, target: Path) -> Unpacked:
         target: written here, and nowhere else.
 
     Raises:
-        ConfigError: there is no shard, ``target`` holds shards, or the disk has no room for one.
+        ConfigError: there is no shard, ``target`` holds shards, a shard's folder would lie in that of another one (``a.tar``
+            and ``a/b.tar``), or the disk has no room for one.
         TableError: a shard is cut short or no tar file (with the byte), or a member has a name that leads outside, or the
             name of another one.
     """
@@ -78,6 +80,7 @@ def unpack_shards(folder: Path, target: Path) -> Unpacked:
         raise ConfigError(f"{target}: expected a folder outside that of the shards, {folder}. Name another one.")
     done, files, left_out = 0, 0, Counter[str]()
     places = {target / shard.relative_to(folder).with_suffix(""): shard for shard in shards}
+    _refuse_nested(places)
     with only_writer(target), progress("Unpacking", len(shards), "shard") as show:
         removed = _remove_others(target, set(places))
         for number, (place, shard) in enumerate(places.items()):
@@ -96,11 +99,40 @@ def unpack_shards(folder: Path, target: Path) -> Unpacked:
     return Unpacked(len(shards), done, removed, files, dict(sorted(left_out.items())))
 
 
+def _refuse_nested(places: Mapping[Path, Path]) -> None:
+    """Refuse shards whose folders lie in each other: each is replaced as a whole, and takes what is in it along."""
+    for place, shard in places.items():
+        outer = next((places[parent] for parent in place.parents if parent in places), None)
+        if outer is not None:
+            raise ConfigError(
+                f"{shard}: expected a folder for it alone, found that it lies in that of {outer}. "
+                "Rename one of the two, or the folder."
+            )
+
+
 def _remove_others(target: Path, places: set[Path]) -> int:
-    others = [marker.parent for marker in target.rglob(SHARD_MARKER) if marker.parent not in places]
+    """Remove the folders of shards that are gone; of one that a live place lies in, all but that place."""
+    holding = {parent for place in places for parent in place.parents}
+    others = [folder for marker in target.rglob(SHARD_MARKER) if (folder := marker.parent) not in places]
     for folder in others:
-        shutil.rmtree(folder)
+        if folder in holding:
+            _empty(folder, places, holding)
+            (folder / SHARD_MARKER).unlink()  # the last: a call that is killed before is done again
+        elif folder.exists():  # else it lay in one that is removed already
+            shutil.rmtree(folder)
     return len(others)
+
+
+def _empty(folder: Path, places: set[Path], holding: set[Path]) -> None:
+    for path in folder.iterdir():
+        if path in places or path.name == SHARD_MARKER:
+            continue
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        elif path in holding:
+            _empty(path, places, holding)
+        else:
+            shutil.rmtree(path)
 
 
 def _require_room(target: Path, shard: Path, size: int) -> None:

@@ -11,10 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from umt_pipeline.pipelines.ingestion.rows import Refused
 from umt_pipeline.schemas import RowReason
-
-Refused = dict[int, tuple[str, str]]
-"""By number of the row: the reason and what was expected and found."""
 
 
 def is_inside(path: str) -> bool:

@@ -312,7 +312,6 @@ def _list_problems(rows: pd.DataFrame) -> Iterator[Problem]:
         yield broken, RowReason.BROKEN_TEXT, partial(found_in, name, f"column '{name}': expected whole characters")
 
 
-
 def _is_whole(text: str) -> bool:
     try:
         as_text(text)
