@@ -18,11 +18,14 @@ from kedro.runner import SequentialRunner
 from PIL import Image
 
 from tests.video_files import number_shown, write_video
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.identity import PACKAGE
+from umt_pipeline.core.locking import only_writer
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.pipelines.prepare import create_pipeline
 from umt_pipeline.pipelines.prepare.params import PrepareParams
 from umt_pipeline.video import preparing
+from umt_pipeline.video import transcode as transcoding
 from umt_pipeline.video.media import Reason
 from umt_pipeline.video.preparing import NotWrittenError, media_names
 from umt_pipeline.video.probing import try_probe
@@ -186,6 +189,44 @@ def test_a_full_disk_ends_the_run_and_costs_what_was_in_work(
     monkeypatch.setattr(preparing, "transcode", transcode)
     report = prepare(source, tmp_path / "work")[1]
     assert (report["transcoded"], report["found"]) == (1, 2)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOENT])
+@pytest.mark.parametrize("step", ["read_header", "is_prepared"])
+def test_a_source_that_cannot_be_read_costs_itself(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: str
+) -> None:
+    module = preparing if step == "read_header" else transcoding
+    read = module.read_header
+
+    def fail(path: Path) -> Any:
+        if path.suffix == ".mkv":
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    monkeypatch.setattr(module, "read_header", fail)
+    media, report = prepare(source, tmp_path / "work")
+    assert report["handed_through"]["unreadable_file"] == {"files": 1, "first": ["sub/été №1.mkv"]}
+    assert report["transcoded"] == 2
+    assert media_names(media) == media_names(source)
+
+
+def test_a_prepared_file_that_somebody_wrote_into_is_made_again(source: Path, tmp_path: Path) -> None:
+    media, _ = prepare(source, tmp_path / "work")
+    whole = (media / "a.mp4").read_bytes()
+    with (media / "a.mp4").open("r+b") as handle:  # another name of the file in the store
+        handle.write(bytes(100))
+    media, report = prepare(source, tmp_path / "work")
+    assert (report["transcoded"], report["found"]) == (1, 2)
+    assert (media / "a.mp4").read_bytes() == whole
+
+
+def test_two_runs_do_not_share_a_workspace(source: Path, tmp_path: Path) -> None:
+    media, _ = prepare(source, tmp_path / "work")
+    before = media_names(media)
+    with only_writer(tmp_path / "work" / "prepared"), pytest.raises(ConfigError, match="another process fills this folder"):
+        prepare(source, tmp_path / "work")
+    assert media_names(media) == before
 
 
 KILLED = """

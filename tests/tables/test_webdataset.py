@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.core.locking import only_writer
 from umt_pipeline.tables import folders, webdataset
 from umt_pipeline.tables.folders import read_folder
-from umt_pipeline.tables.locking import only_writer
 from umt_pipeline.tables.webdataset import find_shards, unpack_shards
 
 SAMPLES = {"0001.mp4": b"film one", "0001.txt": b"a dog\n", "0002.mp4": b"film two", "0002.json": b'{"caption": "a cat"}'}

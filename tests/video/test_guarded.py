@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.video.dying import behave
+from umt_pipeline.video import guarded
 from umt_pipeline.video.guarded import Extend, ReadLimits, WorkersDoNotStartError, run_guarded
 from umt_pipeline.video.media import Refusal
 
@@ -70,6 +71,27 @@ def test_each_file_costs_itself_and_is_checked_once(tmp_path: Path) -> None:
     pids = [[int(pid) for pid in (tmp_path / name).read_text().split()] for name in names]
     assert all(len(each) == 1 for each in pids), "no file is checked twice"
     assert not any(is_running(pid) for [pid] in pids)
+
+
+def test_whoever_takes_the_results_may_be_slow(tmp_path: Path) -> None:
+    paths = make(tmp_path, [f"good-{number}" for number in range(4)])
+    results = []
+    for _, result in run_guarded(behave, paths, ReadLimits(seconds=0.5, memory_mib=512), workers=2):
+        time.sleep(0.7)
+        results.append(result)
+    assert sorted(map(str, results)) == [path.name for path in paths]
+
+
+def test_a_large_file_has_more_time_whatever_its_header_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "SLOWEST_BYTES_PER_S", 10.0)
+    for name in ("slow", "slow-small"):
+        (tmp_path / name).write_bytes(bytes(200 if name == "slow" else 1))
+    limits = ReadLimits(seconds=0.5, seconds_per_second=0.0, memory_mib=512)
+    large, small = (
+        result for _, result in sorted(run_guarded(behave, [tmp_path / "slow", tmp_path / "slow-small"], limits, 2))
+    )
+    assert large == "slow"
+    assert isinstance(small, Refusal)
 
 
 def test_a_long_video_has_more_time_but_a_header_is_not_believed_blindly(tmp_path: Path) -> None:

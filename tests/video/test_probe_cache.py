@@ -107,6 +107,27 @@ def test_without_a_place_to_write_files_are_checked_all_the_same(tmp_path: Path,
     assert caplog.text.count("cannot be used") == 1
 
 
+def test_a_damaged_cache_that_cannot_be_removed_is_done_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Read-only")
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "cache.sqlite").write_bytes(b"not a database" * 100)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert opened(tmp_path).get("a.mp4", STATE) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "files are checked without it" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_costs_the_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "sub").write_text("a file")
+    cache = opened(tmp_path)
+    cache.put("a.mp4", STATE, INFO)
+    assert caplog.text.count("files are checked without it") == 1
+
+
 def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = opened(tmp_path)
     cache.put("first.mp4", STATE, INFO)

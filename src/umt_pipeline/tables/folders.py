@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.core.errors import ConfigError, TableError
-from umt_pipeline.tables.locking import LOCK_FILE
+from umt_pipeline.core.locking import LOCK_FILE
 from umt_pipeline.tables.sidecars import SIDECAR_SUFFIXES, Said, read_sidecar
 from umt_pipeline.video.media import IMAGE_SUFFIXES, is_image
 

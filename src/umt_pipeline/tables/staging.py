@@ -19,9 +19,9 @@ import fsspec
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.core.identity import fingerprint
+from umt_pipeline.core.locking import LOCK_FILE, only_writer, try_lock, wait_for_lock
 from umt_pipeline.core.progress import progress
 from umt_pipeline.tables.folders import HIDDEN, MEDIA_SUFFIXES, OTHER, STAGED_JOURNAL, is_hidden, name_problem
-from umt_pipeline.tables.locking import LOCK_FILE, only_writer, try_lock, wait_for_lock
 from umt_pipeline.tables.sidecars import SIDECAR_SUFFIXES
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from typing import IO
 
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.core.files import read_json, staged_folder, write_json
+from umt_pipeline.core.locking import only_writer
 from umt_pipeline.core.progress import progress
 from umt_pipeline.tables.folders import HIDDEN, MEDIA_SUFFIXES, OTHER, SHARD_MARKER, is_hidden, name_problem
-from umt_pipeline.tables.locking import only_writer
 from umt_pipeline.tables.sidecars import SIDECAR_SUFFIXES
 
 logger = logging.getLogger(__name__)

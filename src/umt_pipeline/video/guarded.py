@@ -47,6 +47,8 @@ STARTS_WITHIN_S = 300.0
 BYTES_PER_STATED_SECOND = 1000
 # A process in the middle of a read from a dead network drive cannot be killed before that returns.
 DIES_WITHIN_S = 5.0
+# Of drives that are worth waiting for: a check reads or hashes the whole of a file, whatever its header states.
+SLOWEST_BYTES_PER_S = 1e6
 TOLD_CHARACTERS = 2000
 
 _READY = None
@@ -64,7 +66,7 @@ class ReadLimits(Config):
     """What the check of one file may take, when worker processes check.
 
     Attributes:
-        seconds: of the clock, for any file.
+        seconds: of the clock, for any file; one more for each megabyte, since some drives are slow.
         seconds_per_second: more for each second of video that the file's header states.
         memory_mib: a worker's memory, its own 100 or so included; kept by the operating system where it can (Linux).
     """
@@ -108,7 +110,8 @@ def run_guarded(
             told = wait([worker.connection for worker in pool], None if patience == math.inf else max(0.0, patience))
             for worker in list(pool):
                 outcome = None
-                if worker.connection in told:
+                # Asked again: whoever takes the results may have taken long over one, and an answer in the pipe is in time.
+                if worker.connection in told or worker.connection.poll():
                     outcome = worker.listen()
                 elif worker.deadline <= time.monotonic():
                     outcome = worker.overdue()
@@ -148,7 +151,7 @@ class _Worker(Generic[Result]):
         self.job: tuple[int, Path] | None = None
         self.ended = False
         self._ready = False
-        self._since = time.monotonic()
+        self._since, self._stated_s = time.monotonic(), 0.0
         self.deadline = self._since + STARTS_WITHIN_S
         with suppress(OSError):  # it is gone already, which the first look at the connection will tell
             self.connection.send((os.getpid(), limits.memory_mib, pickle.dumps(check)))
@@ -161,8 +164,8 @@ class _Worker(Generic[Result]):
             self.connection.send(job[1])
         except OSError:  # it died with nothing to do, so this file is not at fault
             return False
-        self.job, self._since = job, time.monotonic()
-        self.deadline = self._since + self._limits.seconds
+        self.job, self._since, self._stated_s = job, time.monotonic(), 0.0
+        self.deadline = self._since + self._limits.seconds + _size(job[1]) / SLOWEST_BYTES_PER_S
         return True
 
     def listen(self) -> tuple[int, Result | Refusal] | None:
@@ -174,7 +177,8 @@ class _Worker(Generic[Result]):
         if message is _READY:
             self._ready, self.deadline = True, math.inf
         elif isinstance(message, float):
-            self.deadline = self._since + self._limits.seconds + message * self._limits.seconds_per_second
+            stated_s, self._stated_s = self._stated_s, max(self._stated_s, message)
+            self.deadline += (self._stated_s - stated_s) * self._limits.seconds_per_second
         else:
             return self._answer(message[0])
         return None

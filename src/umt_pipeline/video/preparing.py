@@ -17,8 +17,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,13 @@ import av
 from umt_pipeline.core.errors import UmtError, VideoError
 from umt_pipeline.core.files import link_or_copy, sha256_file, staged_file, write_json
 from umt_pipeline.core.identity import code_key, fingerprint
+from umt_pipeline.core.locking import only_writer
 from umt_pipeline.core.progress import progress
 from umt_pipeline.video.container import read_header
 from umt_pipeline.video.guarded import Check, Extend, ReadLimits, out_of_memory, run_guarded
 from umt_pipeline.video.media import Reason, Refusal, check_file, is_image
 from umt_pipeline.video.probe_cache import DEPENDS_ON_MACHINE, NOT_KEPT, FileState
-from umt_pipeline.video.transcode import PreparedForm, is_prepared, transcode
+from umt_pipeline.video.transcode import PreparedForm, is_prepared, source_errors, transcode
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ LEFT_OUT = "left_out"
 # Names of files that the report lists for each reason; it counts all.
 MAX_LISTED = 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_CHANGED = "the file changed while it was read; prepare again"
 
 
 class NotWrittenError(UmtError):
@@ -83,7 +85,7 @@ class Store:
     """Prepared files, and reasons why there is none, by key.
 
     Args:
-        folder: holds ``KEY.mp4`` and ``KEY.json``.
+        folder: holds ``KEY.mp4``, and ``KEY.json``: its state when it was made, or why there is none.
         form: of the videos.
         code: key of the code that makes them.
     """
@@ -97,15 +99,30 @@ class Store:
         return self._folder / f"{key}.mp4"
 
     def find(self, sha256: str, name: str) -> Prepared | None:
-        """Return what is known of a content."""
+        """Return what is known of a content; nothing if its prepared form is not what was made.
+
+        Its other names are outside the store: whoever writes into a file there writes into this one.
+        """
         video = self.video(sha256, name)
-        if video.is_file():
-            return Prepared(sha256, None, None)
         try:
-            found = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
-            return Prepared(sha256, Refusal(**found), None)
+            kept = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
+            if "reason" in kept:
+                return Prepared(sha256, Refusal(**kept), None)
+            return Prepared(sha256, None, None) if FileState(**kept) == FileState.of(video) else None
         except (OSError, ValueError, TypeError):
             return None
+
+    @contextmanager
+    def put(self, sha256: str, name: str) -> Iterator[Path]:
+        """Yield where a content's prepared form is to be written; it is in the store if the block ends without an error."""
+        video = self.video(sha256, name)
+        with staged_file(video) as staged:
+            yield staged
+            state = FileState.of(staged)
+            if state is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(staged))
+            # Before the file has its name: a state without a file is no promise, a file without one is made again.
+            write_json(video.with_suffix(".json"), state._asdict())
 
     def refuse(self, sha256: str, name: str, refusal: Refusal) -> None:
         """Keep why a content is handed through, unless another try may end otherwise."""
@@ -145,23 +162,33 @@ def prepare_file(path: Path, extend: Extend, form: PreparedForm, folder: Path, c
         return Prepared(sha256, known.refusal, settled)
     video_s = 0.0
     try:
-        refusal, video_s = _transcode(path, extend, form, store.video(sha256, path.name))
+        refusal, video_s = _transcode(path, state, extend, form, partial(store.put, sha256, path.name))
         if FileState.of(path) != state:
-            store.video(sha256, path.name).unlink(missing_ok=True)
-            refusal = Refusal(Reason.FILE_CHANGED.value, "the file changed while it was read; prepare again")
+            refusal = Refusal(Reason.FILE_CHANGED.value, _CHANGED)
         if refusal is not None:
             store.refuse(sha256, path.name, refusal)
-    except OSError as error:  # sources are read under other errors
+    except OSError as error:  # of the store: what cannot be read of the source is a refusal
         return NotWritten(error.errno or 0, error.strerror or str(error))
     return Prepared(sha256, refusal, settled, video_s, time.perf_counter() - clock)
 
 
-def _transcode(path: Path, extend: Extend, form: PreparedForm, target: Path) -> tuple[Refusal | None, float]:
+def _transcode(
+    path: Path,
+    state: FileState | None,
+    extend: Extend,
+    form: PreparedForm,
+    put: Callable[[], AbstractContextManager[Path]],
+) -> tuple[Refusal | None, float]:
     try:
-        extend(read_header(path).duration_s)
+        with source_errors():
+            extend(read_header(path).duration_s)
         if is_prepared(path, form):
             return Refusal(ALREADY_PREPARED, "it is small and has key frames close together; nothing is to be gained"), 0.0
-        return None, transcode(path, target, form).duration_s
+        with put() as target:
+            made = transcode(path, target, form)
+            if FileState.of(path) != state:
+                raise VideoError(Reason.FILE_CHANGED, _CHANGED)
+        return None, made.duration_s
     except MemoryError as error:
         return out_of_memory(str(error) or "MemoryError"), 0.0
     except VideoError as error:
@@ -182,7 +209,7 @@ def prepare_folder(
 
     Args:
         source: searched to any depth, links too.
-        target: an empty folder, on the same disk as the store if nothing is to be copied.
+        target: emptied first; on the same disk as the store if nothing is to be copied.
         folder: of the store. What this run has no use for is deleted from it at the end.
         form: what videos become.
         limits: for one file.
@@ -193,13 +220,15 @@ def prepare_folder(
         ``handed_through``, by reason (``left_out`` are no files, or cannot even be copied); bytes; seconds.
 
     Raises:
+        ConfigError: another run is at work in the store.
         NotWrittenError: the disk is full, or a folder cannot be written. What was made is kept.
     """
     began = time.perf_counter()
     code = code_key("video.transcode")
     store, names = Store(folder, form, code), media_names(source)
-    with _told_if_not_written(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with _told_if_not_written(folder), only_writer(folder):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
         with closing(_Hashes(folder / HASHES_FILE)) as hashes:
             results = dict(_known(source, names, store, hashes))
             unknown = [name for name in names if name not in results]
@@ -292,7 +321,7 @@ def _place(source: Path, target: Path, results: Mapping[str, Prepared], store: S
             # No link: DVC makes what it keeps read-only, and the original stays the user's.
             shutil.copy2(source / name, place)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in (*_FULL, errno.EROFS):
                 raise
             place.unlink(missing_ok=True)
             yield name, replace(result, refusal=Refusal(LEFT_OUT, result.refusal.detail))

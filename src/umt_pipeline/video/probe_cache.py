@@ -92,7 +92,6 @@ class ProbeCache:
 
     def __init__(self, file: Path, key: str, limits: str) -> None:
         self._file, self._key, self._limits = file, key, limits
-        file.parent.mkdir(parents=True, exist_ok=True)
         self._connection: sqlite3.Connection | None = None
         self._given_up = False
         self._do(self._use_key, None)
@@ -165,16 +164,24 @@ class ProbeCache:
                     self._connection = self._open()
                 return action(self._connection)
             except (sqlite3.OperationalError, OSError) as error:  # full, locked, read-only
-                logger.warning("%s cannot be used (%s): files are checked without it.", self._file, error)
-                self._given_up = True
+                self._give_up(error)
             except sqlite3.ProgrammingError:
                 raise
             except sqlite3.DatabaseError as error:
-                logger.warning("%s is damaged (%s): it is replaced by an empty one.", self._file, error)
-                self._remove()
+                try:
+                    self._remove()
+                except OSError as kept:
+                    self._give_up(f"{error}; {kept}")
+                else:
+                    logger.warning("%s is damaged (%s): it is replaced by an empty one.", self._file, error)
         return otherwise
 
+    def _give_up(self, why: object) -> None:
+        logger.warning("%s cannot be used (%s): files are checked without it.", self._file, why)
+        self._given_up = True
+
     def _open(self) -> sqlite3.Connection:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         # Without isolation_level each statement is committed by itself.
         connection = sqlite3.connect(self._file, timeout=60.0, isolation_level=None)
         try:

@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 CACHE_FILE = "probed.sqlite"
 # What decides, beside our own code, whether a file decodes.
 DECODERS = ("av", "decord2", "pillow")
-# Of drives that are worth waiting for: the time to hash a large file.
-SLOWEST_BYTES_PER_S = 1e6
 
 
 @dataclass(frozen=True)
@@ -122,19 +120,20 @@ def decode(path: Path, extend: Extend, rules: VideoRules) -> Checked:
     """Probe a file, and see whether it stayed as it was."""
 
     def check() -> VideoInfo | Refusal:
-        if rules.depth != "header" and not is_image(path):
+        # At depth `header` too: a file without an index is read to its end.
+        if not is_image(path):
             extend(stated_seconds(path))
         return try_probe(path, rules)
 
     return _while_unchanged(path, check)
 
 
-def hash_content(path: Path, extend: Extend) -> Checked:
-    """Hash a file instead of probing it."""
+def hash_content(path: Path, _: Extend) -> Checked:
+    """Hash a file instead of probing it; the time for its bytes it has anyway."""
 
     def check() -> str | Refusal:
         try:
-            extend(check_file(path).st_size / SLOWEST_BYTES_PER_S)
+            check_file(path)
             return sha256_file(path)
         except (VideoError, OSError) as error:
             return Refusal(Reason.UNREADABLE_FILE.value, f"the file cannot be read ({getattr(error, 'strerror', error)})")

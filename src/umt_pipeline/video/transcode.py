@@ -3,17 +3,20 @@
 A training step reads a few frames spread over a whole clip. Of a large file with a key frame every ten seconds a decoder has
 to decode nearly everything to give eight of them; of the prepared form it decodes a few small frames each.
 
-What is kept: every displayed frame under its number, and its time, so that a table of frames or seconds stays right; the
-picture as displayed, and its colours: matrix and range stay what they were, nothing is converted that need not be. What goes:
-resolution above the short side, sound, other streams, metadata, turning and stretching, which are applied.
+What is kept: every displayed frame under its number, unless `fps` lowers the rate, and its time, so that a table of frames or
+seconds stays right (with `fps` one of seconds only); the picture as displayed, and its colours: matrix and range stay what
+they were, nothing is converted that need not be. What goes: resolution above the short side, sound, other streams, metadata,
+turning and stretching, which are applied.
 
 H W pixels.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -93,10 +96,11 @@ def transcode(source: Path, target: Path, form: PreparedForm) -> Transcoded:
         form: what it becomes.
 
     Raises:
-        VideoError: the source does not decode to its end; nothing is written.
+        VideoError: the source does not decode to its end, or cannot be read; nothing is written.
         OSError: the target cannot be written, for example because the disk is full.
     """
-    header = read_header(source)
+    with source_errors():
+        header = read_header(source)
     size = prepared_size(header.width, header.height, form.short_side)
     shown = _timed(displayed_frames(source, header), header.fps)
     if form.fps is not None and header.fps > form.fps:
@@ -109,8 +113,13 @@ def is_prepared(source: Path, form: PreparedForm) -> bool:
     """Tell by header and index whether a file has the form already: encoding it again would only lose quality.
 
     Raises:
-        VideoError: the file is no video, or is shorter than its index says.
+        VideoError: the file is no video, cannot be read, or is shorter than its index says.
     """
+    with source_errors():
+        return _is_prepared(source, form)
+
+
+def _is_prepared(source: Path, form: PreparedForm) -> bool:
     header = read_header(source)
     with open_video(source) as (container, stream):
         fits = (
@@ -139,17 +148,33 @@ def _even(side: Fraction) -> int:
     return max(2, math.floor(side / 2 + Fraction(1, 4)) * 2)
 
 
+@contextmanager
+def source_errors() -> Iterator[None]:
+    """Tell errors of reading a source from those of writing its prepared form: FFmpeg's are ``OSError`` both.
+
+    Raises:
+        VideoError: the source cannot be read.
+        MemoryError: FFmpeg has not enough of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(str(error)) from error
+        raise VideoError(Reason.UNREADABLE_FILE, f"the file cannot be read ({error.strerror or error})") from error
+
+
 def displayed_frames(path: Path, header: Header) -> Iterator[Any]:
     """Yield each displayed frame of a video, in order, as PyAV decodes it: neither stretched nor turned.
 
     Raises:
-        VideoError: a frame is damaged, missing, or of another size than the first one.
+        VideoError: a frame is damaged, missing, or of another size than the first one, or the file cannot be read.
     """
     display = Display(header)
     timed: list[tuple[int, bool]] = []
     first: int | None = None
     count = 0
-    with open_video(path) as (container, stream):
+    with source_errors(), open_video(path) as (container, stream):
         stream.codec_context.thread_count = 1  # the cores are shared out by files
         for packet in packets(container, stream):
             timed += timed_frame(packet)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ def prepare_media(source_media: Path, params: PrepareParams, workspace: Path) ->
         The folder of prepared files, under the paths of the originals, and what was done.
 
     Raises:
+        ConfigError: another run is at work in the workspace.
         NotWrittenError: the disk is full.
     """
     media = workspace / "prepared_media"
-    shutil.rmtree(media, ignore_errors=True)
-    media.mkdir(parents=True)
     return media, prepare_folder(source_media, media, workspace / "prepared", params.form, params.limits, params.workers)
