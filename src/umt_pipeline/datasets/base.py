@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kedro.io import AbstractDataset
+
+from umt_pipeline.core.errors import UmtError
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
@@ -32,6 +36,21 @@ class PathDataset(AbstractDataset[_Saved, _Loaded]):
     def path(self) -> Path:
         """Where the file or folder is."""
         return self._path
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what to do where the block cannot write: a full disk, a folder of somebody else.
+
+        Raises:
+            UmtError: the block ended in an OSError.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise UmtError(
+                f"{self._path}: expected to write here, found: {error}. What was there before is as it was. Make room, or give "
+                "yourself the right to write; `data` and `results` in conf/ENV/globals.yml put everything elsewhere."
+            ) from error
 
     def _exists(self) -> bool:
         return self._path.exists()

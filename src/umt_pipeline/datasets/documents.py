@@ -31,10 +31,11 @@ class JsonDataset(PathDataset[Any, Any]):
         """Write ``data``.
 
         Raises:
-            UmtError: ``data`` holds something that JSON cannot say.
+            UmtError: ``data`` holds something that JSON cannot say, or the file cannot be written.
         """
         try:
-            write_json(self._path, data)
+            with self._writing():
+                write_json(self._path, data)
         except TypeError as error:
             message = f"{self._path}: expected numbers, strings, lists and dicts to write as JSON: {error}."
             raise UmtError(message) from error
@@ -48,6 +49,10 @@ class TextFileDataset(PathDataset[str, str]):
         return self._path.read_text(encoding="utf-8")
 
     def save(self, data: str) -> None:
-        """Write ``data`` with the line ends it has."""
-        with staged_file(self._path) as staged:
+        """Write ``data`` with the line ends it has.
+
+        Raises:
+            UmtError: the file cannot be written.
+        """
+        with self._writing(), staged_file(self._path) as staged:
             staged.write_text(data, encoding="utf-8", newline="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from umt_pipeline.core.errors import UmtError
@@ -51,14 +52,15 @@ class FolderDataset(PathDataset[Path, Path]):
         """Rename the finished folder ``data`` to the dataset's path, replacing what is there.
 
         Raises:
-            UmtError: ``data`` is not a folder with content.
+            UmtError: ``data`` is not a folder with content, or cannot be put here.
         """
         if not isinstance(data, Path) or not data.is_dir() or not any(data.iterdir()):
             raise UmtError(
                 f"{self._path}: expected the path of a finished folder to put here, found {data!r}. "
                 "The node must return a pathlib.Path of a folder with content."
             )
-        move_folder(data, self._path)
+        with self._writing():
+            move_folder(data, self._path)
 
     def _exists(self) -> bool:
         return self._path.is_dir() and any(self._path.iterdir())
@@ -73,8 +75,15 @@ class WorkspaceDataset(PathDataset[Path, Path]):
     optional = True
 
     def load(self) -> Path:
-        """Return the folder's path; it is made if it is not there."""
-        self._path.mkdir(parents=True, exist_ok=True)
+        """Return the folder's path; it is made if it is not there.
+
+        Raises:
+            UmtError: it cannot be made, or not written into: better said now than after hours of work.
+        """
+        with self._writing():
+            self._path.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self._path):
+                pass
         return self._path
 
     def save(self, data: Path) -> None:

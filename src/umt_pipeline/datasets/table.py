@@ -75,10 +75,15 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
         return read_table(self._path)
 
     def save(self, data: pd.DataFrame) -> None:
-        """Write the table without its index."""
+        """Write the table without its index.
+
+        Raises:
+            TableError: ``data`` is no table.
+            UmtError: the file cannot be written.
+        """
         if not isinstance(data, pd.DataFrame):
             raise TableError(f"{self._path}: expected a pandas DataFrame to write, found {type(data).__name__}.")
-        with staged_file(self._path) as staged:
+        with self._writing(), staged_file(self._path) as staged:
             if self._suffix in (".csv", ".tsv"):
                 data.to_csv(staged, index=False, lineterminator="\n", sep="\t" if self._suffix == ".tsv" else ",")
             elif self._suffix == ".parquet":
