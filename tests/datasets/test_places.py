@@ -41,7 +41,7 @@ def test_a_place_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "x").touch()
-    with pytest.raises(DatasetError, match=r"workspace: expected to write here, found: .*globals\.yml put everything elsewhere"):
+    with pytest.raises(DatasetError, match=r"workspace: expected to write here, found: .*globals\.yml put everything"):
         WorkspaceDataset(str(tmp_path / "data" / "workspace")).load()
     with pytest.raises(DatasetError, match="store: expected to write here"):
         FolderDataset(str(tmp_path / "data" / "store")).save(tmp_path / "made")
