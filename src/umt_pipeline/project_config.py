@@ -48,8 +48,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         conf = Path(conf_source)
         # Kedro takes an overlay that is not there for one without files, until something cannot be configured.
         if env is not None and conf.is_dir() and (env == RECIPES_FOLDER or not (conf / env).is_dir()):
-            known = sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name != RECIPES_FOLDER)
-            raise ConfigError(f"--env: expected a folder of {conf}, one of {', '.join(known)}; found '{env}'.")
+            raise ConfigError(f"--env: expected a folder of {conf}, one of {', '.join(environments(conf))}; found '{env}'.")
         super().__init__(conf_source, env, *args, **kwargs)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
@@ -86,6 +85,12 @@ class ProjectConfigLoader(OmegaConfigLoader):
         base, overlay, base_path, overlay_path, processed = super()._read_raw_config(key)
         recipes = {path: OmegaConf.create(content[key]) for path, content in self.recipes.items() if content.get(key)}
         return base, {**recipes, **overlay}, base_path, overlay_path, processed
+
+
+def environments(conf: Path) -> list[str]:
+    """Return the names of the overlays that there are; hidden folders are none, such as one that is being written."""
+    folders = (path.name for path in conf.iterdir() if path.is_dir())
+    return sorted(name for name in folders if name != RECIPES_FOLDER and not name.startswith("."))
 
 
 def _read_recipes(folder: Path, names: list[str], named_by: Path, seen: set[Path]) -> dict[Path, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from umt_pipeline.commands import main as cli
+from umt_pipeline.commands.corpus import Corpus
 from umt_pipeline.commands.init import Given, init_corpus
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
@@ -134,6 +136,78 @@ def test_parameter_files_are_complete_and_literal(dvc_project: Path, media: Path
     assert resolved["stage1"] == started["stage1"]
     assert resolved["stage1"]["student"]["dim"] == 768
     assert resolved["ingestion"]["splits"] == ["train", "validation", "test"]
+
+
+def test_sidecars_are_copied_whatever_the_case_of_their_suffix(dvc_project: Path, media: Path) -> None:
+    for name, text in {"a.TXT": "one\n", "a.Json": '{"caption": "two"}', "other.txt": "of no video\n"}.items():
+        (media / name).write_text(text)
+    told = init_corpus(dvc_project, "mine", Given(media, media="add"))
+    assert "2 of 2 captions name one of these files, found in the folder" in told
+    copies = dvc_project / "data/mine/01_raw/media"
+    assert sorted(path.name for path in copies.iterdir()) == ["a.Json", "a.TXT", "a.mp4", "b.MOV", "deep"]
+
+
+def test_files_are_not_replaced_by_copies(dvc_project: Path, media: Path) -> None:
+    own = dvc_project / "data/mine/01_raw/media"
+    own.mkdir(parents=True)
+    (own / "own.mp4").write_text("own")
+    with pytest.raises(ConfigError, match="expected an empty folder to copy to, found files"):
+        init_corpus(dvc_project, "mine", Given(media, media="add"))
+    assert [path.name for path in own.iterdir()] == ["own.mp4"]
+    assert not (dvc_project / "conf/mine").exists()
+    init_corpus(dvc_project, "mine", Given(own, media="add"))
+    assert Corpus(dvc_project, "mine").record.source is None, "an absolute path, and nothing was brought"
+
+
+def test_the_record_says_where_shards_lie_from_any_folder(
+    dvc_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "a.mp4").write_text("a")
+    with tarfile.open(tmp_path / "shards/0.tar", "w") as tar:
+        tar.add(tmp_path / "a.mp4", "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    init_corpus(dvc_project, "mine", Given("shards", media="add"))
+    assert Corpus(dvc_project, "mine").record.source == str(tmp_path / "shards")
+
+
+def test_tables_may_write_paths_otherwise_than_the_files_are_called(dvc_project: Path, media: Path) -> None:
+    (media / "deep/e\u0301.png").touch()
+    captions = media.parent / "written.csv"
+    captions.write_text("video,caption\n./a.mp4,x\ndeep//\u00e9.png,y\n", encoding="utf-8")
+    splits = media.parent / "splits.csv"
+    splits.write_text("video,split\n./a.mp4,train\ndeep/c\u0327 1.webm,test\ndeep/\u00e9.png,train\n", encoding="utf-8")
+    told = init_corpus(dvc_project, "mine", Given(media, {"captions": captions}, splits=str(splits)))
+    assert "2 of 2 captions name one of these files" in told
+    videos = pd.read_csv(dvc_project / "data/mine/01_raw/videos.csv")
+    named = dict(zip(videos["video"], videos["split"], strict=True))
+    assert named == {"a.mp4": "train", "deep/e\u0301.png": "train", "deep/\u00e7 1.webm": "test"}
+
+
+def test_what_is_left_of_a_corpus_is_not_taken_for_a_new_one(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media, {"labels": media.parent / "labels.csv"}))
+    shutil.rmtree(dvc_project / "conf/mine")
+    message = r"exists already: corpora/mine, .*labels\.csv\.dvc.*Delete conf/mine, data/mine .* and corpora/mine, or choose"
+    with pytest.raises(ConfigError, match=message):
+        init_corpus(dvc_project, "mine", Given(media))
+    for folder in ("data/mine", "corpora/mine"):
+        shutil.rmtree(dvc_project / folder)
+    init_corpus(dvc_project, "mine", Given(media))
+    assert "classification" not in stages(dvc_project)
+
+
+def test_inputs_are_asked_for_before_anything_is_written(dvc_project: Path, media: Path) -> None:
+    (dvc_project / "conf/.mine.1.part").mkdir()
+    with pytest.raises(ConfigError, match=r"^--like: expected a folder of .*, one of base, .*; found 'typo'") as error:
+        init_corpus(dvc_project, "mine", Given(media, media="add", like="typo"))
+    assert ".part" not in str(error.value)
+    with pytest.raises(TableError, match=r"typo\.csv: expected a table, found nothing\. Correct the path\."):
+        init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "typo.csv"}))
+    splits = media.parent / "splits.csv"
+    splits.write_text("video,split\nelsewhere/a.mp4,train\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"expected the splits of files of .*, such as 'a\.mp4'; found none"):
+        init_corpus(dvc_project, "mine", Given(media, splits=str(splits)))
+    assert not (dvc_project / "data").exists()
 
 
 def test_init_refuses(dvc_project: Path, media: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umt_pipeline.commands.splits import assign_splits, parse_shares, read_splits
+from umt_pipeline.commands.splits import assign_splits, local_splits, parse_shares, read_splits
 from umt_pipeline.core.errors import ConfigError, TableError
 
 
@@ -42,10 +42,32 @@ def test_a_table_says_the_splits(tmp_path: Path) -> None:
     assert later(["b"]).empty, "of a new file nobody says it"
 
 
+def test_a_table_may_write_paths_otherwise_than_the_files_are_called(tmp_path: Path) -> None:
+    table = tmp_path / "S.CSV"
+    table.write_text("video,split\n./c//a.mp4,test\ncafe\u0301.mp4,train\n", encoding="utf-8")
+    assign, _ = read_splits(str(table))
+    assert assign(["c/a.mp4", "caf\u00e9.mp4"])["split"].tolist() == ["test", "train"]
+    table.write_text("video,split\ncafe\u0301.mp4,test\ncaf\u00e9.mp4,train\n", encoding="utf-8")
+    assign, _ = read_splits(str(table))
+    both = assign(["caf\u00e9.mp4", "cafe\u0301.mp4"])
+    assert both["split"].tolist() == ["train", "test"], "two files of their own"
+    with pytest.raises(TableError, match="expected one split per video"):
+        assign(["caf\u00e9.mp4"])
+
+
+def test_a_table_of_splits_may_be_at_an_address(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("video,set\na,test\n", encoding="utf-8")
+    assign, _ = read_splits(local_splits(tmp_path / "project", f"file://{tmp_path}/s.csv:set"))
+    assert assign(["a"])["split"].tolist() == ["test"]
+    for text in ("80,10,10", "table", "s.csv:set"):
+        assert local_splits(tmp_path / "project", text) == text
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ("a,train\na,test\n", "expected one split per video, found several of 'a'"),
+        ("a,train\n./a,test\n", "expected one split per video, found several of 'a'"),
         ("a,dev\n", r"expected one of train, validation, test; found 'dev' of video 'a'"),
     ],
 )

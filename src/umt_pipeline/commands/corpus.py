@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader, validated
+from umt_pipeline.tables.files import read_table
 from umt_pipeline.tables.staging import is_address, stage
 
 RECORD = "corpus.yml"
@@ -164,7 +165,9 @@ def table_with(path: Path, *columns: str) -> pd.DataFrame:
     Raises:
         TableError: it is missing, malformed, or lacks a column.
     """
-    table = TableDataset(str(path)).load()
+    if not path.is_file():
+        raise TableError(f"{path}: expected a table, found {'no file' if path.exists() else 'nothing'}. Correct the path.")
+    table = read_table(path)
     missing = [column for column in columns if column not in table]
     if missing:
         raise TableError(
@@ -172,6 +175,26 @@ def table_with(path: Path, *columns: str) -> pd.DataFrame:
             f"missing: {', '.join(missing)}. Rename them in the file, or copy the file with new names."
         )
     return table
+
+
+def written_paths(column: pd.Series[Any]) -> pd.Series[str]:
+    """Return a table's column of paths as ingestion reads it: ``./a//b.mp4`` is ``a/b.mp4``; what is no text is blank."""
+    from umt_pipeline.pipelines.ingestion.tables import normal_paths
+
+    return normal_paths(column.where(column.map(lambda cell: isinstance(cell, str)).astype(bool), ""))
+
+
+def as_files(column: pd.Series[Any], files: Sequence[str]) -> pd.Series[str]:
+    """Return a table's column of paths as the files are called: written otherwise, or in another Unicode form.
+
+    Args:
+        column: of a table about media.
+        files: their paths. A cell that means none of them stays as :func:`written_paths` has it.
+    """
+    from umt_pipeline.pipelines.ingestion.media_paths import PathNames
+
+    names, written = PathNames(files, files), written_paths(column)
+    return pd.Series([names.find(path) for path in written], index=column.index, dtype=str)
 
 
 def local_table(project: Path, source: str) -> Path:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pandas as pd
 import yaml
 
-from umt_pipeline.commands.corpus import NEEDED, RECORD, TABLES, Corpus, CorpusRecord, edited, pipelines_for, table_with
+from umt_pipeline.commands.corpus import (
+    NEEDED,
+    RECORD,
+    TABLES,
+    Corpus,
+    CorpusRecord,
+    as_files,
+    edited,
+    pipelines_for,
+    table_with,
+    written_paths,
+)
 from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.commands.media_hashes import HashCache
-from umt_pipeline.commands.splits import SPLITS, read_splits
+from umt_pipeline.commands.splits import SPLITS, Assign, read_splits
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file, staged_folder
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_stages import CORPORA, write_stages
-from umt_pipeline.project_config import config_loader
+from umt_pipeline.project_config import config_loader, environments
 from umt_pipeline.tables.folders import FolderTables, read_folder
 from umt_pipeline.tables.media import local_media
+from umt_pipeline.tables.sidecars import SIDECAR_SUFFIXES
+from umt_pipeline.tables.staging import is_address
 from umt_pipeline.video.media import is_image
 
-# Files beside a video that say something of it.
-SIDECARS = (".txt", ".json")
 TABLE_TYPE = "umt_pipeline.datasets.TableDataset"
 FOLDER_TYPE = "umt_pipeline.datasets.FolderDataset"
 
@@ -60,7 +72,7 @@ class Given:
 def init_corpus(project: Path, name: str, given: Given) -> list[str]:
     """Write ``conf/NAME``, ``data/NAME/01_raw`` and ``corpora/NAME/dvc.yaml``; return what to tell the user.
 
-    Nothing is written unless every input is in order.
+    Nothing is written unless every input is in order, but for media that must be brought here to be read; they stay.
 
     Args:
         project: the project's folder.
@@ -68,39 +80,39 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
         given: what it is made of.
 
     Raises:
-        ConfigError: the name is taken or unusable, the folder holds no video, the shares are not three numbers, or the project
-            is no DVC project.
+        ConfigError: the name is taken or unusable, the folder holds no video, the shares are not three numbers, a table of
+            splits names no file, media would be copied over files, there is no such environment, or the project is no DVC
+            project.
         TableError: a table lacks a column.
     """
-    from umt_pipeline.pipelines.ingestion.nodes import video_ids
-
     corpus = Corpus(project, name)
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("base", "local", "recipes"):
-        raise ConfigError(f"name: expected lower-case letters, digits and _, not base or local; found '{name}'.")
-    if corpus.conf.exists():
-        raise ConfigError(f"{corpus.conf}: exists already. Delete it, or choose another name.")
+    _require_free(corpus)
+    start = _start_parameters(project, given.like)
+    with dvc_repo(project):
+        pass  # It is one: asked before anything is read or brought here, which may take hours.
     if given.class_folders and "labels" in given.tables:
         raise ConfigError("--class-folders: expected no --labels beside it, for both say what the labels are. Leave one out.")
     assign, splits = read_splits(given.splits)
     tables = {kind: table_with(path, *NEEDED[kind]) for kind, path in given.tables.items()}
     media, told = local_media(str(given.videos), corpus.raw / "media")
-    brought = media.is_relative_to(corpus.raw)
+    folder = None if is_address(str(given.videos)) else Path(given.videos).resolve()
+    brought = media.resolve() != folder
     if brought and given.media == "add" and media != corpus.raw / "media":
         raise ConfigError(f"{given.videos}: expected --media leave for shards from elsewhere: DVC would keep them twice.")
     found = scan(media, tables.get("captions"), given.class_folders)
     if found.videos["video"].map(is_image).all():
         raise ConfigError(f"{given.videos}: expected videos, found images alone. They are trained on beside videos.")
     tables = {"captions": found.captions, "labels": labels_of(tables.get("labels", found.labels)), **_rest(tables)}
-    videos = assign(list(found.videos["video"]))
-    videos["video_id"] = pd.Series(video_ids(list(videos["video"])), dtype=str)
-
+    files = list(found.videos["video"])
+    videos = _table_of(files, assign, given)
+    named = {kind: table.assign(video=as_files(table["video"], files)) for kind, table in tables.items() if len(table)}
     record = CorpusRecord(
         media=given.media,
         splits=splits,
         captions="table" if "captions" in given.tables else "folder",
         labels="table" if "labels" in given.tables else "folder",
         class_folders=given.class_folders,
-        source=str(given.videos) if brought else None,
+        source=(str(given.videos) if folder is None else str(folder)) if brought else None,
         prepare=given.prepare,
     )
     with dvc_repo(project) as repo:
@@ -108,23 +120,59 @@ def init_corpus(project: Path, name: str, given: Given) -> list[str]:
         if given.media == "add":
             media = copy_media(media, corpus.raw / "media", list(videos["video"]))
         TableDataset(str(corpus.videos)).save(videos)
-        files = {kind: write_table(corpus.raw, kind, tables[kind], given.tables.get(kind)) for kind in tables}
+        written = {kind: write_table(corpus.raw, kind, tables[kind], given.tables.get(kind)) for kind in tables}
         manifest = HashCache(corpus.hashes).table(media, list(videos["video"]))  # others stay new for `umt update`
         TableDataset(str(corpus.manifest)).save(manifest)
-        folder = [media] if given.media == "add" else []
-        put_under_dvc(repo, [corpus.videos, corpus.manifest, *(path for path in files.values() if path), *folder])
+        copies = [media] if given.media == "add" else []
+        put_under_dvc(repo, [corpus.videos, corpus.manifest, *(path for path in written.values() if path), *copies])
         with staged_folder(corpus.conf) as staged:
-            write_overlay(project, corpus, staged, _Overlay(media, files, record, given.like, tables, videos))
-    names = pipelines_for({kind for kind, table in tables.items() if len(table)}, given.prepare)
+            write_overlay(project, corpus, staged, _Overlay(media, written, record, start, named, videos))
+    names = pipelines_for(set(named), given.prepare)
     write_stages(project, name, names)
-    return [*told, *_counted(found, videos, tables, given), *_left_out(names), *_next(project, corpus)]
+    return [*told, *_counted(found, videos, named, given), *_left_out(names), *_next(project, corpus)]
+
+
+def _require_free(corpus: Corpus) -> None:
+    project, name = corpus.project, corpus.name
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("base", "local", "recipes"):
+        raise ConfigError(f"name: expected lower-case letters, digits and _, not base or local; found '{name}'.")
+    # Tables of an earlier corpus would be taken for those of this one.
+    made = [corpus.conf, project / CORPORA / name, *sorted(corpus.raw.glob("*.dvc"))]
+    if there := [str(path.relative_to(project)) for path in made if path.exists()]:
+        raise ConfigError(
+            f"{name}: expected the name of no corpus; exists already: {', '.join(there)}. Delete conf/{name}, data/{name} "
+            f"(move videos of yours out of it first) and {CORPORA}/{name}, or choose another name."
+        )
+
+
+def _table_of(files: Sequence[str], assign: Assign, given: Given) -> pd.DataFrame:
+    from umt_pipeline.pipelines.ingestion.nodes import video_ids
+
+    videos = assign(files)
+    if videos.empty:
+        raise ConfigError(
+            f"--splits {given.splits}: expected the splits of files of {given.videos}, such as '{files[0]}'; found none. "
+            "Write paths relative to the folder, or give shares such as 80,10,10."
+        )
+    return videos.assign(video_id=pd.Series(video_ids(list(videos["video"])), dtype=str))
+
+
+def _start_parameters(project: Path, like: str | None) -> dict[str, Any]:
+    known = environments(project / "conf")
+    if like is not None and like not in known:
+        raise ConfigError(f"--like: expected a folder of {project / 'conf'}, one of {', '.join(known)}; found '{like}'.")
+    return config_loader(project, like or "base")["parameters"]
 
 
 def scan(folder: Path, captions: pd.DataFrame | None, class_folders: bool) -> FolderTables:
-    """Read a folder; with a table of captions in place of the sidecar files."""
-    named = frozenset() if captions is None else frozenset(video for video in captions["video"] if isinstance(video, str))
-    found = read_folder(folder, class_folders, named)
-    return found if captions is None else FolderTables(found.videos, captions, found.labels, found.left_out)
+    """Read a folder; with a table of captions in place of the sidecar files, whose paths may be in another Unicode form."""
+    from umt_pipeline.pipelines.ingestion.media_paths import match_files
+
+    if captions is None:
+        return read_folder(folder, class_folders)
+    named, _ = match_files(folder, list(dict.fromkeys(written_paths(captions["video"]))))
+    found = read_folder(folder, class_folders, frozenset(named))
+    return FolderTables(found.videos, captions, found.labels, found.left_out)
 
 
 def labels_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -141,26 +189,36 @@ def copy_media(folder: Path, target: Path, videos: list[str]) -> Path:
     Copies and not links: DVC makes what it keeps read-only, and the originals stay the user's.
 
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: there are files already where they would be copied to, or a file cannot be read.
     """
     if folder == target.resolve():
         return target
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(
+            f"{target}: expected an empty folder to copy to, found files. Move them away, or name it as --videos."
+        )
     with staged_folder(target) as staged:
-        for video in videos:
-            for suffix in ("", *SIDECARS):
-                source = folder / video if not suffix else (folder / video).with_suffix(suffix)
-                copy = staged / source.relative_to(folder)
-                if copy.exists() or (suffix and not source.is_file()):
-                    continue
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    shutil.copy2(source, copy)
-                except OSError as error:
-                    raise ConfigError(
-                        f"{source}: expected a file to copy, found that it cannot be read: {error.strerror or error}. Make it "
-                        "readable, take it out of the folder, or use --media leave."
-                    ) from error
+        for source in [*(folder / video for video in videos), *_sidecars(folder, videos)]:
+            copy = staged / source.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copy2(source, copy)
+            except OSError as error:
+                raise ConfigError(
+                    f"{source}: expected a file to copy, found that it cannot be read: {error.strerror or error}. Make it "
+                    "readable, take it out of the folder, or use --media leave."
+                ) from error
     return target
+
+
+def _sidecars(folder: Path, videos: Sequence[str]) -> Iterator[Path]:
+    stems: dict[PurePosixPath, set[str]] = defaultdict(set)
+    for video in map(PurePosixPath, videos):
+        stems[video.parent].add(video.stem)
+    for parent, names in stems.items():
+        for path in sorted((folder / parent).iterdir()):
+            if path.suffix.lower() in SIDECAR_SUFFIXES and path.stem in names and path.is_file():
+                yield path
 
 
 def write_table(raw: Path, kind: str, table: pd.DataFrame, source: Path | None) -> Path | None:
@@ -186,12 +244,21 @@ def _rest(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 @dataclass(frozen=True)
 class _Overlay:
-    """What decides the configuration of a new corpus."""
+    """What decides the configuration of a new corpus.
+
+    Attributes:
+        media: the folder of media.
+        files: where each table was written; None: it has no row.
+        record: what was decided.
+        start: the parameters to start from.
+        tables: those that have rows, with paths as the files are called.
+        videos: columns video, split.
+    """
 
     media: Path
     files: Mapping[str, Path | None]
     record: CorpusRecord
-    like: str | None
+    start: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
     videos: pd.DataFrame
 
@@ -227,7 +294,6 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
         (conf / file_name).write_text(header + text, encoding="utf-8")
 
-    start = config_loader(project, overlay.like or "base")["parameters"]
     own = _own_parameters(corpus, overlay)
     for base in sorted((project / "conf" / "base").glob("parameters*.yml")):
         if base.stem == "parameters_demo_corpus":
@@ -236,7 +302,7 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
         shutil.copyfile(base, file)
         with edited(file) as blocks:
             for block in list(blocks):
-                _set(blocks, {block: start[block]})
+                _set(blocks, {block: overlay.start[block]})
                 _set(blocks, {block: own.get(block, {})} if block in own else {})
         file.write_text(header + file.read_text(encoding="utf-8"), encoding="utf-8")
 
@@ -253,8 +319,8 @@ def _set(content: Any, values: Mapping[str, Any]) -> None:
 def _own_parameters(corpus: Corpus, overlay: _Overlay) -> dict[str, dict[str, Any]]:
     """Return what follows from the corpus. The demo's sentences, words and groups of labels are not those of others."""
     tables = overlay.tables
-    tasks = sorted(set(tables["labels"]["task"])) if len(tables["labels"]) else []
-    start = {} if len(tables["captions"]) else {"start": "stage1"}
+    tasks = sorted(set(tables["labels"]["task"])) if "labels" in tables else []
+    start = {} if "captions" in tables else {"start": "stage1"}
     # Real captions are longer than the demo's and of more words: its sizes would cut most of them.
     small = {"templates": _templates(overlay, tasks), "vocab_size": 8192, "context_length": 32}
     bert = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
@@ -276,7 +342,7 @@ def _own_parameters(corpus: Corpus, overlay: _Overlay) -> dict[str, dict[str, An
 
 def _templates(overlay: _Overlay, tasks: list[str]) -> list[str]:
     """Return what the small teacher reads in place of captions where there are none: labels, if every clip has one."""
-    if len(overlay.tables["captions"]):
+    if "captions" in overlay.tables or not tasks:
         return []
     labels = overlay.tables["labels"]
     return [
@@ -294,10 +360,9 @@ def _counted(found: FolderTables, videos: pd.DataFrame, tables: Mapping[str, pd.
         lines.append(f"{unsplit} files of which {given.splits} names no split are left out")
     lines += [f"{count} files are left out: {reason}" for reason, count in found.left_out.items()]
     for kind, table in tables.items():
-        if len(table):
-            named = int(table["video"].isin(listed).sum())
-            origin = "" if kind in given.tables else ", found in the folder"
-            lines.append(f"{named} of {len(table)} {kind} name one of these files{origin}")
+        named = int(table["video"].isin(listed).sum())
+        origin = "" if kind in given.tables else ", found in the folder"
+        lines.append(f"{named} of {len(table)} {kind} name one of these files{origin}")
     lines += [f"warning: no video in split '{split}'; change --splits" for split in SPLITS if not counts.get(split, 0)]
     return lines
 

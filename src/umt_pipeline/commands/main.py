@@ -159,7 +159,9 @@ def init(
     ] = False,
     splits: Annotated[
         str,
-        typer.Option(help="Shares of train, validation and test in per cent; or a table of them: FILE or FILE:COLUMN."),
+        typer.Option(
+            help="Shares of train, validation and test in per cent; or a table of them: FILE or FILE:COLUMN, also an address."
+        ),
     ] = "80,10,10",
     media: Annotated[
         str, typer.Option(help="leave: the videos stay where they are, DVC keeps hashes; add: DVC keeps copies of them.")
@@ -173,10 +175,12 @@ def init(
 ) -> None:
     """Make a corpus of your own videos: configuration, raw tables under DVC, and stages for `dvc repro`."""
     from umt_pipeline.commands.init import Given, init_corpus
+    from umt_pipeline.commands.splits import local_splits
 
     if media not in ("add", "leave"):
         raise ConfigError(f"--media: expected add or leave, found '{media}'.")
     tables = _tables(captions, labels, questions, boxes)
+    splits = local_splits(project_folder(), splits)
     given = Given(videos, tables, splits, "add" if media == "add" else "leave", class_folders, prepare, like)
     _say(init_corpus(project_folder(), name, given))
 
@@ -194,8 +198,10 @@ def update(
 
     Known files keep their split, and what is known of them: only new content is read again.
     """
+    from umt_pipeline.commands.splits import local_splits
     from umt_pipeline.commands.update import update_corpus
 
+    splits = local_splits(project_folder(), splits) if splits else None
     _say(update_corpus(project_folder(), name, _tables(captions, labels, questions, boxes), splits))
 
 

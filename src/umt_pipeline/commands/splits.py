@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from umt_pipeline.commands.corpus import TABLE_SPLITS, table_with
+from umt_pipeline.commands.corpus import TABLE_SPLITS, as_files, local_table, table_with, written_paths
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.tables.files import SUFFIXES
+from umt_pipeline.tables.staging import is_address
 from umt_pipeline.video.media import is_image
 
 SPLITS = ("train", "validation", "test")
+_TABLE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))(?::(.+))?", re.IGNORECASE)
 
 Assign = Callable[[Sequence[str]], pd.DataFrame]
 """From paths to the table ``video, split``; a path of no split is not in it."""
@@ -32,13 +35,24 @@ def read_splits(text: str) -> tuple[Assign, str]:
     """
     if text == TABLE_SPLITS:
         return lambda videos: pd.DataFrame({"video": [], "split": []}, dtype=str), TABLE_SPLITS
-    file, _, column = text.partition(":") if Path(text).suffix not in SUFFIXES else (text, "", "")
-    if Path(file).suffix in SUFFIXES:
-        listed = _listed_splits(Path(file), column or "split")
-        known = dict(zip(listed["video"], listed["split"], strict=True))
-        return lambda videos: _frame({video: known[video] for video in videos if video in known}), TABLE_SPLITS
+    if named := _TABLE.fullmatch(text):
+        path = Path(named[1])
+        listed = _listed_splits(path, named[2] or "split")
+        return lambda videos: _splits_of(videos, listed, path), TABLE_SPLITS
     shares = parse_shares(text)
     return lambda videos: assign_splits(videos, shares), text
+
+
+def local_splits(project: Path, text: str) -> str:
+    """Return what :func:`read_splits` takes; a table that is named by an address is brought here.
+
+    Raises:
+        ConfigError: it cannot be brought here.
+    """
+    named = _TABLE.fullmatch(text)
+    if named is None or not is_address(text):
+        return text
+    return f"{local_table(project, named[1])}:{named[2] or 'split'}"
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
@@ -80,12 +94,24 @@ def _frame(splits: dict[str, str]) -> pd.DataFrame:
 def _listed_splits(path: Path, column: str) -> pd.DataFrame:
     table = table_with(path, "video", column)
     # A table of captions or labels has several rows of a video, which agree.
-    listed = table[["video", column]].drop_duplicates().set_axis(["video", "split"], axis=1)
+    rows = pd.DataFrame({"video": written_paths(table["video"]), "split": table[column]})
+    listed = rows.drop_duplicates()
     if len(wrong := listed[~listed["split"].isin(SPLITS)]):
         raise TableError(
             f"{path}, column '{column}': expected one of {', '.join(SPLITS)}; found {wrong['split'].iloc[0]!r} of video "
             f"'{wrong['video'].iloc[0]}'. Rename the split in the table."
         )
+    return _once_each(listed, path)
+
+
+def _splits_of(videos: Sequence[str], listed: pd.DataFrame, path: Path) -> pd.DataFrame:
+    # Paths that differ may mean one file: in two Unicode forms.
+    rows = _once_each(listed.assign(video=as_files(listed["video"], videos)).drop_duplicates(), path)
+    known = dict(zip(rows["video"], rows["split"], strict=True))
+    return _frame({video: known[video] for video in videos if video in known})
+
+
+def _once_each(listed: pd.DataFrame, path: Path) -> pd.DataFrame:
     if len(twice := listed[listed["video"].duplicated()]):
         raise TableError(f"{path}: expected one split per video, found several of '{twice['video'].iloc[0]}'. Keep one.")
     return listed
