@@ -94,5 +94,5 @@ constraints: $(STAMP) ## write constraints.txt anew from pyproject.toml (UPGRADE
 
 .PHONY: clean
 clean: ## delete caches, build leftovers, kept features and resume points; results and data stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis data/.checkpoints
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis data/.checkpoints data/*/.checkpoints
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,13 @@ def describe(rows: list[Row], infos: list[VideoInfo], drawn: bool, command: str)
         "recorded views do not, for a view holds pixels of the file.",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(_wrapped(line) for line in lines)
+
+
+def _wrapped(line: str) -> str:
+    """Break a line of text; rows of tables and commands stay whole."""
+    keep = line.startswith(("|", " "))
+    return line if keep else textwrap.fill(line, 128, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> None:

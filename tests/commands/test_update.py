@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from tests.tables.test_webdataset import write_shard
-from umt_pipeline.commands.corpus import existing_corpus
+from umt_pipeline.commands.corpus import Corpus, edited, existing_corpus
 from umt_pipeline.commands.init import Given, init_corpus, scan
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.splits import read_splits
 from umt_pipeline.commands.status import folder_news
-from umt_pipeline.commands.update import compare_manifests, update_corpus, updated_videos
+from umt_pipeline.commands.update import Renames, compare_manifests, update_corpus, updated_videos
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.tables.folders import FolderTables
 
@@ -163,7 +163,7 @@ def test_captions_of_the_folder_are_read_again(dvc_project: Path, media: Path) -
     assert any("stage2" in line for line in update_corpus(dvc_project, "mine", {}, None))
     assert pd.read_csv(raw / "captions.csv").to_dict("records") == [{"video": "a.mp4", "caption": "a cat"}]
     (media / "a.txt").unlink()
-    assert not any("stage2" in line for line in update_corpus(dvc_project, "mine", {}, None))
+    assert "stages: ingestion, teacher_features, stage1" in update_corpus(dvc_project, "mine", {}, None)
     assert not (raw / "captions.csv.dvc").exists()
 
 
@@ -180,3 +180,82 @@ def test_new_files_wait_for_a_split_where_a_table_says_it(dvc_project: Path, med
 def test_only_corpora_are_updated(dvc_project: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a corpus that `umt init` made, found no corpus\.yml"):
         update_corpus(dvc_project, "ci", {}, None)
+
+
+def test_parameters_follow_the_tables(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media))
+    labels, captions = media.parent / "labels.csv", media.parent / "captions.csv"
+    labels.write_text("video,label\na.mp4,cat\nb.MOV,dog\ndeep/ç 1.webm,cat\n", encoding="utf-8")
+
+    def now() -> dict[str, object]:
+        parameters = Corpus(dvc_project, "mine").loader["parameters"]
+        return {
+            "templates": parameters["teacher_features"]["train_small"]["templates"],
+            "probed": parameters["evaluation"]["tasks"],
+            **{key: parameters["classification"][key] for key in ("tasks", "start")},
+            "detection": parameters["detection"]["start"],
+        }
+
+    told = update_corpus(dvc_project, "mine", {"labels": labels}, None)
+    assert "parameter classification.tasks: ['motion'] became ['label']" in told
+    templates = ["a video of {label}"]
+    assert now() == {
+        "templates": templates, "probed": ["label"], "tasks": ["label"], "start": "stage1", "detection": "stage1"
+    }  # fmt: skip
+    labels.write_text("video,task,label\na.mp4,animal,cat\n", encoding="utf-8")
+    update_corpus(dvc_project, "mine", {"labels": labels, "captions": captions}, None)
+    assert now() == {"templates": [], "probed": ["animal"], "tasks": ["animal"], "start": "stage2", "detection": "stage2"}
+    assert not any(line.startswith("parameter") for line in update_corpus(dvc_project, "mine", {}, None))
+
+    with edited(dvc_project / "conf/mine/parameters_evaluation.yml") as blocks:
+        blocks["evaluation"]["tasks"] = []
+    labels.write_text("video,task,label\na.mp4,place,home\n", encoding="utf-8")
+    told = update_corpus(dvc_project, "mine", {"labels": labels}, None)
+    assert "parameter evaluation.tasks stays [], as somebody set it; the tables say ['place']" in told
+    assert (now()["probed"], now()["tasks"]) == ([], ["place"])
+
+
+def test_a_moved_image_keeps_its_caption_and_its_row(dvc_project: Path, media: Path) -> None:
+    (media / "p.jpg").write_text("a picture")
+    (media / "thumbnail.jpg").write_text("another 1")
+    captions = media.parent / "captions.csv"
+    captions.write_text("video,caption\n./p.jpg,a still\np.jpg,a picture\na.mp4,a film\n", encoding="utf-8")
+    (media.parent / "plain.csv").write_text("video,caption\np.jpg,a picture\na.mp4,a film\n", encoding="utf-8")
+    init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "plain.csv"}))
+    raw = dvc_project / "data/mine/01_raw"
+    known = pd.read_csv(raw / "videos.csv").set_index("video")
+    (media / "p.jpg").rename(media / "deep/q.jpg")
+    told = update_corpus(dvc_project, "mine", {"captions": captions}, None)
+    assert told[0] == "4 files: 0 new, 0 changed, 1 moved, 0 vanished"
+    after = pd.read_csv(raw / "videos.csv").set_index("video")
+    assert after.loc["deep/q.jpg"].to_dict() == known.loc["p.jpg"].to_dict()
+    assert pd.read_csv(raw / "captions.csv")["video"].tolist() == ["deep/q.jpg", "deep/q.jpg", "a.mp4"]
+    assert update_corpus(dvc_project, "mine", {}, None)[0] == "4 files: 0 new, 0 changed, 0 moved, 0 vanished"
+
+
+def test_rows_are_renamed_however_they_write_the_path() -> None:
+    composed, apart = "\u00e9.mp4", "e\u0301.mp4"
+    table = pd.DataFrame({"video": ["./a.mp4", "x//b.mp4", apart, "c.mp4", ""]})
+    moved = {"a.mp4": "new a.mp4", "x/b.mp4": "b.mp4", composed: "e.mp4"}
+    renamed, count = Renames(["a.mp4", "x/b.mp4", composed, "c.mp4"], moved).apply(table)
+    assert (renamed["video"].tolist(), count) == (["new a.mp4", "b.mp4", "e.mp4", "c.mp4", ""], 3)
+
+
+def test_a_table_of_labels_takes_the_place_of_class_folders(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media, class_folders=True))
+    (media / "deep" / "ç 1.json").write_text('{"label": "other than the folder"}')
+    update_corpus(dvc_project, "mine", {"labels": media.parent / "labels.csv"}, None)
+    assert Corpus(dvc_project, "mine").record.class_folders is False
+    update_corpus(dvc_project, "mine", {}, None)
+    assert pd.read_csv(dvc_project / "data/mine/01_raw/labels.csv")["label"].tolist() == ["cat"]
+
+
+def test_dvc_keeps_no_notes_of_ours(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media, media="add"))
+    kept = dvc_project / "data/mine/01_raw/media"
+    for name in (".lock", ".staged.jsonl", "deep/.shard.json"):
+        (kept / name).write_text("{}")
+    (kept / "new.mp4").write_text("new")
+    update_corpus(dvc_project, "mine", {}, None)
+    assert "nfiles: 4" in (dvc_project / "data/mine/01_raw/media.dvc").read_text(encoding="utf-8")
+    assert (kept / ".staged.jsonl").exists()

@@ -49,6 +49,7 @@ def test_images_are_taken_where_somebody_describes_them(tmp_path: Path) -> None:
     assert names(tables) == ["a.mp4", "named.PNG", "own.jpeg"]
     assert tables.captions["video"].tolist() == ["a.mp4", "own.jpeg"]
     assert tables.left_out == {folders.STILL: 3, folders.NO_CAPTION: 1}
+    assert tables.stills == ("a.jpg", "empty.jpg", "thumbnail.webp")
 
 
 def test_sidecars(tmp_path: Path) -> None:
@@ -187,6 +188,18 @@ def test_links_to_elsewhere_count_once_by_the_first_name(tmp_path: Path) -> None
     assert tables.captions.values.tolist() == [["three.mp4", "said"]]
     # b.mp4, d/two.mp4 and the folder d/sub
     assert tables.left_out == {folders.SECOND_NAME: 3, folders.HIDDEN: 1}
+
+
+def test_links_into_a_dvc_cache_are_files_of_their_own(tmp_path: Path) -> None:
+    cache, folder = tmp_path / ".dvc/cache/files/md5/aa", tmp_path / "folder"
+    touch(cache, "content")
+    folder.mkdir()
+    for name in ("b.mp4", "twin.mp4"):
+        (folder / name).symlink_to(cache / "content")
+    (folder / "z.mp4").symlink_to("b.mp4")
+    tables = read_folder(folder)
+    assert names(tables) == ["b.mp4", "twin.mp4"]
+    assert tables.left_out == {folders.SECOND_NAME: 1}
 
 
 def test_loops_end_and_dangling_links_are_counted(tmp_path: Path) -> None:

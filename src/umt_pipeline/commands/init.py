@@ -6,7 +6,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from umt_pipeline.commands.corpus import (
     table_with,
     written_paths,
 )
+from umt_pipeline.commands.derived import derived_parameters
 from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.splits import SPLITS, Assign, read_splits
@@ -172,7 +173,7 @@ def scan(folder: Path, captions: pd.DataFrame | None, class_folders: bool) -> Fo
         return read_folder(folder, class_folders)
     named, _ = match_files(folder, list(dict.fromkeys(written_paths(captions["video"]))))
     found = read_folder(folder, class_folders, frozenset(named))
-    return FolderTables(found.videos, captions, found.labels, found.left_out)
+    return replace(found, captions=captions)
 
 
 def labels_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -294,7 +295,7 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
         (conf / file_name).write_text(header + text, encoding="utf-8")
 
-    own = _own_parameters(corpus, overlay)
+    own = _own_parameters(corpus, derived_parameters(overlay.tables, overlay.videos, overlay.start))
     for base in sorted((project / "conf" / "base").glob("parameters*.yml")):
         if base.stem == "parameters_demo_corpus":
             continue
@@ -316,13 +317,10 @@ def _set(content: Any, values: Mapping[str, Any]) -> None:
             content[key] = value
 
 
-def _own_parameters(corpus: Corpus, overlay: _Overlay) -> dict[str, dict[str, Any]]:
+def _own_parameters(corpus: Corpus, derived: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what follows from the corpus. The demo's sentences, words and groups of labels are not those of others."""
-    tables = overlay.tables
-    tasks = sorted(set(tables["labels"]["task"])) if "labels" in tables else []
-    start = {} if "captions" in tables else {"start": "stage1"}
     # Real captions are longer than the demo's and of more words: its sizes would cut most of them.
-    small = {"templates": _templates(overlay, tasks), "vocab_size": 8192, "context_length": 32}
+    small = {**derived["teacher_features"]["train_small"], "vocab_size": 8192, "context_length": 32}
     bert = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
     # The first word, not the text: real questions are hardly ever worded alike.
     asked = {"fine_tuning": {"max_question_length": 25}, "test": {"types": "first_word"}}
@@ -332,24 +330,12 @@ def _own_parameters(corpus: Corpus, overlay: _Overlay) -> dict[str, dict[str, An
         "teacher_features": {"dataset_id": corpus.name, "train_small": small},
         "stage2": {"text": bert},
         "ingestion": ingestion,
-        "evaluation": {"retrieval_sets": ["test"], "tasks": tasks},
+        "evaluation": {"retrieval_sets": ["test"], **derived["evaluation"]},
         "retrieval": {"test": {"sets": ["test"]}},
-        "detection": {"groups": None, **start},
+        "detection": {"groups": None, **derived["detection"]},
         "question_answering": {"test_splits": ["test"], **asked},
-        "classification": {**({"tasks": tasks} if tasks else {}), **start},
+        "classification": derived["classification"],
     }
-
-
-def _templates(overlay: _Overlay, tasks: list[str]) -> list[str]:
-    """Return what the small teacher reads in place of captions where there are none: labels, if every clip has one."""
-    if "captions" in overlay.tables or not tasks:
-        return []
-    labels = overlay.tables["labels"]
-    return [
-        f"a video of {{{task}}}"
-        for task in tasks
-        if set(overlay.videos["video"]) <= set(labels.loc[labels["task"] == task, "video"])
-    ]
 
 
 def _counted(found: FolderTables, videos: pd.DataFrame, tables: Mapping[str, pd.DataFrame], given: Given) -> list[str]:

@@ -173,6 +173,8 @@ def folder_news(corpus: Corpus) -> list[str]:
     touched = [video for video in known if video not in changed and cache.is_touched(corpus.media, video)]
     hashes = cache.table(corpus.media, touched).set_index("video")["sha256"]
     changed |= {video for video in touched if hashes[video] != listed.at[video, "sha256"]}
+    # And what was hashed since the last update, by an earlier status.
+    changed |= {video for video in known if (seen := cache.known(corpus.media, video)) and seen != listed.at[video, "sha256"]}
     told = {"new": sorted(new), "changed": sorted(changed), "vanished": sorted(gone)}
     lines = [f"{len(paths)} files in {corpus.media} are {word}: {_some(paths)}" for word, paths in told.items() if paths]
     if new and gone:

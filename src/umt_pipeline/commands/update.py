@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from umt_pipeline.commands.corpus import NEEDED, RECORD, TABLES, Corpus, edited, existing_corpus, pipelines_for, table_with
+from umt_pipeline.commands.derived import derived_parameters, follow_tables
 from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.commands.init import labels_of, scan, write_table
 from umt_pipeline.commands.media_hashes import HashCache
@@ -17,6 +18,8 @@ from umt_pipeline.commands.splits import Assign, read_splits
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_stages import write_stages
+from umt_pipeline.project_config import config_loader
+from umt_pipeline.tables.folders import FolderTables
 from umt_pipeline.tables.media import local_media
 
 
@@ -74,8 +77,8 @@ def updated_videos(videos: pd.DataFrame, changes: Changes, assign: Assign) -> pd
     """
     kept = videos[~videos["video"].isin(list(changes.vanished))]
     kept = kept.assign(video=kept["video"].replace(dict(changes.moved)))
-    rows = assign([video for video in changes.new if video not in set(kept["video"])])
-    taken, ids = set(kept["video_id"]), []
+    listed, taken = set(kept["video"]), set(kept["video_id"])
+    rows, ids = assign([video for video in changes.new if video not in listed]), []
     for video in rows["video"]:
         ids.append(_free_id(video, taken))
         taken.add(ids[-1])
@@ -122,14 +125,17 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
                 f"{record.source}: expected what becomes files in {corpus.media}, found that they are in {folder}: shards have "
                 "taken the place of videos there, or videos that of shards. Undo this, or make another corpus: umt init."
             )
-    captions = given.get("captions", corpus.load("captions") if record.captions == "table" else None)
-    found = scan(corpus.media, captions, record.class_folders)
 
     with dvc_repo(project) as repo:
         before = TableDataset(str(corpus.manifest)).load()
+        found = _scan(corpus, given, before)
         now = HashCache(corpus.hashes).table(corpus.media, list(found.videos["video"]))
         changes = compare_manifests(before, now)
-        videos = updated_videos(TableDataset(str(corpus.videos)).load(), changes, assign)
+        renames = Renames(list(before["video"]), changes.moved)
+        known = TableDataset(str(corpus.videos)).load()
+        videos = updated_videos(known, changes, assign)
+        # Before the tables are written, for afterwards nothing would tell what followed from the old ones.
+        followed = _follow_tables(corpus, (known, videos), _tables_after(corpus, given, found, renames))
         TableDataset(str(corpus.videos)).save(videos)
         if record.captions == "folder" and "captions" not in given:
             _replace(corpus, "captions", found.captions)
@@ -138,7 +144,7 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
         for kind, path in tables.items():
             _take(corpus, kind, given[kind], path)
         corpus = existing_corpus(project, name)  # tables may lie elsewhere now
-        renamed = _rename(corpus, changes.moved)
+        renamed = _rename(corpus, renames)
         # A new file without a split stays new. The manifest comes last: as long as it is the old one, all is done again.
         unsplit = set(changes.new) - set(videos["video"])
         TableDataset(str(corpus.manifest)).save(now[~now["video"].isin(unsplit)])
@@ -148,6 +154,7 @@ def update_corpus(project: Path, name: str, tables: Mapping[str, Path], splits: 
     return [
         *told,
         f"{len(now)} files: {changes.counts()}",
+        *followed,
         *([f"{renamed} rows of tables name the new paths of moved files"] if renamed else []),
         *([f"{len(unsplit)} new files have no split and are left out: --splits FILE:COLUMN, or 80,10,10"] if unsplit else []),
         f"stages: {', '.join(pipelines)}",
@@ -178,14 +185,78 @@ def _take(corpus: Corpus, kind: str, table: pd.DataFrame, source: Path) -> None:
     if kind in ("captions", "labels"):
         with edited(corpus.conf / RECORD) as record:
             record[kind] = "table"
+            if kind == "labels":
+                record["class_folders"] = False
 
 
-def _rename(corpus: Corpus, moved: Mapping[str, str]) -> int:
+class Renames:
+    """New paths of moved files, for rows that may write the old ones in any way that the ingestion understands.
+
+    Args:
+        listed: all paths before the move.
+        moved: new paths by the old ones.
+    """
+
+    def __init__(self, listed: Sequence[str], moved: Mapping[str, str]) -> None:
+        from umt_pipeline.pipelines.ingestion.media_paths import PathNames
+
+        self._names, self._moved = PathNames(listed, listed), moved
+
+    def apply(self, table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+        """Return a table whose column ``video``, if it has one, names the new paths, and the number of rows that changed."""
+        from umt_pipeline.pipelines.ingestion.tables import normal_paths
+
+        if not self._moved or "video" not in table:
+            return table, 0
+        written = normal_paths(table["video"].map(lambda path: path if isinstance(path, str) else ""))
+        new = written.map(lambda path: self._moved.get(self._names.find(path)))
+        return table.assign(video=table["video"].where(new.isna(), new)), int(new.notna().sum())
+
+
+def _scan(corpus: Corpus, given: Mapping[str, pd.DataFrame], before: pd.DataFrame) -> FolderTables:
+    """Read the folder; an image that captions name by the path it had is found where it is now.
+
+    An image that no caption names may be a thumbnail, and only its content tells that it is the one of the captions.
+    """
+    captions = given.get("captions", corpus.load("captions") if corpus.record.captions == "table" else None)
+    class_folders = corpus.record.class_folders and "labels" not in given
+    found = scan(corpus.media, captions, class_folders)
+    gone = before[~before["video"].isin(list(found.videos["video"]))]
+    sizes = set(gone["size_bytes"].astype(int))
+    alike = [still for still in found.stills if (corpus.media / still).stat().st_size in sizes]
+    if captions is None or not alike:
+        return found
+    moved = compare_manifests(gone, HashCache(corpus.hashes).table(corpus.media, alike)).moved
+    captions, renamed = Renames(list(before["video"]), moved).apply(captions)
+    return scan(corpus.media, captions, class_folders) if renamed else found
+
+
+def _tables_after(
+    corpus: Corpus, given: Mapping[str, pd.DataFrame], found: FolderTables, renames: Renames
+) -> dict[str, pd.DataFrame]:
+    """Return captions and labels as they will be."""
+    tables = {}
+    for kind, of_folder in {"captions": found.captions, "labels": found.labels}.items():
+        kept = of_folder if getattr(corpus.record, kind) == "folder" else corpus.load(kind)
+        table, _ = renames.apply(given.get(kind, kept))
+        tables[kind] = labels_of(table) if kind == "labels" and len(table) else table
+    return tables
+
+
+def _follow_tables(corpus: Corpus, videos: tuple[pd.DataFrame, pd.DataFrame], after: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Let parameters follow from the tables; ``videos`` as they were and as they will be."""
+    start = config_loader(corpus.project, "base")["parameters"]
+    before = {kind: corpus.load(kind) for kind in after}
+    derived = [derived_parameters(tables, listed, start) for tables, listed in zip((before, after), videos, strict=True)]
+    return follow_tables(corpus.conf, *derived)
+
+
+def _rename(corpus: Corpus, renames: Renames) -> int:
     """Let tables that were given name moved files by their new paths; return the number of rows."""
     count = 0
     for kind in TABLES:
-        table = corpus.load(kind)
-        if "video" in table and (rows := int(table["video"].isin(list(moved)).sum())):
+        table, rows = renames.apply(corpus.load(kind))
+        if rows:
             count += rows
-            TableDataset(str(corpus.table(kind))).save(table.assign(video=table["video"].replace(dict(moved))))
+            TableDataset(str(corpus.table(kind))).save(table)
     return count

@@ -31,6 +31,8 @@ VIDEO_SUFFIXES = frozenset(
 )  # fmt: skip
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 LABEL_TASK = "label"
+# What is in the path of each file of a DVC cache.
+_DVC_CACHE = "/files/md5/"
 
 # Why something was left out: the keys of FolderTables.left_out. Each reads well after a number.
 HIDDEN = "hidden files and folders"
@@ -69,12 +71,14 @@ class FolderTables:
         captions: ``video, caption`` from sidecars, in the order of ``videos``.
         labels: ``video, task, label`` from class folders and sidecars, in the order of ``videos``.
         left_out: reason -> number of files, folders or links.
+        stills: the images without a caption among them, sorted.
     """
 
     videos: pd.DataFrame
     captions: pd.DataFrame
     labels: pd.DataFrame
     left_out: dict[str, int]
+    stills: tuple[str, ...] = ()
 
 
 def read_folder(folder: Path, class_folders: bool = False, captioned: frozenset[str] = frozenset()) -> FolderTables:
@@ -86,7 +90,7 @@ def read_folder(folder: Path, class_folders: bool = False, captioned: frozenset[
 
     Symbolic links are followed. A file that several names lead to counts once: by its real name if that is in the folder
     (by the link's, if captions name that one alone), else by the first link. A link to a folder that it is in is not
-    followed.
+    followed. A link into a DVC cache is a file of its own, for that is how DVC may keep files, and of equal files it keeps one.
 
     Args:
         folder: of videos.
@@ -102,12 +106,14 @@ def read_folder(folder: Path, class_folders: bool = False, captioned: frozenset[
     walk = _Walk(folder.resolve(), captioned)
     walk.run()
     names: list[str] = []
+    stills: list[str] = []
     captions: list[tuple[str, str]] = []
     labels: list[tuple[str, str, str]] = []
     for name in sorted(walk.found):
         said = walk.said(name)
         if is_image(name) and name not in captioned and said == Said():
             walk.leave(STILL, name)
+            stills.append(name)
             continue
         names.append(name)
         captions += [(name, caption) for caption in said.captions]
@@ -124,6 +130,7 @@ def read_folder(folder: Path, class_folders: bool = False, captioned: frozenset[
         captions=_table(["video", "caption"], captions),
         labels=_table(["video", "task", "label"], labels),
         left_out={reason: walk.left_out[reason] for reason in sorted(walk.left_out)},
+        stills=tuple(stills),
     )
 
 
@@ -257,7 +264,7 @@ class _Walk:
     def _follow(self, name: str, place: str) -> None:
         try:
             mode = Path(place).stat().st_mode
-            real = str(Path(place).resolve())
+            real = _real(place)
         except PermissionError as error:
             raise _unreadable(place, error) from error
         except OSError:  # nothing there, or links that lead to each other
@@ -304,6 +311,17 @@ class _Walk:
         folder, _, file = real.rpartition("/")
         prefix = self.folders.get(folder)
         return f"{prefix}{file}" if prefix is not None and f"{prefix}{file}" in self.found else None
+
+
+def _real(place: str) -> str:
+    """Return the real path of what a link leads to; a link into a DVC cache stands for the file that DVC keeps there."""
+    hop = Path(place)
+    while hop.is_symlink():
+        target = hop.parent / hop.readlink()
+        if _DVC_CACHE in str(target):
+            return str(hop.parent.resolve() / hop.name)
+        hop = target
+    return str(hop.resolve())
 
 
 def _unreadable(path: str, error: OSError) -> ConfigError:

@@ -1,0 +1,76 @@
+"""Parameters of a corpus that follow from its tables: `umt init` writes them, `umt update` keeps them in step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from umt_pipeline.commands.corpus import edited
+
+
+def derived_parameters(tables: Mapping[str, pd.DataFrame], videos: pd.DataFrame, start: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters by block, nested as in the files.
+
+    Args:
+        tables: captions (video, caption) and labels (video, task, label); one without rows may be missing.
+        videos: column video: all media.
+        start: the parameters that a corpus starts from, which say what tasks start from where there are captions.
+    """
+    captioned, labels = len(tables.get("captions", ())) > 0, tables.get("labels", pd.DataFrame())
+    tasks = sorted(set(labels["task"])) if len(labels) else []
+    # What the small teacher reads in place of captions where there are none: labels, if every clip has one.
+    templates = [
+        f"a video of {{{task}}}"
+        for task in tasks
+        if not captioned and set(videos["video"]) <= set(labels.loc[labels["task"] == task, "video"])
+    ]
+    return {
+        "teacher_features": {"train_small": {"templates": templates}},
+        "evaluation": {"tasks": tasks},
+        "classification": {
+            "tasks": tasks or start["classification"]["tasks"],
+            "start": start["classification"]["start"] if captioned else "stage1",
+        },
+        "detection": {"start": start["detection"]["start"] if captioned else "stage1"},
+    }
+
+
+def follow_tables(conf: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Write what follows from tables into a corpus' configuration; return what to tell the user.
+
+    A value that is not what followed from the tables before was set by somebody, and stays. Doing it again changes nothing.
+
+    Args:
+        conf: the folder of the configuration.
+        before: of :func:`derived_parameters`.
+        after: the same, of the tables as they are to be.
+    """
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    different = {path: value for path, value in new.items() if old[path] != value}
+    told = []
+    for file in sorted(conf.glob("parameters*.yml")) if different else ():
+        with edited(file) as blocks:
+            for path, value in different.items():
+                *folders, name = path
+                place = blocks
+                for folder in folders:
+                    place = place.get(folder) or {}
+                if name not in place or place[name] == value:
+                    continue
+                if place[name] == old[path]:
+                    place[name] = value
+                    told.append(f"parameter {'.'.join(path)}: {old[path]} became {value}")
+                else:
+                    told.append(f"parameter {'.'.join(path)} stays {place[name]}, as somebody set it; the tables say {value}")
+    return told
+
+
+def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
