@@ -275,8 +275,7 @@ def page(
         yield ""
         yield (
             f"Memory is not flat in rows; most is taken in `{worst.name}`. Tables are whole in memory from node to node, and "
-            "the result of a file is an object of about 0.5 KB until `accept_videos` makes a row of it, which takes about "
-            "0.75 KB more while it does."
+            "so are the results of the files, of about 0.5 KB each, until `accept_videos` has made columns of them."
         )
 
 
