@@ -145,8 +145,9 @@ def edited_files(repo: Any, corpus: Corpus) -> list[str]:
     """Return the raw tables that were changed by hand since DVC was told of them."""
     kept = {str(path.relative_to(corpus.project)): path for path in corpus.raw_files()}
     kept = {name: path for name, path in kept.items() if path.exists() and path.with_name(f"{path.name}.dvc").is_file()}
-    changed = repo.status(targets=[f"{path}.dvc" for path in kept.values() if path.is_file()])
-    return [name for name in kept if f"{name}.dvc" in {_relative(corpus.project, stage) for stage in changed}]
+    told = repo.status(targets=[f"{path}.dvc" for path in kept.values() if path.is_file()])
+    changed = {_relative(corpus.project, stage) for stage in told}
+    return [name for name in kept if f"{name}.dvc" in changed]
 
 
 def _relative(project: Path, stage: str) -> str:

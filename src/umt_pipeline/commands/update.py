@@ -9,7 +9,17 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from umt_pipeline.commands.corpus import NEEDED, RECORD, TABLES, Corpus, edited, existing_corpus, pipelines_for, table_with
+from umt_pipeline.commands.corpus import (
+    NEEDED,
+    RECORD,
+    TABLES,
+    Corpus,
+    edited,
+    existing_corpus,
+    pipelines_for,
+    table_with,
+    written_paths,
+)
 from umt_pipeline.commands.derived import derived_parameters, follow_tables
 from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.commands.init import labels_of, scan, write_table
@@ -204,12 +214,9 @@ class Renames:
 
     def apply(self, table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         """Return a table whose column ``video``, if it has one, names the new paths, and the number of rows that changed."""
-        from umt_pipeline.pipelines.ingestion.tables import normal_paths
-
         if not self._moved or "video" not in table:
             return table, 0
-        written = normal_paths(table["video"].map(lambda path: path if isinstance(path, str) else ""))
-        new = written.map(lambda path: self._moved.get(self._names.find(path)))
+        new = written_paths(table["video"]).map(lambda path: self._moved.get(self._names.find(path)))
         return table.assign(video=table["video"].where(new.isna(), new)), int(new.notna().sum())
 
 
