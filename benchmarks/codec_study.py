@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -37,6 +38,7 @@ from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.probes import Labelled, linear_probe
 from umt_pipeline.evaluation.workers import cores
 from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.index import column_of
 from umt_pipeline.features.manifest import LEARNT_FILE, StoreHeader, read_manifest
 from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.features.store import FeatureStore
@@ -138,8 +140,8 @@ def first_views(store: FeatureStore, views: int, folder: Path) -> Path:
     """Copy the first views of each clip: a view depends on its number alone, so this is what extraction would write."""
     facts = {name: getattr(store.manifest, name) for name in StoreHeader.model_fields}
     header = StoreHeader.model_validate({**facts, "views": views})
-    rows = np.flatnonzero(store.index["view_number"] < views)
-    writer = FeatureStoreWriter(folder, header, store.index.iloc[rows])
+    rows = np.flatnonzero(column_of(store.index, "view_number").to_numpy() < views)
+    writer = FeatureStoreWriter(folder, header, store.index.take(pa.array(rows)))
     writer.coder(lambda: load_file(store.folder / LEARNT_FILE)["learnt"])
     for start in range(0, len(rows), header.shard_rows):
         arrays = store.read_raw(rows[start : start + header.shard_rows])
@@ -167,9 +169,7 @@ def make_arms(world: World) -> list[Arm]:
 def source_of(world: World, store: Path, targets: Targets, split: str = "train") -> TargetSource:
     """Return views and targets of the clips of a split."""
     clips = world.work / "videos.arrow"
-    return TargetSource(
-        store=store, targets=targets, teacher=world.teacher, clips=clips, media_root=world.media, split=split
-    )
+    return TargetSource(store=store, targets=targets, teacher=world.teacher, clips=clips, media_root=world.media, split=split)
 
 
 def train_arm(world: World, arm: Arm, seed: int) -> tuple[Student, float, float]:

@@ -56,9 +56,7 @@ def books() -> torch.Tensor:
 @pytest.mark.parametrize("kind", CODECS)
 @given(st.integers(1, 3), st.integers(1, 5), st.sampled_from([8, 64, 512]), st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
-def test_direction_errs_little_and_length_stays_one(
-    kind: type[Codec], rows: int, visible: int, width: int, seed: int
-) -> None:
+def test_direction_errs_little_and_length_stays_one(kind: type[Codec], rows: int, visible: int, width: int, seed: int) -> None:
     targets, codec = unit_vectors((rows, 3, visible, width), seed), coder(kind, width)
     encoded = codec.encode(targets)
     specs = codec.codec.arrays(3, visible, width)

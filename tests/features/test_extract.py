@@ -27,14 +27,14 @@ def test_each_record_is_what_its_recorded_view_gives(world: World, make_store: M
     folder, report = make_store(splits=("train", "validation"), codec="int8", pixels="visible")
     store = FeatureStore(folder)
     store.verify()
-    assert store.index["split"].tolist() == ["train"] * 12 + ["validation"] * 3
-    assert store.index["view_number"].tolist() == [0, 1, 2] * 5
+    assert store.index["split"].to_pylist() == ["train"] * 12 + ["validation"] * 3
+    assert store.index["view_number"].to_pylist() == [0, 1, 2] * 5
     assert (report["rows"], report["clips"], report["views"]) == (15, 5, 3)
     assert report["codec_cosine_error"]["max"] < 1e-3
     assert report["bytes_per_clip_view"]["total"] * 15 == report["store_bytes"]
     paths = world.videos.set_index("video_id")["path"]
     for row in (0, 4, 14):
-        record = store.index.iloc[row]
+        record = store.record(row)
         frames = torch.from_numpy(load_view(world.media / paths[record["video_id"]], store.view(row)))
         read = store.read(np.array([row]))
         visible = read["visible"][0]
@@ -44,7 +44,7 @@ def test_each_record_is_what_its_recorded_view_gives(world: World, make_store: M
         assert torch.allclose(everything[:, visible], read["targets"][:, 0], atol=0.02)
         torch.testing.assert_close(read["attention"][0].float(), output.importance_FN, rtol=1e-2, atol=1e-4)
         # The mask can be drawn again from what is stored.
-        noise = torch.from_numpy(mask_noise("tiny", record["video_id"], int(record["view_number"]), 2, 16))
+        noise = torch.from_numpy(mask_noise("tiny", record["video_id"], record["view_number"], 2, 16))
         assert (draw_visible(store.manifest.mask, noise[None], read["attention"])[0] == visible).all()
 
 
@@ -94,9 +94,7 @@ def test_code_books_come_from_the_whole_corpus_and_serve_it_well(make_store: Mak
     assert len(FeatureStore(make_store("online", codec="pq", views=0)[0])) == 0
 
 
-def test_a_full_disk_stops_extraction_and_the_next_run_goes_on(
-    world: World, make_store: MakeStore, tmp_path: Path
-) -> None:
+def test_a_full_disk_stops_extraction_and_the_next_run_goes_on(world: World, make_store: MakeStore, tmp_path: Path) -> None:
     config = make_config()
     plan = plan_extraction(config, world.teacher, world.videos)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features.codecs import Coder, write_learnt
+from umt_pipeline.features.index import plan_schema
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.writer import FeatureStoreWriter
@@ -50,7 +51,7 @@ def make_header(**changes: object) -> StoreHeader:
     return StoreHeader.model_validate({**settings, **changes})
 
 
-def make_index(rows: int = ROWS) -> pd.DataFrame:
+def make_plan(rows: int = ROWS, **changes: object) -> pa.Table:
     records = [
         {
             "video_id": f"clip{row // 2}",
@@ -63,7 +64,7 @@ def make_index(rows: int = ROWS) -> pd.DataFrame:
         }
         for row in range(rows)
     ]
-    return pd.DataFrame(records)
+    return pa.Table.from_pylist([{**record, **changes} for record in records], schema=plan_schema(2))
 
 
 def make_arrays(header: StoreHeader, first: int, count: int) -> dict[str, np.ndarray]:
@@ -75,7 +76,7 @@ def make_arrays(header: StoreHeader, first: int, count: int) -> dict[str, np.nda
 
 
 def fill(folder: Path, header: StoreHeader, chunks: tuple[int, ...] = (3, 3, 2)) -> Path:
-    writer = FeatureStoreWriter(folder, header, make_index(sum(chunks)))
+    writer = FeatureStoreWriter(folder, header, make_plan(sum(chunks)))
     for count in chunks:
         writer.append(make_arrays(header, writer.rows_done, count))
     writer.close()
@@ -121,7 +122,8 @@ def test_index_splits_and_views(tmp_path: Path) -> None:
     assert len(store) == ROWS
     assert store.rows_for("validation").tolist() == [6, 7]
     assert store.view(5) == View(frame_indices=(5, 6), crop=(0, 5, 8, 8), flip=True, size=8)
-    assert store.index[["shard", "shard_row"]].iloc[7].tolist() == [2, 1]
+    assert store.record(7)["shard"] == 2
+    assert store.record(7)["shard_row"] == 1
     with pytest.raises(StoreError, match="expected rows of split 'test', found train, validation"):
         store.rows_for("test")
     with pytest.raises(StoreError, match=r"expected rows in \[0, 8\), found 0 to 8"):
@@ -139,12 +141,12 @@ def test_an_opened_store_can_be_pickled(tmp_path: Path) -> None:
 def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_after: int) -> None:
     header, chunks = make_header(), (2, 1, 2, 1, 2)
     expected = bytes_of(fill(tmp_path / "whole", header, chunks))
-    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
+    writer = FeatureStoreWriter(tmp_path / "store", header, make_plan())
     for count in chunks[:stop_after]:
         writer.append(make_arrays(header, writer.rows_done, count))
     with pytest.raises(StoreError, match="is no finished feature store"):
         FeatureStore(tmp_path / "store")
-    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
+    writer = FeatureStoreWriter(tmp_path / "store", header, make_plan())
     assert writer.rows_done == min(3 * (sum(chunks[:stop_after]) // 3), 8) if stop_after < 5 else ROWS
     if writer.rows_done < ROWS:
         with pytest.raises(StoreError, match="expected 8 rows, found"):
@@ -154,7 +156,7 @@ def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_afte
     writer.close()
     assert bytes_of(tmp_path / "store") == expected
     # Once more on a finished store: nothing to do, nothing changed.
-    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
+    writer = FeatureStoreWriter(tmp_path / "store", header, make_plan())
     assert writer.rows_done == ROWS
     writer.close()
     assert bytes_of(tmp_path / "store") == expected
@@ -162,58 +164,58 @@ def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_afte
 
 def test_what_a_killed_writer_left_half_written_is_cleared(tmp_path: Path) -> None:
     expected = bytes_of(fill(tmp_path / "whole", make_header()))
-    writer = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
+    writer = FeatureStoreWriter(tmp_path / "store", make_header(), make_plan())
     plan = (tmp_path / "store/plan.json").read_bytes()
     writer.append(make_arrays(writer.header, 0, 3))
     writer.append(make_arrays(writer.header, 3, 1))
-    (tmp_path / "store/.index.parquet.123.part").write_bytes(b"half")
-    fill_rest = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
+    (tmp_path / "store/.index.arrow.123.part").write_bytes(b"half")
+    fill_rest = FeatureStoreWriter(tmp_path / "store", make_header(), make_plan())
     for first, count in ((3, 3), (6, 2)):
         fill_rest.append(make_arrays(writer.header, first, count))
     fill_rest.close()
     assert bytes_of(tmp_path / "store") == expected
     (tmp_path / "store/plan.json").write_bytes(plan)
-    FeatureStoreWriter(tmp_path / "store", make_header(), make_index()).close()
+    FeatureStoreWriter(tmp_path / "store", make_header(), make_plan()).close()
     assert bytes_of(tmp_path / "store") == expected
 
 
 def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
-    FeatureStoreWriter(tmp_path, make_header(), make_index())
+    FeatureStoreWriter(tmp_path, make_header(), make_plan())
     with pytest.raises(StoreError, match=r"holds another store: codec\.kind: 'fp16' became 'int8'\. Delete the folder"):
-        FeatureStoreWriter(tmp_path, make_header(codec="int8"), make_index())
+        FeatureStoreWriter(tmp_path, make_header(codec="int8"), make_plan())
     with pytest.raises(StoreError, match="the code that it depends on changed"):
-        FeatureStoreWriter(tmp_path, make_header(code="other"), make_index())
+        FeatureStoreWriter(tmp_path, make_header(code="other"), make_plan())
     fill(tmp_path / "whole", make_header())
     for folder in (tmp_path, tmp_path / "whole"):
         with pytest.raises(StoreError, match="holds another store: its clips or their views are others"):
-            FeatureStoreWriter(folder, make_header(), make_index().assign(flip=False))
+            FeatureStoreWriter(folder, make_header(), make_plan(flip=False))
     with pytest.raises(StoreError, match="dataset_id: 'set' became 'other'"):
-        FeatureStoreWriter(tmp_path / "whole", make_header(dataset_id="other"), make_index())
+        FeatureStoreWriter(tmp_path / "whole", make_header(dataset_id="other"), make_plan())
 
 
 def test_another_release_of_the_same_code_goes_on(tmp_path: Path) -> None:
-    writer = FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "2"}), make_index())
+    writer = FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "2"}), make_plan())
     writer.append(make_arrays(writer.header, 0, 3))
     released = make_header(versions={"umt_pipeline": "2", "torch": "2"})
-    assert FeatureStoreWriter(tmp_path, released, make_index()).rows_done == 3
+    assert FeatureStoreWriter(tmp_path, released, make_plan()).rows_done == 3
     with pytest.raises(StoreError, match=r"versions\.torch: '2' became '3'"):
-        FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "3"}), make_index())
+        FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "3"}), make_plan())
 
 
 def test_a_setting_that_is_new_since_then_stands_at_its_default(tmp_path: Path) -> None:
-    writer = FeatureStoreWriter(tmp_path, make_header(), make_index())
+    writer = FeatureStoreWriter(tmp_path, make_header(), make_plan())
     writer.append(make_arrays(writer.header, 0, 3))
     plan = json.loads((tmp_path / "plan.json").read_text())
     del plan["layer_interval"]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    assert FeatureStoreWriter(tmp_path, make_header(), make_index()).rows_done == 3
+    assert FeatureStoreWriter(tmp_path, make_header(), make_plan()).rows_done == 3
     with pytest.raises(StoreError, match=r"layer_interval: 1\.0 became 2\.0"):
-        FeatureStoreWriter(tmp_path, make_header(layer_interval=2.0), make_index())
+        FeatureStoreWriter(tmp_path, make_header(layer_interval=2.0), make_plan())
 
 
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = make_header()
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    writer = FeatureStoreWriter(tmp_path, header, make_plan())
     writer.append(make_arrays(header, 0, 3))
 
     def no_space(*args: object) -> None:
@@ -224,12 +226,12 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
         writer.append(make_arrays(header, 3, 3))
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "shards").iterdir()] == ["00000"], "the room of unfinished rows is given back"
-    assert FeatureStoreWriter(tmp_path, header, make_index()).rows_done == 3
+    assert FeatureStoreWriter(tmp_path, header, make_plan()).rows_done == 3
 
 
 def test_wrong_arrays_are_refused(tmp_path: Path) -> None:
     header = make_header()
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    writer = FeatureStoreWriter(tmp_path, header, make_plan())
     arrays = make_arrays(header, 0, 2)
     with pytest.raises(ValueError, match="targets: expected float16"):
         writer.append({**arrays, "targets": arrays["targets"].astype(np.float32)})
@@ -242,12 +244,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
     targets = folder / "shards/00001/targets.npy"
     good = targets.read_bytes()
 
+    def each_refuses(message: str) -> None:
+        store = FeatureStore(folder)
+        store.read(np.array([0, 7]))  # other shards are not looked at
+        with pytest.raises(StoreError, match=rf"00001/targets.npy: {message}"):
+            store.read(np.array([0, 4]))
+        with pytest.raises(StoreError, match=rf"00001/targets.npy: {message}"):
+            store.verify()
+
     targets.write_bytes(good[:-1])
-    with pytest.raises(StoreError, match=r"00001/targets.npy: expected \d+ bytes, found \d+ bytes"):
-        FeatureStore(folder)
+    each_refuses(r"expected \d+ bytes, found \d+ bytes")
     targets.unlink()
-    with pytest.raises(StoreError, match=r"00001/targets.npy: expected \d+ bytes, found no file"):
-        FeatureStore(folder)
+    each_refuses(r"expected \d+ bytes, found no file")
 
     # Swapped with another shard's file of the same size: opens, but verify tells.
     shutil.copy(folder / "shards/00000/targets.npy", targets)
@@ -258,29 +266,37 @@ def test_damage_is_named(tmp_path: Path) -> None:
     targets.write_bytes(b"x" * len(good))
     with pytest.raises(StoreError, match=r"00001/targets.npy: cannot be read"):
         FeatureStore(folder).read(np.array([4]))
+    np.save(targets, np.zeros((3, 2, 4, 3), np.float16).view(np.int16))
+    with pytest.raises(StoreError, match=r"00001/targets.npy: expected float16 \(3, 2, 4, 3\), found int16"):
+        FeatureStore(folder).read(np.array([4]))
     targets.write_bytes(good)
     FeatureStore(folder).verify()
 
-    index = folder / "index.parquet"
+    (folder / "shards/00001").rename(folder / "shards/elsewhere")
+    with pytest.raises(StoreError, match=r"shards: expected 3 shards, 1 of them are not there, the first is 00001"):
+        FeatureStore(folder)
+    (folder / "shards/elsewhere").rename(folder / "shards/00001")
+
+    index = folder / "index.arrow"
     index.write_bytes(b"x" * index.stat().st_size)
-    with pytest.raises(StoreError, match=r"index.parquet: expected SHA-256 \w+, found"):
+    with pytest.raises(StoreError, match=r"index.arrow: expected SHA-256 \w+, found"):
         FeatureStore(folder)
 
 
 def test_code_books_are_kept_once_and_checked_at_each_opening(tmp_path: Path) -> None:
     header = make_header(codec={"kind": "pq", "bytes_per_token": 2}, target_dim=4)
     books = torch.rand(2, 2, 256, 2)
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    writer = FeatureStoreWriter(tmp_path, header, make_plan())
     writer.coder(lambda: books)
     writer.append(make_arrays(header, 0, 3))
     # Whoever goes on uses the code books that are there.
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    writer = FeatureStoreWriter(tmp_path, header, make_plan())
     coder = writer.coder(lambda: pytest.fail("trained again"))
     targets = torch.nn.functional.normalize(torch.rand(1, 2, 4, 4), dim=-1)
     assert (coder.encode(targets)["targets"] == Coder(header.codec, books).encode(targets)["targets"]).all()
     kept = (tmp_path / "codec.safetensors").rename(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match=r"3 rows are encoded, but codec.safetensors is missing"):
-        FeatureStoreWriter(tmp_path, header, make_index()).coder(lambda: books)
+        FeatureStoreWriter(tmp_path, header, make_plan()).coder(lambda: books)
     kept.rename(tmp_path / "codec.safetensors")
     for first, count in ((3, 3), (6, 2)):
         writer.append(make_arrays(header, first, count))
@@ -303,7 +319,7 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "store", make_header())
     manifest = read_json(folder / "manifest.json")
     for change, message in [
-        ({"schema_version": 99}, "expected schema_version 3, found 99"),
+        ({"schema_version": 99}, "expected schema_version 4, found 99"),
         ({"codec": "zip"}, "not a feature store's manifest"),
         ({"rows": 20}, r"expected 20 rows and 0 dead ones, found \[3, 3, 2\]"),
         ({"codec": "pq"}, "learnt: expected of codecs that learn alone, found codec 'pq', None"),
@@ -320,7 +336,7 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
 
 def test_a_store_without_rows_carries_its_configuration(tmp_path: Path) -> None:
     header = make_header(views=0)
-    writer = FeatureStoreWriter(tmp_path, header, make_index(1).iloc[:0])
+    writer = FeatureStoreWriter(tmp_path, header, make_plan(0))
     writer.close()
     store = FeatureStore(tmp_path)
     assert len(store) == 0

@@ -21,14 +21,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
-from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, fingerprint, settings_of
+from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, settings_of
 from umt_pipeline.features.codecs import Coder, cosine_error
+from umt_pipeline.features.index import clip_count, noise_keys, plan_fingerprint, plan_rows, texts_of_clips, views_of
 from umt_pipeline.features.manifest import StoreHeader, StoreSettings, TeacherIdentity
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
 from umt_pipeline.features.writer import FeatureStoreWriter
@@ -36,7 +38,7 @@ from umt_pipeline.masking import Importance, MaskConfig, MaskKind, visible_count
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.decode import decode_batches
 from umt_pipeline.video.media import Media
-from umt_pipeline.video.views import View, counter_generator, make_view
+from umt_pipeline.video.views import counter_generator
 
 logger = logging.getLogger(__name__)
 
@@ -118,25 +120,22 @@ class ExtractionPlan:
 
     Args:
         header: what all records have in common.
-        index: one line per row, in order.
-        paths: the video file of each row, relative to the media folder.
+        index: one line per row, in order: :func:`umt_pipeline.features.index.plan_schema`.
+        paths: the file of each row, relative to the media folder.
         identity: what the store's content depends on; by it a finished or interrupted extraction is found again.
     """
 
     header: StoreHeader
-    index: pd.DataFrame
-    paths: tuple[str, ...]
+    index: pa.Table
+    paths: pa.Array
     identity: Identity
 
     def take(self, rows: np.ndarray) -> ExtractionPlan:
         """Return a plan of these rows alone, of the same identity."""
-        index = self.index.iloc[rows].reset_index(drop=True)
-        return replace(self, index=index, paths=tuple(self.paths[row] for row in rows))
+        return replace(self, index=self.index.take(pa.array(rows)), paths=self.paths.take(pa.array(rows)))
 
 
-def plan_extraction(
-    config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video"
-) -> ExtractionPlan:
+def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video") -> ExtractionPlan:
     """Draw every view of every clip of the wanted splits.
 
     Args:
@@ -155,16 +154,8 @@ def plan_extraction(
         )
     header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media)
     clips = select_clips(videos, config.splits, media)
-    records: list[dict[str, Any]] = []
-    for clip in clips.to_dict("records"):
-        size = (int(clip["num_frames"]), int(clip["height"]), int(clip["width"]))
-        for number in range(config.views):
-            view = make_view(config.view, config.dataset_id, clip["video_id"], number, *size)
-            record = {"video_id": clip["video_id"], "split": clip["split"], "view_number": number}
-            records.append({**record, **view.to_dict(), "video_sha256": clip["sha256"], "path": clip["path"]})
-    columns = ["video_id", "split", "view_number", "frame_indices", "crop", "flip", "size", "video_sha256", "path"]
-    index = pd.DataFrame(records, columns=columns)
-    paths = tuple(index.pop("path"))
+    index = plan_rows(config.view, config.dataset_id, config.views, clips)
+    paths = texts_of_clips(clips["path"], config.views)
     return ExtractionPlan(header, index, paths, _identity(config, header, index))
 
 
@@ -225,7 +216,7 @@ def extract(
         writer.rows_found,
         resumed,
         len(todo.index),
-        todo.index["video_id"].nunique(),
+        clip_count(todo.index),
     )
     coder = writer.coder(lambda: _learn(config, teacher, plan, media_root)).to(next(teacher.parameters()).device)
     errors: list[torch.Tensor] = []
@@ -292,10 +283,10 @@ def make_header(
     )
 
 
-def _identity(config: FeatureConfig, header: StoreHeader, index: pd.DataFrame) -> Identity:
+def _identity(config: FeatureConfig, header: StoreHeader, index: pa.Table) -> Identity:
     # What is different for images is applied to the configuration of their own store.
     settings = {path: value for path, value in settings_of(config).items() if path.partition(".")[0] != "images"}
-    contents = {"teacher": header.teacher.weights_sha256, "rows": fingerprint(index.to_dict("split"))}
+    contents = {"teacher": header.teacher.weights_sha256, "rows": plan_fingerprint(index)}
     return Identity(settings, {**contents, **header.package_versions()}, header.code)
 
 
@@ -314,9 +305,9 @@ def _run_teacher(
     config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, rows: range, frames_BTSS3: np.ndarray
 ) -> TargetBatch:
     device = next(teacher.parameters()).device
-    keys = plan.index.iloc[rows.start : rows.stop][["video_id", "view_number"]].itertuples(index=False)
+    keys = noise_keys(plan.index.slice(rows.start, len(rows)))
     size = (config.view.frames, config.grid**2)
-    noise_BTN = np.stack([mask_noise(config.dataset_id, str(clip), int(number), *size) for clip, number in keys])
+    noise_BTN = np.stack([mask_noise(config.dataset_id, clip, number, *size) for clip, number in keys])
     frames = torch.from_numpy(frames_BTSS3).to(device)
     return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
 
@@ -348,15 +339,13 @@ def _codec_error(coder: Coder, batch: TargetBatch, encoded: dict[str, np.ndarray
     return cosine_error(batch.targets_KBVC.transpose(0, 1), decoded).flatten().cpu()
 
 
-def _report(
-    plan: ExtractionPlan, counts: dict[str, int], seconds: float, errors: list[torch.Tensor]
-) -> dict[str, Any]:
+def _report(plan: ExtractionPlan, counts: dict[str, int], seconds: float, errors: list[torch.Tensor]) -> dict[str, Any]:
     rows = len(plan.index)
     sizes = plan.header.row_bytes()
     report: dict[str, Any] = {
         "rows": rows,
         **counts,
-        "clips": int(plan.index["video_id"].nunique()),
+        "clips": clip_count(plan.index),
         "views": plan.header.views,
         "codec": plan.header.codec.kind,
         "bytes_per_clip_view": {**sizes, "total": sum(sizes.values())},
@@ -373,9 +362,9 @@ def _report(
 def _decoded(
     plan: ExtractionPlan, media_root: Path, batches: Iterator[range], workers: int | None
 ) -> Iterator[tuple[range, np.ndarray]]:
-    views = [View.from_dict(record) for record in plan.index.to_dict("records")]
+    views = views_of(plan.index, plan.header.view.size)
     try:
-        yield from decode_batches([media_root / path for path in plan.paths], views, batches, workers)
+        yield from decode_batches([media_root / path for path in plan.paths.to_pylist()], views, batches, workers)
     except VideoError as error:
         raise StoreError(
             f"a file that ingestion accepted cannot be read now: {error}. Finished shards are kept; restore the "

@@ -1,7 +1,7 @@
 """Writing a feature store: shard by shard, so that an interrupted writer loses at most the shard it was at.
 
 A shard is written under a temporary name and renamed, so a shard that is there is whole. Where each row will lie is decided and
-written down (index.parquet, plan.json) before the first one is made, so that whoever goes on makes the same bytes. While the
+written down (index.arrow, plan.json) before the first one is made, so that whoever goes on makes the same bytes. While the
 store is unfinished, plan.json stands in for the manifest.
 
 Legend: R rows, B rows written at once.
@@ -19,29 +19,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features.codecs import ArraySpec, Coder, read_learnt, write_learnt
-from umt_pipeline.features.manifest import (
+from umt_pipeline.features.index import (
     INDEX_FILE,
-    LEARNT_FILE,
-    MANIFEST_FILE,
     PLACE,
-    FileEntry,
-    ShardEntry,
-    StoreHeader,
-    StoreManifest,
     index_table,
     places_of,
     read_index,
-    read_manifest,
     rows_by_shard,
     rows_in_order,
     write_index,
+)
+from umt_pipeline.features.manifest import (
+    LEARNT_FILE,
+    MANIFEST_FILE,
+    FileEntry,
+    ShardColumns,
+    StoreHeader,
+    StoreManifest,
+    read_manifest,
+    shard_name,
 )
 
 PLAN_FILE = "plan.json"
@@ -55,7 +57,7 @@ class FeatureStoreWriter:
         folder: made if missing. May hold the finished shards of an earlier, interrupted writer with equal arguments, and those
             that :func:`umt_pipeline.features.reuse.begin_store` took over.
         header: what the records have in common.
-        index: the rows, in order: video_id, split, view_number, frame_indices, crop, flip, video_sha256.
+        plan: the rows, in order: :func:`umt_pipeline.features.index.plan_schema`.
 
     Attributes:
         rows: how many the store is to have.
@@ -67,10 +69,10 @@ class FeatureStoreWriter:
         StoreError: the folder holds shards of another store, or cannot be written.
     """
 
-    def __init__(self, folder: Path, header: StoreHeader, index: pd.DataFrame) -> None:
+    def __init__(self, folder: Path, header: StoreHeader, plan: pa.Table) -> None:
         self.folder = folder
         self.header = header
-        self.rows = len(index)
+        self.rows = len(plan)
         self.rows_found = 0
         self._shard: ShardWriter | None = None
         self._finished = (folder / MANIFEST_FILE).is_file()
@@ -79,7 +81,7 @@ class FeatureStoreWriter:
             # What a killed writer was at when it died; a shard of that kind is cleared when it is begun anew.
             for leftover in folder.glob(".*.part"):
                 leftover.unlink()
-            rows_of = rows_by_shard(places_of(self._claim(index)))
+            rows_of = rows_by_shard(places_of(self._claim(plan)))
         self._shards = len(rows_of)
         there = [self._finished or self._folder(shard).is_dir() for shard in range(self._shards)]
         self._to_write = [shard for shard in range(self._shards) if not there[shard]]
@@ -140,8 +142,9 @@ class FeatureStoreWriter:
         if self.rows_done != self.rows:
             raise StoreError(f"feature store {self.folder}: expected {self.rows} rows, found {self.rows_done}")
         with self._disk_errors(self.rows):
-            shards = tuple(self._entry(shard) for shard in range(self._shards))
-            dead = sum(shard.rows for shard in shards) - self.rows
+            folders = [self._folder(shard) for shard in range(self._shards)]
+            shards = ShardColumns.of([rows_in(folder) for folder in folders], [files_in(folder) for folder in folders])
+            dead = sum(shards.rows) - self.rows
             index = FileEntry.of(self.folder / INDEX_FILE)
             learnt = FileEntry.of(self.folder / LEARNT_FILE) if self.header.codec.sampled_tokens and self.rows else None
             manifest = StoreManifest(
@@ -165,9 +168,9 @@ class FeatureStoreWriter:
                 f"kept; make room ({sum(self.header.row_bytes().values())} bytes per row) and run again"
             ) from error
 
-    def _claim(self, index: pd.DataFrame) -> pa.Table:
+    def _claim(self, plan: pa.Table) -> pa.Table:
         """Write down what the store is to be, unless it is; refuse a folder in which another one was begun."""
-        table = index_table(index, rows_in_order(self.rows, self.header.shard_rows))
+        table = index_table(plan, rows_in_order(self.rows, self.header.shard_rows))
         path = self.folder / (MANIFEST_FILE if self._finished else PLAN_FILE)
         if not path.is_file():
             write_plan(self.folder, self.header, table)
@@ -184,10 +187,6 @@ class FeatureStoreWriter:
 
     def _folder(self, shard: int) -> Path:
         return self.folder / "shards" / shard_name(shard)
-
-    def _entry(self, shard: int) -> ShardEntry:
-        folder = self._folder(shard)
-        return ShardEntry(name=folder.name, rows=rows_in(folder), files=read_json(folder / FILES_FILE))
 
 
 class ShardWriter:
@@ -248,14 +247,18 @@ class ShardWriter:
         shutil.rmtree(self.staged, ignore_errors=True)
 
 
-def shard_name(shard: int) -> str:
-    """Return the name of the folder of a shard."""
-    return f"{shard:05d}"
-
-
 def rows_in(folder: Path) -> int:
     """Return how many records the folder of a shard holds."""
     return len(np.load(folder / "visible.npy", mmap_mode="r"))
+
+
+def files_in(folder: Path) -> dict[str, FileEntry]:
+    """Return size and hash of the array files in the folder of a shard, as they were written.
+
+    Raises:
+        OSError, ValueError: what says so cannot be read.
+    """
+    return {name: FileEntry.model_validate(entry) for name, entry in read_json(folder / FILES_FILE).items()}
 
 
 def write_plan(folder: Path, header: StoreHeader, table: pa.Table, rows_found: int = 0) -> None:

@@ -190,11 +190,9 @@ class Sampler:
     def _draw_group(self, number: int, epoch: int) -> np.ndarray:
         """Samples and passes [2, n] of one group, shuffled over its corpora."""
         parts = [
-            self._draw_corpus(index, epoch)
-            for index, corpus in enumerate(self.corpora)
-            if corpus.group == self.groups[number]
+            self._draw_corpus(index, epoch) for index, corpus in enumerate(self.corpora) if corpus.group == self.groups[number]
         ]
-        drawn = np.concatenate(parts, axis=1)
+        drawn = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         # One corpus is in random order as it is.
         return drawn if len(parts) == 1 else drawn[:, self._permutation(drawn.shape[1], _GROUPS + number, epoch)]
 
@@ -202,11 +200,15 @@ class Sampler:
         """Samples and passes [2, quota]: the next so many of an endless row of permutations, one per pass."""
         size, quota = self.corpora[index].size, self._quotas[index]
         start, stop = epoch * quota, (epoch + 1) * quota
-        parts = []
+        drawn, done = np.empty((2, quota), dtype=np.int64), 0
         for number in range(start // size, -(-stop // size)):
             chosen = self._permutation(size, index, number)[max(start - number * size, 0) : stop - number * size]
-            parts.append(np.stack((chosen + self._starts[index], np.full(len(chosen), number))))
-        return np.concatenate(parts, axis=1)
+            # Into its place: with millions of samples, each copy on the way is felt.
+            samples, passes = drawn[:, done : done + len(chosen)]
+            np.add(chosen, self._starts[index], out=samples)
+            passes[:] = number
+            done += len(chosen)
+        return drawn
 
     def _permutation(self, size: int, stream: int, number: int) -> np.ndarray:
         key = np.array([self.seed, (stream << 40) | number], np.uint64)
@@ -229,8 +231,8 @@ class BatchReader(Dataset[Batch]):
 class Loader:
     """Iterates over the batches of ``addresses`` in order, read ahead.
 
-    With ``workers`` = 0 one background thread reads while the model computes: enough for a memory-mapped store, whose
-    reading is mostly copying outside the interpreter lock. Decoding video wants worker processes.
+    With ``workers`` = 0 one background thread reads while the model computes: enough for a feature store, which reads the
+    records of a batch in threads of its own, outside the interpreter lock. Decoding video wants worker processes.
 
     Args:
         reader: reads one micro-batch.
@@ -240,9 +242,7 @@ class Loader:
         ahead: batches read ahead (per worker).
     """
 
-    def __init__(
-        self, reader: BatchReader, addresses: Iterator[MicroBatch], workers: int, pin: bool, ahead: int = 2
-    ) -> None:
+    def __init__(self, reader: BatchReader, addresses: Iterator[MicroBatch], workers: int, pin: bool, ahead: int = 2) -> None:
         self._reader, self._addresses, self._workers, self._pin, self._ahead = reader, addresses, workers, pin, ahead
         self._stop = threading.Event()
 
@@ -268,6 +268,8 @@ class Loader:
         )
 
     def _thread(self) -> Generator[Batch, None, None]:
+        if self._pin:
+            self._reader.dataset.pin()
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._ahead)
 
         def put(item: Batch | BaseException | None) -> None:
