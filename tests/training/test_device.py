@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
+from umt_pipeline.training.peak import matmul_peak
 
 from umt_pipeline.training import device, peak
-from umt_pipeline.training.peak import matmul_peak
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

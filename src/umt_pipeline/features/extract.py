@@ -25,6 +25,8 @@ import torch
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
+from umt_pipeline.compute.names import AskedPrecision, Precision
+from umt_pipeline.compute.precision import autocast, resolve_precision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
 from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, fingerprint, settings_of
@@ -77,12 +79,14 @@ class FeatureConfig(StoreSettings):
         teacher: which teacher, how many of its layers, which normalisation.
         images: what is different for images; see :meth:`image_config`.
         batch_size: clip views per teacher batch.
+        precision: what the teacher runs in; what ``auto`` takes on this device is part of what a store is known by.
         workers: decoding processes; null: one per core, 0: decode in the calling process.
     """
 
     teacher: TeacherConfig = TeacherConfig()
     images: ImageConfig = ImageConfig()
     batch_size: int = Field(16, ge=1)
+    precision: AskedPrecision = "auto"
     workers: Annotated[int | None, OPERATIONAL] = Field(None, ge=0)
 
     @model_validator(mode="after")
@@ -134,14 +138,13 @@ class ExtractionPlan:
         return replace(self, index=index, paths=tuple(self.paths[row] for row in rows))
 
 
-def plan_extraction(
-    config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video"
-) -> ExtractionPlan:
+def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video") -> ExtractionPlan:
     """Draw every view of every clip of the wanted splits.
 
     Args:
         config: what to extract; for images :meth:`FeatureConfig.image_config`.
-        teacher: as loaded for ``config``; only its sizes and identity are read.
+        teacher: as loaded for ``config``, on the device it is to run on, which decides the precision that ``auto`` takes;
+            only its sizes and identity are read.
         videos: the clean table of videos and images.
         media: which of them.
 
@@ -153,7 +156,8 @@ def plan_extraction(
             f"view.size {config.view.size} with patch_size {config.patch_size} gives a grid of {config.grid} patches, "
             f"the teacher was loaded for a grid of {teacher.grid}"
         )
-    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media)
+    precision = resolve_precision(config.precision, next(teacher.parameters()).device)
+    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media, precision)
     clips = select_clips(videos, config.splits, media)
     records: list[dict[str, Any]] = []
     for clip in clips.to_dict("records"):
@@ -165,7 +169,8 @@ def plan_extraction(
     columns = ["video_id", "split", "view_number", "frame_indices", "crop", "flip", "size", "video_sha256", "path"]
     index = pd.DataFrame(records, columns=columns)
     paths = tuple(index.pop("path"))
-    return ExtractionPlan(header, index, paths, _identity(config, header, index))
+    identity = _identity(config.model_copy(update={"precision": precision}), header, index)
+    return ExtractionPlan(header, index, paths, identity)
 
 
 def select_clips(videos: pd.DataFrame, splits: tuple[str, ...], media: Media = "video") -> pd.DataFrame:
@@ -258,6 +263,7 @@ def make_header(
     weights_sha256: str,
     importance: Importance = "class_attention",
     media: Media = "video",
+    precision: Precision = "fp32",
 ) -> StoreHeader:
     """Return what all records will have in common.
 
@@ -267,6 +273,7 @@ def make_header(
         weights_sha256: of the teacher's weights; what is only planned, without weights, leaves it empty.
         importance: what the teacher's importance of patches is read from.
         media: what the clips are, which decides the packages that decode them.
+        precision: what the teacher runs in, resolved; what is only planned leaves it.
     """
     patches = config.grid**2
     source = config.teacher.source
@@ -287,6 +294,7 @@ def make_header(
             normalisation=config.teacher.normalisation,
             importance=importance,
         ),
+        precision=precision,
         versions={PACKAGE: __version__, **{name: version(name) for name in packages}},
         code=code_key("features.extract"),
     )
@@ -318,7 +326,8 @@ def _run_teacher(
     size = (config.view.frames, config.grid**2)
     noise_BTN = np.stack([mask_noise(config.dataset_id, str(clip), int(number), *size) for clip, number in keys])
     frames = torch.from_numpy(frames_BTSS3).to(device)
-    return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
+    with autocast(plan.header.precision, device):
+        return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
 
 
 def _learn(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_root: Path) -> torch.Tensor:
@@ -348,9 +357,7 @@ def _codec_error(coder: Coder, batch: TargetBatch, encoded: dict[str, np.ndarray
     return cosine_error(batch.targets_KBVC.transpose(0, 1), decoded).flatten().cpu()
 
 
-def _report(
-    plan: ExtractionPlan, counts: dict[str, int], seconds: float, errors: list[torch.Tensor]
-) -> dict[str, Any]:
+def _report(plan: ExtractionPlan, counts: dict[str, int], seconds: float, errors: list[torch.Tensor]) -> dict[str, Any]:
     rows = len(plan.index)
     sizes = plan.header.row_bytes()
     report: dict[str, Any] = {

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.identity import code_key
@@ -163,13 +164,15 @@ def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:
     """Return what parameters ask for, by the name of the parameter."""
     teacher = {f"teacher.{name}": value for name, value in config.teacher.model_dump(mode="json").items()}
     fitting = config.model_copy(update={"codec": config.codec.for_width(target_dim)})
-    return {**fitting.settings(), **teacher}
+    # A store may be made on one device and read on another: `auto` takes what the first one took.
+    precision = {} if config.precision == "auto" else {"precision": config.precision}
+    return {**fitting.settings(), **teacher, **precision}
 
 
 def _made_with(header: StoreHeader) -> dict[str, object]:
     """Return the same of a store."""
     teacher = {f"teacher.{name}": value for name, value in header.teacher_config().model_dump(mode="json").items()}
-    return {**header.settings(), **teacher}
+    return {**header.settings(), **teacher, "precision": header.precision}
 
 
 def _load_teacher(store: FeatureStore, folder: Path) -> Teacher:
@@ -246,13 +249,15 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     off_Br = (pixels.flatten(1).short() - stored["pixels"].flatten(1).short()).abs()
     _require(store, rows, "pixels", "bytes", off_Br > 0, off_Br)
 
-    features = run_teacher(teacher, frames)
+    with autocast(header.precision, device):
+        features = run_teacher(teacher, frames)
     # Relative to the largest of a frame: attention to most patches is close to zero.
     largest_BT1 = features.attention_BTN.float().amax(dim=-1, keepdim=True)
     off_BTN = (features.attention_BTN.float() - stored["attention"].float()).abs() / largest_BT1
     _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE), off_BTN)
 
-    targets_BKVC = features.targets(visible_BV).transpose(0, 1)
+    with autocast(header.precision, device):
+        targets_BKVC = features.targets(visible_BV).transpose(0, 1)
     error_BKV = cosine_error(targets_BKVC, coder.decode(stored))
     fresh = {name: torch.from_numpy(array).to(device) for name, array in coder.encode(targets_BKVC).items()}
     allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING
@@ -260,9 +265,7 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
 
 
-def _require(
-    store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None
-) -> None:
+def _require(store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None) -> None:
     """Refuse the first row with something wrong; ``wrong`` is bool [B,...], ``by`` says how far off each is."""
     wrong_Br = wrong.reshape(len(rows), -1)
     counts = wrong_Br.sum(dim=1).tolist()
