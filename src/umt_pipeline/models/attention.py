@@ -16,7 +16,7 @@ SHORT = 640
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention [..., V, d] with the kernel that trains fastest on the device.
 
-    That is torch's own choice but for sequences up to ``SHORT`` in bf16 on a CPU, of which a gradient is wanted. There the flash
+    That is torch's own choice but for sequences up to ``SHORT`` in bf16 on a CPU, if a gradient is wanted. There the flash
     kernel's backward pass is slow and torch's plain kernel computes in fp32: it is two matrix products and a softmax, all in
     bf16. CPU time of forward and backward pass against flash, one core with AVX512-BF16, torch 2.14.1, head width 64, median of
     nine alternations: 64 tokens 0.18, 128 tokens 0.24, 196 tokens 0.34, 320 tokens 0.41, 640 tokens 0.64; head width 32, 16
