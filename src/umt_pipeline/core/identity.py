@@ -34,6 +34,8 @@ IDENTITY_FILE = "identity.json"
 # processes, speed. Their own imports are not followed.
 WITHOUT_EFFECT = frozenset(
     {
+        "compute.gain",
+        "compute.peak",
         "core",
         "reports",
         "tasks.*.page",
@@ -42,7 +44,6 @@ WITHOUT_EFFECT = frozenset(
         "models.flops_stage2",
         "training.launch",
         "training.metrics",
-        "training.peak",
         "video.guarded",
         "video.probe_cache",
     }

@@ -26,6 +26,8 @@ import torch
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
+from umt_pipeline.compute.names import AskedPrecision, Precision
+from umt_pipeline.compute.precision import autocast, resolve_precision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
 from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, settings_of
@@ -79,12 +81,14 @@ class FeatureConfig(StoreSettings):
         teacher: which teacher, how many of its layers, which normalisation.
         images: what is different for images; see :meth:`image_config`.
         batch_size: clip views per teacher batch.
+        precision: what the teacher runs in; what ``auto`` takes on this device is part of what a store is known by.
         workers: decoding processes; null: one per core, 0: decode in the calling process.
     """
 
     teacher: TeacherConfig = TeacherConfig()
     images: ImageConfig = ImageConfig()
     batch_size: int = Field(16, ge=1)
+    precision: AskedPrecision = "auto"
     workers: Annotated[int | None, OPERATIONAL] = Field(None, ge=0)
 
     @model_validator(mode="after")
@@ -140,7 +144,8 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
 
     Args:
         config: what to extract; for images :meth:`FeatureConfig.image_config`.
-        teacher: as loaded for ``config``; only its sizes and identity are read.
+        teacher: as loaded for ``config``, on the device it is to run on, which decides the precision that ``auto`` takes;
+            only its sizes and identity are read.
         videos: the clean table of videos and images.
         media: which of them.
 
@@ -152,11 +157,13 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
             f"view.size {config.view.size} with patch_size {config.patch_size} gives a grid of {config.grid} patches, "
             f"the teacher was loaded for a grid of {teacher.grid}"
         )
-    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media)
+    precision = resolve_precision(config.precision, next(teacher.parameters()).device)
+    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media, precision)
     clips = select_clips(videos, config.splits, media)
     index = plan_rows(config.view, config.dataset_id, config.views, clips)
     paths = texts_of_clips(clips["path"], config.views)
-    return ExtractionPlan(header, index, paths, _identity(config, header, index))
+    identity = _identity(config.model_copy(update={"precision": precision}), header, index)
+    return ExtractionPlan(header, index, paths, identity)
 
 
 def select_clips(videos: pd.DataFrame, splits: tuple[str, ...], media: Media = "video") -> pd.DataFrame:
@@ -249,6 +256,7 @@ def make_header(
     weights_sha256: str,
     importance: Importance = "class_attention",
     media: Media = "video",
+    precision: Precision = "fp32",
 ) -> StoreHeader:
     """Return what all records will have in common.
 
@@ -258,6 +266,7 @@ def make_header(
         weights_sha256: of the teacher's weights; what is only planned, without weights, leaves it empty.
         importance: what the teacher's importance of patches is read from.
         media: what the clips are, which decides the packages that decode them.
+        precision: what the teacher runs in, resolved; what is only planned leaves it.
     """
     patches = config.grid**2
     source = config.teacher.source
@@ -278,6 +287,7 @@ def make_header(
             normalisation=config.teacher.normalisation,
             importance=importance,
         ),
+        precision=precision,
         versions={PACKAGE: __version__, **{name: version(name) for name in packages}},
         code=code_key("features.extract"),
     )
@@ -309,7 +319,8 @@ def _run_teacher(
     size = (config.view.frames, config.grid**2)
     noise_BTN = np.stack([mask_noise(config.dataset_id, clip, number, *size) for clip, number in keys])
     frames = torch.from_numpy(frames_BTSS3).to(device)
-    return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
+    with autocast(plan.header.precision, device):
+        return draw_targets(teacher, config.mask, config.patch_size, frames, torch.from_numpy(noise_BTN).to(device))
 
 
 def _learn(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_root: Path) -> torch.Tensor:

@@ -14,6 +14,8 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import staged_folder
 from umt_pipeline.core.identity import Identity, code_key, settings_of, work_folder
 from umt_pipeline.datasets import JsonDataset, TableDataset, TextFileDataset
+from umt_pipeline.evaluation.params import WorkParams
+from umt_pipeline.evaluation.workers import work_precision
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.pipelines.runs import content_keys, fresh_folder, skipped_model, train
 from umt_pipeline.reports.render import render
@@ -113,9 +115,7 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
     return folder, history, summaries
 
 
-def remembered(
-    folder: Path, measure: Callable[[], Tested]
-) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
+def remembered(folder: Path, measure: Callable[[], Tested]) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
     """Return metrics, records, predictions and picture of a test: those in the folder, or measured now and kept there."""
     found = folder / "tested"
     if found.is_dir():
@@ -169,6 +169,7 @@ def _test(task: AnyTask) -> Any:
         summary: dict[str, Any],
         **control: Any,
     ) -> tuple[Any, ...]:
+        params = _as_tested(params)
         trained, summaries = {task.model_name(params): model}, {task.model_name(params): summary}
         if task.has_control:
             trained["control"], summaries["control"] = control["control_model"], control["control_summary"]
@@ -185,6 +186,14 @@ def _test(task: AnyTask) -> Any:
         return {**metrics, "training": summaries}, records, predictions, *((picture,) if task.has_picture else ())
 
     return test
+
+
+def _as_tested(params: Config) -> Config:
+    """Return the parameters with the precision that the test takes on this device: its result is known by it."""
+    test = getattr(params, "test", None)
+    if not isinstance(test, WorkParams):
+        return params
+    return params.model_copy(update={"test": test.model_copy(update={"precision": work_precision(test)})})
 
 
 def _show(task: AnyTask) -> Any:

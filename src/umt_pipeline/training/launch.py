@@ -102,6 +102,7 @@ def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRu
         CheckpointError: the folder holds another run, or a damaged checkpoint.
         TrainingError: training failed; from ranks, with the end of their log.
     """
+    spec = spec.resolved()  # before ranks start, so that all take the same
     key = _require_same_run(spec, run_dir)
     if result := state.finished(run_dir, key):
         logger.info("%s is finished (%d steps): not trained again", run_dir, result.steps)
@@ -131,9 +132,11 @@ def _require_same_run(spec: RunSpec, run_dir: Path) -> str:
     document = read_json(file)
     there = Identity.from_json(document)
     if not own.agrees_with(there):
+        begun, now = (identity.settings.get("train.precision") for identity in (there, own))
+        hint = f"set train.precision to {begun.value} to go on with it, train" if begun and now and begun != now else "train"
         raise CheckpointError(
-            f"{run_dir} holds another run: {'; '.join(own.differences(there)) or 'it has other settings'}. Train elsewhere, "
-            "or delete the folder"
+            f"{run_dir} holds another run: {'; '.join(own.differences(there)) or 'it has other settings'}. To go on: {hint} "
+            "elsewhere, or delete the folder"
         )
     return str(document["key"])
 
@@ -200,9 +203,9 @@ def main(spec_path: str) -> None:
     """Entry point of a rank: ``python -m umt_pipeline.training.launch spec.json`` under torchrun, or alone."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     spec, run_dir = read_spec(Path(spec_path)), Path(spec_path).parent
-    key = _require_same_run(spec, run_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        _train_here(spec, run_dir, key)
+        spec = spec.resolved()
+        _train_here(spec, run_dir, _require_same_run(spec, run_dir))
         return
     device = resolve_device(spec.train.device)
     if device.type == "cuda":
@@ -210,7 +213,8 @@ def main(spec_path: str) -> None:
     else:
         dist.init_process_group("gloo")
     try:
-        _train_here(spec, run_dir, key)
+        spec = spec.resolved()
+        _train_here(spec, run_dir, _require_same_run(spec, run_dir))
     finally:
         dist.destroy_process_group()
 

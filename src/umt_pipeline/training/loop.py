@@ -21,15 +21,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.peak import matmul_peak
+from umt_pipeline.compute.precision import autocast, dtype_of
 from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.core.identity import fingerprint, settings_of
 from umt_pipeline.data.samples import Batch
 from umt_pipeline.training import state
-from umt_pipeline.training.device import rank_and_world, resolve_device, to_device, uses_bf16
+from umt_pipeline.training.device import agreed_precision, rank_and_world, resolve_device, to_device
 from umt_pipeline.training.ema import AverageWeights
 from umt_pipeline.training.metrics import Meter, Progress
 from umt_pipeline.training.optim import clip_gradients, make_optimizer
-from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.training.sampler import BatchReader, Loader, Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.state import Row, TrainResult
@@ -71,6 +73,9 @@ def train(
         CheckpointError: the folder holds another run or a damaged checkpoint.
         ConfigError: settings that do not fit data or device.
     """
+    device = resolve_device(config.device)
+    precision = agreed_precision(config.precision, device)
+    config = config.model_copy(update={"precision": precision})
     run = run or fingerprint({path: setting.value for path, setting in settings_of(config).items()}, seed)
     rank, world = rank_and_world()
     with ExitStack() as stack:
@@ -87,7 +92,7 @@ def train(
             if rank == 0:
                 replay(result.history, on_row)
             return result
-        trainer = Trainer(task, config, seed=seed, run_dir=run_dir, run=run)
+        trainer = Trainer(task, config, device, precision, seed=seed, run_dir=run_dir, run=run)
         if rank == 0:
             replay(history, on_row)
         return trainer.fit(history, on_row)
@@ -106,17 +111,28 @@ class Trainer:
     Args:
         task: what to train.
         config: settings.
+        device: of this rank.
+        precision: that all ranks compute in.
         seed: of the run.
         run_dir: prepared folder.
         run: its fingerprint.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, *, seed: int, run_dir: Path, run: str) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        device: torch.device,
+        precision: Precision,
+        *,
+        seed: int,
+        run_dir: Path,
+        run: str,
+    ) -> None:
         self.task, self.config, self.seed = task, config, seed
         self.run_dir, self.run = run_dir, run
         self.rank, self.world = rank_and_world()
-        self.device = resolve_device(config.device)
-        self.autocast = uses_bf16(config.precision, self.device)
+        self.device, self.precision = device, precision
         self.dataset = task.dataset()
         shape = (config.batch_size, seed, self.rank, self.world, config.accumulate)
         self.sampler = Sampler(self.dataset.corpora(), *shape, equal_shares=task.equal_shares)
@@ -146,7 +162,7 @@ class Trainer:
             raise ConfigError(f"`recompute_blocks` is {blocks}, but {type(self.task).__name__} trains {found}; lower it")
 
     def _measure_peak(self) -> float:
-        return matmul_peak(self.device, torch.bfloat16 if self.autocast else torch.float32)
+        return matmul_peak(self.device, dtype_of(self.precision))
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
         wrapped = model
@@ -168,7 +184,7 @@ class Trainer:
             self.schedule.total_steps / self.sampler.steps_per_epoch,
             self.world,
             self.device,
-            "bf16 autocast" if self.autocast else "fp32",
+            self.precision,
             f", resumed from step {self.start}" if self.start else "",
         )
 
@@ -224,7 +240,7 @@ class Trainer:
             # Gradients are averaged over ranks once per step, in the backward pass of the last micro-batch.
             synced = self.world == 1 or number == len(self.shares)
             with nullcontext() if synced else self.model.no_sync():  # type: ignore[operator]
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                with autocast(self.precision, self.device):
                     loss = self.task.loss(self.model, batch, self.generator)
                 # DDP averages over ranks; weighted so, unequal shares give the mean over the global batch too.
                 (loss.total * (size * self.world / self.sampler.batch_size)).backward()

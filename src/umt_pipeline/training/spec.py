@@ -17,7 +17,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 from torch import Tensor
@@ -26,6 +26,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.core.identity import Identity, code_key, settings_of
+from umt_pipeline.training.device import agreed_precision, resolve_device
 from umt_pipeline.training.task import Task, TrainConfig
 
 
@@ -66,8 +67,16 @@ class RunSpec(Config, ABC):
             CheckpointError: the weights do not fit the model.
         """
 
+    def resolved(self) -> Self:
+        """Return this run in the precision that it takes on this device, which is part of its identity.
+
+        All ranks of a process group call it together.
+        """
+        precision = agreed_precision(self.train.precision, resolve_device(self.train.device))
+        return self.model_copy(update={"train": self.train.model_copy(update={"precision": precision})})
+
     def identity(self) -> Identity:
-        """Return all that the trained weights depend on (on one machine)."""
+        """Return all that the trained weights depend on (on one machine); of a run that is started :meth:`resolved`."""
         source = sys.modules[type(self).__module__].__file__
         assert source is not None
         return Identity(settings_of(self), self.inputs(), code_key(Path(source), *self.code, "training.loop"))

@@ -29,6 +29,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.identity import OPERATIONAL
 from umt_pipeline.data.samples import Batch, SampleDataset
@@ -139,8 +140,8 @@ class TrainConfig(Config):
     recompute_blocks: OperationalInt = Field(
         0, ge=0, description="first blocks of the video encoder that run again in the backward pass, to save memory"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16: autocast, fp32 where the device has no fast bf16; auto: bf16 on CUDA, fp32 on a CPU"
+    precision: AskedPrecision = Field(
+        "auto", description="auto: bf16 (autocast) where it is measured to pay, see :mod:`umt_pipeline.compute.precision`"
     )
     compile: bool = False
     device: Annotated[DeviceName, OPERATIONAL] = Field("auto", description="auto: CUDA if there is one, else CPU")
