@@ -72,4 +72,4 @@ def test_an_error_of_the_work_is_told_and_ends_it(job: Job) -> None:
     for kind, (error, host) in (second, third):
         assert (kind, type(error), str(error), host) == (ERROR, ValueError, "expected 0, found 7", socket.gethostname())
     [(kind, (error, _))] = run(replace(job, start=pickle.dumps(work.unpicklable)), 1)
-    assert (kind, type(error), str(error)) == (ERROR, RuntimeError, "Odd: cannot travel")
+    assert (kind, type(error), str(error)) == (ERROR, RuntimeError, "OddError: cannot travel")

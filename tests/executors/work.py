@@ -56,7 +56,7 @@ def _busy(folder: Path, number: int) -> int:
     return number
 
 
-class Odd(Exception):
+class OddError(Exception):
     """An error that cannot be unpickled: it wants two arguments and keeps one."""
 
     def __init__(self, one: str, two: str) -> None:
@@ -65,4 +65,4 @@ class Odd(Exception):
 
 def unpicklable() -> Callable[[int], int]:
     """Fail at the start, with an error that cannot travel."""
-    raise Odd("cannot", "travel")
+    raise OddError("cannot", "travel")

@@ -38,7 +38,9 @@ class OfflineParams(Config):
             return self
         host, _, port = self.ray_address.rpartition(":")
         if not host or "/" in host or not port.isdecimal():
-            raise ValueError(f"ray_address: expected null, auto or HOST:PORT of a Ray cluster's head, found {self.ray_address!r}")
+            raise ValueError(
+                f"ray_address: expected null, auto or HOST:PORT of a Ray cluster's head, found {self.ray_address!r}"
+            )
         return self
 
     def check_inputs(self) -> None:
@@ -53,8 +55,8 @@ class OfflineParams(Config):
                 socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN_S).close()
             except OSError as error:
                 raise ConfigError(
-                    f"ray_address: expected the head of a Ray cluster at {self.ray_address}, but nobody answers there ({error}). "
-                    "Is the cluster up (`ray status` on its head), and is the port open to this machine?"
+                    f"ray_address: expected the head of a Ray cluster at {self.ray_address}, but nobody answers there "
+                    f"({error}). Is the cluster up (`ray status` on its head), and is the port open to this machine?"
                 ) from error
 
 

@@ -113,7 +113,7 @@ class RayExecutor:
         logger.info("Ray: %d items for %d workers of %g cores and %d GPUs each", len(items), workers, cpus, gpus)
         rows = [{"place": place, "item": pickle.dumps(item)} for place, item in enumerate(items)]
         with warnings.catch_warnings():
-            # Ray means to take away the only way of limiting retries, which are endless by default; hence the bound in the extra.
+            # Ray will take away the only way to limit retries, which are endless by default; hence the bound in the extra.
             warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
             outcomes = ray.data.from_items(rows, override_num_blocks=tables).map_batches(
                 Worker,
@@ -136,8 +136,8 @@ class RayExecutor:
         except ray.exceptions.RayError as error:
             raise WorkersDiedError(
                 f"Ray gave up after {done} of {len(items)} items: {_last_line(error)}. What was done is kept. If a worker died "
-                f"{TRIES_AGAIN + 1} times over one item, look for its end in Ray's logs (memory that ran out?); else see whether "
-                "the cluster is up (`ray status`). Then run again"
+                f"{TRIES_AGAIN + 1} times over one item, look for its end in Ray's logs (memory that ran out?); else see "
+                "whether the cluster is up (`ray status`). Then run again"
             ) from error
 
 
@@ -192,8 +192,8 @@ def reach(address: str) -> None:
             return
         problem = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
     raise ConfigError(
-        f"ray_address: expected a Ray cluster of version {ray.__version__} at {address!r}, found: {problem}. Is it up (`ray status` on "
-        "its head), of the same versions of Ray and Python, and with the same token?"
+        f"ray_address: expected a Ray cluster of version {ray.__version__} at {address!r}, found: {problem}. Is it up "
+        "(`ray status` on its head), of the same versions of Ray and Python, and with the same token?"
     )
 
 

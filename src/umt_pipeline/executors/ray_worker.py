@@ -6,7 +6,6 @@ imports nothing of the package at the top, and nothing that is not Python's.
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
 from collections.abc import Callable
@@ -42,7 +41,8 @@ class Witness:
         path = Path(self.path)
         try:
             size = None if path.is_dir() else path.stat().st_size
-            os.listdir(path) if self.size is None and size is None else path.open("rb").close()
+            if size is not None:
+                path.open("rb").close()
         except OSError as error:
             return f"expected {self.path}, found nothing that can be read ({error.strerror})"
         if size != self.size:

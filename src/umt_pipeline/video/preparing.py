@@ -33,7 +33,7 @@ from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.core.locking import LOCK_FILE, only_writer
 from umt_pipeline.core.progress import progress
 from umt_pipeline.video.container import read_header
-from umt_pipeline.video.guarded import Check, Extend, ReadLimits, check_files, out_of_memory
+from umt_pipeline.video.guarded import Extend, ReadLimits, check_files, out_of_memory
 from umt_pipeline.video.media import Reason, Refusal, check_file, is_image
 from umt_pipeline.video.probe_cache import DEPENDS_ON_MACHINE, NOT_KEPT, FileState
 from umt_pipeline.video.transcode import PreparedForm, is_prepared, source_errors, transcode
@@ -229,7 +229,7 @@ def prepare_folder(
         ``handed_through``, by reason (``left_out`` are no files, or cannot even be copied); bytes; seconds.
 
     Raises:
-        ConfigError: another run is at work in the store; or a worker of the executor does not see the folders, or has other code.
+        ConfigError: another run is at work in the store, or a worker of the executor lacks a folder or the same code.
         NotWrittenError: the disk is full, or a folder cannot be written. What was made is kept.
     """
     began = time.perf_counter()
