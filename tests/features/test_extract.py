@@ -15,7 +15,8 @@ from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_teacher
 from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.core.identity import PACKAGE_FOLDER, closure
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import mask_noise
 from umt_pipeline.masking import draw_visible

@@ -25,8 +25,9 @@ from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features import extract as extraction
 from umt_pipeline.features import reuse, writer
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import verify_store
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher

@@ -31,6 +31,7 @@ READABLE_VERSIONS = (2, SCHEMA_VERSION)
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 LEARNT_FILE = "codec.safetensors"
+REJECTS_FILE = "rejects.parquet"
 # Settings of a store that none of its records depends on: which clips and views there are, how they are cut into shards, and
 # the law that views are drawn by, all but their size: the index holds what it gave.
 _NOT_OF_A_RECORD = frozenset({"schema_version", "shard_rows", "splits", "view.flip", "view.scales", "views"})
@@ -48,6 +49,8 @@ INDEX_SCHEMA = pa.schema(
         ("video_sha256", pa.string()),
     ]
 )
+# Planned rows whose clip cannot be read: their lines of the index, the file, and why.
+REJECTS_SCHEMA = pa.schema([*INDEX_SCHEMA, ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 PLACE = ("shard", "shard_row")
 RecordKey = tuple[Hashable, ...]
 
@@ -183,13 +186,15 @@ class StoreManifest(StoreHeader):
     """A finished store.
 
     ``learnt`` is there if its codec learns and the store has rows. ``rows_dead`` counts what lies in the shards and is in no
-    line of the index: records of an earlier store that this one does not want.
+    line of the index: records of an earlier store that this one does not want, and those of clips that could not be read,
+    which ``rejects`` lists.
     """
 
     rows: int
     rows_dead: int = 0
     index: FileEntry
     learnt: FileEntry | None = None
+    rejects: FileEntry | None = None
     shards: tuple[ShardEntry, ...]
 
     def header(self) -> StoreHeader:
@@ -285,11 +290,24 @@ def read_index(folder: Path) -> pa.Table:
     Raises:
         StoreError: it cannot be read, or has other columns.
     """
-    path = folder / INDEX_FILE
+    return _read_table(folder / INDEX_FILE, INDEX_SCHEMA)
+
+
+def read_rejects(folder: Path) -> pa.Table:
+    """Read which planned rows a store lacks, and why: :data:`REJECTS_SCHEMA`; without rows where it lacks none.
+
+    Raises:
+        StoreError: it cannot be read, or has other columns.
+    """
+    path = folder / REJECTS_FILE
+    return _read_table(path, REJECTS_SCHEMA) if path.is_file() else REJECTS_SCHEMA.empty_table()
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {error}. Make the feature store again") from error
-    if not table.schema.equals(INDEX_SCHEMA):
-        raise StoreError(f"{path}: expected columns {INDEX_SCHEMA.names}, found {table.schema.names}")
+    if not table.schema.equals(schema):
+        raise StoreError(f"{path}: expected columns {schema.names}, found {table.schema.names}")
     return table

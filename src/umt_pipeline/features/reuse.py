@@ -31,6 +31,7 @@ from umt_pipeline.features.manifest import (
     INDEX_FILE,
     LEARNT_FILE,
     MANIFEST_FILE,
+    REJECTS_FILE,
     FileEntry,
     RecordKey,
     StoreHeader,
@@ -44,7 +45,17 @@ from umt_pipeline.features.manifest import (
     rows_in_order,
 )
 from umt_pipeline.features.store import map_array
-from umt_pipeline.features.writer import FILES_FILE, PLAN_FILE, ShardWriter, read_plan, rows_in, shard_name, write_plan
+from umt_pipeline.features.writer import (
+    FILES_FILE,
+    PLAN_FILE,
+    ShardWriter,
+    read_plan,
+    rejects_in,
+    restore_index,
+    rows_in,
+    shard_name,
+    write_plan,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +159,7 @@ def drop_damaged(folder: Path) -> None:
     """
     manifest = read_manifest(folder)
     _require_small_files(folder, manifest)
+    restore_index(folder)
     table = read_index(folder)
     places_R2 = places_of(table)
     for entry, rows in zip(manifest.shards, rows_by_shard(places_R2), strict=True):
@@ -188,9 +200,14 @@ def _places(folder: Path, header: StoreHeader, wanted: Container[RecordKey]) -> 
     elif header.codec.sampled_tokens and not _learnt(folder).is_file():
         return {}  # it was interrupted before its codec had learnt, or has lost what that was
     table = read_index(folder)
-    there = {path.name for path in (folder / "shards").iterdir()}
+    shards = [path for path in (folder / "shards").iterdir() if not path.name.startswith(".")]
+    unread = {path.name: {reject.shard_row for reject in rejects_in(path)} for path in shards}
     places = zip(record_keys(table), places_of(table).tolist(), strict=True)
-    return {key: (shard, row) for key, (shard, row) in places if key in wanted and shard_name(shard) in there}
+    return {
+        key: (shard, row)
+        for key, (shard, row) in places
+        if key in wanted and shard_name(shard) in unread and row not in unread[shard_name(shard)]
+    }
 
 
 def _take(keys: Sequence[RecordKey], stores: Sequence[_Earlier]) -> list[_Taken]:
@@ -250,7 +267,7 @@ def _is_whole(shard: Path, files: Mapping[str, FileEntry] | None = None) -> bool
 
 
 def _require_small_files(folder: Path, manifest: StoreManifest) -> None:
-    expected = {INDEX_FILE: manifest.index, LEARNT_FILE: manifest.learnt}
+    expected = {INDEX_FILE: manifest.index, LEARNT_FILE: manifest.learnt, REJECTS_FILE: manifest.rejects}
     for name, entry in expected.items():
         if entry is not None and not ((folder / name).is_file() and FileEntry.of(folder / name) == entry):
             raise StoreError(f"{folder / name} is not as it was written")

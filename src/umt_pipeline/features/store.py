@@ -5,6 +5,7 @@
                                  number, frames, crop, flip
     shards/00000/<array>.npy     pixels, attention, visible, targets[, scales]; the first axis is the row in the shard
     shards/00000/files.json      size and hash of each array file, written with them
+    rejects.parquet              the clips' views that it lacks because a file could not be read, if there are such
     codec.safetensors            what the codec has learnt of the corpus, if it learns; written before the first shard
 
 Rows are numbered in the order of the plan, a clip's views side by side. Their records may lie anywhere in the shards: what
@@ -27,7 +28,15 @@ from torch import Tensor
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.features.codecs import Coder, read_learnt
-from umt_pipeline.features.manifest import INDEX_FILE, LEARNT_FILE, FileEntry, places_of, read_index, read_manifest
+from umt_pipeline.features.manifest import (
+    INDEX_FILE,
+    LEARNT_FILE,
+    REJECTS_FILE,
+    FileEntry,
+    places_of,
+    read_index,
+    read_manifest,
+)
 from umt_pipeline.video.views import View
 
 
@@ -152,6 +161,8 @@ class FeatureStore:
         yield self.folder / INDEX_FILE, self.manifest.index
         if self.manifest.learnt is not None:
             yield self.folder / LEARNT_FILE, self.manifest.learnt
+        if self.manifest.rejects is not None:
+            yield self.folder / REJECTS_FILE, self.manifest.rejects
 
     def _files(self) -> Iterable[tuple[Path, FileEntry]]:
         yield from self._small_files()

@@ -24,10 +24,9 @@ from torch import Tensor
 
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
-from umt_pipeline.core.identity import code_key
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.codecs import Coder, cosine_error
-from umt_pipeline.features.extract import FeatureConfig
+from umt_pipeline.features.extract import FeatureConfig, recording_code
 from umt_pipeline.features.manifest import StoreHeader, read_manifest, rows_by_shard
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import gather_patches, mask_noise, run_teacher
@@ -77,7 +76,7 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
             + "; ".join(differing)
             + ". Run teacher_features again, or set the parameters back"
         )
-    if manifest.code != code_key("features.extract"):
+    if manifest.code != recording_code():
         logger.warning(
             "feature store %s was recorded by other code than this: verify compares its rows with what this code gives; run "
             "teacher_features again if they differ",
@@ -254,15 +253,13 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
 
     targets_BKVC = features.targets(visible_BV).transpose(0, 1)
     error_BKV = cosine_error(targets_BKVC, coder.decode(stored))
-    fresh = {name: torch.from_numpy(array).to(device) for name, array in coder.encode(targets_BKVC).items()}
+    fresh = coder.encode(targets_BKVC)
     allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING
     excess = f"tokens (1 - cosine; the codec {header.codec.kind} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
 
 
-def _require(
-    store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None
-) -> None:
+def _require(store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None) -> None:
     """Refuse the first row with something wrong; ``wrong`` is bool [B,...], ``by`` says how far off each is."""
     wrong_Br = wrong.reshape(len(rows), -1)
     counts = wrong_Br.sum(dim=1).tolist()
