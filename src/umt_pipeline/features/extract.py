@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
-from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, fingerprint, settings_of
+from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, settings_of
+from umt_pipeline.features.index import noise_keys, plan_fingerprint, plan_rows, texts_of_clips
 from umt_pipeline.features.manifest import StoreHeader, StoreSettings, TeacherIdentity
 from umt_pipeline.features.targets import TargetBatch, draw_targets, mask_noise
 from umt_pipeline.features.writer import UnfinishedStore
@@ -34,7 +36,7 @@ from umt_pipeline.masking import Importance, MaskConfig, MaskKind, visible_count
 from umt_pipeline.models.teacher import Teacher, TeacherConfig
 from umt_pipeline.video.decode import Decoder
 from umt_pipeline.video.media import Media
-from umt_pipeline.video.views import counter_generator, make_view
+from umt_pipeline.video.views import counter_generator
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +121,14 @@ class ExtractionPlan:
 
     Args:
         header: what all records have in common.
-        index: one line per row, in order.
-        paths: the video file of each row, relative to the media folder.
+        index: one line per row, in order: :func:`umt_pipeline.features.index.plan_schema`.
+        paths: the file of each row, relative to the media folder.
         identity: what the store's content depends on; by it a finished or interrupted extraction is found again.
     """
 
     header: StoreHeader
-    index: pd.DataFrame
-    paths: tuple[str, ...]
+    index: pa.Table
+    paths: pa.Array
     identity: Identity
 
 
@@ -149,16 +151,8 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
         )
     header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media)
     clips = select_clips(videos, config.splits, media)
-    records: list[dict[str, Any]] = []
-    for clip in clips.to_dict("records"):
-        size = (int(clip["num_frames"]), int(clip["height"]), int(clip["width"]))
-        for number in range(config.views):
-            view = make_view(config.view, config.dataset_id, clip["video_id"], number, *size)
-            record = {"video_id": clip["video_id"], "split": clip["split"], "view_number": number}
-            records.append({**record, **view.to_dict(), "video_sha256": clip["sha256"], "path": clip["path"]})
-    columns = ["video_id", "split", "view_number", "frame_indices", "crop", "flip", "size", "video_sha256", "path"]
-    index = pd.DataFrame(records, columns=columns)
-    paths = tuple(index.pop("path"))
+    index = plan_rows(config.view, config.dataset_id, config.views, clips)
+    paths = texts_of_clips(clips["path"], config.views)
     return ExtractionPlan(header, index, paths, _identity(config, header, index))
 
 
@@ -227,10 +221,10 @@ def recording_code() -> str:
     return code_key("features.extract", "features.shards")
 
 
-def _identity(config: FeatureConfig, header: StoreHeader, index: pd.DataFrame) -> Identity:
+def _identity(config: FeatureConfig, header: StoreHeader, index: pa.Table) -> Identity:
     # What is different for images is applied to the configuration of their own store.
     settings = {path: value for path, value in settings_of(config).items() if path.partition(".")[0] != "images"}
-    contents = {"teacher": header.teacher.weights_sha256, "rows": fingerprint(index.to_dict("split"))}
+    contents = {"teacher": header.teacher.weights_sha256, "rows": plan_fingerprint(index)}
     return Identity(settings, {**contents, **header.package_versions()}, header.code)
 
 
@@ -244,20 +238,18 @@ def batches_of(rows: int, batch_size: int) -> Iterator[range]:
         yield range(start, min(start + batch_size, rows))
 
 
-def run_teacher_on(
-    config: FeatureConfig, teacher: Teacher, records: Sequence[Mapping[str, Any]], frames_BTSS3: torch.Tensor
-) -> TargetBatch:
+def run_teacher_on(config: FeatureConfig, teacher: Teacher, lines: pa.Table, frames_BTSS3: torch.Tensor) -> TargetBatch:
     """Run the teacher on a batch of views and draw their masks; on CUDA without waiting for the device.
 
     Args:
         config: what is extracted.
         teacher: on its device.
-        records: lines of the index, one per view.
+        lines: of the index, one per view.
         frames_BTSS3: their frames, uint8, on the host; copied while the host goes on if they are in pinned memory.
     """
     device = next(teacher.parameters()).device
     size = (config.view.frames, config.grid**2)
-    noise = [mask_noise(config.dataset_id, record["video_id"], int(record["view_number"]), *size) for record in records]
+    noise = [mask_noise(config.dataset_id, clip, number, *size) for clip, number in noise_keys(lines)]
     noise_BTN = torch.from_numpy(np.stack(noise))
     if device.type == "cuda":
         noise_BTN = noise_BTN.pin_memory()
@@ -283,27 +275,26 @@ def learn_codec(config: FeatureConfig, teacher: Teacher, store: UnfinishedStore,
     start = time.perf_counter()
     # From the whole store, not from its beginning: corpora often come sorted by class.
     drawn = counter_generator(codec.kind, config.dataset_id).permutation(store.rows)[: codec.sampled_rows()]
-    sample = store.records(np.sort(drawn))
+    drawn = np.sort(drawn)
     # Of each row as many tokens as are needed, evenly spread over its frames.
-    per_row = min(store.header.frames * store.header.visible_per_frame, -(-codec.sampled_tokens // len(sample)))
+    per_row = min(store.header.frames * store.header.visible_per_frame, -(-codec.sampled_tokens // len(drawn)))
     tokens: list[torch.Tensor] = []
-    batches = ((rows, [store.file_view(sample[row], media_root) for row in rows]) for rows in
-               batches_of(len(sample), config.batch_size))  # fmt: skip
+    batches = (drawn[rows.start : rows.stop] for rows in batches_of(len(drawn), config.batch_size))
     with Decoder(config.workers) as decoder:
-        for rows, answers in decoder.decode(batches):
-            read = [row for row, answer in zip(rows, answers, strict=True) if not isinstance(answer, VideoError)]
+        for rows, answers in decoder.decode((rows, store.files(rows, media_root)) for rows in batches):
+            read = [number for number, answer in enumerate(answers) if not isinstance(answer, VideoError)]
             if not read:
                 continue
             frames_BTSS3 = torch.from_numpy(np.stack([answer for answer in answers if not isinstance(answer, VideoError)]))
-            targets_KBVC = run_teacher_on(config, teacher, [sample[row] for row in read], frames_BTSS3).targets_KBVC
+            targets_KBVC = run_teacher_on(config, teacher, store.lines(rows[read]), frames_BTSS3).targets_KBVC
             indices_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
             tokens.append(targets_KBVC[:, :, indices_v].flatten(1, 2).cpu())
     if not tokens:
         raise StoreError(
-            f"feature store {store.folder}: none of {len(sample)} files that ingestion accepted can be read now. Is the folder "
+            f"feature store {store.folder}: none of {len(drawn)} files that ingestion accepted can be read now. Is the folder "
             f"of media {media_root} still there, and the same?"
         )
     learnt = codec.learn(torch.cat(tokens, dim=1))
     seconds = time.perf_counter() - start
-    logger.info("feature store: codec %s learnt from %d rows x %d tokens in %.1f s", codec.kind, len(sample), per_row, seconds)
+    logger.info("feature store: codec %s learnt from %d rows x %d tokens in %.1f s", codec.kind, len(drawn), per_row, seconds)
     return learnt

@@ -16,7 +16,7 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -31,9 +31,10 @@ from umt_pipeline.core.errors import ConfigError, StoreError, UmtError
 from umt_pipeline.core.files import write_json
 from umt_pipeline.core.processes import cores
 from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, learn_codec
-from umt_pipeline.features.manifest import StoreManifest, read_rejects
+from umt_pipeline.features.manifest import StoreManifest, shard_name
+from umt_pipeline.features.rejects import OTHER_VIEW, read_rejects
 from umt_pipeline.features.shards import CodecError, ExtractionJob, ShardMaker, Spent, Step
-from umt_pipeline.features.writer import UnfinishedStore, shard_name
+from umt_pipeline.features.writer import UnfinishedStore
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.video.decode import follow_parent
 
@@ -80,7 +81,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-MakeShards = Callable[[ExtractionJob], Iterator[Step]]
+MakeShards = Callable[[ExtractionJob], Generator[Step, None, None]]
 """Has the missing shards of a job made, and yields news of it; ends when all are there."""
 
 
@@ -126,15 +127,15 @@ def extract(
         store.rows_found,
         tally.before - store.rows_found,
         store.rows - tally.before,
-        len({record["video_id"] for shard in store.missing for record in store.records(store.rows_of[shard])}),
+        len(set[int]().union(*(store.clips_of(store.rows_of[shard]) for shard in store.missing))),
     )
     if store.missing:
         steps = make_shards(job) if make_shards is not None else make_here(job, teacher)
-        with closing(steps):  # type: ignore[type-var]  # generators
+        with closing(steps):
             for step in steps:
                 tally.add(step)
                 on_progress(tally.progress())
-                if len(tally.rejected) > config.max_rejected_share * tally.clips:
+                if len(tally.rejected) > config.max_rejected_share * store.clips:
                     break
     manifest = finish(job)
     return _report(plan, manifest, tally, read_rejects(folder).num_rows, time.perf_counter() - start)
@@ -171,8 +172,8 @@ def finish(job: ExtractionJob) -> StoreManifest:
         store = job.plan()
         rejected = store.rejected()
         lost = dict(zip(rejected["video_id"].to_pylist(), rejected["path"].to_pylist(), strict=True))
-        clips = len(store.table["video_id"].unique())
-        reasons = {record["path"]: record["detail"] for record in rejected.to_pylist() if record["reason"] != "other_view"}
+        clips = store.clips
+        reasons = {record["path"]: record["detail"] for record in rejected.to_pylist() if record["reason"] != OTHER_VIEW}
         named = "; ".join(f"{path}: {detail}" for path, detail in list(reasons.items())[:_NAMED])
         more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
         if len(lost) > limit * clips:
@@ -201,7 +202,7 @@ def claims_folder(folder: Path) -> Path:
 
 
 # --- on this machine ----------------------------------------------------------------------------------------------------
-def make_here(job: ExtractionJob, teacher: Teacher | None = None) -> Iterator[Step]:
+def make_here(job: ExtractionJob, teacher: Teacher | None = None) -> Generator[Step, None, None]:
     """Make the missing shards of a job on this machine; see :data:`MakeShards`.
 
     Args:
@@ -313,12 +314,11 @@ class _Tally:
     store: UnfinishedStore
     macs: int | None
     made: int = 0
-    spent: Spent = Spent()
-    error: CodecError = CodecError()
-    rejected: set[str] = field(default_factory=set)
+    spent: Spent = field(default_factory=Spent)
+    error: CodecError = field(default_factory=CodecError)
+    rejected: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.clips = len(self.store.table["video_id"].unique())
         self.before = self.store.rows_done
         self._of_others = 0
         self._own: set[int] = set()
@@ -336,7 +336,7 @@ class _Tally:
         self._own.add(report.shard)
         self.error += report.error
         rows = self.store.rows_of[report.shard][[reject.shard_row for reject in report.rejects]]
-        self.rejected |= {record["video_id"] for record in self.store.records(rows)}
+        self.rejected |= self.store.clips_of(rows)
 
     def progress(self) -> Progress:
         """Return how far it is."""
@@ -358,7 +358,7 @@ def _report(plan: ExtractionPlan, manifest: StoreManifest, tally: _Tally, reject
         "rows_resumed": tally.before - tally.store.rows_found,
         "rows_dead": manifest.rows_dead,
         "rows_rejected": rejected,
-        "clips": tally.clips,
+        "clips": tally.store.clips,
         "clips_rejected": rejected // max(1, plan.header.views),
         "views": plan.header.views,
         "codec": plan.header.codec.kind,

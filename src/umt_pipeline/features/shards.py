@@ -8,13 +8,14 @@ there changes nothing. From another process, or another machine on the same fold
     report = maker.make(shard)           # for each of job.plan().missing; or maker.make_all(shards), without gaps between them
     maker.close()
 
-:func:`umt_pipeline.features.runner.begin` gives the job, :func:`umt_pipeline.features.runner.finish` makes a store of the shards.
+:func:`umt_pipeline.features.runner.begin` gives the job, :func:`umt_pipeline.features.runner.finish` makes a store of the
+shards.
 
 Within a process decoding workers, the device and writing overlap: a thread brings decoded batches into (on CUDA, pinned) memory
 ahead of the device, another one hashes and writes behind it, and on CUDA a batch is computed while the one before is awaited.
 
-Legend: B clip views of a batch, T frames, S side of the view in pixels, V visible patches per view, P values per patch, K aligned
-layers, C target width.
+Legend: B clip views of a batch, T frames, S side of the view in pixels, V visible patches per view, P values per patch, K
+aligned layers, C target width.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -35,11 +37,13 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import StoreError, VideoError
 from umt_pipeline.features.codecs import Coder, cosine_error
 from umt_pipeline.features.extract import FeatureConfig, batches_of, run_teacher_on
+from umt_pipeline.features.rejects import Reject
 from umt_pipeline.features.stages import Ahead, Behind
 from umt_pipeline.features.targets import TargetBatch
-from umt_pipeline.features.writer import Reject, ShardWriter, UnfinishedStore
+from umt_pipeline.features.writer import ShardWriter, UnfinishedStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
 from umt_pipeline.video.decode import Decoder
+from umt_pipeline.video.views import View
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +144,7 @@ class _Decoded:
 
     shard: int
     rows: range
-    records: list[dict[str, Any]]
+    lines: pa.Table
     frames_BTSS3: Tensor
     rejects: tuple[Reject, ...]
 
@@ -248,20 +252,20 @@ class ShardMaker:
 
     def _decoded(self, shards: Iterable[int]) -> Iterator[_Decoded]:
         with closing(self._decoder.decode(self._wanted(shards))) as decoded:
-            for (shard, rows, records), answers in decoded:
+            for (shard, rows, lines), answers in decoded:
                 failed = [(row, answer) for row, answer in zip(rows, answers, strict=True) if isinstance(answer, VideoError)]
                 rejects = tuple(Reject(row, error.reason, error.detail) for row, error in failed)
-                yield _Decoded(shard, rows, records, self._stack(answers), rejects)
+                yield _Decoded(shard, rows, lines, self._stack(answers), rejects)
 
-    def _wanted(self, shards: Iterable[int]) -> Iterator[tuple[tuple[int, range, list[dict[str, Any]]], list[Any]]]:
+    def _wanted(self, shards: Iterable[int]) -> Iterator[tuple[tuple[int, range, pa.Table], list[tuple[Path, View]]]]:
         for shard in shards:
+            rows_of = self.store.rows_of[shard]
             if self.store.shard_folder(shard).is_dir():
-                yield (shard, range(0), []), []
+                yield (shard, range(0), self.store.lines(rows_of[:0])), []
                 continue
-            records = self.store.records(self.store.rows_of[shard])
-            for rows in batches_of(len(records), self._config.batch_size):
-                batch = records[rows.start : rows.stop]
-                yield (shard, rows, batch), [self.store.file_view(record, self._media_root) for record in batch]
+            for rows in batches_of(len(rows_of), self._config.batch_size):
+                batch = rows_of[rows.start : rows.stop]
+                yield (shard, rows, self.store.lines(batch)), self.store.files(batch, self._media_root)
 
     def _stack(self, answers: list[np.ndarray | VideoError]) -> Tensor:
         """Bring frames together. What cannot be read is black: the batch keeps its shape, and so the others their rounding."""
@@ -275,7 +279,7 @@ class ShardMaker:
     def _compute(self, batch: _Decoded) -> _Computed:
         if len(batch.rows) == 0:
             return _Computed(batch.shard, batch.rows, {}, ())
-        targets = run_teacher_on(self._config, self._teacher, batch.records, batch.frames_BTSS3)
+        targets = run_teacher_on(self._config, self._teacher, batch.lines, batch.frames_BTSS3)
         encoded = self._coder.encode(targets.targets_KBVC.transpose(0, 1))
         assert targets.attention_BTN is not None
         arrays = {"attention": targets.attention_BTN, "visible": targets.visible_BV.int(), **encoded}

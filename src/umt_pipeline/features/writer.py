@@ -1,12 +1,9 @@
 """Writing a feature store: shard by shard, each whole or not there, by any number of processes on a shared folder.
 
-What a store is to be, and where each row will lie, is decided and written down before the first shard is made (index.parquet,
+What a store is to be, and where each row will lie, is decided and written down before the first shard is made (index.arrow,
 plan.json, and paths.parquet: where the clips are read), so that whoever makes a shard makes the same bytes. A shard is written
 under a temporary name of its maker's own and renamed; of two that make the same one, the first is kept. While the store is
 unfinished, plan.json stands in for the manifest.
-
-A row whose file cannot be read keeps its place in its shard, dead, and is named in the shard's rejects.json. When the store is
-finished, no view of such a clip is in its index; rejects.parquet says which they were, and why.
 
 Legend: R rows, B rows written at once.
 """
@@ -17,70 +14,65 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 from torch import Tensor
 
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, staged_file, write_json
 from umt_pipeline.features.codecs import ArraySpec, Coder, read_learnt, write_learnt
-from umt_pipeline.features.manifest import (
+from umt_pipeline.features.index import (
     INDEX_FILE,
-    INDEX_SCHEMA,
-    LEARNT_FILE,
-    MANIFEST_FILE,
     PLACE,
-    REJECTS_FILE,
-    REJECTS_SCHEMA,
-    FileEntry,
-    ShardEntry,
-    StoreHeader,
-    StoreManifest,
+    clip_codes,
+    clip_count,
     index_table,
     places_of,
     read_index,
-    read_manifest,
-    read_rejects,
     rows_by_shard,
     rows_in_order,
+    views_of,
     write_index,
+)
+from umt_pipeline.features.manifest import (
+    LEARNT_FILE,
+    MANIFEST_FILE,
+    REJECTS_FILE,
+    FileEntry,
+    ShardColumns,
+    StoreHeader,
+    StoreManifest,
+    read_manifest,
+    shard_name,
+)
+from umt_pipeline.features.rejects import (
+    Reject,
+    read_rejects,
+    rejects_in,
+    rejects_table,
+    restore_index,
+    without,
+    write_rejects,
+    write_shard_rejects,
 )
 from umt_pipeline.video.views import View
 
 PLAN_FILE = "plan.json"
 PATHS_FILE = "paths.parquet"
 FILES_FILE = "files.json"
-SHARD_REJECTS_FILE = "rejects.json"
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that could not be made.
-
-    Attributes:
-        shard_row: its place in its shard.
-        reason: of :class:`umt_pipeline.core.errors.VideoError`.
-        detail: what was expected and found.
-    """
-
-    shard_row: int
-    reason: str
-    detail: str
 
 
 class UnfinishedStore:
-    """A store that is being made, as its folder tells; picklable, and the same for every process that takes part.
+    """A store that is being made, as its folder tells every process that takes part.
 
     Args:
         folder: in which :meth:`begin` was called.
@@ -106,30 +98,30 @@ class UnfinishedStore:
         self.rows_of = rows_by_shard(places_of(self.table))
 
     @classmethod
-    def begin(cls, folder: Path, header: StoreHeader, index: pd.DataFrame, paths: Sequence[str]) -> UnfinishedStore:
+    def begin(cls, folder: Path, header: StoreHeader, plan: pa.Table, paths: pa.Array) -> UnfinishedStore:
         """Write down what the store is to be, unless it is.
 
         Args:
             folder: made if missing. May hold the finished shards of earlier, interrupted work with equal arguments, and those
                 that :func:`umt_pipeline.features.reuse.begin_store` took over.
             header: what the records have in common.
-            index: the rows, in order: video_id, split, view_number, frame_indices, crop, flip, video_sha256.
+            plan: the rows, in order: :func:`umt_pipeline.features.index.plan_schema`.
             paths: the file of each row, relative to the folder of the media. They may be others than before.
 
         Raises:
             StoreError: the folder holds another store, or cannot be written.
         """
-        table = index_table(index, rows_in_order(len(index), header.shard_rows))
+        table = index_table(plan, rows_in_order(len(plan), header.shard_rows))
         finished = (folder / MANIFEST_FILE).is_file()
         path = folder / (MANIFEST_FILE if finished else PLAN_FILE)
-        with disk_errors(folder, header, 0, len(index)):
+        with disk_errors(folder, header, 0, len(plan)):
             (folder / "shards").mkdir(parents=True, exist_ok=True)
             if not path.is_file():
                 write_plan(folder, header, table)
             if not finished:
                 restore_index(folder)
                 with staged_file(folder / PATHS_FILE) as staged:
-                    parquet.write_table(pa.table({"path": pa.array(paths, pa.string())}), staged)
+                    parquet.write_table(pa.table({"path": paths}), staged)
         if differing := _differences(folder, header, table, read_json(path)):
             raise StoreError(f"{folder} holds another store: {'; '.join(differing)}. Delete the folder to start afresh")
         return cls(folder)
@@ -152,14 +144,24 @@ class UnfinishedStore:
         """The file of each row, relative to the folder of the media."""
         return parquet.read_table(self.folder / PATHS_FILE, read_dictionary=["path"])["path"]
 
-    def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Return lines of the index."""
-        return self.table.take(pa.array(rows)).to_pylist()
+    @cached_property
+    def clips(self) -> int:
+        """How many clips the rows are views of."""
+        return clip_count(self.table)
 
-    def file_view(self, record: Mapping[str, Any], media_root: Path) -> tuple[Path, View]:
-        """Return the file and the view of a line of the index."""
-        view = View.from_dict({**record, "size": self.header.view.size})
-        return media_root / self.paths[record["row"]].as_py(), view
+    def clips_of(self, rows: np.ndarray) -> set[int]:
+        """Return numbers of the clips that some rows are views of."""
+        return set(clip_codes(self.table)[rows].tolist())
+
+    def lines(self, rows: np.ndarray) -> pa.Table:
+        """Return lines of the index."""
+        return self.table.take(pa.array(rows))
+
+    def files(self, rows: np.ndarray, media_root: Path) -> list[tuple[Path, View]]:
+        """Return the file and the view of rows."""
+        paths = self.paths.take(pa.array(rows)).to_pylist()
+        views = views_of(self.lines(rows), self.header.view.size)
+        return [(media_root / path, view) for path, view in zip(paths, views, strict=True)]
 
     def shard_folder(self, shard: int) -> Path:
         """Return where a shard lies once it is made."""
@@ -206,23 +208,11 @@ class UnfinishedStore:
         return len(made)
 
     def rejected(self) -> pa.Table:
-        """Return the rows that will not be in the store: those that could not be made, and the other views of their clips.
-
-        The latter bear the reason ``other_view``: training sees all views of a clip, or none.
-        """
+        """Return the rows that will not be in the store, as :func:`umt_pipeline.features.rejects.read_rejects`."""
         found: dict[int, Reject] = {}
         for shard, rows in enumerate(self.rows_of):
             found |= {int(rows[reject.shard_row]): reject for reject in self._rejects_of_rows(shard, len(rows))}
-        if not found:
-            return REJECTS_SCHEMA.empty_table()
-        clips = {record["video_id"] for record in self.records(np.array(sorted(found)))}
-        rows_r = np.flatnonzero(self.table["video_id"].to_pandas().isin(clips))
-        lines = []
-        for row, record in zip(rows_r.tolist(), self.records(rows_r), strict=True):
-            reject = found.get(row, Reject(0, "other_view", "another view of this clip cannot be read"))
-            path = self.paths[row].as_py()
-            lines.append({**record, "path": path, "reason": reject.reason, "detail": reject.detail})
-        return pa.Table.from_pylist(lines, schema=REJECTS_SCHEMA)
+        return rejects_table(self.table, self.paths, found) if found else read_rejects(self.folder)
 
     def finish(self) -> StoreManifest:
         """Write the manifest: from now on the folder is a store.
@@ -239,16 +229,16 @@ class UnfinishedStore:
         with self.disk_errors(self.rows):
             if len(rejected := self.rejected()):
                 # In this order: a killed process leaves all that the whole index can be restored from.
-                with staged_file(self.folder / REJECTS_FILE) as staged:
-                    parquet.write_table(rejected, staged)
-                write_index(self.folder, _without(self.table, rejected))
-            shards = tuple(self._entry(shard) for shard in range(len(self.rows_of)))
+                write_rejects(self.folder, rejected)
+                write_index(self.folder, without(self.table, rejected))
+            folders = [self.shard_folder(shard) for shard in range(len(self.rows_of))]
+            shards = ShardColumns.of([rows_in(folder) for folder in folders], [files_in(folder) for folder in folders])
             rows = self.rows - len(rejected)
             learns = self.header.codec.sampled_tokens > 0 and rows > 0
             manifest = StoreManifest(
                 **dict(self.header),
                 rows=rows,
-                rows_dead=sum(shard.rows for shard in shards) - rows,
+                rows_dead=sum(shards.rows) - rows,
                 index=FileEntry.of(self.folder / INDEX_FILE),
                 learnt=FileEntry.of(self.folder / LEARNT_FILE) if learns else None,
                 rejects=FileEntry.of(self.folder / REJECTS_FILE) if len(rejected) else None,
@@ -277,10 +267,6 @@ class UnfinishedStore:
         for name in (PLAN_FILE, PATHS_FILE):
             (self.folder / name).unlink(missing_ok=True)
         self.remove_leftovers()
-
-    def _entry(self, shard: int) -> ShardEntry:
-        folder = self.shard_folder(shard)
-        return ShardEntry(name=folder.name, rows=rows_in(folder), files=read_json(folder / FILES_FILE))
 
 
 @contextmanager
@@ -371,8 +357,7 @@ class ShardWriter:
             entries[name] = {"bytes": handle.tell(), "sha256": self.hashes[name].hexdigest()}
             handle.close()
         write_json(self.staged / FILES_FILE, entries)
-        if self.rejects:
-            write_json(self.staged / SHARD_REJECTS_FILE, [asdict(reject) for reject in self.rejects])
+        write_shard_rejects(self.staged, tuple(self.rejects))
         try:
             self.staged.rename(self.folder)
         except OSError:
@@ -389,20 +374,18 @@ class ShardWriter:
         shutil.rmtree(self.staged, ignore_errors=True)
 
 
-def shard_name(shard: int) -> str:
-    """Return the name of the folder of a shard."""
-    return f"{shard:05d}"
-
-
 def rows_in(folder: Path) -> int:
     """Return how many records the folder of a shard holds."""
     return len(np.load(folder / "visible.npy", mmap_mode="r"))
 
 
-def rejects_in(folder: Path) -> tuple[Reject, ...]:
-    """Return the rows of a shard that could not be made; none if it is not there."""
-    path = folder / SHARD_REJECTS_FILE
-    return tuple(Reject(**entry) for entry in read_json(path)) if path.is_file() else ()
+def files_in(folder: Path) -> dict[str, FileEntry]:
+    """Return size and hash of the array files in the folder of a shard, as they were written.
+
+    Raises:
+        OSError, ValueError: what says so cannot be read.
+    """
+    return {name: FileEntry.model_validate(entry) for name, entry in read_json(folder / FILES_FILE).items()}
 
 
 def write_plan(folder: Path, header: StoreHeader, table: pa.Table, rows_found: int = 0) -> None:
@@ -435,25 +418,7 @@ def _header_in(document: Mapping[str, Any]) -> StoreHeader:
 def _differences(folder: Path, header: StoreHeader, table: pa.Table, begun: Mapping[str, Any]) -> list[str]:
     """Return what of a store that was begun is not as wanted, for people."""
     differing = header.identity().differences(_header_in(begun).identity())
-    wanted = _without(table, read_rejects(folder)) if begun.get("rejects") else table
+    wanted = without(table, read_rejects(folder)) if begun.get("rejects") else table
     if not read_index(folder).drop_columns(PLACE).equals(wanted.drop_columns(PLACE)):
         differing.append("its clips or their views are others")
     return differing
-
-
-def _without(table: pa.Table, rejected: pa.Table) -> pa.Table:
-    """Return an index without the clips that were rejected."""
-    kept = table.filter(pc.invert(pc.is_in(table["video_id"], rejected["video_id"].combine_chunks())))
-    return kept.set_column(0, INDEX_SCHEMA.field("row"), pa.array(np.arange(len(kept))))
-
-
-def restore_index(folder: Path) -> None:
-    """Bring the whole index back, if a process was killed when it had taken the rejected rows out."""
-    if not (folder / REJECTS_FILE).is_file():
-        return
-    kept, rejected = read_index(folder), read_rejects(folder).select(INDEX_SCHEMA.names)
-    if not pc.any(pc.is_in(kept["video_id"], rejected["video_id"].combine_chunks())).as_py():
-        others = np.setdiff1d(np.arange(len(kept) + len(rejected)), rejected["row"].to_numpy())
-        kept = kept.set_column(0, INDEX_SCHEMA.field("row"), pa.array(others))
-        write_index(folder, pa.concat_tables([kept, rejected]).sort_by("row"))
-    (folder / REJECTS_FILE).unlink()

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -57,7 +57,9 @@ class Decoder:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def decode(self, batches: Iterable[tuple[Key, Wanted]]) -> Iterator[tuple[Key, list[np.ndarray | VideoError]]]:
+    def decode(
+        self, batches: Iterable[tuple[Key, Wanted]]
+    ) -> Generator[tuple[Key, list[np.ndarray | VideoError]], None, None]:
         """Yield each batch's key and its decoded views, while the next batches are being decoded.
 
         Args:
