@@ -17,6 +17,7 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.processes import cores
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.metrics import EvaluationError
 
@@ -165,8 +166,3 @@ def _do_share(function: Callable[[T, Sequence[Batch], Tick], Result], loaded: T,
 
 def _ignore(_: int) -> None:
     pass  # the first process counts whole shares
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,16 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
-from umt_pipeline.core.identity import code_key
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.codecs import Coder, cosine_error
-from umt_pipeline.features.extract import FeatureConfig
-from umt_pipeline.features.manifest import StoreHeader, read_manifest, rows_by_shard
+from umt_pipeline.features.extract import FeatureConfig, recording_code
+from umt_pipeline.features.index import noise_keys, places_of, rows_by_shard
+from umt_pipeline.features.manifest import StoreHeader, read_manifest
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import gather_patches, mask_noise, run_teacher
 from umt_pipeline.masking import is_drawn
@@ -77,7 +78,7 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
             + "; ".join(differing)
             + ". Run teacher_features again, or set the parameters back"
         )
-    if manifest.code != code_key("features.extract"):
+    if manifest.code != recording_code():
         logger.warning(
             "feature store %s was recorded by other code than this: verify compares its rows with what this code gives; run "
             "teacher_features again if they differ",
@@ -153,7 +154,7 @@ def verify_store(
 def sample_rows(store: FeatureStore, share: float) -> np.ndarray:
     """Return the rows that :func:`verify_store` compares, int64, sorted; always the same of a store."""
     rows = [np.empty(0, dtype=np.int64)]
-    for number, of_shard in enumerate(rows_by_shard(store.places_R2)):
+    for number, of_shard in enumerate(rows_by_shard(places_of(store.index))):
         drawn = counter_generator("verify", store.manifest.dataset_id, number).permutation(len(of_shard))
         rows.append(of_shard[drawn[: max(1, round(share * len(of_shard)))]])
     return np.sort(np.concatenate(rows))
@@ -190,13 +191,13 @@ def _decode_again(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw the rows' views again from the video table and decode them; yields (rows, frames uint8 [B,T,S,S,3])."""
     header = store.manifest
-    wanted = store.index.iloc[rows]["video_id"]
+    wanted = store.index["video_id"].take(pa.array(rows)).unique().to_pylist()
     known = videos[videos["video_id"].isin(wanted)].set_index("video_id").to_dict("index")
     paths: list[Path] = []
     views: list[View] = []
     for row in rows.tolist():
-        record = store.index.iloc[row]
-        clip = str(record["video_id"])
+        record = store.record(row)
+        clip = record["video_id"]
         if clip not in known:
             raise _mismatch(store, row, "the clip is not in the table videos")
         video = known[clip]
@@ -205,7 +206,7 @@ def _decode_again(
                 store, row, f"the file's SHA-256 was {record['video_sha256']}, the table videos has {video['sha256']}"
             )
         size = (int(video["num_frames"]), int(video["height"]), int(video["width"]))
-        view = make_view(header.view, header.dataset_id, clip, int(record["view_number"]), *size)
+        view = make_view(header.view, header.dataset_id, clip, record["view_number"], *size)
         if view != store.view(row):
             raise _mismatch(store, row, f"the view recorded is {store.view(row)}, drawn now it is {view}")
         paths.append(media_root / video["path"])
@@ -236,9 +237,9 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     patches = header.frames * header.grid**2
     # First what the video has no part in: pixels and targets are those of the mask's patches.
     _require(store, rows, "mask", "positions outside the view", (visible_BV < 0) | (visible_BV >= patches))
-    keys = store.index.iloc[rows][["video_id", "view_number"]].itertuples(index=False)
+    keys = noise_keys(store.index.take(pa.array(rows)))
     size = (header.frames, header.grid**2)
-    noise_BTN = np.stack([mask_noise(header.dataset_id, str(clip), int(number), *size) for clip, number in keys])
+    noise_BTN = np.stack([mask_noise(header.dataset_id, clip, number, *size) for clip, number in keys])
     drawn_B = is_drawn(header.mask, visible_BV, torch.from_numpy(noise_BTN).to(device), stored["attention"])
     _require(store, rows, "mask", "masks that the stored attention does not give", ~drawn_B)
 
@@ -254,15 +255,13 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
 
     targets_BKVC = features.targets(visible_BV).transpose(0, 1)
     error_BKV = cosine_error(targets_BKVC, coder.decode(stored))
-    fresh = {name: torch.from_numpy(array).to(device) for name, array in coder.encode(targets_BKVC).items()}
+    fresh = coder.encode(targets_BKVC)
     allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING
     excess = f"tokens (1 - cosine; the codec {header.codec.kind} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
 
 
-def _require(
-    store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None
-) -> None:
+def _require(store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None) -> None:
     """Refuse the first row with something wrong; ``wrong`` is bool [B,...], ``by`` says how far off each is."""
     wrong_Br = wrong.reshape(len(rows), -1)
     counts = wrong_Br.sum(dim=1).tolist()
@@ -274,7 +273,7 @@ def _require(
 
 
 def _mismatch(store: FeatureStore, row: int, what: str, rows: int = 1) -> StoreError:
-    record = store.index.iloc[row]
+    record = store.record(row)
     others = f" ({rows - 1} more rows of the same batch differ too)" if rows > 1 else ""
     return StoreError(
         f"feature store {store.folder}: row {row} (shard {record['shard']}, clip {record['video_id']!r}, view "

@@ -229,8 +229,8 @@ class BatchReader(Dataset[Batch]):
 class Loader:
     """Iterates over the batches of ``addresses`` in order, read ahead.
 
-    With ``workers`` = 0 one background thread reads while the model computes: enough for a memory-mapped store, whose
-    reading is mostly copying outside the interpreter lock. Decoding video wants worker processes.
+    With ``workers`` = 0 one background thread reads while the model computes: enough for a feature store, which reads the
+    records of a batch in threads of its own, outside the interpreter lock. Decoding video wants worker processes.
 
     Args:
         reader: reads one micro-batch.
@@ -268,6 +268,8 @@ class Loader:
         )
 
     def _thread(self) -> Generator[Batch, None, None]:
+        if self._pin:
+            self._reader.dataset.pin()
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._ahead)
 
         def put(item: Batch | BaseException | None) -> None:

@@ -15,9 +15,10 @@ from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import linked_copy, read_json, write_json
 from umt_pipeline.core.identity import work_folder
 from umt_pipeline.core.progress import progress
-from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.extract import FeatureConfig, plan_extraction
 from umt_pipeline.features.manifest import MANIFEST_FILE
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
+from umt_pipeline.features.runner import Progress, extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
 from umt_pipeline.pipelines.runs import fresh_folder
@@ -93,7 +94,7 @@ def _record(
                 others = [path / "store" for path in folder.iterdir() if path != work]
                 begin_store(store, plan.header, plan.index, others)
             with progress(f"teacher features, {media}s", len(plan.index), "view") as show:
-                report = extract(config, tower, plan, raw_media, store, lambda done, total: show(done))
+                report = extract(config, tower, plan, raw_media, store, lambda news: show(news.done, _in_words(news)))
             write_json(report_file, report)
             logger.info(
                 "teacher features: %d views of %d %ss (%d found by content), %.1f MB, %.1f views/s",
@@ -108,6 +109,12 @@ def _record(
         copy = fresh_folder(folder.parent, folder.name)
         linked_copy(store, copy)
     return copy, report
+
+
+def _in_words(news: Progress) -> str:
+    """Say how well the device is used, and what is waited for."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in news.shares().items())
+    return f"time: {shares}"
 
 
 def _is_whole(store: Path) -> bool:
