@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,17 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.executors import work
+from tests.features.tiny import make_config, make_corpus, make_teacher
 from tests.video.dying import behave
 from tests.video_files import write_video
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.executor import Needs
 from umt_pipeline.demo_world.broken_files import write_broken_files
 from umt_pipeline.executors import OfflineParams
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
+from umt_pipeline.features.shards import ExtractionJob, Step
+from umt_pipeline.features.spread import make_by
 from umt_pipeline.pipelines.prepare.nodes import prepare_media
 from umt_pipeline.pipelines.prepare.params import PrepareParams
 from umt_pipeline.video.guarded import ReadLimits, check_files
@@ -35,7 +40,7 @@ from umt_pipeline.video.probing import CACHE_FILE, probe_all
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'umt_pipeline[ray]'")
 
 from umt_pipeline.executors import ray_executor
-from umt_pipeline.executors.ray_executor import RayExecutor, WorkersDiedError, connected, shares
+from umt_pipeline.executors.ray_executor import RayExecutor, WorkersDiedError, shares
 
 RAY = OfflineParams(executor="ray")
 WITHIN_S = 60.0
@@ -43,7 +48,8 @@ WITHIN_S = 60.0
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[RayExecutor]:
-    with connected(None, cpus=2) as executor:
+    with RayExecutor(None, cpus=2) as executor:
+        executor.connect()
         yield executor
 
 
@@ -107,6 +113,27 @@ def test_preparing_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_extraction_makes_the_same_bytes_also_if_a_worker_is_killed(tmp_path: Path, executor: RayExecutor) -> None:
+    teacher = make_teacher(tmp_path / "teacher")
+    videos = make_corpus(tmp_path / "media", ["train"] * 6)
+    config = make_config(shard_rows=2, workers=0, nproc=2)
+    plan = plan_extraction(config, teacher, videos)
+    extract(config, teacher, plan, tmp_path / "media", tmp_path / "here" / "store")
+    killed: list[int] = []
+
+    def make_shards(job: ExtractionJob) -> Generator[Step, None, None]:
+        for step in make_by(executor, job):
+            if not killed:  # as it is at another shard
+                killed.append(_kill_one("MapWorker"))
+            yield step
+
+    report = extract(config, teacher, plan, tmp_path / "media", tmp_path / "there" / "store", make_shards=make_shards)
+    assert killed
+    assert files(tmp_path / "there" / "store") == files(tmp_path / "here" / "store")
+    assert report["rows"] == len(plan.index) > 6 * 2
+
+
+@pytest.mark.slow
 def test_a_killed_worker_s_items_are_done_again(tmp_path: Path, executor: RayExecutor, needs: Needs) -> None:
     items = list(range(12))
     results = list(executor.map(partial(work.double, tmp_path), items, needs))
@@ -155,9 +182,9 @@ def test_a_killed_driver_leaves_no_worker(tmp_path: Path) -> None:
     short = Path(tempfile.mkdtemp(prefix="u", dir="/tmp"))
     code = (
         "import sys; from functools import partial; from pathlib import Path; from tests.executors import work\n"
-        "from umt_pipeline.core.executor import Needs; from umt_pipeline.executors.ray_executor import connected\n"
+        "from umt_pipeline.core.executor import Needs; from umt_pipeline.executors.ray_executor import RayExecutor\n"
         "folder = Path(sys.argv[1])\n"
-        "with connected(None, cpus=1) as executor:\n"
+        "with RayExecutor(None, cpus=1) as executor:\n"
         "    list(executor.map(partial(work.busy, folder), [1], Needs((folder,), ('masking',), ())))\n"
     )
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
@@ -185,14 +212,15 @@ def test_a_killed_driver_leaves_no_worker(tmp_path: Path) -> None:
 
 
 def test_a_gpu_takes_its_machine_s_share_of_the_cores() -> None:
-    needs = Needs((), (), (), gpu=True, cpus=2.0)
+    needs = Needs((), (), (), gpu=True, per_machine=2)
     nodes = [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 10.0, "GPU": 4.0}}]
     without = [{"Alive": True, "Resources": {"CPU": 5.0}}, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
     assert shares(needs, nodes + without) == (2, 1, 6)
-    assert shares(needs, without) == (2.0, 0, 2)
+    assert shares(needs, without) == (2, 0, 2)
+    assert shares(Needs((), (), (), gpu=True, per_machine=10), without) == (0.5, 0, 10)
     assert shares(Needs((), (), ()), nodes + without) == (1.0, 0, 31)
-    with pytest.raises(ConfigError, match="a machine with 8 cores for a worker, found machines with 5"):
-        shares(Needs((), (), (), cpus=8.0), without)
+    with pytest.raises(ConfigError, match="expected a machine with cores for workers, found none"):
+        shares(needs, without[1:])
 
 
 def _wait_until(what: str, is_true: Any) -> None:
@@ -200,6 +228,16 @@ def _wait_until(what: str, is_true: Any) -> None:
     while not is_true():
         assert time.monotonic() < end, f"not within {WITHIN_S} s: {what}"
         time.sleep(0.1)
+
+
+def _kill_one(name: str) -> int:
+    """Kill one of the processes below this one that are called so."""
+    for pid in _descendants(os.getpid()):
+        with suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGKILL)
+                return pid
+    raise AssertionError(f"no process {name}")
 
 
 def _parents() -> dict[int, int]:

@@ -26,7 +26,7 @@ def job(tmp_path: Path) -> Job:
     shared = tuple(Witness.of(tmp_path / name) for name in ("shared", "shared/a.mp4"))
     versions = {"umt_pipeline": __version__, "numpy": version("numpy")}
     (tmp_path / "died").touch()
-    return Job(pickle.dumps(partial(work.double, tmp_path)), shared, ("masking",), code_key("masking"), versions)
+    return Job(pickle.dumps(partial(work.double, tmp_path)), 1, shared, ("masking",), code_key("masking"), versions)
 
 
 def run(job: Job, *numbers: int) -> list[tuple[str, Any]]:

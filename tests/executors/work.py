@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 
-def double(folder: Path) -> Callable[[int], tuple[int, int]]:
+def double(folder: Path, cores: int) -> Callable[[int], tuple[int, int]]:
     """Return what doubles numbers, tells its process, and kills that once it has number 5 for the first time."""
     return partial(_double, folder)
 
@@ -23,7 +23,7 @@ def _double(folder: Path, number: int) -> tuple[int, int]:
     return 2 * number, os.getpid()
 
 
-def poison() -> Callable[[int], int]:
+def poison(cores: int) -> Callable[[int], int]:
     """Return what kills its process each time that it has number 1."""
     return _die_of_one
 
@@ -34,7 +34,7 @@ def _die_of_one(number: int) -> int:
     return number
 
 
-def refusing() -> Callable[[int], int]:
+def refusing(cores: int) -> Callable[[int], int]:
     """Return what can do number 0 alone."""
     return _refuse
 
@@ -45,7 +45,7 @@ def _refuse(number: int) -> int:
     return number
 
 
-def busy(folder: Path) -> Callable[[int], int]:
+def busy(folder: Path, cores: int) -> Callable[[int], int]:
     """Return what writes down its process and then takes a minute."""
     return partial(_busy, folder)
 
@@ -63,6 +63,6 @@ class OddError(Exception):
         super().__init__(f"{one} {two}")
 
 
-def unpicklable() -> Callable[[int], int]:
+def unpicklable(cores: int) -> Callable[[int], int]:
     """Fail at the start, with an error that cannot travel."""
     raise OddError("cannot", "travel")

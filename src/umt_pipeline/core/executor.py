@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,8 +19,8 @@ class Needs:
         shared: files and folders that each worker must find under the same paths.
         code: modules, by their names within the package, that must do on each worker what they do here.
         packages: that must be of the same versions on each worker.
-        gpu: a worker takes a GPU, and its share of the cores beside it, where there are any.
-        cpus: cores of a worker that takes no GPU.
+        gpu: a worker takes a GPU, and its share of the machine's cores, where there are any.
+        per_machine: workers that share the cores of a machine where they take no GPU; None: one per core.
         workers: at most so many; None: as many as there is room for.
         at_once: items that a worker may take at once, so that their results come together: a loss is larger, and less is
             spent on handing out.
@@ -30,7 +30,7 @@ class Needs:
     code: tuple[str, ...]
     packages: tuple[str, ...]
     gpu: bool = False
-    cpus: float = 1.0
+    per_machine: int | None = None
     workers: int | None = None
     at_once: int = 1
 
@@ -39,15 +39,15 @@ class Executor(Protocol):
     """Does one piece of work for many items, in processes that may be on other machines."""
 
     def map(
-        self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], needs: Needs
-    ) -> Iterator[tuple[int, Result]]:
+        self, start: Callable[[int], Callable[[Item], Result]], items: Sequence[Item], needs: Needs
+    ) -> Generator[tuple[int, Result], None, None]:
         """Do the work for each item.
 
         An item whose worker died is done again, so the work must be such that twice is the same as once.
 
         Args:
-            start: called once in each worker; what it returns is called with items, one after the other. Both it, the items and
-                the results are pickled.
+            start: called once in each worker, with the number of cores that it may use; what it returns is called with items,
+                one after the other. It, the items and the results are pickled.
             items: what there is to do.
             needs: of a worker.
 

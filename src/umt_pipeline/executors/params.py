@@ -60,18 +60,21 @@ class OfflineParams(Config):
                 ) from error
 
 
+LOCAL = OfflineParams()
+
+
 @contextmanager
 def open_executor(params: OfflineParams) -> Iterator[Executor | None]:
     """Yield what does offline work; None: this machine's own processes do it.
 
     Raises:
-        ConfigError: Ray is not installed, or cannot be reached.
+        ConfigError: Ray is not installed, or nobody is at its address.
     """
     if params.executor == "local":
         yield None
         return
     params.check_inputs()
-    from umt_pipeline.executors.ray_executor import connected  # Ray is an extra, and takes two seconds to import
+    from umt_pipeline.executors.ray_executor import RayExecutor  # Ray is an extra, and takes two seconds to import
 
-    with connected(params.ray_address) as executor:
+    with RayExecutor(params.ray_address) as executor:
         yield executor

@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 # Nobody is told what you run.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,9 +34,9 @@ from umt_pipeline import __version__
 from umt_pipeline.core.errors import ConfigError, UmtError
 from umt_pipeline.core.executor import Item, Needs, Result
 from umt_pipeline.core.identity import PACKAGE, code_key
+from umt_pipeline.core.processes import cores
 from umt_pipeline.executors import ray_worker
 from umt_pipeline.executors.ray_worker import ERROR, UNFIT, Job, Witness, Worker
-from umt_pipeline.video.guarded import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -55,58 +55,61 @@ class WorkersDiedError(UmtError):
     """Ray's workers died again and again, or the cluster is gone."""
 
 
-@contextmanager
-def connected(address: str | None, cpus: int | None = None) -> Iterator[RayExecutor]:
-    """Yield what does work in a cluster.
+class RayExecutor:
+    """Does work in a Ray cluster, see :class:`umt_pipeline.core.executor.Executor`. To be used in a ``with`` block.
 
-    If this process is connected already, that is the cluster, whatever the address is, and it stays connected.
+    It connects when there is something to do: what is known already costs nothing. If this process is connected by then, that
+    is the cluster, whatever the address is, and it stays connected.
 
     Args:
         address: as in :class:`umt_pipeline.executors.OfflineParams`. None: a Ray of its own is started on this machine, and
             ended with the block.
-        cpus: workers of such a Ray; None: one per core.
-
-    Raises:
-        ConfigError: the cluster does not answer, or is of another version.
+        cpus: cores of such a Ray; None: all that this process may use.
     """
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    ray.data.DataContext.get_current().print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    if ray.is_initialized():
-        yield RayExecutor()
-        return
-    if address is not None:
-        reach(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        try:
-            yield RayExecutor()
-        finally:
-            ray.shutdown()
-        return
-    with _session_folder() as folder:
-        ray.init(
-            address="local",
-            num_cpus=cpus or usable_cores(),
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _temp_dir=str(folder),
-        )
-        try:
-            yield RayExecutor()
-        finally:
-            ray.shutdown()
 
+    def __init__(self, address: str | None, cpus: int | None = None) -> None:
+        self._address, self._cpus = address, cpus or cores()
+        self._stack = ExitStack()
 
-class RayExecutor:
-    """Does work in the Ray cluster that this process is connected to; see :class:`umt_pipeline.core.executor.Executor`."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def connect(self) -> None:
+        """Connect, unless this process is connected.
+
+        Raises:
+            ConfigError: the cluster does not answer, or is of another version.
+        """
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        if ray.is_initialized():
+            return
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if self._address is not None:
+            reach(self._address)
+            ray.init(address=self._address, **quiet)
+        else:
+            folder = self._stack.enter_context(_session_folder())
+            ray.init(
+                address="local",
+                num_cpus=self._cpus,
+                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                **quiet,
+            )
+        self._stack.callback(ray.shutdown)
 
     def map(
-        self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], needs: Needs
-    ) -> Iterator[tuple[int, Result]]:
+        self, start: Callable[[int], Callable[[Item], Result]], items: Sequence[Item], needs: Needs
+    ) -> Generator[tuple[int, Result], None, None]:
         if not items:
             return
+        self.connect()
         cpus, gpus, room = shares(needs, ray.nodes())
         workers = min(room, len(items), needs.workers or room)
         tables = math.ceil(len(items) / min(needs.at_once, math.ceil(len(items) / (workers * TABLES_PER_WORKER))))
@@ -117,7 +120,7 @@ class RayExecutor:
             warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
             outcomes = ray.data.from_items(rows, override_num_blocks=tables).map_batches(
                 Worker,
-                fn_constructor_args=(_job(start, needs),),
+                fn_constructor_args=(_job(start, max(1, int(cpus)), needs),),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=workers),
@@ -141,12 +144,12 @@ class RayExecutor:
             ) from error
 
 
-def _job(start: Callable[[], Any], needs: Needs) -> Job:
+def _job(start: Callable[[int], Any], share: int, needs: Needs) -> Job:
     # With its module, which a worker may lack or have in another version.
     ray.cloudpickle.register_pickle_by_value(ray_worker)
     witnesses = tuple(Witness.of(path) for path in needs.shared)
     versions = {PACKAGE: __version__, **{name: version(name) for name in needs.packages}}
-    return Job(pickle.dumps(start), witnesses, needs.code, code_key(*needs.code), versions)
+    return Job(pickle.dumps(start), share, witnesses, needs.code, code_key(*needs.code), versions)
 
 
 def _taken(outcome: bytes) -> Any:
@@ -172,11 +175,14 @@ def shares(needs: Needs, nodes: Sequence[Mapping[str, Any]]) -> tuple[float, int
         # Of the machine where a GPU's share of the cores is smallest, so that it fits everywhere.
         share = min(machine.get("CPU", 0) / machine["GPU"] for machine in with_gpus)
         return math.floor(share) if share >= 1 else share, 1, sum(int(machine["GPU"]) for machine in with_gpus)
-    room = sum(int(machine.get("CPU", 0) / needs.cpus) for machine in machines)
-    if not room:
-        found = ", ".join(f"{machine.get('CPU', 0):g}" for machine in machines) or "no machine"
-        raise ConfigError(f"Ray: expected a machine with {needs.cpus:g} cores for a worker, found machines with {found}")
-    return needs.cpus, 0, room
+    with_cores = [machine for machine in machines if machine.get("CPU", 0) >= 1]
+    if not with_cores:
+        raise ConfigError("Ray: expected a machine with cores for workers, found none. See `ray status`")
+    cpus = 1.0
+    if needs.per_machine is not None:
+        cpus = min(machine["CPU"] for machine in with_cores) / needs.per_machine
+        cpus = math.floor(cpus) if cpus >= 1 else cpus
+    return cpus, 0, sum(int(machine["CPU"] / cpus) for machine in with_cores)
 
 
 def reach(address: str) -> None:

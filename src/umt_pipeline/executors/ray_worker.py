@@ -55,7 +55,8 @@ class Job:
     """The work, and what a worker must have for it.
 
     Attributes:
-        start: pickled; called once, it gives what is called with each item.
+        start: pickled; called once, with the cores, it gives what is called with each item.
+        cores: that a worker may use.
         witnesses: paths that the driver sees.
         modules: what the key of the code is of.
         code: that key.
@@ -63,6 +64,7 @@ class Job:
     """
 
     start: bytes
+    cores: int
     witnesses: tuple[Witness, ...]
     modules: tuple[str, ...]
     code: str
@@ -88,7 +90,7 @@ class Worker:
             self._failed = pickle.dumps((UNFIT, f"Worker on host {self._host}: {problem}"))
             return
         try:
-            self._do = pickle.loads(job.start)()
+            self._do = pickle.loads(job.start)(job.cores)
         except Exception as error:
             self._failed = _error(error, self._host)
 

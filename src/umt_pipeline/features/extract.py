@@ -40,6 +40,8 @@ from umt_pipeline.video.views import counter_generator
 
 logger = logging.getLogger(__name__)
 
+# The modules that decide what a record is.
+RECORDING = ("features.extract", "features.shards")
 # Packages that read the files. Pillow reads images and resizes the frames of both.
 _DECODERS: dict[Media, tuple[str, ...]] = {"video": ("decord2", "av"), "image": ()}
 
@@ -218,7 +220,7 @@ def make_header(
 
 def recording_code() -> str:
     """Return the key of the code that decides what a record is."""
-    return code_key("features.extract", "features.shards")
+    return code_key(*RECORDING)
 
 
 def _identity(config: FeatureConfig, header: StoreHeader, index: pa.Table) -> Identity:

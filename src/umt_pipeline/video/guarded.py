@@ -34,6 +34,7 @@ from pydantic import Field
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.core.executor import Executor, Needs
+from umt_pipeline.core.processes import cores
 from umt_pipeline.video.media import Reason, Refusal
 
 logger = logging.getLogger(__name__)
@@ -113,15 +114,10 @@ def check_files(
     """
     if executor is not None:
         needs = replace(needs, workers=workers, at_once=FILES_AT_ONCE)
-        return executor.map(partial(OneByOne, check, limits), paths, needs)
+        return executor.map(partial(_one_by_one, check, limits), paths, needs)
     if workers == 1:
         return ((number, check(path, lambda _: None)) for number, path in enumerate(paths))
-    return run_guarded(check, paths, limits, workers or usable_cores())
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return run_guarded(check, paths, limits, workers or cores())
 
 
 def run_guarded(
@@ -188,6 +184,10 @@ class OneByOne(Generic[Result]):
         """End the process."""
         while self._pool:
             self._pool.pop().end()
+
+
+def _one_by_one(check: Check[Result], limits: ReadLimits, cores: int) -> OneByOne[Result]:
+    return OneByOne(check, limits)  # with a core, as each of this machine's processes
 
 
 def _heard(pool: list[_Worker[Result]]) -> Iterator[tuple[int, Result | Refusal]]:
