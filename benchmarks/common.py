@@ -32,7 +32,8 @@ from umt_pipeline.compute.peak import matmul_peak
 from umt_pipeline.compute.precision import dtype_of, resolve_precision
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.data.mapped import write_mapped
-from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.extract import FeatureConfig, plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.training.device import resolve_device

@@ -30,7 +30,7 @@ LIBRARY = (
     ("exchange", "serving"),
 )
 WIRING = (
-    ("project_config", "tracking", "datasets"),
+    ("project_config", "tracking", "datasets", "executors"),
     ("hooks",),
     ("pipelines",),
     ("dvc_stages",),

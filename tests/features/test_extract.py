@@ -15,7 +15,8 @@ from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_teacher
 from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.core.identity import PACKAGE_FOLDER, closure
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import Progress, extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import mask_noise
 from umt_pipeline.masking import draw_visible
@@ -63,9 +64,9 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(
         config = make_config(**changes)
         plan = plan_extraction(config, world.teacher, world.videos)
 
-        def on_progress(done: int, total: int) -> None:
-            assert total == 12
-            if done >= limit:
+        def on_progress(progress: Progress) -> None:
+            assert progress.rows == 12
+            if progress.done >= limit:
                 raise KilledError
 
         extract(config, world.teacher, plan, world.media, tmp_path / "killed", on_progress)
@@ -99,8 +100,8 @@ def test_a_full_disk_stops_extraction_and_the_next_run_goes_on(world: World, mak
     plan = plan_extraction(config, world.teacher, world.videos)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill_the_disk(done: int, total: int) -> None:
-        if done >= 5:
+    def fill_the_disk(progress: Progress) -> None:
+        if progress.done >= 5:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
 
     try:
@@ -180,18 +181,18 @@ def test_what_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_video_that_fails_now_stops_with_its_name(world: World, tmp_path: Path, workers: int) -> None:
+def test_too_many_videos_that_fail_now_end_it_with_their_names(world: World, tmp_path: Path, workers: int) -> None:
     videos = world.videos.assign(path=world.videos["path"].replace("clip3.mp4", "gone.mp4"))
     config = make_config(workers=workers)
     plan = plan_extraction(config, world.teacher, videos)
-    with pytest.raises(StoreError, match=r"accepted cannot be read now.*gone\.mp4"):
+    with pytest.raises(StoreError, match=r"accepted cannot be read now: 1 of 4 clips.*max_rejected_share.*gone\.mp4"):
         extract(config, world.teacher, plan, world.media, tmp_path)
     assert (tmp_path / "shards/00000").is_dir()
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_what_is_recorded_depends_on_no_code_of_the_student() -> None:
-    files = {file.relative_to(PACKAGE_FOLDER).as_posix() for file in closure(["features.extract"])}
+    files = {file.relative_to(PACKAGE_FOLDER).as_posix() for file in closure(["features.extract", "features.shards"])}
     assert {"models/towers.py", "video/decode.py", "masking.py"} <= files
-    assert not {"models/vit.py", "models/student.py"} & files
+    assert not {"features/runner.py", "models/vit.py", "models/student.py"} & files
     assert not any(file.startswith(("training/", "data/")) for file in files)

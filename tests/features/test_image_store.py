@@ -18,7 +18,8 @@ from tests.features.conftest import World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_teacher_folder
 from umt_pipeline.core.errors import ConfigError, StoreError
-from umt_pipeline.features.extract import extract, plan_extraction, select_clips
+from umt_pipeline.features.extract import plan_extraction, select_clips
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.masking import MaskConfig

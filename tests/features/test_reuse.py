@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from tests.features.tiny import make_config, make_corpus, make_teacher
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.features import extract as extraction
 from umt_pipeline.features import reuse, writer
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
 from umt_pipeline.features.index import noise_keys
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
+from umt_pipeline.features.runner import Progress, extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import verify_store
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.video.decode import Decoder, Wanted
 
 CLIPS = 6
 PQ = {"codec": {"kind": "pq", "bytes_per_token": 4}, "mask": {"kind": "none"}}
@@ -47,14 +49,17 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> World:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files of which views were decoded, one entry per view."""
     names: list[str] = []
-    decode = extraction.decode_batches
+    decode = Decoder.decode
 
-    def count(paths: Sequence[Path], views: Any, batches: Any, workers: int | None) -> Any:
-        for positions, frames in decode(paths, views, batches, workers):
-            names.extend(paths[position].name for position in positions)
-            yield positions, frames
+    def count(self: Decoder, batches: Iterable[tuple[Any, Wanted]]) -> Any:
+        def counted() -> Iterator[tuple[Any, Wanted]]:
+            for key, wanted in batches:
+                names.extend(path.name for path, _ in wanted)
+                yield key, wanted
 
-    monkeypatch.setattr(extraction, "decode_batches", count)
+        return decode(self, counted())
+
+    monkeypatch.setattr(Decoder, "decode", count)
     return names
 
 
@@ -207,8 +212,8 @@ def test_interrupted_work_on_other_clips_is_taken_over(six: World, tmp_path: Pat
     class KilledError(Exception):
         pass
 
-    def die(done: int, total: int) -> None:
-        if done > 10:
+    def die(progress: Progress) -> None:
+        if progress.done > 10:
             raise KilledError
 
     config = make_config()
@@ -332,9 +337,9 @@ def test_an_interrupted_extension_gives_the_same_bytes(six: World, tmp_path: Pat
         if not is_begun(tmp_path / "killed"):
             assert begin_store(tmp_path / "killed", plan.header, plan.index, [tmp_path / "first"]) == 6
 
-        def on_progress(done: int, total: int) -> None:
-            assert total == 18
-            if done >= limit:
+        def on_progress(progress: Progress) -> None:
+            assert progress.rows == 18
+            if progress.done >= limit:
                 raise KilledError
 
         extract(config, six.teacher, plan, six.media, tmp_path / "killed", on_progress)

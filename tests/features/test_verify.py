@@ -13,7 +13,8 @@ from tests.features.conftest import MakeStore, World
 from tests.features.tiny import make_config, make_teacher_folder, write_clip
 from umt_pipeline.core.errors import CheckpointError, StoreError
 from umt_pipeline.core.files import read_json, sha256_file, write_json
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, sample_rows, verify_store
 from umt_pipeline.models.teacher import load_teacher, teacher_weights_file

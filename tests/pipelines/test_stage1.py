@@ -12,7 +12,8 @@ import pytest
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.features.codecs import Int8
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.sources import RecordedViews, gather_views
 from umt_pipeline.pipelines.stage1.nodes import train_student

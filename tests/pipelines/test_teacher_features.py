@@ -84,7 +84,7 @@ def test_one_clip_more_extracts_that_clip_and_abandoned_work_is_collected(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("umt_pipeline.features.extract._run_teacher", killed)
+        patch.setattr("umt_pipeline.features.shards.run_teacher_on", killed)
         for view in (ViewConfig(frames=3, size=32), ViewConfig(frames=4, size=32)):
             with pytest.raises(KeyboardInterrupt):
                 run(3, view=view)

@@ -18,8 +18,9 @@ from tests.training.conftest import StageWorld, read_batch
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
 from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.features.runner import extract
 from umt_pipeline.losses import HardNegatives, hard_negatives
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.folders import save_model

@@ -19,6 +19,7 @@ import torch
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.precision import resolve_precision
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.processes import cores
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import WorkParams
@@ -173,8 +174,3 @@ def _do_share(function: Callable[[T, Sequence[Batch], Tick], Result], loaded: T,
 
 def _ignore(_: int) -> None:
     pass  # the first process counts whole shares
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,6 +27,7 @@ from umt_pipeline.video.views import ViewConfig
 SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
 LEARNT_FILE = "codec.safetensors"
+REJECTS_FILE = "rejects.parquet"
 # Settings of a store that none of its records depends on: which clips and views there are, how they are cut into shards, and
 # the law that views are drawn by, all but their size: the index holds what it gave.
 _NOT_OF_A_RECORD = frozenset({"schema_version", "shard_rows", "splits", "view.flip", "view.scales", "views"})
@@ -200,13 +201,15 @@ class StoreManifest(StoreHeader):
     """A finished store.
 
     ``learnt`` is there if its codec learns and the store has rows. ``rows_dead`` counts what lies in the shards and is in no
-    line of the index: records of an earlier store that this one does not want.
+    line of the index: records of an earlier store that this one does not want, and those of clips that could not be read,
+    which ``rejects`` lists.
     """
 
     rows: int
     rows_dead: int = 0
     index: FileEntry
     learnt: FileEntry | None = None
+    rejects: FileEntry | None = None
     shards: ShardColumns
 
     def header(self) -> StoreHeader:

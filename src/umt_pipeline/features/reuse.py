@@ -38,6 +38,7 @@ from umt_pipeline.features.index import (
 from umt_pipeline.features.manifest import (
     LEARNT_FILE,
     MANIFEST_FILE,
+    REJECTS_FILE,
     FileEntry,
     StoreHeader,
     StoreManifest,
@@ -45,6 +46,7 @@ from umt_pipeline.features.manifest import (
     shard_name,
 )
 from umt_pipeline.features.reading import ArrayFile, RecordReader
+from umt_pipeline.features.rejects import rejects_in, restore_index
 from umt_pipeline.features.writer import PLAN_FILE, ShardWriter, files_in, read_plan, rows_in, write_plan
 
 logger = logging.getLogger(__name__)
@@ -95,12 +97,12 @@ def is_begun(folder: Path) -> bool:
 def begin_store(folder: Path, header: StoreHeader, plan: pa.Table, earlier: Iterable[Path]) -> int:
     """Begin a store with the records of earlier ones, whole or not at all.
 
-    :func:`umt_pipeline.features.extract.extract` goes on from there.
+    :func:`umt_pipeline.features.runner.extract` goes on from there.
 
     Args:
         folder: of the store, in which none was begun.
         header: what its records have in common.
-        plan: its rows, as for :class:`umt_pipeline.features.writer.FeatureStoreWriter`.
+        plan: its rows, as for :meth:`umt_pipeline.features.writer.UnfinishedStore.begin`.
         earlier: folders of stores, finished or not, of whatever settings; what is no store is passed over.
 
     Returns:
@@ -149,6 +151,7 @@ def drop_damaged(folder: Path) -> None:
     """
     manifest = read_manifest(folder)
     _require_small_files(folder, manifest)
+    restore_index(folder)
     table = read_index(folder)
     places_R2 = places_of(table)
     for number, rows in enumerate(rows_by_shard(places_R2)):
@@ -189,9 +192,14 @@ def _places(folder: Path, header: StoreHeader, wanted: Container[RecordKey]) -> 
     elif header.codec.sampled_tokens and not _learnt(folder).is_file():
         return {}  # it was interrupted before its codec had learnt, or has lost what that was
     table = read_index(folder)
-    there = {path.name for path in (folder / "shards").iterdir()}
+    shards = [path for path in (folder / "shards").iterdir() if not path.name.startswith(".")]
+    unread = {path.name: {reject.shard_row for reject in rejects_in(path)} for path in shards}
     places = zip(record_keys(table), places_of(table).tolist(), strict=True)
-    return {key: (shard, row) for key, (shard, row) in places if key in wanted and shard_name(shard) in there}
+    return {
+        key: (shard, row)
+        for key, (shard, row) in places
+        if key in wanted and shard_name(shard) in unread and row not in unread[shard_name(shard)]
+    }
 
 
 def _take(keys: Sequence[RecordKey], stores: Sequence[_Earlier]) -> list[_Taken]:
@@ -255,7 +263,7 @@ def _is_whole(shard: Path, files: Mapping[str, FileEntry] | None = None) -> bool
 
 
 def _require_small_files(folder: Path, manifest: StoreManifest) -> None:
-    expected = {INDEX_FILE: manifest.index, LEARNT_FILE: manifest.learnt}
+    expected = {INDEX_FILE: manifest.index, LEARNT_FILE: manifest.learnt, REJECTS_FILE: manifest.rejects}
     for name, entry in expected.items():
         if entry is not None and not ((folder / name).is_file() and FileEntry.of(folder / name) == entry):
             raise StoreError(f"{folder / name} is not as it was written")

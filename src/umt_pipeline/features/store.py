@@ -5,6 +5,7 @@
                                  number, frames, crop, flip: see features.index
     shards/00000/<array>.npy     pixels, attention, visible, targets[, scales]; the first axis is the row in the shard
     shards/00000/files.json      size and hash of each array file, written with them
+    rejects.parquet              the clips' views that it lacks because a file could not be read, if there are such
     codec.safetensors            what the codec has learnt of the corpus, if it learns; written before the first shard
 
 Rows are numbered in the order of the plan, a clip's views side by side. Their records may lie anywhere in the shards: what
@@ -29,7 +30,7 @@ from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.features.codecs import Coder, read_learnt
 from umt_pipeline.features.index import INDEX_FILE, PLACE, clip_codes, column_of, read_index, views_of
-from umt_pipeline.features.manifest import LEARNT_FILE, FileEntry, StoreManifest, read_manifest, shard_name
+from umt_pipeline.features.manifest import LEARNT_FILE, REJECTS_FILE, FileEntry, StoreManifest, read_manifest, shard_name
 from umt_pipeline.features.reading import ArrayFile, RecordReader
 from umt_pipeline.video.views import View
 
@@ -200,6 +201,8 @@ class FeatureStore:
         yield self.folder / INDEX_FILE, self.manifest.index
         if self.manifest.learnt is not None:
             yield self.folder / LEARNT_FILE, self.manifest.learnt
+        if self.manifest.rejects is not None:
+            yield self.folder / REJECTS_FILE, self.manifest.rejects
 
     def _all_files(self) -> Iterable[tuple[Path, FileEntry]]:
         yield from self._small_files()

@@ -27,10 +27,9 @@ from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
-from umt_pipeline.core.identity import code_key
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.codecs import Coder, cosine_error
-from umt_pipeline.features.extract import FeatureConfig
+from umt_pipeline.features.extract import FeatureConfig, recording_code
 from umt_pipeline.features.index import noise_keys, places_of, rows_by_shard
 from umt_pipeline.features.manifest import StoreHeader, read_manifest
 from umt_pipeline.features.store import FeatureStore
@@ -82,7 +81,7 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
             + "; ".join(differing)
             + ". Run teacher_features again, or set the parameters back"
         )
-    if manifest.code != code_key("features.extract"):
+    if manifest.code != recording_code():
         logger.warning(
             "feature store %s was recorded by other code than this: verify compares its rows with what this code gives; run "
             "teacher_features again if they differ",
@@ -263,7 +262,7 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     with autocast(header.precision, device):
         targets_BKVC = features.targets(visible_BV).transpose(0, 1)
     error_BKV = cosine_error(targets_BKVC, coder.decode(stored))
-    fresh = {name: torch.from_numpy(array).to(device) for name, array in coder.encode(targets_BKVC).items()}
+    fresh = coder.encode(targets_BKVC)
     allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING[header.precision]
     excess = f"tokens (1 - cosine; the codec {header.codec.kind} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)

@@ -70,6 +70,7 @@ class Teacher(nn.Module):
         config: how many layers, which normalisation.
         grid: patches along a side of the student's frame; the tower's positions are fitted to it.
         weights_sha256: identity of the weights.
+        folder: where it was loaded from, so that other processes can load it too.
 
     Raises:
         ConfigError: the tower is no plain ViT, or has fewer blocks than ``config.layers``.
@@ -78,7 +79,15 @@ class Teacher(nn.Module):
     scale_311: Tensor
     shift_311: Tensor
 
-    def __init__(self, model: nn.Module, tokenizer: Any, config: TeacherConfig, grid: int, weights_sha256: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        config: TeacherConfig,
+        grid: int,
+        weights_sha256: str,
+        folder: Path | None = None,
+    ) -> None:
         super().__init__()
         self.tower = make_tower(model, config.source, grid)
         try:
@@ -90,6 +99,7 @@ class Teacher(nn.Module):
         self.config = config
         self.grid = grid
         self.weights_sha256 = weights_sha256
+        self.folder = folder
         mean, std = (torch.tensor(values) for values in self.tower.statistics)
         # x_student = (x - m) / s  ->  x_teacher = (x - M) / S = x_student * s / S + (m - M) / S
         scale = torch.tensor(IMAGENET_STD) / std
@@ -234,7 +244,7 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool =
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         library = "timm" if is_timm else "open_clip"
         raise CheckpointError(f"teacher folder {folder} cannot be loaded by {library}: {error}") from error
-    return Teacher(model, tokenizer, config, grid, sha256_file(weights))
+    return Teacher(model, tokenizer, config, grid, sha256_file(weights), folder)
 
 
 def save_open_clip(model: nn.Module, model_config: dict, tokenizer: object, folder: Path) -> None:

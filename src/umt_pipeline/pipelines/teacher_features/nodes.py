@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import linked_copy, read_json, write_json
 from umt_pipeline.core.identity import work_folder
 from umt_pipeline.core.progress import progress
-from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.executors import LOCAL, OfflineParams, open_executor
+from umt_pipeline.features.extract import FeatureConfig, plan_extraction
 from umt_pipeline.features.manifest import MANIFEST_FILE
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
+from umt_pipeline.features.runner import MakeShards, Progress, extract
+from umt_pipeline.features.spread import make_by
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
 from umt_pipeline.pipelines.runs import fresh_folder
@@ -32,7 +36,12 @@ _ABANDONED_DAYS = 14
 
 
 def extract_features(
-    params: TeacherFeaturesParams, teacher: Path, raw_media: Path, videos: pd.DataFrame, workspace: Path
+    params: TeacherFeaturesParams,
+    teacher: Path,
+    raw_media: Path,
+    videos: pd.DataFrame,
+    workspace: Path,
+    offline: OfflineParams = LOCAL,
 ) -> tuple[Path, Path, dict[str, Any]]:
     """Record the teacher's targets for the views of every video and of every image of the wanted splits.
 
@@ -43,6 +52,7 @@ def extract_features(
         videos: the clean table of videos and images.
         workspace: folder for unfinished work, in which an interrupted extraction, and the records of earlier ones, are found
             again.
+        offline: where this is done.
 
     Returns:
         Copies of the finished store of the videos and of that of the images (without rows where there are none), in the
@@ -50,7 +60,7 @@ def extract_features(
         that of the images under ``images``.
 
     Raises:
-        ConfigError: the parameters do not fit the teacher or the table.
+        ConfigError: the parameters do not fit the teacher or the table; or Ray cannot be reached, or a worker lacks something.
         CheckpointError: the teacher cannot be loaded.
         StoreError: a file cannot be read, or the disk is full; what is finished will be used by the next attempt.
         TrainingError: another process is at work in the workspace.
@@ -58,15 +68,23 @@ def extract_features(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower = load_teacher(teacher, params.teacher, params.grid).to(device)
     logger.info("teacher: %s", tower.describe())
-    store, report = _record(params, tower, raw_media, videos, "video", workspace / "features")
-    image_store, image_report = _record(
-        params.image_config(), tower, raw_media, videos, "image", workspace / "image_features"
-    )
+    with open_executor(offline) as executor:
+        make_shards = None if executor is None else partial(make_by, executor)
+        store, report = _record(params, tower, raw_media, videos, "video", workspace / "features", make_shards)
+        image_store, image_report = _record(
+            params.image_config(), tower, raw_media, videos, "image", workspace / "image_features", make_shards
+        )
     return store, image_store, {**report, "images": image_report}
 
 
 def _record(
-    config: FeatureConfig, tower: Teacher, raw_media: Path, videos: pd.DataFrame, media: Media, folder: Path
+    config: FeatureConfig,
+    tower: Teacher,
+    raw_media: Path,
+    videos: pd.DataFrame,
+    media: Media,
+    folder: Path,
+    make_shards: MakeShards | None,
 ) -> tuple[Path, dict[str, Any]]:
     """Extract what no earlier store holds, or take what was finished before.
 
@@ -79,6 +97,7 @@ def _record(
         videos: the clean table.
         media: which of its rows.
         folder: holds a folder for each identity; of one run at a time.
+        make_shards: makes the shards; None: this machine.
     """
     plan = plan_extraction(config, tower, videos, media)
     with run_lock(folder):
@@ -93,7 +112,9 @@ def _record(
                 others = [path / "store" for path in folder.iterdir() if path != work]
                 begin_store(store, plan.header, plan.index, others)
             with progress(f"teacher features, {media}s", len(plan.index), "view") as show:
-                report = extract(config, tower, plan, raw_media, store, lambda done, total: show(done))
+                report = extract(
+                    config, tower, plan, raw_media, store, lambda news: show(news.done, _in_words(news)), make_shards
+                )
             write_json(report_file, report)
             logger.info(
                 "teacher features: %d views of %d %ss (%d found by content), %.1f MB, %.1f views/s",
@@ -108,6 +129,12 @@ def _record(
         copy = fresh_folder(folder.parent, folder.name)
         linked_copy(store, copy)
     return copy, report
+
+
+def _in_words(news: Progress) -> str:
+    """Say how well the device is used, and what is waited for."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in news.shares().items())
+    return f"time: {shares}"
 
 
 def _is_whole(store: Path) -> bool:

@@ -28,7 +28,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 extract_features,
-                inputs=["params:teacher_features", "teacher", "raw_media", "videos", "workspace"],
+                inputs=["params:teacher_features", "teacher", "raw_media", "videos", "workspace", "params:offline"],
                 outputs=["feature_store", "image_store", "feature_report"],
                 name="extract_features",
             ),

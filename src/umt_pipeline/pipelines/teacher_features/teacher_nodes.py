@@ -114,9 +114,7 @@ def _described_clips(small: SmallClipConfig, corpus: _Corpus) -> pd.DataFrame:
     return clips[captioned].reset_index(drop=True)
 
 
-def _decode(
-    clips: pd.DataFrame, raw_media: Path, view: ViewConfig, dataset_id: str | None, workers: int | None
-) -> np.ndarray:
+def _decode(clips: pd.DataFrame, raw_media: Path, view: ViewConfig, dataset_id: str | None, workers: int | None) -> np.ndarray:
     """Decode one view per clip: a training view of ``dataset_id``, or the evaluation view if that is None."""
     views: list[View] = []
     for clip in clips.to_dict("records"):
