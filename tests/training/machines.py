@@ -73,8 +73,6 @@ class Machine:
             self.process.wait()
 
 
-
-
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 

@@ -76,7 +76,7 @@ def test_another_machine_waits_until_it_sees_the_same_checkpoint(tmp_path: Path)
     state.await_same(late / folder.name, sha256, 30.0)
     arrival.join()
     (folder / "checkpoint.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="found [0-9a-f]{12} after"):
+    with pytest.raises(CheckpointError, match=r"found [0-9a-f]{12} after"):
         state.await_same(folder, sha256, 0.1)
 
 

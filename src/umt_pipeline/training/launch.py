@@ -215,7 +215,7 @@ def main(spec_path: str) -> None:
     """Entry point of a rank: ``python -m umt_pipeline.training.launch spec.json`` under torchrun, or alone.
 
     SIGTERM and SIGUSR1 make all ranks save a checkpoint and end. Alone, the exit status then is
-    :data:`umt_pipeline.training.stopping.INTERRUPTED_STATUS`; under torchrun it is 0, for any other would start the ranks again.
+    :data:`umt_pipeline.training.stopping.INTERRUPTED_STATUS`; under torchrun it is 0, for any other would start ranks again.
 
     Raises:
         ConfigError: the spec is of another version, ranks are not of one mind, or the run cannot be trained on so many.

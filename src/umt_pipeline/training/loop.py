@@ -322,8 +322,8 @@ class Trainer:
     def _stop_as_asked(self, done: int) -> None:
         self.peers.meet()  # nobody leaves before the checkpoint is on disk
         raise TrainingInterrupted(
-            f"{self.run_dir}: stopped after step {done} of {self.schedule.total_steps}, as this process or another one was asked "
-            "to; a checkpoint is saved, run again to go on from it"
+            f"{self.run_dir}: stopped after step {done} of {self.schedule.total_steps}, as this process or another one was "
+            "asked to; a checkpoint is saved, run again to go on from it"
         )
 
     def _finish(self, history: list[Row]) -> TrainResult:

@@ -104,6 +104,6 @@ def lost_peers_named(rank: int, world: int, host: str, timeout: float) -> Iterat
             raise
         raise TrainingError(
             f"process {rank} of {world} on {host} lost the others: one ended, its machine or the network between them is gone, "
-            f"or it did not answer within `timeout: {timeout:g}` seconds. Its own log says why, if it could. Restarted, the run "
-            f"goes on from its newest checkpoint. What was seen here: {str(error).strip().splitlines()[0]}"
+            f"or it did not answer within `timeout: {timeout:g}` seconds. Its own log says why, if it could. Started again, "
+            f"the run goes on from its newest checkpoint. What was seen here: {str(error).strip().splitlines()[0]}"
         ) from error

@@ -10,6 +10,7 @@ Shapes: N samples in the data set, B samples of one micro-batch on one rank.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import queue
 import threading
@@ -195,9 +196,7 @@ class Sampler:
     def _draw_group(self, number: int, epoch: int) -> np.ndarray:
         """Samples and passes [2, n] of one group, shuffled over its corpora."""
         parts = [
-            self._draw_corpus(index, epoch)
-            for index, corpus in enumerate(self.corpora)
-            if corpus.group == self.groups[number]
+            self._draw_corpus(index, epoch) for index, corpus in enumerate(self.corpora) if corpus.group == self.groups[number]
         ]
         drawn = np.concatenate(parts, axis=1)
         # One corpus is in random order as it is.
@@ -232,10 +231,10 @@ def needed_pieces(batch_size: int, accumulate: int, world: int, device_batch: in
         ConfigError: a device cannot hold its share, and the loss must not be cut.
     """
     pieces = accumulate
-    while device_batch is not None and -(-(-(-batch_size // pieces)) // world) > device_batch:
+    while device_batch is not None and math.ceil(math.ceil(batch_size / pieces) / world) > device_batch:
         pieces += 1
     if pieces > accumulate and equal_shares:
-        needed = -(-(-(-batch_size // accumulate)) // (device_batch or batch_size))
+        needed = math.ceil(math.ceil(batch_size / accumulate) / (device_batch or batch_size))
         raise ConfigError(
             f"`device_batch` {device_batch} on {world} processes would cut the batch of {batch_size} into {pieces} pieces, not "
             f"{accumulate}, and the contrastive loss compares only what is in one piece: use {needed} processes, or set "
@@ -271,9 +270,7 @@ class Loader:
         ahead: batches read ahead (per worker).
     """
 
-    def __init__(
-        self, reader: BatchReader, addresses: Iterator[MicroBatch], workers: int, pin: bool, ahead: int = 2
-    ) -> None:
+    def __init__(self, reader: BatchReader, addresses: Iterator[MicroBatch], workers: int, pin: bool, ahead: int = 2) -> None:
         self._reader, self._addresses, self._workers, self._pin, self._ahead = reader, addresses, workers, pin, ahead
         self._stop = threading.Event()
 

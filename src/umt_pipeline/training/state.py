@@ -389,9 +389,7 @@ def read_history(run_dir: Path) -> list[Row]:
     path = history_path(run_dir)
     if not path.exists():
         return []
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _write_history(run_dir: Path, rows: list[Row]) -> None:

@@ -7,11 +7,12 @@
     75   it was asked to stop (SIGTERM, SIGUSR1, SIGINT) and saved a checkpoint: start it again
     1    it failed; the log says why
 
-torchrun itself gives ranks 30 seconds after a signal, does not know SIGUSR1, and ends with 1 however they ended. Here signals go to
-the ranks alone, and these take the time that a checkpoint needs. One machine that is asked stops all; one that died may come back.
+torchrun itself gives ranks 30 seconds after a signal, does not know SIGUSR1, and ends with 1 however they ended. Here signals
+go to the ranks alone, and these take the time that a checkpoint needs. One machine that is asked stops all; one that died may
+come back.
 
-``--rdzv-conf join_timeout=600`` is the deadline, in seconds, by which all machines must have come. One that has waited in vain says
-who came, as each leaves a file in ``RUN_DIR/machines`` while it is there.
+``--rdzv-conf join_timeout=600`` is the deadline, in seconds, by which all machines must have come. One that has waited in vain
+says who came, as each leaves a file in ``RUN_DIR/machines`` while it is there.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class Machine:
             if self._asked or (self._ranks / stopping.INTERRUPTED).exists():
                 if self._finished():
                     return
-                raise TrainingInterrupted(f"{self._machines.parent}: stopped before its end, as it was asked to; start it again")
+                raise TrainingInterrupted(
+                    f"{self._machines.parent}: stopped before its end, as it was asked to; start it again"
+                )
 
     def _run_ranks(self) -> None:
         began = time.monotonic()
@@ -116,8 +119,8 @@ class Machine:
         came = ", ".join(f"{name} (since {since})" for name, since in self._present().items())
         return (
             f"the rendezvous at {self._args.rdzv_endpoint} {what} within {time.monotonic() - began:.0f} seconds (join_timeout "
-            f"{self._timeout:g}): expected {self._args.nnodes} machines of run {self._args.rdzv_id!r}, came: {came}. Look at the "
-            "logs of the others, and whether they reach this host and port"
+            f"{self._timeout:g}): expected {self._args.nnodes} machines of run {self._args.rdzv_id!r}, came: {came}. Look at "
+            "the logs of the others, and whether they reach this host and port"
         )
 
     def _present(self) -> dict[str, str]:
