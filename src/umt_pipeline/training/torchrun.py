@@ -29,9 +29,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from torch.distributed import DistStoreError
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous.api import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousTimeoutError,
+)
 from torch.distributed.run import parse_args, run
 
 from umt_pipeline.core.errors import TrainingError, TrainingInterrupted
@@ -96,6 +101,11 @@ class Machine:
                 raise TrainingError(self._nobody("could not be reached", began)) from error
             except RendezvousTimeoutError as error:
                 raise TrainingError(self._nobody("did not complete", began)) from error
+            except (RendezvousClosedError, DistStoreError) as error:
+                raise TrainingError(
+                    f"another machine of run {self._args.rdzv_id!r} gave it up, or the one of {self._args.rdzv_endpoint} is gone; "
+                    f"its log says why. What was seen here: {error!r}"
+                ) from error
             except ChildFailedError as error:
                 raise TrainingError(str(error)) from error
             except SignalException as error:
