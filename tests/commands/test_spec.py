@@ -17,7 +17,7 @@ def test_what_is_to_be_started_is_said_and_what_is_finished_is_not() -> None:
     folder = Path("/shared/with space/stage1/0123")
     said = lines("stage1", [Written("stage1", folder / "spec.json", False)])
     assert said[0] == f"stage1: {folder}"
-    assert said[1].strip().startswith("torchrun --nnodes NODES --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST")
+    assert said[1].startswith("  torchrun --nnodes NODES --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST")
     assert said[1].endswith(f"-m umt_pipeline.training.launch '{folder}/spec.json'")
     assert "kedro run --pipelines stage1" in said[-1]
     assert lines("stage1", [Written("stage1", folder / "spec.json", True)]) == [f"stage1: {folder} (finished)"]

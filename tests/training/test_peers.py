@@ -58,8 +58,8 @@ def test_two_processes_agree(tmp_path: Path) -> None:
 
 
 def test_a_lost_process_is_named_in_plain_words() -> None:
-    with pytest.raises(TrainingError, match=r"process 3 of 8 on node7 lost the others.*timeout: 600` seconds.*gloo"):
-        with lost_peers_named(3, 8, "node7", 600.0):
-            raise RuntimeError("[../third_party/gloo/pair.cc:545] Connection closed by peer")
+    said = pytest.raises(TrainingError, match=r"process 3 of 8 on node7 lost the others.*timeout: 600` seconds.*gloo")
+    with said, lost_peers_named(3, 8, "node7", 600.0):
+        raise RuntimeError("[../third_party/gloo/pair.cc:545] Connection closed by peer")
     with pytest.raises(RuntimeError, match="size mismatch"), lost_peers_named(0, 2, "node7", 600.0):
         raise RuntimeError("size mismatch")

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -103,8 +103,8 @@ class Machine:
                 raise TrainingError(self._nobody("did not complete", began)) from error
             except (RendezvousClosedError, DistStoreError) as error:
                 raise TrainingError(
-                    f"another machine of run {self._args.rdzv_id!r} gave it up, or the one of {self._args.rdzv_endpoint} is gone; "
-                    f"its log says why. What was seen here: {error!r}"
+                    f"another machine of run {self._args.rdzv_id!r} gave it up, or the one of {self._args.rdzv_endpoint} is "
+                    f"gone; its log says why. What was seen here: {error!r}"
                 ) from error
             except ChildFailedError as error:
                 raise TrainingError(str(error)) from error
@@ -120,9 +120,11 @@ class Machine:
         del number, frame
         self._asked = True
         (self._ranks / stopping.STOP).touch()
-        ranks = [int(path.name) for path in self._ranks.iterdir() if path.name.isdigit()]
-        alive = [rank for rank in ranks if _send(rank, signal.SIGTERM)]
-        if not alive:
+        ranks = stopping.ranks_at_work(self._ranks)
+        for rank in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGTERM)
+        if not ranks:
             raise TrainingInterrupted(f"{self._machines.parent}: asked to stop while no rank was at work; start it again")
 
     def _nobody(self, what: str, began: float) -> str:
@@ -161,14 +163,6 @@ class Machine:
             sign.unlink(missing_ok=True)
             if self._machines.is_dir() and not any(self._machines.iterdir()):
                 self._machines.rmdir()
-
-
-def _send(process: int, number: signal.Signals) -> bool:
-    try:
-        os.kill(process, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def main(arguments: list[str]) -> int:
