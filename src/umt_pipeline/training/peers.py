@@ -32,8 +32,11 @@ class Peers:
 
     def __init__(self, timeout: float) -> None:
         self.rank, self.world = rank_and_world()
-        self._timeout = timeout
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.world > 1 else None
+        self._group: dist.ProcessGroup | None = None
+        if self.world > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            assert isinstance(group, dist.ProcessGroup)  # all processes are in it
+            self._group = group
         self._vote: tuple[Any, Tensor] | None = None
 
     def gather(self, value: T) -> list[T]:
