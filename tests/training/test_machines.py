@@ -64,21 +64,23 @@ def require_same_losses(folder: Path, spec: ToySpec, other: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dying", [1, 0], ids=["another", "the one of the endpoint"])
 def test_two_machines_train_to_the_losses_of_one_process_though_one_dies_and_comes_back(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, dying: int
 ) -> None:
     folder, port = tmp_path / "run", free_port()
     spec = make_run(folder)
     start(cluster, folder, port, "--max-restarts", "3")
     wait_until(lambda: steps(folder) >= 12, cluster)
-    cluster[1].kill()
+    cluster[dying].kill()
     before = steps(folder)
-    start_again = [*("--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--max-restarts", "3")]
-    start_again += ["--rdzv-endpoint", f"{cluster[0].address}:{port}", "--rdzv-id", "run", "--rdzv-conf", "is_host=false"]
-    cluster[1].start(folder / launch.SPEC_FILE, start_again)
+    endpoint = f"{cluster[0].address}:{port}"
+    again = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "run"]
+    again += ["--max-restarts", "3", "--rdzv-conf", f"is_host={dying == 0}"]
+    cluster[dying].start(folder / launch.SPEC_FILE, again)
     assert [machine.wait(180) for machine in cluster] == [0, 0], cluster[0].said()[-3000:]
     assert before < 40
-    assert "resumed from step" in cluster[0].said()
+    assert "resumed from step" in cluster[dying].said()
     require_same_losses(folder, spec, tmp_path / "alone")
 
 

@@ -91,10 +91,13 @@ class Machine:
     def _run_ranks(self) -> None:
         began = time.monotonic()
         while True:
+            ranks = set(self._ranks.iterdir())
             try:
                 run(parse_args(self._arguments))
             except RendezvousConnectionError as error:
-                # The machine of the endpoint may come later than this one.
+                # The machine of the endpoint may come later than this one, and come back if it dies.
+                if set(self._ranks.iterdir()) != ranks:
+                    began = time.monotonic()
                 if time.monotonic() - began < self._timeout:
                     time.sleep(1.0)
                     continue
