@@ -75,8 +75,8 @@ def test_two_machines_train_to_the_losses_of_one_process_though_one_dies_and_com
     cluster[dying].kill()
     before = steps(folder)
     endpoint = f"{cluster[0].address}:{port}"
-    again = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "run"]
-    again += ["--max-restarts", "3", "--rdzv-conf", f"is_host={dying == 0}"]
+    again = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
+    again += ["--rdzv-id", "run", "--max-restarts", "3", "--rdzv-conf", f"is_host={dying == 0}"]
     cluster[dying].start(folder / launch.SPEC_FILE, again)
     assert [machine.wait(180) for machine in cluster] == [0, 0], cluster[0].said()[-3000:]
     assert before < 40
