@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ OnRow = Callable[[Row], None]
 _SYNC_BUFFERS = "forward_sync_buffers"
 if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
     _SYNC_BUFFERS = "broadcast_buffers"
+_CONSTANT_BUFFERS: dict[str, Any] = {_SYNC_BUFFERS: False}
 
 
 def train(
@@ -207,7 +208,7 @@ class Trainer:
                 wrapped,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
-                **{_SYNC_BUFFERS: False},
+                **_CONSTANT_BUFFERS,
             )
         return wrapped
 
