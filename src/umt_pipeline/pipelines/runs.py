@@ -1,4 +1,8 @@
-"""What nodes share: start a run in the workspace, watch it in MLflow, keep its history; know contents by hashes."""
+"""What nodes share: start a run in the workspace, watch it in MLflow, keep its history; know contents by hashes.
+
+A stage that trains first says what, as data: a dataset ``<something>_runs`` of runs by name. So ``umt spec`` can write them
+down for other machines to train, and a later run of the stage finds them finished.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,16 @@ from umt_pipeline.core.identity import IDENTITY_FILE, Identity, fingerprint, wor
 from umt_pipeline.data.mapped import table_sha256
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.tracking import flush, metric_logger
-from umt_pipeline.training.launch import FinishedRun, run
-from umt_pipeline.training.spec import RunSpec
+from umt_pipeline.training.launch import SPEC_FILE, FinishedRun, run
+from umt_pipeline.training.spec import RunSpec, write_spec
 from umt_pipeline.training.state import final_weights, newest_checkpoint
 
 # What a model folder is known by.
 MODEL_FILES = ("*.safetensors", "config.json", SKIPPED_FILE)
+
+# How datasets end whose values are runs by name.
+RUNS = "_runs"
+NamedRuns = Mapping[str, RunSpec]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +69,20 @@ def _require_not_begun_otherwise(spec: RunSpec, folder: Path) -> None:
                     f"{there}: expected a run in {own}, which `train.precision: auto` takes on this device, found one that was "
                     f"begun in {begun} and not finished. Set precision to {begun} to go on with it, or to {own} to train anew"
                 )
+
+
+def write_down(name: str, spec: RunSpec, workspace: Path) -> tuple[Path, bool]:
+    """Write a run's spec into its folder in the workspace, where :func:`train` will look for it; nothing is started.
+
+    A precision of ``auto`` becomes what this machine would take: it is part of what a run is known by.
+
+    Returns:
+        The spec's file, and whether the run is finished.
+    """
+    chosen = spec.resolved()
+    folder = work_folder(workspace / name, chosen.identity())
+    write_spec(folder / SPEC_FILE, chosen)
+    return folder / SPEC_FILE, final_weights(folder).is_file()
 
 
 def exported(finished: FinishedRun, workspace: Path, name: str) -> Path:

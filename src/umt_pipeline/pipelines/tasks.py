@@ -17,10 +17,11 @@ from umt_pipeline.datasets import JsonDataset, TableDataset, TextFileDataset
 from umt_pipeline.evaluation.params import WorkParams
 from umt_pipeline.evaluation.workers import work_precision
 from umt_pipeline.models.folders import SKIPPED_FILE
-from umt_pipeline.pipelines.runs import content_keys, fresh_folder, skipped_model, train
+from umt_pipeline.pipelines.runs import RUNS, NamedRuns, content_keys, fresh_folder, skipped_model, train
 from umt_pipeline.reports.render import render
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.tracking import page_provenance
+from umt_pipeline.training.spec import RunSpec
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,12 @@ def make_pipeline(task: AnyTask) -> Pipeline:
         Node(
             _typed(_gather(task), task),
             inputs={**settings, "workspace": "workspace", **{table: table for table in task.tables}},
-            outputs=[f"{name}_data", f"{name}_runs", f"{name}_inputs"],
+            outputs=[f"{name}_data", f"{name}{RUNS}", f"{name}_inputs"],
             name=f"gather_{name}",
         ),
         Node(
             _train(name, "model"),
-            inputs=[f"{name}_runs", "workspace"],
+            inputs=[f"{name}{RUNS}", "workspace"],
             outputs=[f"{name}_model", f"{name}_history", f"{name}_summary"],
             name=f"train_{name}",
         ),
@@ -76,7 +77,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
     if task.has_control:
         control = Node(
             _train(name, "control"),
-            inputs=[f"{name}_runs", "workspace"],
+            inputs=[f"{name}{RUNS}", "workspace"],
             outputs=[f"{name}_control_model", f"{name}_control_history", f"{name}_control_summary"],
             name=f"train_{name}_control",
         )
@@ -105,7 +106,7 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
     histories: dict[str, pd.DataFrame] = {}
     summaries: dict[str, Any] = {}
     for part, spec in runs.items():
-        finished = train(f"{name}_{part}" if part else name, spec, workspace)
+        finished = train(_run_name(name, part), spec, workspace)
         (folder / part).mkdir(exist_ok=True)
         finished.export(folder / part)
         histories[part], summaries[part] = finished.history, finished.summary()
@@ -113,6 +114,19 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
         return folder, histories[""], summaries[""]
     history = pd.concat(histories, names=["part"]).reset_index(level="part").reset_index(drop=True)
     return folder, history, summaries
+
+
+def named_runs(task: str, plan: Plan) -> NamedRuns:
+    """Return a task's runs, of model and control, by the names under which they are trained."""
+    named: dict[str, RunSpec] = {}
+    for name, runs in ((task, plan.model), (f"{task}_control", plan.control)):
+        if not isinstance(runs, Skipped):
+            named |= {_run_name(name, part): spec for part, spec in runs.items()}
+    return named
+
+
+def _run_name(model: str, part: str) -> str:
+    return f"{model}_{part}" if part else model
 
 
 def remembered(folder: Path, measure: Callable[[], Tested]) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
