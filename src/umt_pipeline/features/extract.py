@@ -138,7 +138,9 @@ class ExtractionPlan:
         return replace(self, index=index, paths=tuple(self.paths[row] for row in rows))
 
 
-def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video") -> ExtractionPlan:
+def plan_extraction(
+    config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video"
+) -> ExtractionPlan:
     """Draw every view of every clip of the wanted splits.
 
     Args:
@@ -357,7 +359,9 @@ def _codec_error(coder: Coder, batch: TargetBatch, encoded: dict[str, np.ndarray
     return cosine_error(batch.targets_KBVC.transpose(0, 1), decoded).flatten().cpu()
 
 
-def _report(plan: ExtractionPlan, counts: dict[str, int], seconds: float, errors: list[torch.Tensor]) -> dict[str, Any]:
+def _report(
+    plan: ExtractionPlan, counts: dict[str, int], seconds: float, errors: list[torch.Tensor]
+) -> dict[str, Any]:
     rows = len(plan.index)
     sizes = plan.header.row_bytes()
     report: dict[str, Any] = {

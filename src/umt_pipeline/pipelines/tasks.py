@@ -115,7 +115,9 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
     return folder, history, summaries
 
 
-def remembered(folder: Path, measure: Callable[[], Tested]) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
+def remembered(
+    folder: Path, measure: Callable[[], Tested]
+) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
     """Return metrics, records, predictions and picture of a test: those in the folder, or measured now and kept there."""
     found = folder / "tested"
     if found.is_dir():
