@@ -217,7 +217,9 @@ def run_study(config: StudyConfig, seed: int, place: Place) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     for task in config.tasks:
         best = {name: choose([row for row in rows if row["arm"] == name], task) for name in arms}
-        table[f"reported_{task}"] = [Rates(row["pretraining_lr"], row["fine_tuning_lr"]) == best[row["arm"]] for row in rows]
+        table[f"reported_{task}"] = [
+            Rates(row["pretraining_lr"], row["fine_tuning_lr"]) == best[row["arm"]] for row in rows
+        ]
     return table
 
 

@@ -138,6 +138,17 @@ def test_no_views_is_a_store_for_online_training(make_store: MakeStore) -> None:
     assert report["rows"] == 0
 
 
+def test_a_store_says_what_its_teacher_ran_in(make_store: MakeStore) -> None:
+    exact, rounded = (FeatureStore(make_store(**changes)[0]) for changes in ({}, {"precision": "bf16"}))
+    assert (exact.manifest.precision, rounded.manifest.precision) == ("fp32", "bf16"), "auto takes fp32 in tests"
+    assert exact.manifest.record_identity().differences(rounded.manifest.record_identity()) == [
+        "precision: 'bf16' became 'fp32'"
+    ]
+    stored = [store.read_raw(np.arange(12)) for store in (exact, rounded)]
+    assert not torch.equal(stored[0]["attention"], stored[1]["attention"])
+    torch.testing.assert_close(stored[0]["attention"].float(), stored[1]["attention"].float(), rtol=0.05, atol=1e-3)
+
+
 def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(**changes: object) -> str:
         return plan_extraction(make_config(**changes), world.teacher, world.videos).identity.key
@@ -152,6 +163,7 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path, m
         key(dataset_id="other"),
         key(mask={"ratio": 0.5}),
         key(shard_rows=6),
+        key(precision="bf16"),
     ]
     changed = world.videos.assign(sha256="0")
     keys.append(plan_extraction(make_config(), world.teacher, changed).identity.key)
@@ -159,6 +171,7 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path, m
     keys.append(plan_extraction(make_config(), other, world.videos).identity.key)
     assert len(set(keys)) == len(keys)
     assert key(workers=7) == keys[0]
+    assert key(precision="fp32") == keys[0], "what auto took decides, not who asked"
     monkeypatch.setattr("umt_pipeline.features.extract.__version__", "99")
     assert key() == keys[0], "a release that changes no code here"
 

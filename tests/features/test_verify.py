@@ -20,6 +20,7 @@ from umt_pipeline.features.verify import require_settings, sample_rows, verify_s
 from umt_pipeline.models.teacher import load_teacher, teacher_weights_file
 
 PQ = {"codec": {"kind": "pq", "bytes_per_token": 4}, "mask": {"kind": "none"}}
+BF16 = {"precision": "bf16"}
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,7 @@ def change(folder: Path, shard: int, name: str, row: int, place: tuple[int, ...]
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"codec": "int8"}, PQ, {"pixels": "frames"}, {"mask": {"kind": "tube"}}, {"mask": {"kind": "random"}}],
+    [{}, {"codec": "int8"}, PQ, {"pixels": "frames"}, {"mask": {"kind": "tube"}}, {"mask": {"kind": "random"}}, BF16],
     ids=str,
 )
 def test_what_was_extracted_is_verified(
@@ -169,6 +170,7 @@ def test_without_videos_or_teacher_the_message_says_how_to_go_on(
         ({"views": 8}, "views: the parameters say 8, the store has 3"),
         ({"mask": {"ratio": 0.5}}, "mask.ratio: the parameters say 0.5, the store has 0.8"),
         ({"pixels": "frames"}, 'pixels: the parameters say "frames", the store has "visible"'),
+        ({"precision": "bf16"}, 'precision: the parameters say "bf16", the store has "fp32"'),
         ({"splits": ("train", "validation")}, 'splits: the parameters say ["train", "validation"], the store has ["train"]'),
     ],
     ids=str,
@@ -182,6 +184,13 @@ def test_a_store_made_with_other_settings_is_refused(
         require_settings(folder, make_config(**changes), teacher)
     assert message in str(error.value)
     assert "Run teacher_features again, or set the parameters back" in str(error.value)
+
+
+def test_auto_takes_a_store_of_either_precision(make_store: MakeStore, teacher: Path) -> None:
+    folder = make_store(**BF16)[0]
+    require_settings(folder, make_config(), teacher)
+    with pytest.raises(StoreError, match='precision: the parameters say "fp32", the store has "bf16"'):
+        require_settings(folder, make_config(precision="fp32"), teacher)
 
 
 def test_a_store_of_another_version_or_of_other_weights_is_refused(

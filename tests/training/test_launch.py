@@ -5,6 +5,8 @@ import multiprocessing
 import random
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import torch
 from toy_tasks import ToySpec
 
 from umt_pipeline import __version__
+from umt_pipeline.compute import precision
+from umt_pipeline.compute.gain import Speeds
 from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.core.identity import code_parts
@@ -103,6 +107,27 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     launch.run(_spec(), tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"train\.lr: 0\.01 became 0\.02"):
         launch.run(_spec(lr=0.02), tmp_path / "run")
+
+
+def test_a_run_is_known_by_the_precision_that_auto_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _spec().resolved().identity().key == _spec(precision="fp32").identity().key, "auto takes fp32 in tests"
+    launch.run(_spec(), tmp_path / "run")
+    monkeypatch.setattr(precision, "measured_speeds", lambda device: Speeds(1.0, 2.0))
+    with pytest.raises(CheckpointError, match=r"precision: 'fp32' became 'bf16'.*set train.precision to fp32 to go on with it"):
+        launch.run(_spec(), tmp_path / "run")
+    assert launch.run(_spec(precision="fp32"), tmp_path / "run").result.steps == 20
+
+
+def test_ranks_take_the_precision_of_rank_0(tmp_path: Path) -> None:
+    # Written without being resolved, as on another machine: the ranks measure this one.
+    write_spec(tmp_path / "run" / "spec.json", _spec(nproc=2, steps=2))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "umt_pipeline.training.launch", str(tmp_path / "run" / "spec.json")]
+    environment = launch._rank_environment(_spec(nproc=2))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("TFLOP/s in fp32") == 1, "one rank measures"
+    assert read_json(tmp_path / "run" / "identity.json")["settings"]["train.precision"][0] in ("fp32", "bf16")
 
 
 def test_in_process_run_reports_rows(tmp_path: Path) -> None:

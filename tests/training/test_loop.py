@@ -17,7 +17,9 @@ from umt_pipeline.training.metrics import COLUMNS
 from umt_pipeline.training.state import Row, TrainResult
 from umt_pipeline.training.task import TrainConfig
 
-CONFIG = TrainConfig(steps=20, batch_size=8, lr=1e-2, warmup=1, clip_grad=1.0, log_every=1, checkpoint_every=5, device="cpu")
+CONFIG = TrainConfig(
+    steps=20, batch_size=8, lr=1e-2, warmup=1, clip_grad=1.0, log_every=1, checkpoint_every=5, device="cpu"
+)
 
 
 class StopHere(Exception):  # noqa: N818  # plays an interruption, not an error

@@ -205,7 +205,9 @@ class TimmTower(Tower):
             # An Eva pool reads register tokens too, a ViT's only if told so.
             reads_prefix = has_prefix and getattr(self.trunk, "pool_include_prefix", True)
             tokens = torch.cat((prefix_FXW, last_FNW), dim=1) if reads_prefix else last_FNW
-            importance_FN = pool_attention(self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0)
+            importance_FN = pool_attention(
+                self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0
+            )
         else:
             importance_FN = token_norm(last_FNW)
         return TowerOutput(patches, importance_FN, prefix_FXW)

@@ -152,7 +152,9 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         return classification_page(shown, labels, load)
 
 
-def _predict(params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str) -> Predictions:
+def _predict(
+    params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str
+) -> Predictions:
     with Workers(functools.partial(load_classifier, folder), params.test.nproc) as workers:
         return predict(workers, rows.test, data.media, params.fine_tuning.clip, params.test, title)
 

@@ -123,7 +123,9 @@ def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: Detection
 
 def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
     with Workers(functools.partial(load_detector, folder), params.test.nproc) as workers:
-        return predict(workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test)
+        return predict(
+            workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test
+        )
 
 
 def _about(data: DetectionData, found: Mapping[str, DetectedActions], scores: Mapping[str, DetectionScores]) -> dict[str, Any]:

@@ -121,7 +121,9 @@ def majority_answers(training: pd.DataFrame, questions: pd.DataFrame) -> dict[st
     return {name: best.get(text, overall) for name, text in zip(questions["question_id"], cleaned, strict=True)}
 
 
-def accuracy_by_type(truth: Mapping[str, str], predicted: Mapping[str, str], types: Mapping[str, str]) -> dict[str, float]:
+def accuracy_by_type(
+    truth: Mapping[str, str], predicted: Mapping[str, str], types: Mapping[str, str]
+) -> dict[str, float]:
     """Return percent right of each type of question; a question without a prediction is wrong."""
     right: defaultdict[str, list[bool]] = defaultdict(list)
     for question_id, answer in truth.items():
