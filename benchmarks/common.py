@@ -28,15 +28,16 @@ import pandas as pd
 import torch
 from drawn_files import draw_files
 
+from umt_pipeline.compute.peak import matmul_peak
+from umt_pipeline.compute.precision import dtype_of, resolve_precision
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.features.extract import FeatureConfig, plan_extraction
 from umt_pipeline.features.runner import extract
 from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip
-from umt_pipeline.training.device import resolve_device, uses_bf16
+from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.loop import train
-from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import Task, TrainConfig
 from umt_pipeline.video.media import VideoRules
@@ -272,8 +273,8 @@ def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -
         checkpoint_every=10_000,
     )
     device = resolve_device(settings.device)
-    bf16 = uses_bf16("bf16", device)
-    peak = matmul_peak(device, torch.bfloat16 if bf16 else torch.float32)
+    precision = resolve_precision("bf16", device)
+    peak = matmul_peak(device, dtype_of(precision))
     rows: list[Row] = []
 
     def collect(row: Row) -> None:
@@ -283,7 +284,7 @@ def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -
 
     with TemporaryDirectory(dir=place.folder) as run_dir, suppress(EnoughSeenError):
         train(task, config, seed=0, run_dir=Path(run_dir), on_row=collect)
-    return Training(tuple(rows), peak, "bf16" if bf16 else "fp32")
+    return Training(tuple(rows), peak, precision)
 
 
 def summarise(training: Training, settings: Settings, flops: float) -> Speed:

@@ -50,6 +50,7 @@ from common import (
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from umt_pipeline.compute.precision import autocast, resolve_precision
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.data.samples import Batch
@@ -58,7 +59,7 @@ from umt_pipeline.features.source import Targets
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import VideoTextMacs, video_text_macs
 from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
-from umt_pipeline.training.device import to_device, uses_bf16
+from umt_pipeline.training.device import to_device
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage1 import StudentSize
@@ -222,7 +223,7 @@ def timed_pass(task: Stage2Task, names: tuple[str, ...], batch: Batch, device: t
     generator = torch.Generator(device).manual_seed(0)
     wait_for(device)
     began = time.perf_counter()
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16("bf16", device)):
+    with autocast(resolve_precision("bf16", device), device):
         loss = task.loss(objectives, batch, generator)
     loss.total.backward()
     wait_for(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
     os.environ["MLFLOW_TRACKING_URI"] = uri
     return uri
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_measured_precision() -> Iterator[None]:
+    """`precision: auto` takes fp32 in every test, whatever the CPU is fast at."""
+    from umt_pipeline.compute import gain, precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "measured_speeds", lambda device: gain.Speeds(fp32=1e12, bf16=1e12))
+        yield
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 @pytest.fixture(scope="module")
 def models(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return load_models(make_folders(tmp_path_factory.mktemp("models"), tables), seed=0)
+    return load_models(make_folders(tmp_path_factory.mktemp("models"), tables), seed=0, precision="fp32")
 
 
 def noise(video_id: str, view: ViewConfig) -> np.ndarray:

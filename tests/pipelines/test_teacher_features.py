@@ -27,7 +27,7 @@ from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
+from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher, plan_teacher
 from umt_pipeline.video.views import ViewConfig
 
 
@@ -131,7 +131,9 @@ def test_a_published_teacher_is_fetched_and_its_importance_is_part_of_the_stores
     source = TeacherConfig(source=f"timm:test_vit3/{tmp_path / 'weights.pth'}", layers=2)
     params = TeacherFeaturesParams(**dict(make_config(teacher=source)))
     empty = pd.DataFrame()
-    folder, history, metrics = get_teacher(params, 0, tmp_path / "media", videos, empty, empty, tmp_path / "workspace")
+    runs, sentences = plan_teacher(params, 0, tmp_path / "media", videos, empty, empty, tmp_path / "workspace")
+    assert (runs, sentences) == ({}, {})
+    folder, history, metrics = get_teacher(params, {}, {}, tmp_path / "media", videos, empty, tmp_path / "workspace")
     assert len(history) == 0
     assert metrics == {"source": source.source, "importance": "pool_attention", "target_dim": 96}
     store, image_store, _ = extract_features(params, folder, tmp_path / "media", videos, tmp_path / "workspace")
@@ -160,7 +162,7 @@ def test_a_teacher_that_cannot_teach_is_refused_when_it_is_fetched(tmp_path: Pat
         teacher = TeacherConfig(source=source, layers=layers)
         params = TeacherFeaturesParams(**dict(make_config(teacher=teacher)))
         with pytest.raises(ConfigError, match=message):
-            get_teacher(params, 0, tmp_path, empty, empty, empty, tmp_path / "workspace")
+            get_teacher(params, {}, {}, tmp_path, empty, empty, tmp_path / "workspace")
 
 
 def test_a_source_is_checked_before_anything_runs(tmp_path: Path) -> None:

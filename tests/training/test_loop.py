@@ -11,15 +11,13 @@ import torch
 from toy_tasks import make_toy
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
-from umt_pipeline.training import device, loop, state
+from umt_pipeline.training import loop, state
 from umt_pipeline.training.loop import train
 from umt_pipeline.training.metrics import COLUMNS
 from umt_pipeline.training.state import Row, TrainResult
 from umt_pipeline.training.task import TrainConfig
 
-CONFIG = TrainConfig(
-    steps=20, batch_size=8, lr=1e-2, warmup=1, clip_grad=1.0, log_every=1, checkpoint_every=5, device="cpu"
-)
+CONFIG = TrainConfig(steps=20, batch_size=8, lr=1e-2, warmup=1, clip_grad=1.0, log_every=1, checkpoint_every=5, device="cpu")
 
 
 class StopHere(Exception):  # noqa: N818  # plays an interruption, not an error
@@ -218,8 +216,7 @@ def test_recomputing_without_a_video_encoder_is_refused(tmp_path: Path) -> None:
         _run(tmp_path, CONFIG.model_copy(update={"recompute_blocks": 1}))
 
 
-def test_bf16_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_fast_bf16", lambda _: True)
+def test_bf16_runs(tmp_path: Path) -> None:
     half = _run(tmp_path / "bf16", CONFIG.model_copy(update={"precision": "bf16"}))
     full = _run(tmp_path / "fp32", CONFIG.model_copy(update={"precision": "fp32"}))
     assert half.history[-1]["loss"] == pytest.approx(full.history[-1]["loss"], rel=0.05)

@@ -311,6 +311,15 @@ def test_negatives_are_uniform_where_nothing_trains_the_embeddings(
     assert all(similarity.dtype == torch.float32 for similarity in seen)
 
 
+def test_parity_binds_a_run_to_the_number_of_processes() -> None:
+    train = TrainConfig(epochs=1, batch_size=8, lr=1e-3, nproc=2)
+    spec = Stage2Spec.model_construct(parity=True, train=train)
+    spec.check_world(2)
+    with pytest.raises(ConfigError, match=r"written down for `train.nproc` 2, found 4.*stage2.train.nproc=4"):
+        spec.check_world(4)
+    spec.model_copy(update={"parity": False}).check_world(4)
+
+
 def test_parity_means_all_of_it() -> None:
     assert Stage2Config.model_validate({**SETTINGS, "parity": True}).parity
     for change in ({"pool": "attention"}, {"fuse_positions": True}, {"unmasked_epochs": 1}):

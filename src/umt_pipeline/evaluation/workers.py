@@ -16,10 +16,13 @@ from typing import Any, Generic, Self, TypeVar
 
 import torch
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import resolve_precision
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.processes import cores
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.params import WorkParams
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -142,6 +145,11 @@ def require_devices(count: int, setting: str) -> None:
 def default_device() -> torch.device:
     """Return the GPU if there is one, else the CPU. Each process has made its own GPU the current one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def work_precision(params: WorkParams) -> Precision:
+    """Return the precision that work runs in; who starts it asks once and tells all processes."""
+    return resolve_precision(params.precision, default_device())
 
 
 def _start(load: Callable[[], Any], started: Any, threads: int) -> None:

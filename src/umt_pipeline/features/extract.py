@@ -25,6 +25,8 @@ import torch
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
+from umt_pipeline.compute.names import AskedPrecision, Precision
+from umt_pipeline.compute.precision import autocast, resolve_precision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError, VideoError
 from umt_pipeline.core.identity import OPERATIONAL, PACKAGE, Identity, code_key, settings_of
@@ -77,6 +79,7 @@ class FeatureConfig(StoreSettings):
         teacher: which teacher, how many of its layers, which normalisation.
         images: what is different for images; see :meth:`image_config`.
         batch_size: clip views per teacher batch.
+        precision: what the teacher runs in; what ``auto`` takes on this device is part of what a store is known by.
         workers: decoding processes of each process that runs a teacher; null: its share of the cores, 0: decode in that
             process.
         nproc: processes on this machine, each with a teacher; null: one per CUDA device, one on a CPU.
@@ -86,6 +89,7 @@ class FeatureConfig(StoreSettings):
     teacher: TeacherConfig = TeacherConfig()
     images: ImageConfig = ImageConfig()
     batch_size: int = Field(16, ge=1)
+    precision: AskedPrecision = "auto"
     workers: Annotated[int | None, OPERATIONAL] = Field(None, ge=0)
     nproc: Annotated[int | None, OPERATIONAL] = Field(None, ge=1)
     max_rejected_share: Annotated[float, OPERATIONAL] = Field(0.01, ge=0, lt=1)
@@ -139,7 +143,8 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
 
     Args:
         config: what to extract; for images :meth:`FeatureConfig.image_config`.
-        teacher: as loaded for ``config``; only its sizes and identity are read.
+        teacher: as loaded for ``config``, on the device it is to run on, which decides the precision that ``auto`` takes;
+            only its sizes and identity are read.
         videos: the clean table of videos and images.
         media: which of them.
 
@@ -151,11 +156,13 @@ def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFram
             f"view.size {config.view.size} with patch_size {config.patch_size} gives a grid of {config.grid} patches, "
             f"the teacher was loaded for a grid of {teacher.grid}"
         )
-    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media)
+    precision = resolve_precision(config.precision, next(teacher.parameters()).device)
+    header = make_header(config, teacher.target_dim, teacher.weights_sha256, teacher.importance, media, precision)
     clips = select_clips(videos, config.splits, media)
     index = plan_rows(config.view, config.dataset_id, config.views, clips)
     paths = texts_of_clips(clips["path"], config.views)
-    return ExtractionPlan(header, index, paths, _identity(config, header, index))
+    identity = _identity(config.model_copy(update={"precision": precision}), header, index)
+    return ExtractionPlan(header, index, paths, identity)
 
 
 def select_clips(videos: pd.DataFrame, splits: tuple[str, ...], media: Media = "video") -> pd.DataFrame:
@@ -184,6 +191,7 @@ def make_header(
     weights_sha256: str,
     importance: Importance = "class_attention",
     media: Media = "video",
+    precision: Precision = "fp32",
 ) -> StoreHeader:
     """Return what all records will have in common.
 
@@ -193,6 +201,7 @@ def make_header(
         weights_sha256: of the teacher's weights; what is only planned, without weights, leaves it empty.
         importance: what the teacher's importance of patches is read from.
         media: what the clips are, which decides the packages that decode them.
+        precision: what the teacher runs in, resolved; what is only planned leaves it.
     """
     patches = config.grid**2
     source = config.teacher.source
@@ -213,6 +222,7 @@ def make_header(
             normalisation=config.teacher.normalisation,
             importance=importance,
         ),
+        precision=precision,
         versions={PACKAGE: __version__, **{name: version(name) for name in packages}},
         code=recording_code(),
     )
@@ -240,11 +250,14 @@ def batches_of(rows: int, batch_size: int) -> Iterator[range]:
         yield range(start, min(start + batch_size, rows))
 
 
-def run_teacher_on(config: FeatureConfig, teacher: Teacher, lines: pa.Table, frames_BTSS3: torch.Tensor) -> TargetBatch:
+def run_teacher_on(
+    config: FeatureConfig, precision: Precision, teacher: Teacher, lines: pa.Table, frames_BTSS3: torch.Tensor
+) -> TargetBatch:
     """Run the teacher on a batch of views and draw their masks; on CUDA without waiting for the device.
 
     Args:
         config: what is extracted.
+        precision: of the store.
         teacher: on its device.
         lines: of the index, one per view.
         frames_BTSS3: their frames, uint8, on the host; copied while the host goes on if they are in pinned memory.
@@ -256,7 +269,8 @@ def run_teacher_on(config: FeatureConfig, teacher: Teacher, lines: pa.Table, fra
     if device.type == "cuda":
         noise_BTN = noise_BTN.pin_memory()
     frames, noise_BTN = (tensor.to(device, non_blocking=True) for tensor in (frames_BTSS3, noise_BTN))
-    return draw_targets(teacher, config.mask, config.patch_size, frames, noise_BTN)
+    with autocast(precision, device):
+        return draw_targets(teacher, config.mask, config.patch_size, frames, noise_BTN)
 
 
 def learn_codec(config: FeatureConfig, teacher: Teacher, store: UnfinishedStore, media_root: Path) -> torch.Tensor:
@@ -288,7 +302,7 @@ def learn_codec(config: FeatureConfig, teacher: Teacher, store: UnfinishedStore,
             if not read:
                 continue
             frames_BTSS3 = torch.from_numpy(np.stack([answer for answer in answers if not isinstance(answer, VideoError)]))
-            targets_KBVC = run_teacher_on(config, teacher, store.lines(rows[read]), frames_BTSS3).targets_KBVC
+            targets_KBVC = run_teacher_on(config, store.header.precision, teacher, store.lines(rows[read]), frames_BTSS3).targets_KBVC
             indices_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
             tokens.append(targets_KBVC[:, :, indices_v].flatten(1, 2).cpu())
     if not tokens:

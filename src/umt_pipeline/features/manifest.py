@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from umt_pipeline.compute.names import Precision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, sha256_file
@@ -78,7 +79,7 @@ class StoreSettings(Config):
 class StoreHeader(StoreSettings):
     """What every record of a store has in common; all that is needed to compute the same targets again.
 
-    ``code`` is the key of the code that recorded it.
+    ``code`` is the key of the code that recorded it, ``precision`` what the teacher ran in.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -89,6 +90,7 @@ class StoreHeader(StoreSettings):
     layer_interval: float = 1.0
     target_dim: int
     teacher: TeacherIdentity
+    precision: Precision = "fp32"
     versions: dict[str, str]
     code: str = ""
 

@@ -1,8 +1,8 @@
 """Where teacher targets come from during training: read from a store (cached) or computed now (online).
 
-Both give, for the same recorded view of the same clip, the same pixels, the same mask and the same targets up to the
-store's codec. In its pass number p a clip is seen through view p (online) or view p modulo U (cached, U recorded views). An
-image is a clip of one frame.
+Both give, for the same recorded view of the same clip, the same pixels, and in the same precision (online it is that of the
+training) the same mask and the same targets up to the store's codec. In its pass number p a clip is seen through view p
+(online) or view p modulo U (cached, U recorded views). An image is a clip of one frame.
 
 Legend: B clips of a batch, I clips of a split, U recorded views of each, T frames, S side of the view in pixels, N patches per
 frame, V visible patches per view, P values per patch, K aligned layers, C target width.

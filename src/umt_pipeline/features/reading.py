@@ -126,8 +126,7 @@ class RecordReader:
         result: dict[str, Tensor] = {}
         tasks: list[tuple[str, _Run, memoryview, int]] = []
         for name, spec in specs.items():
-            dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
-            result[name] = torch.empty((len(shards), *spec.shape), dtype=dtype, pin_memory=pin)
+            result[name] = _empty((len(shards), *spec.shape), spec.dtype, pin)
             record = spec.dtype.itemsize * int(np.prod(spec.shape))
             if record and len(shards):
                 buffer = result[name].view(-1).view(torch.uint8).numpy().data
@@ -217,6 +216,13 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype, pin: bool) -> Tensor:
+    if pin:
+        return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
+    # NumPy asks the system for large pages, torch does not: a page that is touched first costs as much as filling it.
+    return torch.from_numpy(np.empty(shape, dtype))
 
 
 def _most_open() -> int:

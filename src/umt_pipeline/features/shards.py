@@ -279,7 +279,7 @@ class ShardMaker:
     def _compute(self, batch: _Decoded) -> _Computed:
         if len(batch.rows) == 0:
             return _Computed(batch.shard, batch.rows, {}, ())
-        targets = run_teacher_on(self._config, self._teacher, batch.lines, batch.frames_BTSS3)
+        targets = run_teacher_on(self._config, self.store.header.precision, self._teacher, batch.lines, batch.frames_BTSS3)
         encoded = self._coder.encode(targets.targets_KBVC.transpose(0, 1))
         assert targets.attention_BTN is not None
         arrays = {"attention": targets.attention_BTN, "visible": targets.visible_BV.int(), **encoded}

@@ -23,6 +23,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.progress import progress
@@ -43,9 +45,10 @@ _BATCH = 32
 # Up to so many rows are decoded in this process: starting others would take longer.
 _ROWS_DECODED_HERE = 256
 # The teacher's numbers differ a little between devices, libraries and batch sizes: on top of the codec's own error.
-_ROUNDING = 1e-4
+# By precision: two devices that round to bf16 in other orders differ as bf16 and fp32 do (docs/benchmarks_precision.md).
+_ROUNDING: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-3}
 # Attention is stored in half precision.
-_ATTENTION_TOLERANCE = 1e-2
+_ATTENTION_TOLERANCE: dict[Precision, float] = {"fp32": 1e-2, "bf16": 0.15}
 _HOW_TO_GO_ON = (
     "Bring the videos or the teacher back that the store was made from, or run teacher_features again; verify: 0 trains on the "
     "store as it is"
@@ -164,13 +167,15 @@ def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:
     """Return what parameters ask for, by the name of the parameter."""
     teacher = {f"teacher.{name}": value for name, value in config.teacher.model_dump(mode="json").items()}
     fitting = config.model_copy(update={"codec": config.codec.for_width(target_dim)})
-    return {**fitting.settings(), **teacher}
+    # A store may be made on one device and read on another: `auto` takes what the first one took.
+    precision = {} if config.precision == "auto" else {"precision": config.precision}
+    return {**fitting.settings(), **teacher, **precision}
 
 
 def _made_with(header: StoreHeader) -> dict[str, object]:
     """Return the same of a store."""
     teacher = {f"teacher.{name}": value for name, value in header.teacher_config().model_dump(mode="json").items()}
-    return {**header.settings(), **teacher}
+    return {**header.settings(), **teacher, "precision": header.precision}
 
 
 def _load_teacher(store: FeatureStore, folder: Path) -> Teacher:
@@ -247,16 +252,18 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     off_Br = (pixels.flatten(1).short() - stored["pixels"].flatten(1).short()).abs()
     _require(store, rows, "pixels", "bytes", off_Br > 0, off_Br)
 
-    features = run_teacher(teacher, frames)
+    with autocast(header.precision, device):
+        features = run_teacher(teacher, frames)
     # Relative to the largest of a frame: attention to most patches is close to zero.
     largest_BT1 = features.attention_BTN.float().amax(dim=-1, keepdim=True)
     off_BTN = (features.attention_BTN.float() - stored["attention"].float()).abs() / largest_BT1
-    _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE), off_BTN)
+    _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE[header.precision]), off_BTN)
 
-    targets_BKVC = features.targets(visible_BV).transpose(0, 1)
+    with autocast(header.precision, device):
+        targets_BKVC = features.targets(visible_BV).transpose(0, 1)
     error_BKV = cosine_error(targets_BKVC, coder.decode(stored))
     fresh = coder.encode(targets_BKVC)
-    allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING
+    allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING[header.precision]
     excess = f"tokens (1 - cosine; the codec {header.codec.kind} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
 

@@ -3,6 +3,8 @@
 Shapes: F frames, J tokens (X prefix tokens, the class token first, then N patches), W tower width, H heads, d width of a
 head, Q latent queries of an attention pool.
 
+Masks are drawn from it, so it is computed in float32 inside of autocast too: it costs a hundredth of the tower.
+
 Source: UMT section 3.2 draws the mask from the last block's class-token attention, averaged over heads. Towers without a
 class token give the weights of their attention pool, towers without either the norms of their last tokens.
 """
@@ -17,6 +19,7 @@ from timm.layers import Attention, AttentionPoolLatent, AttentionRope, apply_rot
 from timm.models.eva import EvaAttention
 from torch import Tensor, cat, nn
 
+from umt_pipeline.compute.precision import full_precision
 from umt_pipeline.models.packed_attention import PackedAttention
 
 # Kinds of attention whose weights `class_attention` knows how to read; a subclass may compute something else.
@@ -40,6 +43,11 @@ def class_attention(attn: Any, tokens_FJW: Tensor, rope: Tensor | None, prefix: 
         rope: rotary position embedding of the patches, where the tower has one.
         prefix: X.
     """
+    with full_precision(tokens_FJW.device):
+        return _class_attention(attn, tokens_FJW.float(), rope, prefix)
+
+
+def _class_attention(attn: Any, tokens_FJW: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
     frames, heads = len(tokens_FJW), attn.num_heads
     weight_q, bias_q, weight_k, bias_k = _query_and_key(attn)
     # The class token comes first and is not rotated: rotary positions are those of patches.
@@ -65,6 +73,11 @@ def pool_attention(pool: AttentionPoolLatent, tokens_FJW: Tensor, prefix: int) -
         tokens_FJW: its input, after the tower's final norm.
         prefix: X, among the tokens that the pool reads.
     """
+    with full_precision(tokens_FJW.device):
+        return _pool_attention(pool, tokens_FJW.float(), prefix)
+
+
+def _pool_attention(pool: AttentionPoolLatent, tokens_FJW: Tensor, prefix: int) -> Tensor:
     width = pool.num_heads * pool.head_dim
     bias_k = None if pool.kv.bias is None else pool.kv.bias[:width]
     q_HQd = pool.q(pool.latent[0]).unflatten(-1, (pool.num_heads, pool.head_dim)).transpose(0, 1)

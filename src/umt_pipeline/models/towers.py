@@ -22,6 +22,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
+from umt_pipeline.compute.precision import full_precision
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.masking import Importance
 from umt_pipeline.models.flops import TowerSize
@@ -121,6 +122,7 @@ class OpenClipTower(Tower):
         self.size = TowerSize.of_module(visual)
         # Where the embedding is the patches' mean, the class token is read by nobody and its attention means nothing.
         self.importance = "class_attention" if visual.pool_type == "tok" else "token_norm"
+        _keep_stream_exact(visual.conv1)
         for block in visual.transformer.resblocks:
             PackedAttention.take_over(block.attn)
         if self.importance == "class_attention":
@@ -171,6 +173,7 @@ class TimmTower(Tower):
                 f"teacher.source {source!r}: expected a plain ViT that cuts frames into patches by one convolution, found "
                 f"a hybrid: patches from {type(embed).__name__}, head {type(head).__name__}"
             )
+        _keep_stream_exact(embed.proj)
         self.trunk: Any = trunk  # the two classes have more in common than their types say
         self.head = head
         self.statistics = statistics
@@ -202,9 +205,7 @@ class TimmTower(Tower):
             # An Eva pool reads register tokens too, a ViT's only if told so.
             reads_prefix = has_prefix and getattr(self.trunk, "pool_include_prefix", True)
             tokens = torch.cat((prefix_FXW, last_FNW), dim=1) if reads_prefix else last_FNW
-            importance_FN = pool_attention(
-                self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0
-            )
+            importance_FN = pool_attention(self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0)
         else:
             importance_FN = token_norm(last_FNW)
         return TowerOutput(patches, importance_FN, prefix_FXW)
@@ -245,6 +246,24 @@ def make_tower(model: nn.Module, source: str, grid: int) -> Tower:
         f"teacher.source {source!r}: expected a ViT (open_clip's own VisionTransformer, or timm's VisionTransformer or Eva), "
         f"found {type(trunk).__module__}.{type(trunk).__name__}, which has no tokens of one size in all blocks"
     )
+
+
+class _ExactConv(nn.Conv2d):
+    """A convolution in float32 inside of autocast."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with full_precision(input.device):
+            return super().forward(input.float())
+
+
+def _keep_stream_exact(embed: nn.Module) -> None:
+    """Make a tower's patch embedding float32 in place, and with it the residual stream.
+
+    open_clip's towers give position table and class token the type of the patches' embedding: under autocast all blocks would
+    add to a stream in bf16, and round it each time.
+    """
+    if type(embed) is nn.Conv2d:
+        embed.__class__ = _ExactConv
 
 
 def _statistics(visual: nn.Module) -> Statistics:

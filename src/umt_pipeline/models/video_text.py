@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.compute.precision import exactly
 from umt_pipeline.core.config import Config
 from umt_pipeline.losses import HardNegatives
 from umt_pipeline.models.alignment import aligned_layers
@@ -231,9 +232,7 @@ class VideoTextModel(nn.Module):
         normed = self.pool_norm(pooled)
         return normed if frames is None else normed.unflatten(0, (B, frames))
 
-    def fusion_tokens(
-        self, tokens_BVD: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None
-    ) -> Tensor:
+    def fusion_tokens(self, tokens_BVD: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
         """Return what the fusion layers read of a clip [B, V, D]: tokens from :meth:`encode_video` at ``visible_BV``."""
         return tokens_BVD + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVD
 
@@ -259,7 +258,7 @@ class VideoTextModel(nn.Module):
             video_RVD: from :meth:`fusion_tokens`.
             clips_B: row of ``video_RVD`` for each text; None pairs row by row. Many texts may share one clip cheaply.
         """
-        return self.match_head(self.text.fuse(text_BLD, mask_BL, video_RVD, clips_B)[:, 0])
+        return exactly(self.match_head, self.text.fuse(text_BLD, mask_BL, video_RVD, clips_B)[:, 0])
 
     def match_and_mlm(
         self,
@@ -296,7 +295,7 @@ class VideoTextModel(nn.Module):
             clips.append(rows_B)
         fused = self.text.fuse(torch.cat(texts), torch.cat(masks), video_BVD, torch.cat(clips))
         pairs = 0 if negatives is None else 3 * len(text_BLD)
-        match_M2 = self.match_head(fused[:pairs, 0]) if pairs else None
+        match_M2 = exactly(self.match_head, fused[:pairs, 0]) if pairs else None
         mlm_logits = None if masked_BLD is None else self.text.mlm_logits(fused[pairs:])
         return match_M2, mlm_logits
 

@@ -353,6 +353,13 @@ class Stage2Spec(RunSpec):
         objectives = Objectives(network, self.weights, words.mask_token_id, kept, self.parity)
         return Stage2Task(objectives, providers, dataset, self.masked_epochs, self.text_lr_scale)
 
+    def check_world(self, world: int) -> None:
+        if self.parity and world != self.train.nproc:
+            raise ConfigError(
+                f"`parity` makes the gradient depend on the number of processes: the run was written down for `train.nproc` "
+                f"{self.train.nproc}, found {world}. Start as many, or write it down with `--params stage2.train.nproc={world}`"
+            )
+
     def inputs(self) -> dict[str, str]:
         found = self.captions.inputs()
         for kind, source in self.sources.items():

@@ -14,7 +14,7 @@ import pandas as pd
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.workers import Workers, require_devices
+from umt_pipeline.evaluation.workers import Workers, require_devices, work_precision
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import ViTConfig
@@ -152,9 +152,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         return classification_page(shown, labels, load)
 
 
-def _predict(
-    params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str
-) -> Predictions:
+def _predict(params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str) -> Predictions:
     with Workers(functools.partial(load_classifier, folder), params.test.nproc) as workers:
         return predict(workers, rows.test, data.media, params.fine_tuning.clip, params.test, title)
 
@@ -187,6 +185,7 @@ def _record(
             frames=clip.frames,
             views=test.clips * test.crops,
             resolution=clip.size,
+            precision=work_precision(test),
             settings={
                 "clips": test.clips,
                 "crops": test.crops,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.evaluation.workers import Workers, work_precision
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.reports.page import Page
 from umt_pipeline.tasks.detection.boxes import BOX, FRAME
@@ -123,9 +123,7 @@ def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: Detection
 
 def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
     with Workers(functools.partial(load_detector, folder), params.test.nproc) as workers:
-        return predict(
-            workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test
-        )
+        return predict(workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test)
 
 
 def _about(data: DetectionData, found: Mapping[str, DetectedActions], scores: Mapping[str, DetectionScores]) -> dict[str, Any]:
@@ -181,6 +179,7 @@ def _record(
             failures=tuple(sorted({f"{video}@{at}" for video, at in found.failures})),
             frames=clip.frames,
             resolution=clip.short_side,
+            precision=work_precision(test),
             settings={
                 "stride": clip.stride,
                 "boxes": test.source,

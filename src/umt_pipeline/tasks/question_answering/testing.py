@@ -22,10 +22,12 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.encoders import ClipLoader, all_patches, decoded_batches, view_of
 from umt_pipeline.evaluation.params import PoolRule, WorkParams
-from umt_pipeline.evaluation.workers import Tick, Workers, default_device
+from umt_pipeline.evaluation.workers import Tick, Workers, default_device, work_precision
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.tasks.question_answering.answering import (
@@ -119,9 +121,7 @@ def majority_answers(training: pd.DataFrame, questions: pd.DataFrame) -> dict[st
     return {name: best.get(text, overall) for name, text in zip(questions["question_id"], cleaned, strict=True)}
 
 
-def accuracy_by_type(
-    truth: Mapping[str, str], predicted: Mapping[str, str], types: Mapping[str, str]
-) -> dict[str, float]:
+def accuracy_by_type(truth: Mapping[str, str], predicted: Mapping[str, str], types: Mapping[str, str]) -> dict[str, float]:
     """Return percent right of each type of question; a question without a prediction is wrong."""
     right: defaultdict[str, list[bool]] = defaultdict(list)
     for question_id, answer in truth.items():
@@ -253,7 +253,8 @@ def _share(
     title: str,
 ) -> tuple[tuple[str, ...], list[Scores], dict[str, str]]:
     """Score questions in all processes; return the ids of those whose clip could be read, their scores, and failed clips."""
-    run = functools.partial(_score_batches, score, load, config.batch_size, workers.threads(config.workers))
+    threads, precision = workers.threads(config.workers), work_precision(config)
+    run = functools.partial(_score_batches, score, load, config.batch_size, threads, precision)
     found = workers.share(run, _batches(questions, config.batch_size), title, "question")
     failures = {video_id: reason for part in found for video_id, reason in part.failures.items()}
     for video_id, reason in failures.items():
@@ -268,6 +269,7 @@ def _score_batches(
     load: ClipLoader,
     batch_size: int,
     threads: int,
+    precision: Precision,
     loaded: tuple[Model, PreTrainedTokenizerFast],
     batches: Sequence[pd.DataFrame],
     tick: Tick,
@@ -289,9 +291,10 @@ def _score_batches(
             about = batch[batch["video_id"].isin(found)]
             about = about.assign(row=about["video_id"].map(row_of))
             clips = _Clips(about, *all_patches(torch.from_numpy(frames[view]).to(device), vision))
-            for ids, scores in score(model, tokenizer, clips):
-                question_ids += ids
-                parts.append(scores)
+            with autocast(precision, device):
+                for ids, scores in score(model, tokenizer, clips):
+                    question_ids += ids
+                    parts.append(scores)
         tick(len(batch))
     return Scored(tuple(question_ids), parts, failures)
 
