@@ -43,7 +43,7 @@ from umt_pipeline.executors import ray_executor
 from umt_pipeline.executors.ray_executor import RayExecutor, WorkersDiedError, shares
 
 RAY = OfflineParams(executor="ray")
-WITHIN_S = 60.0
+WITHIN_S = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,10 @@ def test_preparing_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
 def test_extraction_makes_the_same_bytes_also_if_a_worker_is_killed(tmp_path: Path, executor: RayExecutor) -> None:
     teacher = make_teacher(tmp_path / "teacher")
     videos = make_corpus(tmp_path / "media", ["train"] * 6)
-    config = make_config(shard_rows=2, workers=0, nproc=2)
+    config = make_config(shard_rows=2, workers=0)
     plan = plan_extraction(config, teacher, videos)
     extract(config, teacher, plan, tmp_path / "media", tmp_path / "here" / "store")
+    config = make_config(shard_rows=2, workers=0, nproc=2)
     killed: list[int] = []
 
     def make_shards(job: ExtractionJob) -> Generator[Step, None, None]:

@@ -16,7 +16,8 @@ class Needs:
     """What a worker needs, and what it must have in common with this process.
 
     Attributes:
-        shared: files and folders that each worker must find under the same paths.
+        shared: files and folders that each worker must find under the same paths. What this process cannot read either is not
+            asked of them.
         code: modules, by their names within the package, that must do on each worker what they do here.
         packages: that must be of the same versions on each worker.
         gpu: a worker takes a GPU, and its share of the machine's cores, where there are any.

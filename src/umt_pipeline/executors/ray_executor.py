@@ -85,10 +85,11 @@ class RayExecutor:
         """
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         if ray.is_initialized():
             return
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if self._address is not None:
             reach(self._address)
             ray.init(address=self._address, **quiet)
@@ -147,7 +148,7 @@ class RayExecutor:
 def _job(start: Callable[[int], Any], share: int, needs: Needs) -> Job:
     # With its module, which a worker may lack or have in another version.
     ray.cloudpickle.register_pickle_by_value(ray_worker)
-    witnesses = tuple(Witness.of(path) for path in needs.shared)
+    witnesses = tuple(witness for path in needs.shared if (witness := Witness.of(path)) is not None)
     versions = {PACKAGE: __version__, **{name: version(name) for name in needs.packages}}
     return Job(pickle.dumps(start), share, witnesses, needs.code, code_key(*needs.code), versions)
 

@@ -20,34 +20,33 @@ class Witness:
 
     Attributes:
         path: absolute.
-        size: bytes of a file; None: it is a folder.
+        folder: it is one; else a file.
     """
 
     path: str
-    size: int | None
+    folder: bool
 
     @classmethod
-    def of(cls, path: Path) -> Witness:
-        """Look at a path.
-
-        Raises:
-            FileNotFoundError: there is nothing.
-        """
-        found = path.absolute()
-        return cls(str(found), None if found.is_dir() else found.stat().st_size)
+    def of(cls, path: Path) -> Witness | None:
+        """Look at a path; None if it is nothing that can be read here, and so says nothing about other machines."""
+        try:
+            found = cls(str(path.absolute()), path.is_dir())
+        except (OSError, ValueError):  # ValueError: a zero byte in the name
+            return None
+        return None if found.problem() else found
 
     def problem(self) -> str | None:
         """Return what is different about the path here."""
         path = Path(self.path)
+        if self.folder:
+            return None if path.is_dir() else f"expected the folder {self.path}, found none"
         try:
-            size = None if path.is_dir() else path.stat().st_size
-            if size is not None:
+            if path.is_file():
                 path.open("rb").close()
+                return None
         except OSError as error:
-            return f"expected {self.path}, found nothing that can be read ({error.strerror})"
-        if size != self.size:
-            return f"expected {self.path} to be {_told(self.size)}, found {_told(size)}"
-        return None
+            return f"expected the file {self.path}, found that it cannot be read ({error.strerror})"
+        return f"expected the file {self.path}, found none"
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,3 @@ def _error(error: Exception, host: str) -> bytes:
     except Exception:
         return pickle.dumps((ERROR, (RuntimeError(f"{type(error).__name__}: {error}"), host)))
     return pickled
-
-
-def _told(size: int | None) -> str:
-    return "a folder" if size is None else f"a file of {size} bytes"

@@ -41,10 +41,8 @@ def make_by(executor: Executor, job: ExtractionJob) -> Generator[Step, None, Non
     store = job.plan()
     while missing := store.missing:
         first, _ = store.files(store.rows_of[missing[0]][:1], job.media_root)[0]
-        # A clip may be gone, and is a reject then; what no machine sees is no sign of a folder that is not mounted.
-        clip = (first,) if first.is_file() else ()
         needs = Needs(
-            shared=(job.teacher, *sorted(job.teacher.iterdir()), job.media_root, *clip, job.store / PLAN_FILE),
+            shared=(job.teacher, *sorted(job.teacher.iterdir()), job.media_root, first, job.store / PLAN_FILE),
             code=RECORDING,
             packages=tuple(name for name in store.header.versions if name != PACKAGE),
             gpu=True,

@@ -114,7 +114,7 @@ def check_files(
     """
     if executor is not None:
         needs = replace(needs, workers=workers, at_once=FILES_AT_ONCE)
-        return executor.map(partial(_one_by_one, check, limits), paths, needs)
+        return executor.map(partial(_one_by_one, check, limits), [path.absolute() for path in paths], needs)
     if workers == 1:
         return ((number, check(path, lambda _: None)) for number, path in enumerate(paths))
     return run_guarded(check, paths, limits, workers or cores())

@@ -233,7 +233,7 @@ def prepare_folder(
         NotWrittenError: the disk is full, or a folder cannot be written. What was made is kept.
     """
     began = time.perf_counter()
-    code = code_key(*CODE)
+    code, folder = code_key(*CODE), folder.absolute()
     store, names = Store(folder, form, code), media_names(source)
     with _told_if_not_written(folder), only_writer(folder):
         shutil.rmtree(target, ignore_errors=True)
