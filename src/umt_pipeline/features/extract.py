@@ -304,7 +304,8 @@ def learn_codec(config: FeatureConfig, teacher: Teacher, store: UnfinishedStore,
             if not read:
                 continue
             frames_BTSS3 = torch.from_numpy(np.stack([answer for answer in answers if not isinstance(answer, VideoError)]))
-            targets_KBVC = run_teacher_on(config, store.header.precision, teacher, store.lines(rows[read]), frames_BTSS3).targets_KBVC
+            batch = run_teacher_on(config, store.header.precision, teacher, store.lines(rows[read]), frames_BTSS3)
+            targets_KBVC = batch.targets_KBVC
             indices_v = torch.linspace(0, targets_KBVC.shape[2] - 1, per_row, device=targets_KBVC.device).round().long()
             tokens.append(targets_KBVC[:, :, indices_v].flatten(1, 2).cpu())
     if not tokens:

@@ -150,7 +150,7 @@ def begin(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_r
     assert teacher.folder is not None, "other processes load it too"
     where = {"teacher": teacher.folder, "media_root": media_root, "store": folder}
     job = ExtractionJob(config=config, **{name: path.resolve() for name, path in where.items()})
-    with Claims(claims_folder(folder)) as claims, claims.only("begin"):
+    with Claims(claims_folder(folder)) as claims, claims.only("plan"):
         alone = not claims.held_by_others()
         store = UnfinishedStore.begin(folder, plan.header, plan.index, plan.paths)
         if alone:
@@ -168,7 +168,7 @@ def finish(job: ExtractionJob) -> StoreManifest:
             are tried again. Or shards are missing.
     """
     folder, limit = job.store, job.config.max_rejected_share
-    with Claims(claims_folder(folder)) as claims, claims.only("finish"):
+    with Claims(claims_folder(folder)) as claims, claims.only("plan"):
         store = job.plan()
         rejected = store.rejected()
         lost = dict(zip(rejected["video_id"].to_pylist(), rejected["path"].to_pylist(), strict=True))

@@ -89,8 +89,11 @@ class UnfinishedStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        try:
+            begun = read_json(folder / PLAN_FILE)
+        except FileNotFoundError:  # finished, maybe at this moment, by another one
+            begun = read_json(folder / MANIFEST_FILE)
         self._finished = (folder / MANIFEST_FILE).is_file()
-        begun = read_json(folder / (MANIFEST_FILE if self._finished else PLAN_FILE))
         self.header = _header_in(begun)
         self.table = read_index(folder)
         self.rows = len(self.table)

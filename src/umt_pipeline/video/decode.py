@@ -57,9 +57,7 @@ class Decoder:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def decode(
-        self, batches: Iterable[tuple[Key, Wanted]]
-    ) -> Generator[tuple[Key, list[np.ndarray | VideoError]], None, None]:
+    def decode(self, batches: Iterable[tuple[Key, Wanted]]) -> Generator[tuple[Key, list[np.ndarray | VideoError]], None, None]:
         """Yield each batch's key and its decoded views, while the next batches are being decoded.
 
         Args:
