@@ -275,7 +275,7 @@ def require_one_mind(peers: Peers, spec: RunSpec) -> None:
     Raises:
         ConfigError: some do; each machine is named, with what is different there.
     """
-    own = _Mind(socket.gethostname(), spec.identity().as_json(), code_parts(*spec.sources()), torch.__version__)
+    own = _Mind(socket.gethostname(), spec.identity().as_json(), code_parts(*spec.code_sources()), torch.__version__)
     minds = peers.gather(own)
     first = minds[0]
     found = {mind.host: text for mind in minds if (text := "; ".join(_differences(mind, first)))}

@@ -75,7 +75,7 @@ class RunSpec(Config, ABC):
         """
         return
 
-    def sources(self) -> tuple[Path | str, ...]:
+    def code_sources(self) -> tuple[Path | str, ...]:
         """Return the code that the trained weights depend on, as :func:`umt_pipeline.core.identity.code_key` takes it."""
         source = sys.modules[type(self).__module__].__file__
         assert source is not None
@@ -83,7 +83,7 @@ class RunSpec(Config, ABC):
 
     def identity(self) -> Identity:
         """Return all that the trained weights depend on (on one machine)."""
-        return Identity(settings_of(self), self.inputs(), code_key(*self.sources()))
+        return Identity(settings_of(self), self.inputs(), code_key(*self.code_sources()))
 
 
 def write_spec(path: Path, spec: RunSpec) -> None:
