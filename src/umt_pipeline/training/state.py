@@ -244,8 +244,8 @@ def _writing(path: Path) -> Iterator[None]:
         while first is not None and not isinstance(first, OSError):
             first = first.__context__
         raise TrainingError(
-            f"{path}: cannot be written: {first or error}. Checkpoints from before are as they were: make room (or lower `keep`, raise "
-            "`keep_every`), and run again to go on from the newest"
+            f"{path}: cannot be written: {first or error}. Checkpoints from before are as they were: make room (or lower "
+            "`keep`, raise `keep_every`), and run again to go on from the newest"
         ) from error
 
 
