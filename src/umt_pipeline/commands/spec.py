@@ -65,6 +65,7 @@ def write_specs(project: Path, stage: str, env: str | None, overrides: str) -> l
         raise ConfigError(f"umt spec: expected a stage that trains, one of {', '.join(sorted(known))}; found '{stage}'")
     written: list[Written] = []
     with KedroSession.create(project_path=project, env=env, runtime_params=parsed_overrides(overrides)) as session:
+        assert isinstance(session, KedroSession)  # `create` promises less
         catalog = session.load_context().catalog
         workspace: Path = catalog.load("workspace")
         for dataset in known[stage]:

@@ -238,10 +238,14 @@ def _writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's writer raises the last
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save's writer stumbles over a full disk, and then over what it left: the first says more.
+        first: BaseException | None = error
+        while first is not None and not isinstance(first, OSError):
+            first = first.__context__
         raise TrainingError(
-            f"{path}: cannot be written: {error}. Checkpoints from before are as they were: make room (or lower `keep`, raise "
-            "`keep_every`), and run again to go on from the newest"
+            f"{path}: cannot be written: {first or error}. Checkpoints from before are as they were: make room (or lower "
+            "`keep`, raise `keep_every`), and run again to go on from the newest"
         ) from error
 
 
