@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,8 @@ class FeatureConfig(StoreSettings):
     images: ImageConfig = ImageConfig()
     batch_size: int = Field(16, ge=1)
     workers: Annotated[int | None, OPERATIONAL] = Field(None, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    nproc: Annotated[int | None, OPERATIONAL] = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> FeatureConfig:
