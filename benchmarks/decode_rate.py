@@ -1,4 +1,4 @@
-"""Measure how many clip views a core decodes per second: the number that `umt plan --decode-rate` wants.
+"""Measure how many clip views a core decodes per second: the `decode_rate` of `umt plan --rates`.
 
     .venv/bin/python benchmarks/decode_rate.py                     # drawn files of Kinetics' usual shape
     .venv/bin/python benchmarks/decode_rate.py FOLDER [FRAMES SIZE] # the video files of a folder, searched to any depth
@@ -13,16 +13,19 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.tables.folders import read_folder
+from umt_pipeline.video.decode_rate import decode_rate
 from umt_pipeline.video.media import VideoRules
 from umt_pipeline.video.reader import probe
-from umt_pipeline.video.views import ViewConfig, load_view, make_view
+from umt_pipeline.video.views import ViewConfig
 
 VIEWS = 64
 
@@ -63,16 +66,12 @@ def main() -> None:
         if not paths:
             raise SystemExit(f"{folder} holds no video that can be read: {refused} files were left out")
         whole = (time.process_time() - start) / len(found)
-        config = ViewConfig(frames=frames, size=size)
-        start = time.process_time()
-        for number in range(VIEWS):
-            info, path = infos[number % len(paths)], paths[number % len(paths)]
-            load_view(path, make_view(config, "rate", path.name, number, info.num_frames, info.height, info.width))
-        seconds = (time.process_time() - start) / VIEWS
+        table = pd.DataFrame([{**asdict(info), "path": str(path)} for info, path in zip(infos, paths, strict=True)])
+        rate = decode_rate(table, folder, ViewConfig(frames=frames, size=size), VIEWS)
     shape = f"{infos[0].width} x {infos[0].height}, {infos[0].codec}, {infos[0].num_frames} frames"
     print(f"{len(paths)} files, {refused} left out as unreadable")
     print(f"the first of {shape}; on average {np.mean([info.size_bytes for info in infos]) / 1e6:.2f} MB")
-    print(f"{1 / seconds:.1f} views of {frames} frames per second and core; {1 / whole:.1f} files decoded to their end")
+    print(f"{rate:.1f} views of {frames} frames per second and core; {1 / whole:.1f} files decoded to their end")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def describe(rows: list[Row], infos: list[VideoInfo], drawn: bool, command: str)
         "",
         f"Preparing these videos pays for itself after {epochs:.1f} views of each. So: when large files are read many times, "
         "that is in stage 1 with online targets and in fine-tuning, and when decoding is what training waits for (`umt plan "
-        "--decode-rate` takes the numbers above). It does not pay where views are recorded once and training reads the feature "
+        "--rates` takes the numbers above). It does not pay where views are recorded once and training reads the feature "
         "store, nor for files that are small and have key frames close together; those are handed through as they are. Files "
         "that were compressed hard can become larger.",
         "",

@@ -77,9 +77,7 @@ def project_folder() -> Path:
     """
     project = find_kedro_project(Path.cwd())
     if project is None:
-        raise ConfigError(
-            f"{Path.cwd()}: expected a folder of the project, found no Kedro pyproject.toml here or above."
-        )
+        raise ConfigError(f"{Path.cwd()}: expected a folder of the project, found no Kedro pyproject.toml here or above.")
     return Path(project)
 
 
@@ -238,22 +236,19 @@ def plan(
     images: Annotated[
         int, typer.Option(min=0, help="Number of captioned images that stage 2 trains on beside the clips of --clips.")
     ] = 0,
-    params: Annotated[
-        str, typer.Option(help="Other parameters, as in `kedro run --params`.")
-    ] = "",
+    params: Annotated[str, typer.Option(help="Other parameters, as in `kedro run --params`.")] = "",
     device: Annotated[
-        str, typer.Option(help="a100, h100, h200, or the dense bf16 peak of another device in TFLOP/s.")
+        str,
+        typer.Option(help="a100, h100, h200, BF16/FP32 (dense peaks in TFLOP/s), or here: measures this machine."),
     ] = "h100",
-    mfu: Annotated[float, typer.Option(help="Share of the peak that training reaches, 0 to 1.")] = 0.4,
-    cores: Annotated[int, typer.Option(help="CPU cores beside each device, all of them decoding.")] = 16,
-    decode_rate: Annotated[
-        float,
+    rates: Annotated[
+        str,
         typer.Option(
-            help="Clip views that a core decodes per second; benchmarks/decode_rate.py FOLDER measures it on your videos.",
+            help="Your numbers for what is assumed, as name=value,name=value. Names: mfu, cores, decode_rate, image_rate, "
+            "store_rate, media_rate, clip_mb, image_mb."
         ),
-    ] = 16.0,
-    image_rate: Annotated[float, typer.Option(help="Images that a core decodes per second.")] = 200.0,
-    store_rate: Annotated[float, typer.Option(help="GB/s that the disks read or write, per device.")] = 2.0,
+    ] = "",
+    explain: Annotated[bool, typer.Option(help="Say of every number how it came about.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every number, unrounded.")] = False,
 ) -> None:
     """Say what training would cost before anything is spent, with online and with cached targets.
@@ -269,27 +264,32 @@ def plan(
 
     umt plan --env umt_b16_5m --clips 2500000 --images 3000000
 
-    As many devices train as train.nproc says; extraction uses one. A phase
-    takes the longest of computing, decoding and moving the store's bytes. FLOPs
-    and bytes are exact. Hours rest on --mfu, --decode-rate, --image-rate and
-    --store-rate: assumptions, until you have measured them. A parameter of the
+    As many devices train as train.nproc says, and extract as teacher_features.nproc
+    says, in the precision that the parameters come to on that device, with the
+    decoding processes that they name. A phase takes the longest of computing,
+    decoding, reading files and moving the store's bytes. FLOPs and bytes are exact.
+    Hours rest on rates: a table says which are assumed and why, --rates takes yours.
+    decode_rate is what benchmarks/decode_rate.py FOLDER prints; --device here measures
+    it on the corpus, and the peaks of the device that is here. A parameter of the
     recipe is tried out as in `kedro run`: --params teacher_features.views=4
     """
-    from umt_pipeline.commands.plan import Counts, plan_project, print_plans
-    from umt_pipeline.commands.plan_stage1 import Hardware, find_device
-    from umt_pipeline.project_config import config_loader, validated
+    from umt_pipeline.commands.plan import Counts, find_hardware, plan_project
+    from umt_pipeline.commands.plan_tables import print_derivations, print_plans
+    from umt_pipeline.project_config import config_loader
 
-    name, peak = find_device(device)
-    values = {"name": name, "peak_tflops": peak, "mfu": mfu, "cores": cores, "decode_rate": decode_rate}
-    hardware = validated(Hardware, {**values, "image_rate": image_rate, "store_rate": store_rate}, "umt plan")
     if images and clips is None:
         raise ConfigError(f"--images {images} goes with --clips; without both, the clean video table is counted")
     project, counts = project_folder(), None if clips is None else Counts(clips, images)
-    result = plan_project(project, config_loader(project, env, params), counts, hardware)
+    loader = config_loader(project, env, params)
+    hardware = find_hardware(project, loader, device, rates, videos=counts is None)
+    result = plan_project(project, loader, counts, hardware)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
         return
-    print_plans(Console() if sys.stdout.isatty() else Console(width=120), result)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    print_plans(console, result)
+    if explain:
+        print_derivations(console, result)
 
 
 @app.command()

@@ -1,28 +1,30 @@
 """What stage 1 will cost, computed before anything is spent: work, hours and bytes of both ways to the targets.
 
 Online, every step decodes its clips and runs the teacher. Cached, extraction does both once for each of V recorded views
-of a clip, and the epochs read the store. FLOPs and bytes are counted exactly (``models.flops``, ``features.manifest``);
-hours follow from three rates that are assumptions until they are measured: how much of the device's peak is used, how fast
-a core decodes, how fast the store is read and written.
+of a clip, and the epochs read the store. Work is counted exactly (``models.flops``, ``features.manifest``) and turned into
+hours by :mod:`umt_pipeline.commands.plan_phases`. Every number has a line that says how it came about.
 
-Decoding and the store work beside the device, which waits for them where they are slower: a phase takes the longest of the
-three times. Ingestion, evaluation and the training of a small teacher are not counted.
+Ingestion, evaluation, the training of a small teacher, what a codec learns, and the rows that are computed again before cached
+training (``stage1.verify``) are not counted.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import open_clip
-from pydantic import Field
 
-from umt_pipeline.core.config import Config
+from umt_pipeline.commands.plan_hardware import Hardware
+from umt_pipeline.commands.plan_numbers import NOTHING, Explained, Number, count, explained
+from umt_pipeline.commands.plan_phases import Mode, Phase, Setup, Work
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.features.codecs import Fp16, Int8, Pq
 from umt_pipeline.features.extract import FeatureConfig, make_header
+from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.models.flops import TowerSize, student_macs, teacher_macs, training_flops
 from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, TRAIN_SMALL
 from umt_pipeline.models.teacher_sources import FOLDER_PREFIX, HUB_PREFIX, OPEN_CLIP_PREFIX
@@ -30,133 +32,16 @@ from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.small_teacher import SmallClipConfig
 from umt_pipeline.training.stage1 import Stage1Config
+from umt_pipeline.training.task import TrainConfig
 
-# Dense bf16 peak in TFLOP/s, from NVIDIA's data sheets of the SXM modules.
-PEAK_TFLOPS = {"a100": 312.0, "h100": 989.0, "h200": 989.0}
+# Codecs with their defaults, whose stores are compared.
+_CODECS = (Fp16(), Int8(), Pq())
 # Views recorded per clip in the cached mode where the parameters record none.
 ASSUMED_VIEWS = 10
 _SOURCE = "teacher_features.teacher.source"
 
 
-class Hardware(Config):
-    """What the run would have.
-
-    Attributes:
-        name: of the device, for people.
-        peak_tflops: of one device, dense, in the precision of training.
-        mfu: share of the peak that the counted FLOPs reach.
-        cores: CPU cores beside each device, all of them decoding.
-        decode_rate: clip views that one core decodes per second.
-        image_rate: images that one core decodes per second.
-        store_rate: GB/s that one device's share of the disks reads or writes.
-    """
-
-    name: str
-    peak_tflops: float = Field(gt=0)
-    mfu: float = Field(gt=0, le=1)
-    cores: int = Field(ge=1)
-    decode_rate: float = Field(gt=0)
-    image_rate: float = Field(gt=0)
-    store_rate: float = Field(gt=0)
-
-    def compute_s(self, flops: float) -> float:
-        """Return the seconds that one device computes."""
-        return flops / (self.peak_tflops * 1e12 * self.mfu)
-
-    def decode_s(self, views: float) -> float:
-        """Return the seconds that the cores of one device decode."""
-        return views / (self.decode_rate * self.cores)
-
-    def decode_images_s(self, views: float) -> float:
-        """Return the seconds that the cores of one device decode images."""
-        return views / (self.image_rate * self.cores)
-
-    def store_s(self, size: float) -> float:
-        """Return the seconds in which one device's share of the disks moves so many bytes."""
-        return size / (self.store_rate * 1e9)
-
-
-class Phase(Config):
-    """One part of a mode.
-
-    Attributes:
-        name: ``extraction`` or ``training``.
-        devices: that work at the same time.
-        compute_device_hours: all devices' hours of computing.
-        decode_device_hours: all devices' hours until their cores have decoded what the phase sees.
-        store_device_hours: all devices' hours until the store is written (extraction) or read (training).
-    """
-
-    name: Literal["extraction", "training"]
-    devices: int
-    compute_device_hours: float
-    decode_device_hours: float
-    store_device_hours: float
-
-    @classmethod
-    def of(
-        cls,
-        name: Literal["extraction", "training"],
-        devices: int,
-        hardware: Hardware,
-        *,
-        flops: float,
-        decode_s: float,
-        moved: float,
-    ) -> Self:
-        """Compute a phase.
-
-        Args:
-            name: of the phase.
-            devices: that work at the same time.
-            hardware: rates.
-            flops: all that the devices compute.
-            decode_s: seconds of decoding with one device's cores.
-            moved: bytes that the store is read or written.
-        """
-        return cls(
-            name=name,
-            devices=devices,
-            compute_device_hours=hardware.compute_s(flops) / 3600,
-            decode_device_hours=decode_s / 3600,
-            store_device_hours=hardware.store_s(moved) / 3600,
-        )
-
-    @property
-    def device_hours(self) -> float:
-        """What the phase costs."""
-        return max(self.compute_device_hours, self.decode_device_hours, self.store_device_hours)
-
-    @property
-    def hours(self) -> float:
-        """What the clock on the wall shows."""
-        return self.device_hours / self.devices
-
-
-class Mode(Config):
-    """One way to train."""
-
-    phases: tuple[Phase, ...]
-
-    @property
-    def device_hours(self) -> float:
-        """What the mode costs."""
-        return sum(phase.device_hours for phase in self.phases)
-
-    @property
-    def hours(self) -> float:
-        """What the clock on the wall shows, phase after phase."""
-        return sum(phase.hours for phase in self.phases)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all numbers under the names that they have here."""
-        phases = [
-            {**phase.model_dump(mode="json"), "device_hours": phase.device_hours, "hours": phase.hours} for phase in self.phases
-        ]
-        return {"phases": phases, "device_hours": self.device_hours, "hours": self.hours}
-
-
-class StagePlan(Config):
+class StagePlan(Explained):
     """What ``umt plan`` says of either stage.
 
     Attributes:
@@ -166,13 +51,15 @@ class StagePlan(Config):
         batch_size: samples per step.
         teacher: its source.
         targets: the mode that the parameters choose.
+        store_bytes: size of the cached mode's stores.
+        store_bytes_by_codec: the same by codec, each with its defaults.
         hardware: rates.
         online: cost.
         cached: cost.
     """
 
     # Properties that JSON has too.
-    computed: ClassVar[tuple[str, ...]] = ("store_bytes", "cheaper")
+    computed: ClassVar[tuple[str, ...]] = ("cheaper",)
 
     views_assumed: bool
     epochs: float
@@ -180,6 +67,8 @@ class StagePlan(Config):
     batch_size: int
     teacher: str
     targets: Literal["online", "cached"]
+    store_bytes: int
+    store_bytes_by_codec: dict[str, int]
     hardware: Hardware
     online: Mode
     cached: Mode
@@ -215,30 +104,6 @@ class CostPlan(StagePlan):
     student_flops: int
     bytes_per_clip_view: dict[str, int]
     break_even: float | None
-
-    @property
-    def store_bytes(self) -> int:
-        """Size of the cached mode's store."""
-        return self.recorded_clips * self.views * sum(self.bytes_per_clip_view.values())
-
-
-def find_device(text: str) -> tuple[str, float]:
-    """Return name and peak of a device that is given by name or by its TFLOP/s.
-
-    Raises:
-        ConfigError: neither.
-    """
-    if text.lower() in PEAK_TFLOPS:
-        return text.lower(), PEAK_TFLOPS[text.lower()]
-    try:
-        peak = float(text)
-    except ValueError:
-        peak = math.nan
-    if not 0 < peak < math.inf:
-        raise ConfigError(
-            f"--device: expected {', '.join(PEAK_TFLOPS)} or a peak in TFLOP/s (dense, in bf16), found '{text}'"
-        )
-    return f"{peak:g} TFLOP/s", peak
 
 
 def find_tower(features: FeatureConfig, small: SmallClipConfig | None) -> TowerSize:
@@ -287,6 +152,49 @@ def _model_config(source: str) -> Mapping[str, Any] | None:
     return described
 
 
+def codec_headers(header: StoreHeader) -> dict[str, StoreHeader]:
+    """Return the header as it were with each codec's defaults, and as it is for its own codec."""
+    headers: dict[str, StoreHeader] = {}
+    for codec in _CODECS:
+        own = header.codec if codec.kind == header.codec.kind else codec.for_width(header.target_dim)
+        headers[codec.kind] = header.model_copy(update={"codec": own})
+    return headers
+
+
+def planned_header(features: FeatureConfig, tower: TowerSize) -> StoreHeader:
+    """Return the header of the store that would be recorded, with views where the parameters record none."""
+    views = features.views or ASSUMED_VIEWS
+    return make_header(features.model_copy(update={"views": views}), tower.output_dim, weights_sha256="")
+
+
+def extraction_setup(features: FeatureConfig, train: TrainConfig, hardware: Hardware) -> Setup:
+    """Return who extracts; where ``nproc`` is null, all devices of the machine that trains."""
+    devices = features.nproc or (1 if hardware.shared else train.nproc)
+    return Setup("extraction", devices, features.precision, features.workers)
+
+
+def training_setup(train: TrainConfig) -> Setup:
+    """Return who trains."""
+    return Setup("training", train.nproc, train.precision, train.workers)
+
+
+def micro_batch(train: TrainConfig, batch_size: int) -> Number:
+    """Return how many samples a process reads at once."""
+    return count(-(-batch_size // (train.nproc * train.accumulate)), "samples")
+
+
+def frame_bytes(header: StoreHeader) -> Number:
+    """Return the bytes of a decoded view."""
+    return Number(header.frames * header.view.size**2 * 3, f"{header.frames} frames x {header.view.size}^2 pixels x 3 B")
+
+
+def teacher_cost(tower: TowerSize, header: StoreHeader) -> Number:
+    """Return the FLOPs of the teacher on one view."""
+    macs = teacher_macs(tower, header.frames, header.grid, header.layers, header.visible_per_frame)
+    parts = f"patches {macs.patch_embedding:,} + blocks {macs.blocks:,} + attention row {macs.attention_row:,}"
+    return Number(2 * macs.total, f"2 FLOP x ({parts} + projection {macs.projection:,}) MACs")
+
+
 def make_plan(
     features: FeatureConfig,
     stage1: Stage1Config,
@@ -298,8 +206,8 @@ def make_plan(
     """Compute the cost of stage 1 with these parameters.
 
     Args:
-        features: what is recorded, or would be.
-        stage1: student and loop; ``train.nproc`` devices train, one extracts.
+        features: what is recorded, or would be, and who does it.
+        stage1: student and loop.
         tower: sizes of the teacher's image tower.
         clips: number of training clips.
         recorded_clips: number of clips of the splits to record.
@@ -309,46 +217,111 @@ def make_plan(
         ConfigError: the parameters do not fit these clips.
         TrainingError: there are no clips.
     """
-    views = features.views or ASSUMED_VIEWS
-    header = make_header(features.model_copy(update={"views": views}), tower.output_dim, weights_sha256="")
-    student = student_macs(stage1.student.student_config(header), header.frames * header.visible_per_frame)
-    teacher = teacher_macs(tower, header.frames, header.grid, header.layers, header.visible_per_frame).total
+    header = planned_header(features, tower)
     sampler = Sampler(clips, stage1.train.batch_size, seed=0)
     steps = make_schedule(stage1.train, sampler.steps_per_epoch, sampler.batch_size).total_steps
-    passes, recorded = steps * sampler.batch_size, recorded_clips * views
-    devices = stage1.train.nproc
-
+    macs = student_macs(stage1.student.student_config(header), header.frames * header.visible_per_frame)
+    teacher = teacher_cost(tower, header)
+    student = Number(training_flops(macs), f"2 FLOP x 3 (back counted as twice forward) x {macs:,} MACs")
     sizes = header.row_bytes()
-    written = sum(sizes.values())
-    read = written - sizes["attention"]  # which training leaves unread
-    decode_s = hardware.decode_s
-    online = Phase.of(
-        "training", devices, hardware, flops=passes * training_flops(student, teacher), decode_s=decode_s(passes), moved=0
+    row = count(sum(sizes.values()), "B")
+    recorded = count(recorded_clips, "clips") * count(header.views, "views")
+    stored = recorded * row
+    by_codec = {kind: recorded * count(sum(one.row_bytes().values()), "B") for kind, one in codec_headers(header).items()}
+    work = _Work(
+        steps=count(steps, "steps") * count(sampler.batch_size, "clips"),
+        recorded=recorded,
+        student=student.called("student", "FLOP"),
+        teacher=teacher.called("teacher", "FLOP"),
+        written=stored,
+        # Training leaves the teacher's attention unread.
+        read=count(row.value - sizes["attention"], "B read of a row"),
     )
-    extraction = Phase.of(
-        "extraction", 1, hardware, flops=recorded * 2 * teacher, decode_s=decode_s(recorded), moved=recorded * written
-    )
-    cached = Phase.of(
-        "training", devices, hardware, flops=passes * training_flops(student), decode_s=0, moved=passes * read
-    )
+    online, cached = work.modes(features, stage1, header, sampler.batch_size, hardware)
     # So much an epoch saves, which must earn the extraction.
     epochs = steps / sampler.steps_per_epoch
-    saved_per_epoch = (online.device_hours - cached.device_hours) / epochs
+    saved = (online.device_hours - cached.phases[-1].device_hours) / epochs
+    values, how = explained(
+        teacher_flops=teacher, student_flops=student, store_bytes=stored,
+        epochs=count(steps, "steps") / count(sampler.steps_per_epoch, "steps per epoch"),
+    )  # fmt: skip
+    arrays = {name: f"{spec.dtype} {list(spec.shape)}" for name, spec in header.arrays().items()}
     return CostPlan(
         clips=clips,
         recorded_clips=recorded_clips,
-        views=views,
+        views=header.views,
         views_assumed=features.views == 0,
-        epochs=epochs,
         steps=steps,
         batch_size=sampler.batch_size,
         teacher=features.teacher.source,
-        teacher_flops=2 * teacher,
-        student_flops=training_flops(student),
         bytes_per_clip_view=sizes,
+        store_bytes_by_codec={kind: round(size.value) for kind, size in by_codec.items()},
         targets=stage1.targets,
         hardware=hardware,
-        online=Mode(phases=(online,)),
-        cached=Mode(phases=(extraction, cached)),
-        break_even=extraction.device_hours / views / saved_per_epoch if saved_per_epoch > 0 else None,
+        online=online,
+        cached=cached,
+        break_even=cached.phases[0].device_hours / header.views / saved if saved > 0 else None,
+        **values,  # type: ignore[arg-type]
+        how={
+            **how,
+            "clips": "training clips of the clean table, or --clips",
+            "recorded_clips": "clips of teacher_features.splits in the clean table, or --clips",
+            "views": "assumed, since teacher_features.views is 0" if features.views == 0 else "teacher_features.views",
+            "steps": "stage1.train, on whole batches",
+            "batch_size": "stage1.train.batch_size, no more than there are clips",
+            "break_even": "device-hours of extraction per view / device-hours that a cached epoch saves",
+            **{f"bytes_per_clip_view.{name}": text for name, text in arrays.items()},
+            **{f"store_bytes_by_codec.{kind}": size.how for kind, size in by_codec.items()},
+        },
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What stage 1 does.
+
+    Args:
+        steps: clips that training sees.
+        recorded: views that extraction records.
+        student: FLOPs of a clip.
+        teacher: FLOPs of a view.
+        written: bytes of the store.
+        read: bytes of a row that training reads.
+    """
+
+    steps: Number
+    recorded: Number
+    student: Number
+    teacher: Number
+    written: Number
+    read: Number
+
+    def modes(
+        self, features: FeatureConfig, stage1: Stage1Config, header: StoreHeader, batch_size: int, hardware: Hardware
+    ) -> tuple[Mode, Mode]:
+        """Return the cost of training online, and of extraction and training from the store."""
+        nothing, batch = NOTHING, micro_batch(stage1.train, batch_size)
+        rows = count(self.recorded.value, "rows")
+        training = {"images": nothing, "batch": batch}
+        online = Work(
+            flops=self.steps * (self.student + self.teacher), videos=self.steps, moved=nothing,
+            sample_bytes=frame_bytes(header), rows=nothing, **training,
+        )  # fmt: skip
+        extraction = Work(
+            flops=self.recorded * self.teacher, videos=self.recorded, images=nothing, moved=self.written,
+            batch=count(features.batch_size, "views"), sample_bytes=frame_bytes(header), rows=rows,
+        )  # fmt: skip
+        cached = Work(
+            flops=self.steps * self.student, videos=nothing, moved=self.steps * self.read, sample_bytes=self.read,
+            rows=rows, **training,
+        )  # fmt: skip
+        setup = training_setup(stage1.train)
+        return (
+            Mode(phases=(Phase.of(setup, online, hardware),)),
+            Mode(
+                phases=(
+                    Phase.of(extraction_setup(features, stage1.train, hardware), extraction, hardware),
+                    Phase.of(setup, cached, hardware),
+                )
+            ),
+        )

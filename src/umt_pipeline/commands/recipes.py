@@ -12,14 +12,16 @@ from typing import Any
 from pydantic import Field
 
 from umt_pipeline.commands.plan import Counts, plan_project
-from umt_pipeline.commands.plan_stage1 import CostPlan, Hardware, Mode
+from umt_pipeline.commands.plan_hardware import Hardware, find_device, hardware_values
+from umt_pipeline.commands.plan_phases import Mode
+from umt_pipeline.commands.plan_stage1 import CostPlan
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.project_config import RECIPES_FOLDER, ProjectConfigLoader, config_loader, validated
 
 PAGE = Path("docs/recipes.md")
-# What costs are computed for: assumptions, not measurements.
-HARDWARE = Hardware(name="h100", peak_tflops=989, mfu=0.4, cores=16, decode_rate=16, image_rate=200, store_rate=2)
+# What costs are computed for: what `umt plan` assumes where nobody has measured.
+HARDWARE = Hardware.model_validate(hardware_values(find_device("h100"), {}, {}))
 HEAD = """# Recipes
 
 Written by `umt recipes` from `conf/recipes`; do not edit it by hand.
@@ -38,10 +40,11 @@ results: ${data}/08_reporting/results
 No result of these recipes has been compared with the published scores.
 
 Costs are computed, not measured, and ingestion, which decodes every file once, comes before and is not counted. They are those
-of `umt plan` with the options shown: 8 H100 at 40 % of their peak train, beside each 16 cores that decode 16 videos/s or 200
-images/s and disks of 2 GB/s. These are assumptions; the command takes your numbers. Hours are of the clock. What a device
-computes less than its hours, it waits for decoders or disks. Cached means 10 recorded views of each video and image, stored as
-`teacher_features.codec` says: int8.
+of `umt plan` with the options shown: H100 at 40 % of their peak in bf16 (989 TFLOP/s), beside each 16 cores that decode 16
+videos/s or 200 images/s and disks of 2 GB/s; as many devices and decoding processes as the recipe names. Most of these rates
+are assumptions; the command says on what grounds, takes your numbers, and explains each of its own (`--explain`). Hours are of
+the clock. What a device computes less than its hours, it waits for decoders or disks. Cached means 10 recorded views of each
+video and image, stored as `teacher_features.codec` says: int8.
 """
 
 Score = float | tuple[float, float]
