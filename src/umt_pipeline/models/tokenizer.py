@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 
-# [PAD] is 0 as in every BERT: BertEmbeddings keeps row 0 at zero.
+# [PAD] is 0 as in every BERT: its embeddings keep row 0 at zero.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
 
