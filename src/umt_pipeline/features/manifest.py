@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from pydantic import Field, ValidationError, model_validator
@@ -24,6 +23,9 @@ from umt_pipeline.features.codecs import AnyCodec, ArraySpec, Fp16
 from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.models.teacher import TeacherConfig
 from umt_pipeline.video.views import ViewConfig
+
+if TYPE_CHECKING:
+    import pandas as pd  # given by whoever has tables of it; training itself needs none
 
 SCHEMA_VERSION = 3
 # Version 2 is a store whose rows lie in their shards in order and without gaps, which version 3 allows but does not promise.

@@ -146,7 +146,8 @@ class CachedDataset(ClipDataset):
         rows = store.rows_for(split)
         # A clip's views lie side by side, in order.
         self._rows_IU = rows.reshape(-1, store.manifest.views)
-        self._clip_ids = pa.array(store.index["video_id"].to_numpy()[self._rows_IU[:, 0]], type=pa.large_string())
+        names = store.table["video_id"].cast(pa.large_string()).combine_chunks()
+        self._clip_ids = names.take(pa.array(self._rows_IU[:, 0]))
         self.split = split
         self._store = store
         unread = {"attention"} if aligned else {"attention", *store.manifest.target_arrays()}

@@ -17,10 +17,12 @@ view, P values per patch, K aligned layers, C target width.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.features.codecs import Coder, read_learnt
 from umt_pipeline.features.manifest import INDEX_FILE, LEARNT_FILE, FileEntry, places_of, read_index, read_manifest
 from umt_pipeline.video.views import View
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class FeatureStore:
@@ -39,7 +44,7 @@ class FeatureStore:
 
     Attributes:
         manifest: what the store is.
-        index: one line per row.
+        table: one line per row.
         places_R2: shard and row in the shard of each row, int64.
 
     Raises:
@@ -53,9 +58,8 @@ class FeatureStore:
         self.manifest = read_manifest(self.folder)
         self._check_sizes()
         self._check_hashes(self._small_files())
-        table = read_index(self.folder)
-        self.index = table.to_pandas()
-        self.places_R2 = places_of(table)
+        self.table = read_index(self.folder)
+        self.places_R2 = places_of(self.table)
         self._maps: dict[tuple[int, str], np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -64,15 +68,21 @@ class FeatureStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
 
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """:attr:`table` for checks; training does without."""
+        index: pd.DataFrame = self.table.to_pandas()
+        return index
+
     def rows_for(self, split: str) -> np.ndarray:
         """Return the rows of a split, int64, in the order of the store.
 
         Raises:
             StoreError: the store holds no row of that split.
         """
-        rows = self.index.loc[self.index["split"] == split, "row"].to_numpy(np.int64)
+        rows = np.flatnonzero(np.asarray(pc.equal(self.table["split"], split)))
         if len(rows) == 0:
-            found = ", ".join(map(str, self.index["split"].unique())) or "no rows (views: 0 is for online training)"
+            found = ", ".join(self.table["split"].unique().to_pylist()) or "no rows (views: 0 is for online training)"
             raise StoreError(f"feature store {self.folder}: expected rows of split {split!r}, found {found}")
         return rows
 

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
@@ -43,6 +42,9 @@ from umt_pipeline.features.manifest import (
     rows_in_order,
     write_index,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd  # given by whoever has tables of it; training itself needs none
 
 PLAN_FILE = "plan.json"
 FILES_FILE = "files.json"

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import open_clip
-from open_clip.transformer import VisionTransformer
+from typing import TYPE_CHECKING, Any
 
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.vit import ViTConfig
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer  # whoever has no model of open_clip's need not have it
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class TowerSize:
         Raises:
             ConfigError: the image tower is no ViT of open_clip's own.
         """
-        vision = open_clip.CLIPVisionCfg(**model_config["vision_cfg"])
+        from open_clip import CLIPVisionCfg
+
+        vision = CLIPVisionCfg(**model_config["vision_cfg"])
         if vision.timm_model_name or isinstance(vision.layers, list | tuple):
             raise ConfigError(
                 "the cost is known of open_clip's own ViT towers only, found "

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 import timm
 import torch
 import torch.nn.functional as F
@@ -225,6 +224,8 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool =
         if is_timm:
             model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         else:
+            import open_clip  # not needed by whoever has a teacher of timm's
+
             model = open_clip.create_model(f"local-dir:{folder}")
             tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}") if text else None
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:

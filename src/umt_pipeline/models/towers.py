@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer as OpenClipViT
 from timm.layers import AttentionPoolLatent, PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
@@ -28,6 +26,10 @@ from umt_pipeline.models.flops import TowerSize
 from umt_pipeline.models.importance import can_read, class_attention, pool_attention, token_norm
 from umt_pipeline.models.packed_attention import PackedAttention
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    # Imported where a model of it is given: whoever has a teacher of timm's need not have open_clip.
+    from open_clip.transformer import VisionTransformer as OpenClipViT
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -232,12 +234,18 @@ def make_tower(model: nn.Module, source: str, grid: int) -> Tower:
         ConfigError: the tower is no plain ViT.
     """
     visual: Any = getattr(model, "visual", model)
-    if isinstance(visual, OpenClipViT):
-        return OpenClipTower(visual, source, grid)
-    trunk: Any = visual.trunk if isinstance(visual, TimmModel) else visual
-    if isinstance(trunk, TimmViT | Eva):
+    trunk: Any = visual
+    if type(visual).__module__.partition(".")[0] == "open_clip":
+        from open_clip.timm_model import TimmModel
+        from open_clip.transformer import VisionTransformer
+
+        if isinstance(visual, VisionTransformer):
+            return OpenClipTower(visual, source, grid)
         if isinstance(visual, TimmModel):
-            return TimmTower(trunk, visual.head, _statistics(visual), source, grid)
+            trunk = visual.trunk
+            if isinstance(trunk, TimmViT | Eva):
+                return TimmTower(trunk, visual.head, _statistics(visual), source, grid)
+    elif isinstance(trunk, TimmViT | Eva):
         published: Any = trunk.pretrained_cfg
         statistics = (tuple(published["mean"]), tuple(published["std"]))
         return TimmTower(trunk, nn.Identity(), statistics, source, grid)

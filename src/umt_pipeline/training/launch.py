@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -35,6 +34,9 @@ from umt_pipeline.training.metrics import Progress
 from umt_pipeline.training.spec import RunSpec, read_spec, write_spec
 from umt_pipeline.training.state import TrainResult
 from umt_pipeline.training.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPEC_FILE = "spec.json"
 
@@ -60,6 +62,8 @@ class FinishedRun:
     @property
     def history(self) -> pd.DataFrame:
         """One row per logged step."""
+        import pandas as pd  # ranks have no use for it
+
         return pd.DataFrame(self.result.history)
 
     def weights(self) -> dict[str, Tensor]:
