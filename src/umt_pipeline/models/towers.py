@@ -189,6 +189,7 @@ class TimmTower(Tower):
         # timm's resize of the position table is bicubic with antialiasing; rotary positions follow the grid.
         trunk.set_input_size(img_size=(grid * self.patch_size, grid * self.patch_size))
         self.output_dim = self.project(next(trunk.parameters()).new_zeros(1, trunk.embed_dim)).shape[-1]
+        self.size = TowerSize.of_timm(trunk, self.output_dim) if type(head) is nn.Identity else None
 
     def forward(self, frames_F3SS: Tensor, layers: list[int]) -> TowerOutput:
         has_prefix = self.prefix > 0
