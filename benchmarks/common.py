@@ -1,13 +1,12 @@
 """What the benchmarks of training and encoding share: settings, corpus, store, training, what a page says of the machine.
 
-Each part of a benchmark runs in a process of its own, so that its peak memory is its own. With ``--synthetic`` nothing is decoded
-(see :mod:`synthetic`), and torch, numpy, pydantic, safetensors, pyarrow and timm are all that is imported.
+Each part of a benchmark runs in a process of its own, so that its peak memory is its own. With ``--synthetic`` nothing is
+decoded (see :mod:`synthetic`), and torch, numpy, pydantic, safetensors, pyarrow and timm are all that is imported.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
 import multiprocessing
 import os
@@ -18,8 +17,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -343,8 +342,8 @@ def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -
         checkpoint_every=10_000,
     )
     device = resolve_device(settings.device)
-    bf16 = uses_bf16("bf16", device)
-    peak = matmul_peak(device, torch.bfloat16 if bf16 else torch.float32)
+    precision, dtype = fast(device)
+    peak = matmul_peak(device, dtype)
     rows: list[Row] = []
 
     def collect(row: Row) -> None:
@@ -354,7 +353,7 @@ def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -
 
     with TemporaryDirectory(dir=place.folder) as run_dir, suppress(EnoughSeenError):
         train(task, config, seed=0, run_dir=Path(run_dir), on_row=collect)
-    return Training(tuple(rows), peak, "bf16" if bf16 else "fp32")
+    return Training(tuple(rows), peak, precision)
 
 
 def summarise(training: Training, settings: Settings, flops: float) -> Speed:
@@ -379,6 +378,17 @@ def against_best_peak(speeds: dict[str, Speed]) -> dict[str, Speed]:
     """Restate MFU against the best peak of the run: one that was measured while something else ran would flatter."""
     best = max(speed.tflops_peak for speed in speeds.values())
     return {name: replace(speed, mfu=speed.mfu * speed.tflops_peak / best) for name, speed in speeds.items()}
+
+
+def fast(device: torch.device) -> tuple[str, torch.dtype]:
+    """Return the precision that is measured on a device: bf16 where that is fast."""
+    return ("bf16", torch.bfloat16) if uses_bf16("bf16", device) else ("fp32", torch.float32)
+
+
+def fast_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Compute in that precision."""
+    _, dtype = fast(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def write_page(lines: Iterator[str], out: Path | None) -> None:

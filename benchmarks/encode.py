@@ -2,10 +2,10 @@
 
     python benchmarks/encode.py [--batch N] [--steps N] [--out FILE.md]
 
-Encodes random frames and random token ids with the library's own encoders, without gradients, in the precision of training; the
-weights are random, which are as fast as trained ones. Nothing is decoded or tokenised: torch, numpy, pydantic, safetensors,
-pyarrow and timm are all that is needed. Clips are encoded whole, as in evaluation: no patch is hidden. The teacher's part is that
-of extraction: from frames on the host to the record's arrays on the host.
+Encodes random frames and random token ids with the library's own encoders, without gradients, in the precision of training;
+the weights are random, which are as fast as trained ones. Nothing is decoded or tokenised: torch, numpy, pydantic,
+safetensors, pyarrow and timm are all that is needed. Clips are encoded whole, as in evaluation: no patch is hidden. The teacher's part
+is that of extraction: from frames on the host to the record's arrays on the host.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -24,6 +23,8 @@ from common import (
     Defaults,
     Place,
     Settings,
+    fast,
+    fast_autocast,
     in_new_process,
     load_benchmark_teacher,
     make_corpus,
@@ -44,7 +45,7 @@ from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
 from umt_pipeline.models.vit import ViTConfig
-from umt_pipeline.training.device import resolve_device, uses_bf16
+from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.objectives import ObjectiveWeights
 from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.video.views import ViewConfig
@@ -96,27 +97,21 @@ def main() -> None:
 def measure(place: Place, settings: Settings, kind: str) -> Encoding:
     """Encode batches of one kind."""
     device = resolve_device(settings.device)
-    bf16 = uses_bf16("bf16", device)
-    peak = matmul_peak(device, torch.bfloat16 if bf16 else torch.float32)
+    precision, dtype = fast(device)
+    peak = matmul_peak(device, dtype)
     torch.manual_seed(0)
     makers = {"clips": clip_encoder, "texts": text_encoder, "targets": teacher_targets}
     encode, things, macs = makers[kind](place, settings, device)
-
-    def autocast() -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-
-    seconds = timed(encode, settings.steps, device, autocast)
+    seconds = timed(encode, settings.steps, device)
     flops, per_s = 2 * macs, things / seconds
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
-    return Encoding(per_s, per_s * flops / peak, peak / 1e12, flops / 1e9, memory, "bf16" if bf16 else "fp32")
+    return Encoding(per_s, per_s * flops / peak, peak / 1e12, flops / 1e9, memory, precision)
 
 
-def timed(
-    encode: Callable[[], Any], steps: int, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]
-) -> float:
+def timed(encode: Callable[[], Any], steps: int, device: torch.device) -> float:
     """Return the median seconds of a batch; the device is not waited for between batches, which it times itself."""
     marks: list[Any] = []
-    with torch.inference_mode(), autocast():
+    with torch.inference_mode(), fast_autocast(device):
         for step in range(WARM_UP + steps + 1):
             if step >= WARM_UP:
                 marks.append(mark(device))

@@ -4,7 +4,7 @@
 
 Trains with the library's own loop, loader, store and task, online and from the feature store; the weights of all models are
 random, which are as fast as trained ones, and the captions are random words that fill 32 tokens. Needs no Kedro, MLflow or DVC,
-and with ``--synthetic`` nothing but torch, numpy, pydantic, safetensors, pyarrow and timm: nothing is decoded or tokenised then.
+and with ``--synthetic`` nothing but torch, numpy, pydantic, safetensors, pyarrow and timm: nothing is decoded or tokenised.
 Otherwise, without ``--videos``, a few H.264 files are drawn first.
 
 The time of an objective is the difference of two passes forward and back, one with it and one without, in an order in which
@@ -34,6 +34,7 @@ from common import (
     Speed,
     about_input,
     against_best_peak,
+    fast_autocast,
     in_new_process,
     make_corpus,
     make_place,
@@ -57,7 +58,7 @@ from umt_pipeline.features.source import Targets
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import VideoTextMacs, video_text_macs
 from umt_pipeline.models.video_text import VideoTextModel
-from umt_pipeline.training.device import to_device, uses_bf16
+from umt_pipeline.training.device import to_device
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.sampler import BatchReader, Sampler
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec, Stage2Task
@@ -134,9 +135,7 @@ def view_of(settings: Settings) -> ViewConfig:
     return ViewConfig(frames=settings.sizes.frames // 2, size=settings.sizes.pixels)
 
 
-def task_for(
-    place: Place, settings: Settings, targets: Targets, names: tuple[str, ...]
-) -> tuple[Stage2Task, VideoTextMacs]:
+def task_for(place: Place, settings: Settings, targets: Targets, names: tuple[str, ...]) -> tuple[Stage2Task, VideoTextMacs]:
     """Return the task with these objectives alone, and what a sample's way forward costs in it."""
     torch.manual_seed(0)
     sizes, header = settings.sizes, read_manifest(place.store)
@@ -217,7 +216,7 @@ def timed_pass(task: Stage2Task, names: tuple[str, ...], batch: Batch, device: t
     generator = torch.Generator(device).manual_seed(0)
     wait_for(device)
     began = time.perf_counter()
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16("bf16", device)):
+    with fast_autocast(device):
         loss = task.loss(objectives, batch, generator)
     loss.total.backward()
     wait_for(device)

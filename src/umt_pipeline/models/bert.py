@@ -101,9 +101,7 @@ class BertAttention(nn.Module):
         projected = inner.query(x_BLD), inner.key(x_BLD), inner.value(x_BLD)
         return self._mix(x_BLD, projected, mask_B11L, causal and x_BLD.shape[1] > 1)
 
-    def cross(
-        self, x_BLD: Tensor, other_RVZ: Tensor, mask_B11V: Tensor | None = None, rows_B: Tensor | None = None
-    ) -> Tensor:
+    def cross(self, x_BLD: Tensor, other_RVZ: Tensor, mask_B11V: Tensor | None = None, rows_B: Tensor | None = None) -> Tensor:
         """Let tokens attend to something else; returns [B, L, D].
 
         Args:

@@ -140,6 +140,14 @@ class Teacher(nn.Module):
         del mode
         return super().train(False)
 
+    def compile_blocks(self) -> None:
+        """Let torch.compile compile the tower's blocks in place, one by one: they have the same code, so it does so once.
+
+        The last one is left out: a hook in it hands on what the importance of patches is read from.
+        """
+        for block in self.tower.blocks[:-1]:
+            block.compile()
+
     @torch.no_grad()
     def forward(self, frames_F3SS: Tensor) -> TowerOutput:
         """Run the tower on every patch of every frame.

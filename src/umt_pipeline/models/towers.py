@@ -59,10 +59,12 @@ class Tower(nn.Module, ABC):
         output_dim: C.
         importance: what the importance of a patch is read from.
         statistics: mean and standard deviation of the input that the tower was trained with.
+        blocks: its blocks.
         size: what its cost is counted from; None: nobody has counted this kind of tower.
     """
 
     depth: int
+    blocks: list[nn.Module]
     patch_size: int
     output_dim: int
     importance: Importance
@@ -116,7 +118,8 @@ class OpenClipTower(Tower):
                 f"patches, found open_clip's pooling {visual.pool_type!r} behind {type(visual.attn_pool).__name__} (CoCa)"
             )
         self.visual = visual
-        self.depth = len(visual.transformer.resblocks)
+        self.blocks = list(visual.transformer.resblocks)
+        self.depth = len(self.blocks)
         self.patch_size = _square(source, visual.patch_size)
         self.output_dim = int(visual.output_dim)
         self.statistics = _statistics(visual)
@@ -176,7 +179,8 @@ class TimmTower(Tower):
         self.trunk: Any = trunk  # the two classes have more in common than their types say
         self.head = head
         self.statistics = statistics
-        self.depth = len(trunk.blocks)
+        self.blocks = list(trunk.blocks)
+        self.depth = len(self.blocks)
         self.patch_size = _square(source, embed.patch_size)
         self.prefix = int(trunk.num_prefix_tokens)
         if trunk.cls_token is not None:
@@ -205,9 +209,7 @@ class TimmTower(Tower):
             # An Eva pool reads register tokens too, a ViT's only if told so.
             reads_prefix = has_prefix and getattr(self.trunk, "pool_include_prefix", True)
             tokens = torch.cat((prefix_FXW, last_FNW), dim=1) if reads_prefix else last_FNW
-            importance_FN = pool_attention(
-                self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0
-            )
+            importance_FN = pool_attention(self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0)
         else:
             importance_FN = token_norm(last_FNW)
         return TowerOutput(patches, importance_FN, prefix_FXW)

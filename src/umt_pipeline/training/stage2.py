@@ -265,6 +265,10 @@ class Stage2Task(Task):
         for provider in self.providers.values():
             provider.setup(device)
 
+    def compile(self) -> None:
+        for provider in self.providers.values():
+            provider.compile()
+
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         provider = self.providers[batch["group"]]
         header = provider.header

@@ -87,6 +87,10 @@ class Task(ABC):
         """Called once before training, when ``model`` is on the device: move frozen helpers there."""
         return
 
+    def compile(self) -> None:
+        """Called once after :meth:`setup` where ``TrainConfig.compile`` is on: compile frozen helpers."""
+        return
+
     def no_decay(self, name: str, param: nn.Parameter) -> bool:
         """Whether weight decay leaves ``param`` alone; by default biases and everything with at most one axis."""
         return param.ndim <= 1 or name.endswith("bias")
@@ -142,7 +146,10 @@ class TrainConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16: autocast, fp32 where the device has no fast bf16; auto: bf16 on CUDA, fp32 on a CPU"
     )
-    compile: bool = False
+    compile: bool = Field(False, description="torch.compile, of the model and of a teacher that runs online")
+    deterministic: Annotated[bool, OPERATIONAL] = Field(
+        False, description="deterministic algorithms alone: the same bits from the same GPU, slower; a CPU needs it not"
+    )
     device: Annotated[DeviceName, OPERATIONAL] = Field("auto", description="auto: CUDA if there is one, else CPU")
     nproc: OperationalInt = Field(1, ge=1, description="processes on this machine; 1 trains in the calling process")
     workers: OperationalInt = Field(0, ge=0, description="loader processes per rank; 0: one background thread")
