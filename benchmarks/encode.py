@@ -4,7 +4,7 @@
 
 Encodes random frames and random token ids with the library's own encoders, without gradients, in the precision of training;
 the weights are random, which are as fast as trained ones. Nothing is decoded or tokenised: torch, numpy, pydantic,
-safetensors, pyarrow and timm are all that is needed. Clips are encoded whole, as in evaluation: no patch is hidden. The teacher's part
+safetensors, pyarrow and timm are all that is needed. Clips are encoded whole, as in evaluation. The teacher's part
 is that of extraction: from frames on the host to the record's arrays on the host.
 """
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,24 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
     os.environ["MLFLOW_TRACKING_URI"] = uri
     return uri
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs in this process fail at an operation of a step that would make the host wait for a GPU.
+
+    The first steps may: tables are made and kept there.
+    """
+    from tests.waits import NoWaits
+    from umt_pipeline.training.loop import Trainer
+
+    step = Trainer._step
+
+    def strictly(trainer: Trainer, number: int, batches: Any) -> None:
+        with NoWaits() if number >= 4 else nullcontext():
+            step(trainer, number, batches)
+
+    monkeypatch.setattr(Trainer, "_step", strictly)
 
 
 @pytest.fixture
