@@ -39,7 +39,6 @@ CUDA = {"online": 128, "cached": 128, "stage2": 128, "encode": 64, "resume": 32}
 TINY = 4
 # The part that `resume` starts.
 TRAIN = "train"
-ABOUT_SYNTHETIC = "random frames and records, nothing is decoded"
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def part_resume(place: Place, settings: Settings) -> dict[str, Any]:
         raise SystemExit("the run ended before it was killed")
     finish("killed")
     whole, resumed = (final_weights(place.folder / name).read_bytes() for name in ("whole", "killed"))
-    return {"equal": whole == resumed, "bytes": len(whole)}
+    return {"equal": whole == resumed}
 
 
 # By name: title, and what is done.
@@ -235,21 +234,23 @@ def report(settings: Settings, outcomes: dict[str, Outcome], out: Path, load: fl
     yield ""
     if not cuda:
         yield paragraph(
-            "**No GPU was there.** This page is of tiny models on a CPU: it shows that the command runs to its end, and none of "
-            "its speeds says anything of a GPU. Whoever has one runs the command without `--device cpu`, which measures UMT-B/16 "
-            "and takes at most 8 minutes."
+            "**No GPU was there.** This page is of tiny models on a CPU: it shows that the command runs to its end, and none "
+            "of its speeds says anything of a GPU. Whoever has one runs the command without `--device cpu`, which measures "
+            "UMT-B/16 and takes at most 8 minutes."
         )
         yield ""
     what = "UMT-B/16, BERT-base and CLIP ViT-B/16" if cuda else "Tiny models"
     yield paragraph(
-        f"{what} with random weights, {ABOUT_SYNTHETIC}, the deterministic option in the resumed run alone. Written by"
+        f"{what} with random weights; random frames and records, nothing is decoded; the deterministic option in the resumed "
+        "run alone. Written by"
     )
     yield ""
     yield f"    benchmarks/gpu_check.sh{'' if cuda else ' --device cpu'}{'' if out == OUT else f' --out {out.name}'}"
     yield ""
+    seconds = sum(outcome.seconds for outcome in outcomes.values())
     yield paragraph(
-        f"on {machine(settings.device)}; {driver() if cuda else 'no CUDA device'}; torch {torch.__version__}; commit {commit(out)}; "
-        f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after; {sum(o.seconds for o in outcomes.values()):.0f} s in all."
+        f"on {machine(settings.device)}; {driver() if cuda else 'no CUDA device'}; torch {torch.__version__}; commit "
+        f"{commit(out)}; load average {load:.1f} before, {os.getloadavg()[0]:.1f} after; {seconds:.0f} s in all."
     )
     yield ""
     yield from speeds(outcomes)
@@ -303,7 +304,7 @@ def checks(outcomes: dict[str, Outcome]) -> Iterator[str]:
             text = found["text"]
         else:
             same = "bit for bit the weights" if found["equal"] else "NOT the weights"
-            text = f"killed after step {KILLED_AT} of {STEPS}, the run ended in {same} of one that was not ({found['bytes']:,} bytes)"
+            text = f"killed after step {KILLED_AT} of {STEPS}, it ended in {same} of one that was not"
         yield f"| {outcome.title} | {text} | {outcome.seconds:.0f} |"
 
 

@@ -46,7 +46,7 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer._step
 
     def strictly(trainer: Trainer, number: int, batches: Any) -> None:
-        with NoWaits() if number >= 4 else nullcontext():
+        with NoWaits() if number >= trainer.start + 4 else nullcontext():
             step(trainer, number, batches)
 
     monkeypatch.setattr(Trainer, "_step", strictly)

@@ -123,7 +123,7 @@ def sync_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer._step
 
     def strictly(trainer: Trainer, number: int, batches: DeviceBatches) -> None:
-        torch.cuda.set_sync_debug_mode("error" if number >= 4 else "default")
+        torch.cuda.set_sync_debug_mode("error" if number >= trainer.start + 4 else "default")
         try:
             step(trainer, number, batches)
         finally:

@@ -54,7 +54,7 @@ def test_closing_it_ends_reading() -> None:
 )
 def test_what_would_make_a_host_wait_is_found(wait: Callable[[torch.Tensor], object]) -> None:
     x = torch.arange(2.0)
-    with pytest.raises(AssertionError, match="wait|host"), NoWaits():
+    with pytest.raises(AssertionError, match=r"wait|host"), NoWaits():
         wait(x)
 
 
