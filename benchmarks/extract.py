@@ -25,11 +25,11 @@ import pandas as pd
 import torch
 from drawn_files import draw_files
 
+from umt_pipeline.compute.peak import matmul_peak
 from umt_pipeline.core.processes import cores
 from umt_pipeline.features.extract import FeatureConfig, plan_extraction
 from umt_pipeline.features.runner import extract
 from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_open_clip
-from umt_pipeline.training.peak import matmul_peak
 from umt_pipeline.video.media import VideoRules
 from umt_pipeline.video.reader import probe
 from umt_pipeline.video.views import ViewConfig

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,24 @@ def _no_measured_precision() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "measured_speeds", lambda device: gain.Speeds(fp32=1e12, bf16=1e12))
         yield
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs in this process fail at an operation of a step that would make the host wait for a GPU.
+
+    The first steps may: tables are made and kept there.
+    """
+    from tests.waits import NoWaits
+    from umt_pipeline.training.loop import Trainer
+
+    step = Trainer._step
+
+    def strictly(trainer: Trainer, number: int, batches: Any) -> None:
+        with NoWaits() if number >= trainer.start + 4 else nullcontext():
+            step(trainer, number, batches)
+
+    monkeypatch.setattr(Trainer, "_step", strictly)
 
 
 @pytest.fixture

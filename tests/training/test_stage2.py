@@ -431,6 +431,7 @@ def test_two_processes_train_on_videos_and_images(stage_world: StageWorld, tmp_p
     assert all(math.isfinite(row["loss"]) and row["mfu"] > 0.0 for row in rows)
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_a_run_of_images_and_videos_that_is_cut_goes_on_with_the_same_losses(
     stage_world: StageWorld, tmp_path: Path
 ) -> None:

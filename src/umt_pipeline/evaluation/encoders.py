@@ -13,13 +13,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.precision import autocast
@@ -33,6 +31,10 @@ from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.models.vit import VideoViT, ViTConfig, every_patch
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerFast
 
 # Frames of one view of one clip: uint8 [T, H, W, 3]. Raises VideoError.
 ClipLoader = Callable[[str, ViewConfig], np.ndarray]

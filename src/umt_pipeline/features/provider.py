@@ -79,6 +79,9 @@ class TargetProvider(Protocol):
     def setup(self, device: torch.device) -> None:
         """Move what is needed to the device, once."""
 
+    def compile(self) -> None:
+        """Compile what computes the targets, after :meth:`setup`; only where training is asked to compile."""
+
     def targets(self, batch: Batch) -> TargetBatch:
         """Turn a batch of ``dataset`` that is on the device into what the student reads and is compared with."""
 
@@ -117,6 +120,9 @@ class CachedTargets:
         """Moves the codec's code books, if it has some."""
         if self._coder is not None:
             self._coder = self._coder.to(device)
+
+    def compile(self) -> None:
+        """Nothing is computed that would be faster for it."""
 
     def targets(self, batch: Batch) -> TargetBatch:
         """Decodes the targets on the device."""
@@ -223,6 +229,11 @@ class OnlineTargets:
         """Moves the teacher."""
         if self._teacher is not None:
             self._teacher.to(device)
+
+    def compile(self) -> None:
+        """Compiles the teacher's blocks."""
+        if self._teacher is not None:
+            self._teacher.compile_blocks()
 
     def targets(self, batch: Batch) -> TargetBatch:
         """Runs the teacher."""
@@ -347,6 +358,9 @@ class WholeFrames:
     def setup(self, device: torch.device) -> None:
         """There is nothing to move."""
         del device
+
+    def compile(self) -> None:
+        """There is nothing to compile."""
 
     def targets(self, batch: Batch) -> TargetBatch:
         """All patches, and no targets."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from open_clip.transformer import Attention as OpenClipAttention
 from timm.layers import Attention, AttentionPoolLatent, AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention
 from torch import Tensor, cat, nn
@@ -23,12 +22,12 @@ from umt_pipeline.compute.precision import full_precision
 from umt_pipeline.models.packed_attention import PackedAttention
 
 # Kinds of attention whose weights `class_attention` knows how to read; a subclass may compute something else.
-_KNOWN = (nn.MultiheadAttention, PackedAttention, OpenClipAttention, Attention, EvaAttention, AttentionRope)
+_KNOWN = (nn.MultiheadAttention, PackedAttention, Attention, EvaAttention, AttentionRope)
 
 
 def can_read(attn: nn.Module) -> bool:
     """Return whether :func:`class_attention` computes what this attention module computes."""
-    return type(attn) in _KNOWN and getattr(attn, "logit_scale", None) is None
+    return (type(attn) in _KNOWN or _is_open_clips(attn)) and getattr(attn, "logit_scale", None) is None
 
 
 def class_attention(attn: Any, tokens_FJW: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
@@ -98,7 +97,7 @@ def token_norm(tokens_FNW: Tensor) -> Tensor:
 
 def _query_and_key(attn: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Return weights and biases of the query and the key projection."""
-    fused = isinstance(attn, nn.MultiheadAttention | OpenClipAttention)
+    fused = isinstance(attn, nn.MultiheadAttention) or _is_open_clips(attn)
     if not fused and attn.qkv is None:
         return attn.q_proj.weight, attn.q_proj.bias, attn.k_proj.weight, attn.k_proj.bias
     weight, bias = (attn.in_proj_weight, attn.in_proj_bias) if fused else (attn.qkv.weight, attn.qkv.bias)
@@ -113,4 +112,9 @@ def _head_norms(attn: Any) -> tuple[nn.Module, nn.Module]:
     """Return the norms of queries and keys, which most towers do not have."""
     if isinstance(attn, nn.MultiheadAttention):
         return nn.Identity(), nn.Identity()
-    return (attn.ln_q, attn.ln_k) if isinstance(attn, OpenClipAttention) else (attn.q_norm, attn.k_norm)
+    return (attn.ln_q, attn.ln_k) if _is_open_clips(attn) else (attn.q_norm, attn.k_norm)
+
+
+def _is_open_clips(attn: nn.Module) -> bool:
+    # By name: whoever has no model of open_clip's need not have open_clip.
+    return (type(attn).__module__, type(attn).__qualname__) == ("open_clip.transformer", "Attention")

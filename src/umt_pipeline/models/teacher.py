@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 import timm
 import torch
 import torch.nn.functional as F
@@ -152,6 +151,14 @@ class Teacher(nn.Module):
         del mode
         return super().train(False)
 
+    def compile_blocks(self) -> None:
+        """Let torch.compile compile the tower's blocks in place, one by one: they have the same code, so it does so once.
+
+        The last one is left out: a hook in it hands on what the importance of patches is read from.
+        """
+        for block in self.tower.blocks[:-1]:
+            block.compile()
+
     @torch.no_grad()
     def forward(self, frames_F3SS: Tensor) -> TowerOutput:
         """Run the tower on every patch of every frame.
@@ -239,6 +246,8 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool =
         if is_timm:
             model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         else:
+            import open_clip  # not needed by whoever has a teacher of timm's
+
             model = open_clip.create_model(f"local-dir:{folder}")
             tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}") if text else None
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:

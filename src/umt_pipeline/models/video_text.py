@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.compute.precision import exactly
 from umt_pipeline.core.config import Config
@@ -29,6 +28,9 @@ from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
 from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 KIND = "umt_video_text"
 TOKENIZER_FOLDER = "tokenizer"

@@ -22,9 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -42,6 +41,9 @@ from umt_pipeline.training.peers import Peers, lost_peers_named
 from umt_pipeline.training.spec import RunSpec, read_spec, write_spec
 from umt_pipeline.training.state import TrainResult
 from umt_pipeline.training.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPEC_FILE = "spec.json"
 
@@ -67,6 +69,8 @@ class FinishedRun:
     @property
     def history(self) -> pd.DataFrame:
         """One row per logged step."""
+        import pandas as pd  # ranks have no use for it
+
         return pd.DataFrame(self.result.history)
 
     def weights(self) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,14 @@ from umt_pipeline.compute.precision import autocast, dtype_of, resolve_precision
 from umt_pipeline.core.errors import ConfigError, TrainingError, TrainingInterrupted
 from umt_pipeline.core.files import sha256_folder
 from umt_pipeline.core.identity import fingerprint, settings_of
-from umt_pipeline.data.samples import Batch
 from umt_pipeline.training import state, stopping
-from umt_pipeline.training.device import agreed_precision, resolve_device, to_device
+from umt_pipeline.training.deterministic import deterministic_algorithms
+from umt_pipeline.training.device import agreed_precision, resolve_device
 from umt_pipeline.training.ema import AverageWeights
 from umt_pipeline.training.metrics import Meter, Progress
 from umt_pipeline.training.optim import clip_gradients, make_optimizer
 from umt_pipeline.training.peers import Peers
+from umt_pipeline.training.prefetch import DeviceBatches
 from umt_pipeline.training.sampler import BatchReader, Loader, Sampler, needed_pieces
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.state import Row, TrainResult
@@ -87,6 +88,7 @@ def train(
     run = run or fingerprint({path: setting.value for path, setting in settings_of(config).items()}, seed)
     peers = Peers(config.timeout)
     with ExitStack() as stack:
+        stack.enter_context(deterministic_algorithms(config.deterministic))
 
         def look() -> _Standing:
             stack.enter_context(state.run_lock(run_dir))
@@ -179,6 +181,8 @@ class Trainer:
 
         task.model.to(self.device)
         task.setup(self.device)
+        if config.compile:
+            task.compile()
         self._recompute(config.recompute_blocks)
         self.optimizer = make_optimizer(task, config)
         self.average = None if config.ema is None else AverageWeights(task.model, config.ema)
@@ -243,7 +247,7 @@ class Trainer:
         loader = Loader(reader, self.sampler.walk(self.start, total), config.workers, pin=self.device.type == "cuda")
         self.model.train()
         self.began = time.perf_counter()
-        with closing(iter(loader)) as batches, self._progress() as progress:
+        with closing(DeviceBatches(iter(loader), self.device)) as batches, self._progress() as progress:
             for step in range(self.start, total):
                 self._step(step, batches)
                 done = step + 1
@@ -271,7 +275,7 @@ class Trainer:
     def _progress(self) -> Progress:
         return Progress(type(self.task).__name__, self.schedule.total_steps, quiet=self.rank > 0)
 
-    def _step(self, step: int, batches: Iterator[Batch]) -> None:
+    def _step(self, step: int, batches: DeviceBatches) -> None:
         self._seed(step)
         lr = self.schedule.lr(step)
         for group in self.optimizer.param_groups:
@@ -280,7 +284,6 @@ class Trainer:
         for number, size in enumerate(self.shares, start=1):
             with self.meter.waiting():
                 batch = next(batches)
-            batch = to_device(batch, self.device)
             if (flops := self.task.flops_per_clip(batch)) is not None:
                 self.meter.count(flops * size, self._measure_peak)
             # Gradients are averaged over ranks once per step, in the backward pass of the last micro-batch.
@@ -290,6 +293,8 @@ class Trainer:
                     loss = self.task.loss(self.model, batch, self.generator)
                 # DDP averages over ranks; weighted so, unequal shares give the mean over the global batch too.
                 (loss.total * (size * self.world / self.sampler.batch_size)).backward()
+            with self.meter.waiting():
+                batches.copy_ahead()
             part_M = self.meter.values(loss) * (size / sum(self.shares))
             values_M = part_M if values_M is None else values_M + part_M
         grad_norm = clip_gradients(self.optimizer, self.config.clip_grad)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError, ConfigError
@@ -38,6 +37,9 @@ from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.training.text_tower import TextPretrainingConfig
 from umt_pipeline.video.media import Media
 from umt_pipeline.video.pixels import normalise_patches, patchify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class TextSize(Config):
@@ -262,6 +264,10 @@ class Stage2Task(Task):
     def setup(self, device: torch.device) -> None:
         for provider in self.providers.values():
             provider.setup(device)
+
+    def compile(self) -> None:
+        for provider in self.providers.values():
+            provider.compile()
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         provider = self.providers[batch["group"]]

@@ -88,6 +88,10 @@ class Task(ABC):
         """Called once before training, when ``model`` is on the device: move frozen helpers there."""
         return
 
+    def compile(self) -> None:
+        """Called once after :meth:`setup` where ``TrainConfig.compile`` is on: compile frozen helpers."""
+        return
+
     def no_decay(self, name: str, param: nn.Parameter) -> bool:
         """Whether weight decay leaves ``param`` alone; by default biases and everything with at most one axis."""
         return param.ndim <= 1 or name.endswith("bias")
@@ -146,7 +150,10 @@ class TrainConfig(Config):
     precision: AskedPrecision = Field(
         "auto", description="auto: bf16 (autocast) where it is measured to pay, see :mod:`umt_pipeline.compute.precision`"
     )
-    compile: bool = False
+    compile: bool = Field(False, description="torch.compile, of the model and of a teacher that runs online")
+    deterministic: Annotated[bool, OPERATIONAL] = Field(
+        False, description="deterministic algorithms alone: the same bits from the same GPU, slower; a CPU needs it not"
+    )
     device: Annotated[DeviceName, OPERATIONAL] = Field("auto", description="auto: CUDA if there is one, else CPU")
     nproc: OperationalInt = Field(1, ge=1, description="processes on this machine; 1 trains in the calling process")
     workers: OperationalInt = Field(0, ge=0, description="loader processes per rank; 0: one background thread")
