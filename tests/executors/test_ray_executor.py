@@ -206,6 +206,7 @@ def test_a_killed_driver_leaves_no_worker(tmp_path: Path) -> None:
         _wait_until("the worker has ended", lambda: worker not in _parents())
     finally:
         # Ray's agents take a minute to see that they are alone.
+        started |= {driver.pid, *_descendants(driver.pid)}
         for pid in started & set(_parents()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
