@@ -249,7 +249,7 @@ def test_too_many_are_tried_again_once_they_are_back(world: World, tmp_path: Pat
     for _ in range(2):
         with pytest.raises(StoreError, match=r"1 of 4 clips so far, more than .*max_rejected_share \(10.0%\): clip3.mp4"):
             run(damaged, tmp_path / "store", max_rejected_share=0.1)
-    assert run(world, tmp_path / "store", max_rejected_share=0.1)["rows_resumed"] in (5, 10)
+    assert run(world, tmp_path / "store", max_rejected_share=0.1)["rows_resumed"] in (5, 7)
     assert bytes_of(tmp_path / "store") == bytes_of(make_store("whole")[0])
 
 
