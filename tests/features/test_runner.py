@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from umt_pipeline.features.index import noise_keys
 from umt_pipeline.features.provider import CachedDataset
 from umt_pipeline.features.rejects import read_rejects
 from umt_pipeline.features.reuse import begin_store
-from umt_pipeline.features.runner import Progress, begin, claims_folder, extract, finish, make_here
+from umt_pipeline.features.runner import begin, claims_folder, extract, finish, make_here
 from umt_pipeline.features.shards import ExtractionJob, ShardMaker
 from umt_pipeline.features.store import FeatureStore
 
@@ -81,35 +83,44 @@ def test_three_processes_give_the_bytes_of_one(world: World, make_store: MakeSto
     assert list(claims_folder(folder).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_its_shard(
     world: World, tmp_path: Path, make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = bytes_of(make_store("one", shard_rows=2)[0])
-    killed: list[int] = []
+    expected = bytes_of(make_store("one", shard_rows=1)[0])
 
-    def kill_one(news: Progress) -> None:
-        if not killed:
-            victim = multiprocessing.active_children()[0]
-            assert victim.pid is not None
-            killed.append(victim.pid)
-            os.kill(victim.pid, signal.SIGKILL)
+    def kill_the_first_that_claims() -> None:
+        holder = 0
+        while not holder:
+            wait_for(lambda: any(claims_folder(tmp_path / "killed").glob("0*")))
+            with suppress(OSError, ValueError, StopIteration):  # given back just now, or half written: then the next one
+                holder = json.loads(next(claims_folder(tmp_path / "killed").glob("0*")).read_text())["pid"]
+        os.kill(holder, signal.SIGKILL)
 
-    run(world, tmp_path / "killed", kill_one, shard_rows=2, nproc=2)
-    assert f"extracting process {killed[0]} ended with exit code -9; 1 others go on" in caplog.text
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_the_first_that_claims)
+        run(world, tmp_path / "killed", shard_rows=1, nproc=2)
+        killing.result()
+    assert "ended with exit code -9; 1 others go on" in caplog.text
     assert bytes_of(tmp_path / "killed") == expected
 
 
+@pytest.mark.slow
 def test_all_killed_is_an_error_and_the_next_run_goes_on(world: World, tmp_path: Path, make_store: MakeStore) -> None:
-    def kill_all(news: Progress) -> None:
+    def kill_all() -> None:
+        wait_for(lambda: len(multiprocessing.active_children()) == 2)
         for process in multiprocessing.active_children():
             process.kill()
 
-    with pytest.raises(StoreError, match="all 2 extracting processes were killed"):
-        run(world, tmp_path / "killed", kill_all, shard_rows=2, nproc=2)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(kill_all)
+        with pytest.raises(StoreError, match="all 2 extracting processes were killed"):
+            run(world, tmp_path / "killed", shard_rows=2, nproc=2)
     run(world, tmp_path / "killed", shard_rows=2)
     assert bytes_of(tmp_path / "killed") == bytes_of(make_store("one", shard_rows=2)[0])
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_ends_all(world: World, tmp_path: Path) -> None:
     job = begin_job(world, tmp_path / "store", shard_rows=2, nproc=2)
     shutil.rmtree(tmp_path / "store/shards")
@@ -139,6 +150,7 @@ def test_a_shard_of_a_dead_machine_is_taken_over(
     assert bytes_of(tmp_path / "store") == bytes_of(make_store("one")[0])
 
 
+@pytest.mark.slow
 def test_two_runs_share_the_work(world: World, tmp_path: Path, make_store: MakeStore) -> None:
     job = begin_job(world, tmp_path / "store", shard_rows=2)
     helper = subprocess.Popen(
@@ -156,6 +168,7 @@ def _extract(world: tuple[Any, ...], folder: Path) -> None:
     run(World(*world), folder, lambda news: time.sleep(60), shard_rows=2, nproc=2)
 
 
+@pytest.mark.slow
 def test_processes_end_with_their_parent(world: World, tmp_path: Path) -> None:
     parent = multiprocessing.get_context("spawn").Process(target=_extract, args=(tuple(world), tmp_path / "store"))
     parent.start()
@@ -196,7 +209,7 @@ def without_clip(world: World, tmp_path: Path, name: str = "clip3.mp4") -> World
     return world._replace(media=media)
 
 
-@pytest.mark.parametrize("nproc", [1, 2])
+@pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_clip_that_cannot_be_read_is_left_out_and_named(
     world: World, tmp_path: Path, make_store: MakeStore, caplog: pytest.LogCaptureFixture, nproc: int
 ) -> None:
@@ -236,7 +249,7 @@ def test_too_many_are_tried_again_once_they_are_back(world: World, tmp_path: Pat
     for _ in range(2):
         with pytest.raises(StoreError, match=r"1 of 4 clips so far, more than .*max_rejected_share \(10.0%\): clip3.mp4"):
             run(damaged, tmp_path / "store", max_rejected_share=0.1)
-    assert run(world, tmp_path / "store", max_rejected_share=0.1)["rows_resumed"] in (5, 10)
+    assert run(world, tmp_path / "store", max_rejected_share=0.1)["rows_resumed"] in (5, 7)
     assert bytes_of(tmp_path / "store") == bytes_of(make_store("whole")[0])
 
 
