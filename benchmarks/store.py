@@ -296,11 +296,11 @@ def report(arguments: argparse.Namespace, opening: Opening, record_bytes: int, r
         WIDTH,
     )
     yield ""
-    yield "| rows | seconds to open | of them CPU | ms per batch | array files open | bytes held per row | anonymous memory per row |"
+    yield "| rows | seconds to open | of them CPU | ms per batch | files open | bytes held per row | anonymous bytes per row |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     yield (
-        f"| {opening.rows:,} | {opening.seconds:.2f} | {opening.cpu_seconds:.2f} | {opening.batch_ms:.1f} | {opening.files} | {opening.held_per_row:.2f} "
-        f"| {opening.anonymous_per_row:.2f} |"
+        f"| {opening.rows:,} | {opening.seconds:.2f} | {opening.cpu_seconds:.2f} | {opening.batch_ms:.1f} "
+        f"| {opening.files} | {opening.held_per_row:.2f} | {opening.anonymous_per_row:.2f} |"
     )
     yield ""
     yield "## Reading"
