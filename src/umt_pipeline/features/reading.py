@@ -31,7 +31,7 @@ from umt_pipeline.core.errors import StoreError
 from umt_pipeline.features.codecs import ArraySpec
 
 # Reads under way at once. A thread waits most of the time where the disk is asked, and copies where the page cache answers.
-THREADS = 8
+THREADS = 16
 # Of the descriptors that the process may have, one reader keeps at most this share open, and never more than _MOST_OPEN.
 _SHARE_OPEN = 1 / 8
 _MOST_OPEN = 512
@@ -139,16 +139,21 @@ class RecordReader:
 
     def _share(self, tasks: list[tuple[str, _Run, memoryview, int]]) -> None:
         """Read in this thread and in those of the pool, until all is read or something failed."""
+        left = iter(tasks)  # whoever is done with one takes the next
 
-        def work(part: Sequence[tuple[str, _Run, memoryview, int]]) -> None:
-            for name, run, buffer, record in part:
-                self._read_run(name, run, buffer, record)
+        def work() -> None:
+            try:
+                for name, run, buffer, record in left:
+                    self._read_run(name, run, buffer, record)
+            except BaseException:
+                for _ in left:
+                    pass  # nothing more is begun
+                raise
 
-        shares = min(self._threads, len(tasks))
-        pool = _pool(THREADS) if shares > 1 else None
-        futures = [pool.submit(work, tasks[number::shares]) for number in range(1, shares)] if pool else []
+        helpers = min(self._threads, len(tasks)) - 1
+        futures = [_pool(self._threads).submit(work) for _ in range(helpers)]
         try:
-            work(tasks[:: shares or 1])
+            work()
         finally:
             wait(futures)  # nobody may still write into the batch when it is given up
         for future in futures:
