@@ -139,11 +139,12 @@ def test_no_views_is_a_store_for_online_training(make_store: MakeStore) -> None:
 
 
 def test_a_store_says_what_its_teacher_ran_in(make_store: MakeStore) -> None:
-    exact, rounded = (FeatureStore(make_store(**changes)[0]) for changes in ({}, {"precision": "bf16"}))
+    exact, rounded = FeatureStore(make_store("a")[0]), FeatureStore(make_store("b", precision="bf16")[0])
     assert (exact.manifest.precision, rounded.manifest.precision) == ("fp32", "bf16"), "auto takes fp32 in tests"
-    assert exact.manifest.record_identity().differences(rounded.manifest.record_identity()) == [
-        "precision: 'bf16' became 'fp32'"
-    ]
+    records = [store.manifest.header().record_identity() for store in (exact, rounded)]
+    assert records[0].differences(records[1]) == ["precision: 'bf16' became 'fp32'"], "none is taken over"
+    with pytest.raises(StoreError, match="holds another store: precision: 'bf16' became 'fp32'"):
+        make_store("b")
     stored = [store.read_raw(np.arange(12)) for store in (exact, rounded)]
     assert not torch.equal(stored[0]["attention"], stored[1]["attention"])
     torch.testing.assert_close(stored[0]["attention"].float(), stored[1]["attention"].float(), rtol=0.05, atol=1e-3)
