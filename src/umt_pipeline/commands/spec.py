@@ -9,6 +9,7 @@ from pathlib import Path
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 
@@ -65,8 +66,9 @@ def write_specs(project: Path, stage: str, env: str | None, overrides: str) -> l
         raise ConfigError(f"umt spec: expected a stage that trains, one of {', '.join(sorted(known))}; found '{stage}'")
     written: list[Written] = []
     with KedroSession.create(project_path=project, env=env, runtime_params=parsed_overrides(overrides)) as session:
-        assert isinstance(session, KedroSession)  # `create` promises less
+        assert isinstance(session, KedroSession)  # `create` and `catalog` promise less
         catalog = session.load_context().catalog
+        assert isinstance(catalog, DataCatalog)
         workspace: Path = catalog.load("workspace")
         for dataset in known[stage]:
             part = pipelines[stage].to_outputs(dataset)
