@@ -26,21 +26,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 import yaml
-from safetensors.torch import load_file
 
+from umt_pipeline.core.processes import cores
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.evaluation.encoders import VideoEncoder, clip_loader
 from umt_pipeline.evaluation.feature_cache import Features, encode_group, missing_groups, plan_features, read_features
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.probes import Labelled, linear_probe
-from umt_pipeline.evaluation.workers import cores
-from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
-from umt_pipeline.features.manifest import LEARNT_FILE, StoreHeader, read_manifest
+from umt_pipeline.features.extract import FeatureConfig, plan_extraction
+from umt_pipeline.features.index import column_of
+from umt_pipeline.features.manifest import StoreHeader, read_manifest
+from umt_pipeline.features.reuse import begin_store
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.features.writer import FeatureStoreWriter
+from umt_pipeline.features.writer import UnfinishedStore
 from umt_pipeline.losses import alignment_loss
 from umt_pipeline.models.folders import load_weights
 from umt_pipeline.models.student import Student, untrained_student
@@ -138,13 +141,10 @@ def first_views(store: FeatureStore, views: int, folder: Path) -> Path:
     """Copy the first views of each clip: a view depends on its number alone, so this is what extraction would write."""
     facts = {name: getattr(store.manifest, name) for name in StoreHeader.model_fields}
     header = StoreHeader.model_validate({**facts, "views": views})
-    rows = np.flatnonzero(store.index["view_number"] < views)
-    writer = FeatureStoreWriter(folder, header, store.index.iloc[rows])
-    writer.coder(lambda: load_file(store.folder / LEARNT_FILE)["learnt"])
-    for start in range(0, len(rows), header.shard_rows):
-        arrays = store.read_raw(rows[start : start + header.shard_rows])
-        writer.append({name: array.numpy() for name, array in arrays.items()})
-    writer.close()
+    rows = np.flatnonzero(column_of(store.index, "view_number").to_numpy() < views)
+    plan = store.index.take(pa.array(rows))
+    begin_store(folder, header, plan, [store.folder])
+    UnfinishedStore.begin(folder, header, plan, pa.nulls(len(rows), pa.string())).finish()
     return folder
 
 
@@ -167,9 +167,7 @@ def make_arms(world: World) -> list[Arm]:
 def source_of(world: World, store: Path, targets: Targets, split: str = "train") -> TargetSource:
     """Return views and targets of the clips of a split."""
     clips = world.work / "videos.arrow"
-    return TargetSource(
-        store=store, targets=targets, teacher=world.teacher, clips=clips, media_root=world.media, split=split
-    )
+    return TargetSource(store=store, targets=targets, teacher=world.teacher, clips=clips, media_root=world.media, split=split)
 
 
 def train_arm(world: World, arm: Arm, seed: int) -> tuple[Student, float, float]:

@@ -1,12 +1,12 @@
-"""What the benchmarks of both stages share: settings, corpus, store, training, and what the page says of the machine.
+"""What the benchmarks of training and encoding share: settings, corpus, store, training, what a page says of the machine.
 
-Each part of a benchmark runs in a process of its own, so that its peak memory is its own.
+Each part of a benchmark runs in a process of its own, so that its peak memory is its own. With ``--synthetic`` nothing is
+decoded (see :mod:`synthetic`), and torch, numpy, pydantic, safetensors, pyarrow and timm are all that is imported.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
 import multiprocessing
 import os
@@ -14,43 +14,104 @@ import platform
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import open_clip
-import pandas as pd
+import timm
 import torch
-from drawn_files import draw_files
+from synthetic import PATCH, SyntheticTargets, make_header, write_store
+from timm.models import save_for_hf
 
-from umt_pipeline.core.errors import VideoError
-from umt_pipeline.data.mapped import write_mapped
-from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.peak import matmul_peak
+from umt_pipeline.compute.precision import dtype_of, resolve_precision
+from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.features.provider import TargetProvider
 from umt_pipeline.features.source import Targets, TargetSource
-from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip
-from umt_pipeline.training.device import resolve_device, uses_bf16
+from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher
+from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.loop import train
-from umt_pipeline.training.peak import matmul_peak
+from umt_pipeline.training.stage1 import StudentSize
 from umt_pipeline.training.state import Row
 from umt_pipeline.training.task import Task, TrainConfig
-from umt_pipeline.video.media import VideoRules
-from umt_pipeline.video.reader import probe
 from umt_pipeline.video.views import ViewConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-TEACHER = "ViT-B-16"
+DATASET = "benchmark"
+WIDTH = 128
 UPSTAIRS = ("kedro", "mlflow", "dvc")
+# What a synthetic part must do without.
+ABSENT = ("av", "decord", "open_clip", "pandas", "tokenizers", "transformers")
 
 logger = logging.getLogger("benchmark")
 
 
 class EnoughSeenError(Exception):
     """All rows that are wanted were seen. Training would go on, so the loader is as busy in the last row as before."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large models and clips are.
+
+    Args:
+        title: of the models.
+        student: the student.
+        teacher: architecture and arguments of timm's model; CLIP's, so that it projects.
+        layers: of the teacher that are targets.
+        frames: of a clip in stage 1; stage 2 sees half of them.
+        pixels: side of a frame.
+        text: of the text encoder: width, layers, text layers, heads, hidden width, and its vocabulary.
+        embed_dim: width of the common space.
+    """
+
+    title: str
+    student: StudentSize
+    teacher: tuple[str, dict[str, Any]]
+    layers: int
+    frames: int
+    pixels: int
+    text: dict[str, int]
+    embed_dim: int
+
+    @property
+    def teacher_title(self) -> str:
+        return f"{self.teacher[0]} of timm"
+
+
+SIZES = {
+    "base": Size(
+        title="UMT-B/16",
+        student=StudentSize(dim=768, depth=12, heads=12, drop_path=0.1),
+        teacher=("vit_base_patch16_clip_224", {"num_classes": 512}),
+        layers=6,
+        frames=8,
+        pixels=224,
+        text={"dim": 768, "layers": 12, "fusion_layer": 9, "heads": 12, "mlp_dim": 3072, "vocab_size": 30522},
+        embed_dim=512,
+    ),
+    # For tests, and to see that everything runs: its speed says nothing.
+    "tiny": Size(
+        title="a tiny student",
+        student=StudentSize(dim=64, depth=3, heads=2, drop_path=0.1),
+        teacher=(
+            "vit_base_patch16_clip_224",
+            {"num_classes": 32, "img_size": 64, "embed_dim": 64, "depth": 3, "num_heads": 2},
+        ),
+        layers=2,
+        frames=4,
+        pixels=64,
+        text={"dim": 64, "layers": 3, "fusion_layer": 2, "heads": 2, "mlp_dim": 128, "vocab_size": 600},
+        embed_dim=32,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +133,8 @@ class Settings:
         device: as :class:`TrainConfig` has it.
         workers: loader processes of online training; cached training reads in one background thread.
         compile: use torch.compile.
+        synthetic: decode nothing.
+        size: a name in ``SIZES``.
     """
 
     batch: int
@@ -79,7 +142,18 @@ class Settings:
     window: int
     device: str
     workers: int
-    compile: bool
+    compile: bool = False
+    synthetic: bool = False
+    size: str = "base"
+
+    @property
+    def sizes(self) -> Size:
+        return SIZES[self.size]
+
+    @property
+    def clips(self) -> int:
+        """How many clips there are to train on."""
+        return max(32, 2 * self.batch)
 
 
 @dataclass(frozen=True)
@@ -95,6 +169,7 @@ class Place:
 
     @property
     def videos(self) -> Path:
+        """Table of the videos; a synthetic place has none."""
         return self.folder / "videos.parquet"
 
     @property
@@ -110,10 +185,17 @@ class Place:
             store=self.store, targets=targets, teacher=self.teacher, clips=clips or self.clips, media_root=self.media
         )
 
+    def provider(self, targets: Targets, settings: Settings, clips: Path | None = None) -> TargetProvider:
+        """Open what training reads."""
+        if targets == "online" and settings.synthetic:
+            header = read_manifest(self.store).header()
+            return SyntheticTargets(load_teacher(self.teacher, header.teacher_config(), header.grid), header, settings.clips)
+        return self.source(targets, clips).open()
+
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is trained on, in words and numbers."""
+    """What is trained on, in words and numbers; nothing was decoded where there are no files."""
 
     files: int
     refused: int
@@ -147,13 +229,20 @@ def parse_arguments(doc: str, defaults: Defaults) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--workers", type=int, help="decoding processes of online training; one per core on a GPU, 0 on a CPU")
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
-    return parser.parse_args()
+    parser.add_argument("--synthetic", action="store_true", help="random frames and records: nothing is decoded")
+    parser.add_argument("--size", choices=tuple(SIZES), default="base", help="of models and clips; tiny: does it run?")
+    arguments = parser.parse_args()
+    if arguments.synthetic and arguments.videos:
+        parser.error("--synthetic decodes no --videos: give one of them")
+    return arguments
 
 
 def resolve(arguments: argparse.Namespace, defaults: Defaults) -> Settings:
     """Fill in what depends on the device."""
     cuda = resolve_device(arguments.device).type == "cuda"
     (batch, steps), window, workers = (defaults.cuda, 10, cores()) if cuda else (defaults.cpu, 1, 0)
+    if arguments.size == "tiny":
+        batch, steps = 4, 3
     return Settings(
         batch=arguments.batch or batch,
         steps=arguments.steps or steps,
@@ -161,6 +250,8 @@ def resolve(arguments: argparse.Namespace, defaults: Defaults) -> Settings:
         device="cuda" if cuda else "cpu",
         workers=workers if arguments.workers is None else arguments.workers,
         compile=arguments.compile,
+        synthetic=arguments.synthetic,
+        size=arguments.size,
     )
 
 
@@ -175,76 +266,58 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Call a function and see to it that it loaded nothing from upstairs."""
+    """Call a function and see to it that it loaded nothing from upstairs, nor what a synthetic part must do without."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for name in (logger.name, "umt_pipeline"):
         logging.getLogger(name).setLevel(logging.INFO)
     logger.info("--- %s", " ".join([function.__name__, *(value for value in arguments if isinstance(value, str))]))
     result = function(*arguments)
-    if loaded := sorted(name for name in UPSTAIRS if name in sys.modules):
+    synthetic = any(isinstance(value, Settings) and value.synthetic for value in arguments)
+    if loaded := sorted(name for name in UPSTAIRS + (ABSENT if synthetic else ()) if name in sys.modules):
         raise RuntimeError(f"{function.__name__} loaded {', '.join(loaded)}: this benchmark is for the library alone")
     return result
 
 
 @contextmanager
-def make_place(videos: Path | None) -> Iterator[Place]:
-    """Give a folder that is removed in the end, and the media: those of ``videos``, or drawn ones."""
+def make_place(settings: Settings, videos: Path | None = None) -> Iterator[Place]:
+    """Give a folder that is removed in the end, and the media: those of ``videos``, drawn ones, or synthetic: none."""
     with TemporaryDirectory(prefix="umt-benchmark-") as name:
         folder = Path(name)
         place = Place(folder, videos.resolve() if videos else folder / "media")
-        if videos is None:
+        if videos is None and not settings.synthetic:
+            from drawn_files import draw_files
+
             in_new_process(draw_files, place.media)
         yield place
 
 
 def make_corpus(place: Place, settings: Settings) -> Corpus:
-    """Write the video table and the teacher; files are repeated under other names, each with views of its own."""
-    rows, refused = [], 0
-    for path in sorted(path for path in place.media.rglob("*") if path.is_file()):
-        try:
-            info = probe(path, VideoRules())
-        except VideoError as error:
-            logger.warning("left out: %s: %s", path.name, error)
-            refused += 1
-        else:
-            rows.append({**asdict(info), "path": str(path.relative_to(place.media))})
-    if not rows:
-        raise SystemExit(f"{place.media} holds no video that can be read")
-    clips = max(32, 2 * settings.batch)
-    repeated = itertools.islice(itertools.cycle(rows), clips)
-    table = pd.DataFrame([{**row, "video_id": f"clip{number:05d}"} for number, row in enumerate(repeated)])
-    table = table.assign(split="train", corpus="benchmark")
-    table.to_parquet(place.videos)
-    write_mapped(place.clips, table)
+    """Write the teacher and the video table; files are repeated under other names, each with views of its own."""
     torch.manual_seed(0)
-    place.teacher.mkdir()
-    model_config = open_clip.get_model_config(TEACHER)
-    save_open_clip(open_clip.create_model(TEACHER, pretrained=None), model_config, None, place.teacher)
-    files = pd.DataFrame(rows)
-    sizes = (files["width"].astype(str) + " x " + files["height"].astype(str)).value_counts()
-    return Corpus(
-        files=len(files),
-        refused=refused,
-        clips=clips,
-        mean_frames=float(files["num_frames"].mean()),
-        mean_kib=float(files["size_bytes"].mean()) / 2**10,
-        sizes=sizes.index[0] if len(sizes) == 1 else f"{len(sizes)} sizes, mostly {sizes.index[0]}",
-    )
+    name, arguments = settings.sizes.teacher
+    save_for_hf(timm.create_model(name, **arguments), place.teacher, safe_serialization=True, model_args=arguments)
+    if settings.synthetic:
+        return Corpus(files=0, refused=0, clips=settings.clips, mean_frames=0.0, mean_kib=0.0, sizes="")
+    from video_files import list_files
+
+    return list_files(place, settings)
+
+
+def load_benchmark_teacher(place: Place, settings: Settings) -> Teacher:
+    """Load the teacher for the store's views."""
+    sizes = settings.sizes
+    config = TeacherConfig(source=f"timm:{sizes.teacher[0]}", layers=sizes.layers)
+    return load_teacher(place.teacher, config, sizes.pixels // PATCH).to(resolve_device(settings.device))
 
 
 def make_store(place: Place, settings: Settings, view: ViewConfig) -> int:
-    """Extract one view of each clip, visible patches and targets in int8, and return the store's bytes."""
-    config = FeatureConfig(
-        dataset_id="benchmark",
-        teacher=TeacherConfig(source=f"open_clip:{TEACHER}/random", layers=6),
-        view=view,
-        views=1,
-        codec="int8",
-        batch_size=4,
-    )
-    teacher = load_teacher(place.teacher, config.teacher, config.grid).to(resolve_device(settings.device))
-    plan = plan_extraction(config, teacher, pd.read_parquet(place.videos))
-    return int(extract(config, teacher, plan, place.media, place.store)["store_bytes"])
+    """Make a store of one view of each clip, visible patches and targets in int8, and return its bytes."""
+    teacher = load_benchmark_teacher(place, settings)
+    if settings.synthetic:
+        return write_store(place.store, make_header(view, teacher, teacher.config.source, DATASET), settings.clips)
+    from video_files import extract_files
+
+    return extract_files(place, teacher, view)
 
 
 @dataclass(frozen=True)
@@ -263,7 +336,7 @@ def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -
         steps=10_000,
         batch_size=settings.batch,
         lr=1e-5,
-        precision="bf16",
+        precision="auto",
         compile=settings.compile,
         device=settings.device,  # type: ignore[arg-type]
         workers=workers,
@@ -271,8 +344,8 @@ def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -
         checkpoint_every=10_000,
     )
     device = resolve_device(settings.device)
-    bf16 = uses_bf16("bf16", device)
-    peak = matmul_peak(device, torch.bfloat16 if bf16 else torch.float32)
+    precision = measured_precision(device)
+    peak = matmul_peak(device, dtype_of(precision))
     rows: list[Row] = []
 
     def collect(row: Row) -> None:
@@ -282,7 +355,7 @@ def train_for_rows(task: Task, place: Place, settings: Settings, workers: int) -
 
     with TemporaryDirectory(dir=place.folder) as run_dir, suppress(EnoughSeenError):
         train(task, config, seed=0, run_dir=Path(run_dir), on_row=collect)
-    return Training(tuple(rows), peak, "bf16" if bf16 else "fp32")
+    return Training(tuple(rows), peak, precision)
 
 
 def summarise(training: Training, settings: Settings, flops: float) -> Speed:
@@ -309,6 +382,11 @@ def against_best_peak(speeds: dict[str, Speed]) -> dict[str, Speed]:
     return {name: replace(speed, mfu=speed.mfu * speed.tflops_peak / best) for name, speed in speeds.items()}
 
 
+def measured_precision(device: torch.device) -> Precision:
+    """Return the precision that is measured on a device: what `auto` takes there."""
+    return resolve_precision("auto", device)
+
+
 def write_page(lines: Iterator[str], out: Path | None) -> None:
     """Print a page, and write it where that is asked for."""
     page = "\n".join(lines)
@@ -318,6 +396,11 @@ def write_page(lines: Iterator[str], out: Path | None) -> None:
         out.write_text(page + "\n", encoding="utf-8")
 
 
+def paragraph(text: str) -> str:
+    """Return a paragraph in lines of readable length."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
 def written_by(script: str, settings: Settings, drawn: bool, out: Path | None, loads: tuple[float, float]) -> Iterator[str]:
     """Yield the lines that say by what command, where and from which sources a page was made.
 
@@ -325,7 +408,7 @@ def written_by(script: str, settings: Settings, drawn: bool, out: Path | None, l
     """
     yield f"    {command(script, settings, drawn, out)}"
     yield ""
-    yield (
+    yield paragraph(
         f"on {machine(settings.device)}; load average {loads[0]:.1f} before, {loads[1]:.1f} after; torch "
         f"{torch.__version__}; commit {commit(out)}."
     )
@@ -344,13 +427,16 @@ def speed_table(speeds: dict[str, Speed]) -> Iterator[str]:
 def about_input(settings: Settings, corpus: Corpus, drawn: bool) -> str:
     kind = "H.264 files drawn by the script" if drawn else "given files"
     refused = f" ({corpus.refused} more could not be read)" if corpus.refused else ""
-    decoding = f"{settings.workers} worker processes" if settings.workers else "one background thread"
+    reading = f"{settings.workers} worker processes" if settings.workers else "one background thread"
     memory = "the allocator's peak on the GPU" if settings.device == "cuda" else "the process' largest resident memory"
-    return (
-        "MFU is against the better of the matmul peaks, measured before each training. "
-        f"Input: {corpus.files} {kind}{refused}, {corpus.sizes} pixels, on average {corpus.mean_frames:.0f} frames and "
-        f"{corpus.mean_kib:.0f} KiB, seen as {corpus.clips} clips. Online training decodes in {decoding}, cached training "
-        f"reads in one background thread. Memory is {memory}."
+    files = (
+        f"{corpus.files} {kind}{refused}, {corpus.sizes} pixels, on average {corpus.mean_frames:.0f} frames and "
+        f"{corpus.mean_kib:.0f} KiB, seen as {corpus.clips} clips. Online training decodes in {reading}"
+    )
+    nothing = f"{corpus.clips} synthetic clips: nothing is decoded. Online training gets random frames from {reading}"
+    return paragraph(
+        "MFU is against the better of the matmul peaks, measured before each training. Input: "
+        f"{nothing if settings.synthetic else files}, cached training reads in one background thread. Memory is {memory}."
     )
 
 
@@ -359,7 +445,9 @@ def command(script: str, settings: Settings, drawn: bool, out: Path | None) -> s
     parts = ["python", f"benchmarks/{script}.py", "--batch", str(settings.batch), "--steps", str(settings.steps)]
     parts += ["--workers", str(settings.workers), "--device", settings.device]
     parts += ["--compile"] if settings.compile else []
-    parts += [] if drawn else ["--videos", "DIR"]
+    parts += ["--synthetic"] if settings.synthetic else []
+    parts += ["--size", settings.size] if settings.size != "base" else []
+    parts += [] if drawn or settings.synthetic else ["--videos", "DIR"]
     return shlex.join([*parts, *([] if out is None else ["--out", out.name if out.is_absolute() else str(out)])])
 
 

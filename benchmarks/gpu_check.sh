@@ -1,22 +1,17 @@
 #!/usr/bin/env bash
-# What a CUDA GPU gives: tests on it, then the speed of both stages. Needs torch and the library alone.
+# What a CUDA GPU gives, in at most 8 minutes: tests on it, the speed of both stages, of extraction and encoding, and a run that is
+# killed and goes on bit for bit. Writes docs/benchmarks_gpu.md. Nothing is decoded: needs torch, numpy, pydantic, safetensors,
+# pyarrow and timm (and, for the tests, pytest and what they import).
 #
-#     PYTHON=.venv/bin/python benchmarks/gpu_check.sh [FOLDER FOR THE PAGES]
+#     PYTHON=.venv/bin/python benchmarks/gpu_check.sh [--device cpu] [--out FILE.md]
 #
 # Goes on after a failure, and says so in its exit status.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-python="${PYTHON:-python3}"
-out="${1:-docs}"
 export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
-# Each part of a benchmark is a process of its own, and so is each decoder: modules are compiled once, wherever they lie.
+# Each part is a process of its own, and so is each loader: modules are compiled once, wherever they lie.
 unset PYTHONDONTWRITEBYTECODE
 PYTHONPYCACHEPREFIX="$(mktemp -d)"
 export PYTHONPYCACHEPREFIX
-failed=0
-UMT_TEST_CUDA=1 "$python" -m pytest --override-ini addopts= -q tests/test_cuda.py || failed=1
-for stage in stage1 stage2; do
-  "$python" "benchmarks/$stage.py" --device cuda --out "$out/benchmarks_${stage}_gpu.md" || failed=1
-done
-rm -rf "$PYTHONPYCACHEPREFIX"
-exit "$failed"
+trap 'rm -rf "$PYTHONPYCACHEPREFIX"' EXIT
+"${PYTHON:-python3}" benchmarks/gpu_check.py "$@"

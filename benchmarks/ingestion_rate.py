@@ -162,6 +162,7 @@ def measure_growth(folder: Path, clips: list[tuple[Path, VideoInfo]], rows: int)
     """Ingest so many files, whose results are in the cache."""
     from kedro.io import DataCatalog, MemoryDataset
 
+    from umt_pipeline.executors import OfflineParams
     from umt_pipeline.pipelines.ingestion import create_pipeline
     from umt_pipeline.pipelines.ingestion.params import IngestionParams
     from umt_pipeline.project_config import config_loader, typed_parameters
@@ -171,6 +172,7 @@ def measure_growth(folder: Path, clips: list[tuple[Path, VideoInfo]], rows: int)
     params = typed_parameters(loader, "ingestion", IngestionParams)
     catalog = DataCatalog.from_config(loader["catalog"])
     catalog["params:ingestion"] = MemoryDataset(params)
+    catalog["params:offline"] = MemoryDataset(OfflineParams())
     in_new_process(make_project, folder, clips, rows, params.rules)
     gc.collect()
     growth = Growth(rows, memory("VmRSS"), [])

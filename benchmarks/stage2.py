@@ -1,10 +1,11 @@
 """How fast stage 2 trains, and what each objective costs: UMT-B/16 with BERT-base, 4 frames of 224 x 224 pixels, 80 % masked.
 
-    python benchmarks/stage2.py [--batch N] [--steps N] [--videos DIR] [--out FILE.md]
+    python benchmarks/stage2.py [--batch N] [--steps N] [--synthetic | --videos DIR] [--out FILE.md]
 
 Trains with the library's own loop, loader, store and task, online and from the feature store; the weights of all models are
-random, which are as fast as trained ones, and the captions are random words that fill 32 tokens. Needs torch and the
-library alone: no Kedro, MLflow or DVC. Without ``--videos`` a few H.264 files are drawn first.
+random, which are as fast as trained ones, and the captions are random words that fill 32 tokens. Needs no Kedro, MLflow or DVC,
+and with ``--synthetic`` nothing but torch, numpy, pydantic, safetensors, pyarrow and timm: nothing is decoded or tokenised.
+Otherwise, without ``--videos``, a few H.264 files are drawn first.
 
 The time of an objective is the difference of two passes forward and back, one with it and one without, in an order in which
 nothing is left out that the code computes anyway; see ``split_time``. So the parts add up to the whole by construction. The
@@ -14,7 +15,6 @@ its share falls with the batch.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -25,10 +25,8 @@ from statistics import median
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from common import (
-    TEACHER,
     Corpus,
     Defaults,
     Place,
@@ -40,6 +38,8 @@ from common import (
     make_corpus,
     make_place,
     make_store,
+    measured_precision,
+    paragraph,
     parse_arguments,
     resolve,
     speed_table,
@@ -48,28 +48,25 @@ from common import (
     write_page,
     written_by,
 )
+from synthetic import CLS, MASK, PAD, SyntheticCaptions
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from umt_pipeline.data.captions import CaptionSource, captioned_media
-from umt_pipeline.data.mapped import write_mapped
+from umt_pipeline.compute.precision import autocast
+from umt_pipeline.data.captions import CaptionSource
 from umt_pipeline.data.samples import Batch
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.source import Targets
 from umt_pipeline.models.flops import training_flops
 from umt_pipeline.models.flops_stage2 import VideoTextMacs, video_text_macs
-from umt_pipeline.models.tokenizer import save_tokenizer, train_wordpiece
-from umt_pipeline.training.device import to_device, uses_bf16
+from umt_pipeline.models.video_text import VideoTextModel
+from umt_pipeline.training.device import to_device
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights
 from umt_pipeline.training.sampler import BatchReader, Sampler
-from umt_pipeline.training.stage1 import StudentSize
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec, Stage2Task
 from umt_pipeline.video.views import ViewConfig
 
 DEFAULTS = Defaults(cpu=(16, 5), cuda=(128, 50))
-VIEW = ViewConfig(frames=4, size=224)
-VISION = StudentSize(dim=768, depth=12, heads=12, drop_path=0.1)
-VOCABULARY, LENGTH, EMBED_DIM = 30522, 32, 512
-BERT = {"dim": 768, "layers": 12, "fusion_layer": 9, "heads": 12, "mlp_dim": 3072, "max_length": LENGTH}
+LENGTH = 32
 NAMES = ("contrastive", "matching", "masked_language", "alignment")
 # Passes of a round, by the objectives that are on; all of them first and last, to see how much two measurements differ.
 WHOLE = NAMES
@@ -122,40 +119,39 @@ def main() -> None:
     arguments = parse_arguments(__doc__ or "", DEFAULTS)
     settings = resolve(arguments, DEFAULTS)
     load = os.getloadavg()[0]
-    with make_place(arguments.videos) as place:
+    with make_place(settings, arguments.videos) as place:
         corpus = in_new_process(make_corpus, place, settings)
-        in_new_process(make_store, place, settings, VIEW)
-        in_new_process(make_captions, place)
+        in_new_process(make_store, place, settings, view_of(settings))
+        if not settings.synthetic:
+            from captions import make_captions
+
+            in_new_process(make_captions, place, settings.sizes.text["vocab_size"], LENGTH)
         runs = {targets: in_new_process(measure_training, place, settings, targets) for targets in ("online", "cached")}
         passes = in_new_process(measure_passes, place, settings)
     loads = (load, os.getloadavg()[0])
     write_page(report(settings, corpus, arguments.videos is None, arguments.out, runs, passes, loads), arguments.out)
 
 
-def make_captions(place: Place) -> None:
-    """Write a caption for each clip, all longer than the text that the model takes, and a tokenizer for them."""
-    rng = np.random.default_rng(0)
-    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    words = ["".join(rng.choice(letters, rng.integers(2, 8))) for _ in range(500)]
-    videos = pd.read_parquet(place.videos)
-    texts = [" ".join(rng.choice(words, rng.integers(LENGTH, 2 * LENGTH))) for _ in range(len(videos))]
-    captions = pd.DataFrame({"caption_id": range(len(videos)), "video_id": videos["video_id"], "caption": texts})
-    # Files are repeated under other names: what makes them different media is the hash of the content.
-    named = videos.assign(sha256=[hashlib.sha256(name.encode()).hexdigest() for name in videos["video_id"]])
-    for name, table in zip(("samples", "captions"), captioned_media(named, captions), strict=True):
-        write_mapped(place.folder / f"{name}.arrow", table)
-    save_tokenizer(train_wordpiece(texts, VOCABULARY), place.folder / "tokenizer")
+def view_of(settings: Settings) -> ViewConfig:
+    return ViewConfig(frames=settings.sizes.frames // 2, size=settings.sizes.pixels)
 
 
-def task_for(place: Place, targets: Targets, names: tuple[str, ...]) -> tuple[Stage2Task, VideoTextMacs]:
+def task_for(place: Place, settings: Settings, targets: Targets, names: tuple[str, ...]) -> tuple[Stage2Task, VideoTextMacs]:
     """Return the task with these objectives alone, and what a sample's way forward costs in it."""
     torch.manual_seed(0)
+    sizes, header = settings.sizes, read_manifest(place.store)
     weights = ObjectiveWeights(**{name: float(name in names) for name in NAMES})
-    sizes: dict[str, Any] = {"text": BERT, "embed_dim": EMBED_DIM, "train": {"steps": 1, "batch_size": 1, "lr": 1e-5}}
-    stage2 = Stage2Config.model_validate({**sizes, "weights": weights})
-    header = read_manifest(place.store)
-    config = stage2.model_for(VISION.student_config(header), header, VOCABULARY)
-    captions = CaptionSource(
+    given: dict[str, Any] = {"text": {**sizes.text, "max_length": LENGTH}, "embed_dim": sizes.embed_dim}
+    given |= {"train": {"steps": 1, "batch_size": 1, "lr": 1e-5}, "weights": weights}
+    stage2 = Stage2Config.model_validate(given)
+    config = stage2.model_for(sizes.student.student_config(header), header, sizes.text["vocab_size"])
+    macs = video_text_macs(config, header.frames * header.visible_per_frame, LENGTH, weights)
+    if settings.synthetic:
+        provider = place.provider(targets, settings)
+        captions = SyntheticCaptions(provider.dataset(), sizes.text["vocab_size"], LENGTH)
+        objectives = Objectives(VideoTextModel.create(config), weights, MASK, (PAD, CLS))
+        return Stage2Task(objectives, {"video": provider}, captions), macs  # type: ignore[arg-type]
+    source = CaptionSource(
         samples=place.folder / "samples.arrow",
         captions=place.folder / "captions.arrow",
         tokenizer=place.folder / "tokenizer",
@@ -166,19 +162,18 @@ def task_for(place: Place, targets: Targets, names: tuple[str, ...]) -> tuple[St
         weights=weights,
         student=None,
         text_tower=None,
-        captions=captions,
-        sources={"video": place.source(targets, captions.samples)},
+        captions=source,
+        sources={"video": place.source(targets, source.samples)},
         teacher=header.teacher.id,
         train=stage2.train,
         seed=0,
     )
-    task = spec.build()
-    return task, video_text_macs(config, header.frames * header.visible_per_frame, LENGTH, weights)
+    return spec.build(), macs
 
 
 def measure_training(place: Place, settings: Settings, targets: Targets) -> Run:
     """Train for the steps asked for, and look at all but the first window of the history."""
-    task, macs = task_for(place, targets, WHOLE)
+    task, macs = task_for(place, settings, targets, WHOLE)
     teacher = task.providers["video"].teacher_macs()
     assert teacher is not None
     with optimizer_clock(torch.device(settings.device)) as optimizer_s:
@@ -197,7 +192,7 @@ def measure_passes(place: Place, settings: Settings) -> Passes:
     """Time ways forward and back of one batch from the store, in as many rounds as there are timed steps."""
     device = torch.device(settings.device)
     # Alignment heads are there or not; the other objectives of a task can be switched by their weights.
-    tasks = {True: task_for(place, "cached", WHOLE)[0], False: task_for(place, "cached", PAIRS)[0]}
+    tasks = {True: task_for(place, settings, "cached", WHOLE)[0], False: task_for(place, settings, "cached", PAIRS)[0]}
     for task in tasks.values():
         task.model.to(device).train()
         task.setup(device)
@@ -222,7 +217,7 @@ def timed_pass(task: Stage2Task, names: tuple[str, ...], batch: Batch, device: t
     generator = torch.Generator(device).manual_seed(0)
     wait_for(device)
     began = time.perf_counter()
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16("bf16", device)):
+    with autocast(measured_precision(device), device):
         loss = task.loss(objectives, batch, generator)
     loss.total.backward()
     wait_for(device)
@@ -288,15 +283,16 @@ def report(
     loads: tuple[float, float],
 ) -> Iterator[str]:
     """Yield the lines of the page; ``loads`` are the machine's load averages before the first part and after the last."""
-    online, cached = runs["online"], runs["cached"]
+    online, cached, sizes, view = runs["online"], runs["cached"], settings.sizes, view_of(settings)
+    text = sizes.text
     yield "# Speed of stage 2"
     yield ""
-    yield (
-        f"UMT-B/16 with BERT-base (random weights, {VOCABULARY} words, {BERT['layers']} layers, fusion from "
-        f"{BERT['fusion_layer']}), {VIEW.frames} frames of {VIEW.size} x {VIEW.size} pixels, 80 % masked, {LENGTH} text "
-        f"tokens, all four objectives, teacher {TEACHER} with random weights and six aligned layers; batches of "
-        f"{settings.batch}, {settings.steps} timed steps after {settings.window} of warm-up, "
-        f"{cached.speed.precision}{', torch.compile' if settings.compile else ''}. Written by"
+    yield paragraph(
+        f"{sizes.title} with a BERT of {text['layers']} layers of width {text['dim']} (random weights, {text['vocab_size']} "
+        f"words, fusion from layer {text['fusion_layer']}), {view.frames} frames of {view.size} x {view.size} pixels, 80 % "
+        f"masked, {LENGTH} text tokens, all four objectives, teacher {sizes.teacher_title} with random weights and "
+        f"{sizes.layers} aligned layers; batches of {settings.batch}, {settings.steps} timed steps after {settings.window} of "
+        f"warm-up, {cached.speed.precision}{', torch.compile' if settings.compile else ''}. Written by"
     )
     yield ""
     yield from written_by("stage2", settings, drawn, out, loads)
@@ -307,7 +303,7 @@ def report(
     yield ""
     yield from objectives_table(cached, passes, settings)
     yield ""
-    yield (
+    yield paragraph(
         f"Online a step takes {online.step_s - cached.step_s:.3f} s more: the teacher, which is "
         f"{online.teacher_macs / (3 * sum(online.macs.values()) + online.teacher_macs):.1%} of its arithmetic, and decoding."
     )
@@ -329,7 +325,7 @@ def objectives_table(cached: Run, passes: Passes, settings: Settings) -> Iterato
     yield f"| what is left: gradient norm, loader, chance | {rest:.3f} | {rest / cached.step_s:.1%} | | |"
     yield f"| the step | {cached.step_s:.3f} | 100.0% | | |"
     yield ""
-    yield (
+    yield paragraph(
         "A part's time is the difference of two ways forward and back of one batch, one with it and one without (masked "
         "language: all without it; alignment: all but masked language without it; contrastive and matching: both without one "
         f"of them; encoders: what contrastive alone leaves): medians of {settings.steps} rounds in which they take turns"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +33,34 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
     os.environ["MLFLOW_TRACKING_URI"] = uri
     return uri
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_measured_precision() -> Iterator[None]:
+    """`precision: auto` takes fp32 in every test, whatever the CPU is fast at."""
+    from umt_pipeline.compute import gain, precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "measured_speeds", lambda device: gain.Speeds(fp32=1e12, bf16=1e12))
+        yield
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs in this process fail at an operation of a step that would make the host wait for a GPU.
+
+    The first steps may: tables are made and kept there.
+    """
+    from tests.waits import NoWaits
+    from umt_pipeline.training.loop import Trainer
+
+    step = Trainer._step
+
+    def strictly(trainer: Trainer, number: int, batches: Any) -> None:
+        with NoWaits() if number >= trainer.start + 4 else nullcontext():
+            step(trainer, number, batches)
+
+    monkeypatch.setattr(Trainer, "_step", strictly)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from umt_pipeline.core.identity import PACKAGE, PACKAGE_FOLDER, imported_modules
 # From the ground up: a room may import from those before it, and those of one line not from each other.
 LIBRARY = (
     ("core",),
-    ("schemas", "masking"),
+    ("schemas", "masking", "compute"),
     ("video",),
     ("tables", "demo_world", "losses"),
     ("models",),
@@ -30,7 +30,7 @@ LIBRARY = (
     ("exchange", "serving"),
 )
 WIRING = (
-    ("project_config", "tracking", "datasets"),
+    ("project_config", "tracking", "datasets", "executors"),
     ("hooks",),
     ("pipelines",),
     ("dvc_stages",),

@@ -22,6 +22,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.core.identity import PACKAGE, PACKAGE_FOLDER, closure, imported_modules
+from umt_pipeline.executors import OFFLINE
 from umt_pipeline.pipelines import OPTIONAL
 from umt_pipeline.project_config import catalog_resolver, config_loader, validated
 from umt_pipeline.tasks import task_names
@@ -31,7 +32,7 @@ CORPORA = "corpora"
 # The demo draws its own videos; a corpus has them.
 DEMO_ONLY = "demo_corpus"
 # Rooms whose change does not change what a stage computes: a stage need not depend on them.
-WITHOUT_EFFECT = {"core", "datasets", "exchange", "tracking.py", "pipelines/runs.py"}
+WITHOUT_EFFECT = {"core", "datasets", "exchange", "executors", "tracking.py", "pipelines/runs.py"}
 PLOTS = "_plots"
 
 HEADER = """\
@@ -273,7 +274,8 @@ def _spoken(name: str) -> str:
 def _blocks(pipeline: Pipeline, stages: list[str], known: list[str]) -> list[str]:
     """Return the blocks of parameters that a pipeline reads, in the order of the pipelines; all of them: those of stages."""
     inputs = pipeline.inputs()
-    read = {name.removeprefix("params:").partition(".")[0] for name in inputs if name.startswith("params:")}
+    # Where work is done changes no result: no stage runs again for that.
+    read = {name.removeprefix("params:").partition(".")[0] for name in inputs if name.startswith("params:")} - {OFFLINE}
     if "parameters" in inputs:
         read |= {"seed", *stages}
     if strange := sorted(read - {"seed", *known}):

@@ -19,6 +19,7 @@ from umt_pipeline import tracking
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, UmtError
 from umt_pipeline.datasets.base import PathDataset
+from umt_pipeline.executors import OFFLINE
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class InputsHook:
 
         A block of parameters is checked (:meth:`Config.check_inputs`) if the pipeline of its name runs. Others may read it
         too, but have no use for what it names: stage 1 compares the store with ``teacher_features``, and fetches no teacher.
+        The executor is any pipeline's that reads it.
 
         Raises:
             ConfigError: something is missing or does not fit; of files, all that are missing are named.
@@ -54,7 +56,7 @@ class InputsHook:
         running = run_params["pipeline_names"] or ["__default__"]
         for name in sorted(pipeline.inputs()):
             block = name.removeprefix("params:")
-            if block == name or not {block, "__default__"} & set(running):
+            if block == name or (block != OFFLINE and not {block, "__default__"} & set(running)):
                 continue
             parameters = catalog.load(name)
             if isinstance(parameters, Config):

@@ -134,12 +134,22 @@ def config_loader(project: Path, env: str | None, overrides: str = "") -> Projec
     Raises:
         ConfigError: there is no such overlay, or a pair is malformed.
     """
+    params = parsed_overrides(overrides)
+    return ProjectConfigLoader(conf_source=str(project / "conf"), env=env, runtime_params=params, **LOADER_ARGS)
+
+
+def parsed_overrides(overrides: str) -> dict[str, Any]:
+    """Return what ``--params`` says as nested mappings.
+
+    Raises:
+        ConfigError: a pair is malformed.
+    """
     pairs = overrides.split(",") if overrides else []
     for pair in pairs:
         if not pair.partition("=")[0].strip() or "=" not in pair:
             raise ConfigError(f"--params: expected name=value with commas between pairs, found '{pair}'.")
     params: Any = OmegaConf.to_container(OmegaConf.from_dotlist(pairs))
-    return ProjectConfigLoader(conf_source=str(project / "conf"), env=env, runtime_params=params, **LOADER_ARGS)
+    return dict(params)
 
 
 def catalog_path(project: Path, loader: ProjectConfigLoader, dataset: str) -> Path:

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -27,6 +27,7 @@ from studies.claims.bank import ClipBank
 from studies.claims.encoders import EncoderSize
 from studies.claims.fine_tuning import FineTuningConfig, FineTuningSpec, make_label_model, top1_accuracy
 from studies.claims.pretraining import PretrainingSpec
+from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import TrainingError
 from umt_pipeline.core.files import read_json, sha256_file, write_json
@@ -66,7 +67,7 @@ class Phase(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.05, ge=0)
     clip_grad: float | None = Field(None, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: AskedPrecision = "auto"
 
     def at(self, lr: float, steps: int | None = None) -> TrainConfig:
         """Return the loop with one of the learning rates, and another length if one is given."""
@@ -307,7 +308,7 @@ def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
             config=pretraining,
             train=config.pretraining.at(job.pretraining_lr),
             seed=job.seed,
-        )
+        ).resolved()
         done = _finish(spec, place)
         start = Started(final_weights(done.folder), done.result.history[-1]["loss"], done.result.seconds)
     return [_fine_tune(config, place, one, start) for one in job.runs]
@@ -326,6 +327,7 @@ def _fine_tune(config: StudyConfig, place: Place, one: Run, start: Started) -> R
         train=config.fine_tuning.at(one.rates.fine_tuning, config.longer_steps if arm.longer else None),
         seed=one.seed,
     )
+    spec = spec.resolved()
     folder = work_folder(place.runs, spec.identity())
     kept = folder / f"tested-{fingerprint(config.validation_splits, config.test_splits, config.views)}.json"
     if not kept.is_file():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 @pytest.fixture(scope="module")
 def models(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return load_models(make_folders(tmp_path_factory.mktemp("models"), tables), seed=0)
+    return load_models(make_folders(tmp_path_factory.mktemp("models"), tables), seed=0, precision="fp32")
 
 
 def noise(video_id: str, view: ViewConfig) -> np.ndarray:
@@ -71,6 +72,22 @@ def test_features_are_what_they_say(models: Models) -> None:
     for name in ("teacher_cls", "teacher_patch"):
         torch.testing.assert_close(features[name], (one[name] + two[name]) / 2)
     torch.testing.assert_close(one["teacher_cls"].norm(dim=-1), torch.ones(2))
+
+
+def test_features_in_bf16_are_others_and_close(models: Models) -> None:
+    frames = torch.from_numpy(np.stack([noise("0", models.stage1.view), noise("1", models.stage1.view)]))
+    for encoder in (models.teacher, models.stage1, models.stage2):
+        rounded = replace(encoder, precision="bf16")
+        assert rounded.identity == {**encoder.identity, "precision": "bf16"}
+        with torch.inference_mode():
+            exact, found = encoder.encode(frames), rounded.encode(frames)
+        for name, feature in found.items():
+            assert feature.dtype == torch.float32
+            assert not torch.equal(feature, exact[name])
+            assert torch.cosine_similarity(feature, exact[name]).min() > 0.999
+    texts = ["a disc 0 goes left", "star"]
+    exact_BE, found_BE = (replace(models.stage2, precision=used).encode_text(texts)[2] for used in ("fp32", "bf16"))
+    torch.testing.assert_close(found_BE, exact_BE, rtol=0.0, atol=0.02)
 
 
 def test_encoders_of_other_clip_sizes_get_their_own_view(tmp_path: Path) -> None:

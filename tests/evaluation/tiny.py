@@ -17,7 +17,8 @@ from umt_pipeline.evaluation.encoders import ClipEncoder, ClipLoader
 from umt_pipeline.evaluation.feature_cache import Features, encode_group, missing_groups, plan_features, read_features
 from umt_pipeline.evaluation.loading import ModelFolders
 from umt_pipeline.evaluation.tables import Tables
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher, save_open_clip

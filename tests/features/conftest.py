@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from tests.features.tiny import make_config, make_corpus, make_teacher
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.models.teacher import Teacher
 
 

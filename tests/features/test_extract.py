@@ -15,7 +15,8 @@ from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_teacher
 from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.core.identity import PACKAGE_FOLDER, closure
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import Progress, extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import mask_noise
 from umt_pipeline.masking import draw_visible
@@ -27,14 +28,14 @@ def test_each_record_is_what_its_recorded_view_gives(world: World, make_store: M
     folder, report = make_store(splits=("train", "validation"), codec="int8", pixels="visible")
     store = FeatureStore(folder)
     store.verify()
-    assert store.index["split"].tolist() == ["train"] * 12 + ["validation"] * 3
-    assert store.index["view_number"].tolist() == [0, 1, 2] * 5
+    assert store.index["split"].to_pylist() == ["train"] * 12 + ["validation"] * 3
+    assert store.index["view_number"].to_pylist() == [0, 1, 2] * 5
     assert (report["rows"], report["clips"], report["views"]) == (15, 5, 3)
     assert report["codec_cosine_error"]["max"] < 1e-3
     assert report["bytes_per_clip_view"]["total"] * 15 == report["store_bytes"]
     paths = world.videos.set_index("video_id")["path"]
     for row in (0, 4, 14):
-        record = store.index.iloc[row]
+        record = store.record(row)
         frames = torch.from_numpy(load_view(world.media / paths[record["video_id"]], store.view(row)))
         read = store.read(np.array([row]))
         visible = read["visible"][0]
@@ -44,7 +45,7 @@ def test_each_record_is_what_its_recorded_view_gives(world: World, make_store: M
         assert torch.allclose(everything[:, visible], read["targets"][:, 0], atol=0.02)
         torch.testing.assert_close(read["attention"][0].float(), output.importance_FN, rtol=1e-2, atol=1e-4)
         # The mask can be drawn again from what is stored.
-        noise = torch.from_numpy(mask_noise("tiny", record["video_id"], int(record["view_number"]), 2, 16))
+        noise = torch.from_numpy(mask_noise("tiny", record["video_id"], record["view_number"], 2, 16))
         assert (draw_visible(store.manifest.mask, noise[None], read["attention"])[0] == visible).all()
 
 
@@ -63,9 +64,9 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(
         config = make_config(**changes)
         plan = plan_extraction(config, world.teacher, world.videos)
 
-        def on_progress(done: int, total: int) -> None:
-            assert total == 12
-            if done >= limit:
+        def on_progress(progress: Progress) -> None:
+            assert progress.rows == 12
+            if progress.done >= limit:
                 raise KilledError
 
         extract(config, world.teacher, plan, world.media, tmp_path / "killed", on_progress)
@@ -94,15 +95,13 @@ def test_code_books_come_from_the_whole_corpus_and_serve_it_well(make_store: Mak
     assert len(FeatureStore(make_store("online", codec="pq", views=0)[0])) == 0
 
 
-def test_a_full_disk_stops_extraction_and_the_next_run_goes_on(
-    world: World, make_store: MakeStore, tmp_path: Path
-) -> None:
+def test_a_full_disk_stops_extraction_and_the_next_run_goes_on(world: World, make_store: MakeStore, tmp_path: Path) -> None:
     config = make_config()
     plan = plan_extraction(config, world.teacher, world.videos)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill_the_disk(done: int, total: int) -> None:
-        if done >= 5:
+    def fill_the_disk(progress: Progress) -> None:
+        if progress.done >= 5:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
 
     try:
@@ -139,6 +138,17 @@ def test_no_views_is_a_store_for_online_training(make_store: MakeStore) -> None:
     assert report["rows"] == 0
 
 
+def test_a_store_says_what_its_teacher_ran_in(make_store: MakeStore) -> None:
+    exact, rounded = (FeatureStore(make_store(**changes)[0]) for changes in ({}, {"precision": "bf16"}))
+    assert (exact.manifest.precision, rounded.manifest.precision) == ("fp32", "bf16"), "auto takes fp32 in tests"
+    assert exact.manifest.record_identity().differences(rounded.manifest.record_identity()) == [
+        "precision: 'bf16' became 'fp32'"
+    ]
+    stored = [store.read_raw(np.arange(12)) for store in (exact, rounded)]
+    assert not torch.equal(stored[0]["attention"], stored[1]["attention"])
+    torch.testing.assert_close(stored[0]["attention"].float(), stored[1]["attention"].float(), rtol=0.05, atol=1e-3)
+
+
 def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(**changes: object) -> str:
         return plan_extraction(make_config(**changes), world.teacher, world.videos).identity.key
@@ -153,6 +163,7 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path, m
         key(dataset_id="other"),
         key(mask={"ratio": 0.5}),
         key(shard_rows=6),
+        key(precision="bf16"),
     ]
     changed = world.videos.assign(sha256="0")
     keys.append(plan_extraction(make_config(), world.teacher, changed).identity.key)
@@ -160,6 +171,7 @@ def test_the_plan_changes_when_the_content_would(world: World, tmp_path: Path, m
     keys.append(plan_extraction(make_config(), other, world.videos).identity.key)
     assert len(set(keys)) == len(keys)
     assert key(workers=7) == keys[0]
+    assert key(precision="fp32") == keys[0], "what auto took decides, not who asked"
     monkeypatch.setattr("umt_pipeline.features.extract.__version__", "99")
     assert key() == keys[0], "a release that changes no code here"
 
@@ -182,18 +194,18 @@ def test_what_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_video_that_fails_now_stops_with_its_name(world: World, tmp_path: Path, workers: int) -> None:
+def test_too_many_videos_that_fail_now_end_it_with_their_names(world: World, tmp_path: Path, workers: int) -> None:
     videos = world.videos.assign(path=world.videos["path"].replace("clip3.mp4", "gone.mp4"))
     config = make_config(workers=workers)
     plan = plan_extraction(config, world.teacher, videos)
-    with pytest.raises(StoreError, match=r"accepted cannot be read now.*gone\.mp4"):
+    with pytest.raises(StoreError, match=r"accepted cannot be read now: 1 of 4 clips.*max_rejected_share.*gone\.mp4"):
         extract(config, world.teacher, plan, world.media, tmp_path)
     assert (tmp_path / "shards/00000").is_dir()
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_what_is_recorded_depends_on_no_code_of_the_student() -> None:
-    files = {file.relative_to(PACKAGE_FOLDER).as_posix() for file in closure(["features.extract"])}
+    files = {file.relative_to(PACKAGE_FOLDER).as_posix() for file in closure(["features.extract", "features.shards"])}
     assert {"models/towers.py", "video/decode.py", "masking.py"} <= files
-    assert not {"models/vit.py", "models/student.py"} & files
+    assert not {"features/runner.py", "models/vit.py", "models/student.py"} & files
     assert not any(file.startswith(("training/", "data/")) for file in files)

@@ -18,7 +18,8 @@ from tests.features.conftest import World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_teacher_folder
 from umt_pipeline.core.errors import ConfigError, StoreError
-from umt_pipeline.features.extract import extract, plan_extraction, select_clips
+from umt_pipeline.features.extract import plan_extraction, select_clips
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.masking import MaskConfig
@@ -64,14 +65,14 @@ def test_each_record_is_what_its_recorded_view_gives(mixed: World, tmp_path: Pat
     report = make_store(mixed, tmp_path, splits=("validation", "train"), images={"views": 2})
     store = FeatureStore(tmp_path)
     store.verify()
-    assert store.index["video_id"].tolist() == [f"stills/{number}" for number in (2, 2, 0, 0, 1, 1, 3, 3)]
+    assert store.index["video_id"].to_pylist() == [f"stills/{number}" for number in (2, 2, 0, 0, 1, 1, 3, 3)]
     assert (report["rows"], report["clips"], report["views"]) == (8, 4, 2)
     manifest = store.manifest
     assert (manifest.frames, manifest.view.frames, manifest.mask.ratio, manifest.visible_per_frame) == (1, 1, 0.5, 8)
     for row in range(8):
         view = store.view(row)
         assert view.frame_indices == (0,)
-        path = mixed.videos.set_index("video_id")["path"][store.index["video_id"][row]]
+        path = mixed.videos.set_index("video_id")["path"][store.record(row)["video_id"]]
         read = store.read(np.array([row]))
         patches = patchify(torch.from_numpy(load_view(mixed.media / path, view))[None], 8)[0]
         assert (patches[read["visible"][0]] == read["patches"][0]).all()
@@ -115,7 +116,7 @@ def test_the_video_store_knows_no_images(mixed: World, world: World) -> None:
     alone = plan_extraction(make_config(), world.teacher, world.videos)
     beside = plan_extraction(make_config(), mixed.teacher, mixed.videos)
     assert beside.identity.agrees_with(alone.identity)
-    pd.testing.assert_frame_equal(beside.index, alone.index)
+    assert beside.index.equals(alone.index)
 
 
 def test_no_images_and_no_views_are_stores_without_rows(mixed: World, world: World, tmp_path: Path) -> None:

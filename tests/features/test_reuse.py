@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ from tests.features.conftest import World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_corpus, make_teacher
 from umt_pipeline.core.errors import StoreError
-from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features import extract as extraction
 from umt_pipeline.features import reuse, writer
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.index import noise_keys
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
+from umt_pipeline.features.runner import Progress, extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import verify_store
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.video.decode import Decoder, Wanted
 
 CLIPS = 6
 PQ = {"codec": {"kind": "pq", "bytes_per_token": 4}, "mask": {"kind": "none"}}
@@ -47,14 +49,17 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> World:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files of which views were decoded, one entry per view."""
     names: list[str] = []
-    decode = extraction.decode_batches
+    decode = Decoder.decode
 
-    def count(paths: Sequence[Path], views: Any, batches: Any, workers: int | None) -> Any:
-        for positions, frames in decode(paths, views, batches, workers):
-            names.extend(paths[position].name for position in positions)
-            yield positions, frames
+    def count(self: Decoder, batches: Iterable[tuple[Any, Wanted]]) -> Any:
+        def counted() -> Iterator[tuple[Any, Wanted]]:
+            for key, wanted in batches:
+                names.extend(path.name for path, _ in wanted)
+                yield key, wanted
 
-    monkeypatch.setattr(extraction, "decode_batches", count)
+        return decode(self, counted())
+
+    monkeypatch.setattr(Decoder, "decode", count)
     return names
 
 
@@ -76,7 +81,7 @@ def records_of(folder: Path) -> dict[tuple[str, int], Record]:
     store = FeatureStore(folder)
     store.verify()
     raw = store.read_raw(np.arange(len(store)))
-    keys = store.index[["video_id", "view_number"]].itertuples(index=False)
+    keys = noise_keys(store.index)
     hashes = {name: [hashlib.sha256(record.numpy().tobytes()).hexdigest()[:8] for record in raw[name]] for name in raw}
     return {(clip, view): {name: hashes[name][row] for name in raw} for row, (clip, view) in enumerate(keys)}
 
@@ -111,7 +116,7 @@ def test_one_clip_more_extracts_that_clip_alone(six: World, tmp_path: Path, deco
     for shard in ("00000", "00001"):
         for path in (tmp_path / "first/shards" / shard).iterdir():
             assert path.samefile(tmp_path / "second/shards" / shard / path.name), "linked, not copied"
-    assert FeatureStore(tmp_path / "second").index["shard"].tolist() == [0, 0, 0, 2, 2, 2, 0, 0, 1, 1, 1, 1]
+    assert FeatureStore(tmp_path / "second").index["shard"].to_pylist() == [0, 0, 0, 2, 2, 2, 0, 0, 1, 1, 1, 1]
     if codec == "pq":
         assert (tmp_path / "first/codec.safetensors").samefile(tmp_path / "second/codec.safetensors")
 
@@ -179,7 +184,7 @@ def test_what_a_record_depends_on(six: World, tmp_path: Path, changes: dict[str,
 
 def test_views_that_another_law_draws_alike_are_the_same_views(six: World, tmp_path: Path) -> None:
     make(six, tmp_path / "first", range(5))
-    flipped = FeatureStore(tmp_path / "first").index["flip"].sum()
+    flipped = sum(FeatureStore(tmp_path / "first").index["flip"].to_pylist())
     assert 0 < flipped < 15
     changes = {"view": {"frames": 2, "size": 32, "flip": False}}
     assert counts(make(six, tmp_path / "second", range(5), [tmp_path / "first"], **changes))[1] == 15 - flipped
@@ -207,8 +212,8 @@ def test_interrupted_work_on_other_clips_is_taken_over(six: World, tmp_path: Pat
     class KilledError(Exception):
         pass
 
-    def die(done: int, total: int) -> None:
-        if done > 10:
+    def die(progress: Progress) -> None:
+        if progress.done > 10:
             raise KilledError
 
     config = make_config()
@@ -268,11 +273,11 @@ def test_a_damaged_shard_is_made_again_without_its_dead_rows(six: World, tmp_pat
 def test_a_store_whose_index_is_damaged_is_passed_over(six: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = tmp_path / "first"
     make(six, first, range(2))
-    content = (first / "index.parquet").read_bytes()
-    (first / "index.parquet").write_bytes(content[:-1] + b"x")
+    content = (first / "index.arrow").read_bytes()
+    (first / "index.arrow").write_bytes(content[:-1] + b"x")
     assert counts(make(six, tmp_path / "second", range(2), [first]))[1] == 0
     assert "nothing is taken over from" in caplog.text
-    with pytest.raises(StoreError, match=r"index.parquet is not as it was written"):
+    with pytest.raises(StoreError, match=r"index.arrow is not as it was written"):
         drop_damaged(first)
 
 
@@ -295,7 +300,7 @@ def test_small_shards_do_not_pile_up(six: World, tmp_path: Path, monkeypatch: py
     for number in range(1, CLIPS):
         folder, before = tmp_path / str(number), folder
         make(six, folder, range(number + 1), [before], shard_rows=8)
-        shards.append([shard.rows for shard in FeatureStore(folder).manifest.shards])
+        shards.append(list(FeatureStore(folder).manifest.shards.rows))
     assert shards == [[3, 3], [3, 3, 3], [3, 3, 3, 3], [8, 4, 3], [8, 4, 3, 3]]
     assert len(decoded) == 3 * CLIPS
 
@@ -332,9 +337,9 @@ def test_an_interrupted_extension_gives_the_same_bytes(six: World, tmp_path: Pat
         if not is_begun(tmp_path / "killed"):
             assert begin_store(tmp_path / "killed", plan.header, plan.index, [tmp_path / "first"]) == 6
 
-        def on_progress(done: int, total: int) -> None:
-            assert total == 18
-            if done >= limit:
+        def on_progress(progress: Progress) -> None:
+            assert progress.rows == 18
+            if progress.done >= limit:
                 raise KilledError
 
         extract(config, six.teacher, plan, six.media, tmp_path / "killed", on_progress)
@@ -400,24 +405,15 @@ def test_an_extended_store_is_verified_like_any_other(six: World, tmp_path: Path
     teacher = six.media.parent / "teacher"
     assert verify_store(folder, 1.0, teacher, six.videos, six.media) == 15
     assert verify_store(folder, 0.01, teacher, six.videos, six.media) == 4, "one of each shard"
-    index = FeatureStore(folder).index
-    row = int(index.index[(index["video_id"] == "clip5") & (index["view_number"] == 1)][0])
-    assert (row, index["shard"][row], index["shard_row"][row]) == (1, 3, 1)
+    store = FeatureStore(folder)
+    row = noise_keys(store.index).index(("clip5", 1))
+    assert (row, store.record(row)["shard"], store.record(row)["shard_row"]) == (1, 3, 1)
     path = folder / "shards/00003/pixels.npy"
     array = np.load(path)
     array[1] = 255 - array[1]
     np.save(path, array)
     with pytest.raises(StoreError, match=r"row 1 \(shard 3, clip 'clip5', view 1\) .*pixels differ"):
         verify_store(folder, 1.0, teacher, six.videos, six.media)
-
-
-def test_a_store_of_the_version_before_is_read(six: World, tmp_path: Path) -> None:
-    make(six, tmp_path / "store", range(2))
-    records = records_of(tmp_path / "store")
-    manifest = read_json(tmp_path / "store/manifest.json")
-    del manifest["rows_dead"]
-    write_json(tmp_path / "store/manifest.json", {**manifest, "schema_version": 2})
-    assert records_of(tmp_path / "store") == records
 
 
 @given(st.lists(st.sets(st.integers(0, CLIPS - 1), min_size=1), min_size=2, max_size=4), st.sampled_from([2, 5, 64]))

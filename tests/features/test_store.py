@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.features.codecs import Coder, write_learnt
+from umt_pipeline.features.index import plan_schema
 from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.store import FeatureStore
-from umt_pipeline.features.writer import FeatureStoreWriter
+from umt_pipeline.features.writer import ShardWriter, UnfinishedStore
 from umt_pipeline.masking import MaskConfig
 from umt_pipeline.video.views import View, ViewConfig
 
@@ -50,7 +51,7 @@ def make_header(**changes: object) -> StoreHeader:
     return StoreHeader.model_validate({**settings, **changes})
 
 
-def make_index(rows: int = ROWS) -> pd.DataFrame:
+def make_plan(rows: int = ROWS, **changes: object) -> pa.Table:
     records = [
         {
             "video_id": f"clip{row // 2}",
@@ -63,7 +64,7 @@ def make_index(rows: int = ROWS) -> pd.DataFrame:
         }
         for row in range(rows)
     ]
-    return pd.DataFrame(records)
+    return pa.Table.from_pylist([{**record, **changes} for record in records], schema=plan_schema(2))
 
 
 def make_arrays(header: StoreHeader, first: int, count: int) -> dict[str, np.ndarray]:
@@ -74,11 +75,27 @@ def make_arrays(header: StoreHeader, first: int, count: int) -> dict[str, np.nda
     return arrays
 
 
-def fill(folder: Path, header: StoreHeader, chunks: tuple[int, ...] = (3, 3, 2)) -> Path:
-    writer = FeatureStoreWriter(folder, header, make_index(sum(chunks)))
-    for count in chunks:
-        writer.append(make_arrays(header, writer.rows_done, count))
+def begin(folder: Path, header: StoreHeader, plan: pa.Table | None = None) -> UnfinishedStore:
+    plan = make_plan() if plan is None else plan
+    paths = pa.array([f"{clip}.mp4" for clip in plan["video_id"].to_pylist()], pa.string())
+    return UnfinishedStore.begin(folder, header, plan, paths)
+
+
+def write_shard(store: UnfinishedStore, shard: int, at_once: int = 3) -> None:
+    rows = store.rows_of[shard]
+    writer = ShardWriter(store.shard_folder(shard), len(rows), store.header.arrays())
+    writer.open()
+    for start in range(0, len(rows), at_once):
+        count = min(at_once, len(rows) - start)
+        writer.append(make_arrays(store.header, int(rows[start]), count))
     writer.close()
+
+
+def fill(folder: Path, header: StoreHeader, rows: int = ROWS, at_once: int = 3) -> Path:
+    store = begin(folder, header, make_plan(rows))
+    for shard in store.missing:
+        write_shard(store, shard, at_once)
+    store.finish()
     return folder
 
 
@@ -121,7 +138,8 @@ def test_index_splits_and_views(tmp_path: Path) -> None:
     assert len(store) == ROWS
     assert store.rows_for("validation").tolist() == [6, 7]
     assert store.view(5) == View(frame_indices=(5, 6), crop=(0, 5, 8, 8), flip=True, size=8)
-    assert store.index[["shard", "shard_row"]].iloc[7].tolist() == [2, 1]
+    assert store.record(7)["shard"] == 2
+    assert store.record(7)["shard_row"] == 1
     with pytest.raises(StoreError, match="expected rows of split 'test', found train, validation"):
         store.rows_for("test")
     with pytest.raises(StoreError, match=r"expected rows in \[0, 8\), found 0 to 8"):
@@ -135,102 +153,118 @@ def test_an_opened_store_can_be_pickled(tmp_path: Path) -> None:
     assert all((before[name] == again[name]).all() for name in before)
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 4, 5])
-def test_writing_goes_on_at_the_first_unfinished_shard(tmp_path: Path, stop_after: int) -> None:
-    header, chunks = make_header(), (2, 1, 2, 1, 2)
-    expected = bytes_of(fill(tmp_path / "whole", header, chunks))
-    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
-    for count in chunks[:stop_after]:
-        writer.append(make_arrays(header, writer.rows_done, count))
+@pytest.mark.parametrize("made", [0, 1, 2, 3])
+def test_whoever_goes_on_makes_the_missing_shards(tmp_path: Path, made: int) -> None:
+    header = make_header()
+    expected = bytes_of(fill(tmp_path / "whole", header))
+    store = begin(tmp_path / "store", header)
+    for shard in (2, 0, 1)[:made]:
+        write_shard(store, shard, at_once=1)
     with pytest.raises(StoreError, match="is no finished feature store"):
         FeatureStore(tmp_path / "store")
-    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
-    assert writer.rows_done == min(3 * (sum(chunks[:stop_after]) // 3), 8) if stop_after < 5 else ROWS
-    if writer.rows_done < ROWS:
+    store = begin(tmp_path / "store", header)
+    assert store.missing == tuple(sorted((2, 0, 1)[made:]))
+    assert store.rows_done == ROWS - sum(len(store.rows_of[shard]) for shard in store.missing)
+    if store.missing:
         with pytest.raises(StoreError, match="expected 8 rows, found"):
-            writer.close()
-    while writer.rows_done < ROWS:
-        writer.append(make_arrays(header, writer.rows_done, 1))
-    writer.close()
+            store.finish()
+    for shard in store.missing:
+        write_shard(store, shard)
+    store.finish()
     assert bytes_of(tmp_path / "store") == expected
     # Once more on a finished store: nothing to do, nothing changed.
-    writer = FeatureStoreWriter(tmp_path / "store", header, make_index())
-    assert writer.rows_done == ROWS
-    writer.close()
+    store = begin(tmp_path / "store", header)
+    assert (store.missing, store.rows_done) == ((), ROWS)
+    store.finish()
     assert bytes_of(tmp_path / "store") == expected
 
 
-def test_what_a_killed_writer_left_half_written_is_cleared(tmp_path: Path) -> None:
+def test_what_killed_makers_left_half_written_is_cleared(tmp_path: Path) -> None:
     expected = bytes_of(fill(tmp_path / "whole", make_header()))
-    writer = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
-    plan = (tmp_path / "store/plan.json").read_bytes()
-    writer.append(make_arrays(writer.header, 0, 3))
-    writer.append(make_arrays(writer.header, 3, 1))
-    (tmp_path / "store/.index.parquet.123.part").write_bytes(b"half")
-    fill_rest = FeatureStoreWriter(tmp_path / "store", make_header(), make_index())
-    for first, count in ((3, 3), (6, 2)):
-        fill_rest.append(make_arrays(writer.header, first, count))
-    fill_rest.close()
+    store = begin(tmp_path / "store", make_header())
+    left = {name: (tmp_path / "store" / name).read_bytes() for name in ("plan.json", "paths.parquet")}
+    write_shard(store, 0)
+    killed = ShardWriter(store.shard_folder(1), 3, store.header.arrays())
+    killed.open()
+    killed.append(make_arrays(store.header, 3, 1))
+    (tmp_path / "store/.index.arrow.123.part").write_bytes(b"half")
+    for shard in store.missing:
+        write_shard(store, shard)
+    store.finish()
     assert bytes_of(tmp_path / "store") == expected
-    (tmp_path / "store/plan.json").write_bytes(plan)
-    FeatureStoreWriter(tmp_path / "store", make_header(), make_index()).close()
+    for name, content in left.items():
+        (tmp_path / "store" / name).write_bytes(content)
+    begin(tmp_path / "store", make_header()).finish()
     assert bytes_of(tmp_path / "store") == expected
+
+
+def test_of_two_that_make_the_same_shard_the_first_is_kept(tmp_path: Path) -> None:
+    store = begin(tmp_path / "store", make_header())
+    slow = ShardWriter(store.shard_folder(1), 3, store.header.arrays())
+    slow.open()
+    write_shard(store, 1)
+    kept = bytes_of(store.shard_folder(1))
+    slow.append(make_arrays(store.header, 3, 3))
+    slow.close()
+    assert bytes_of(store.shard_folder(1)) == kept
+    assert [path.name for path in (tmp_path / "store/shards").iterdir()] == ["00001"]
 
 
 def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
-    FeatureStoreWriter(tmp_path, make_header(), make_index())
+    begin(tmp_path, make_header(), make_plan())
     with pytest.raises(StoreError, match=r"holds another store: codec\.kind: 'fp16' became 'int8'\. Delete the folder"):
-        FeatureStoreWriter(tmp_path, make_header(codec="int8"), make_index())
+        begin(tmp_path, make_header(codec="int8"), make_plan())
     with pytest.raises(StoreError, match="the code that it depends on changed"):
-        FeatureStoreWriter(tmp_path, make_header(code="other"), make_index())
+        begin(tmp_path, make_header(code="other"), make_plan())
     fill(tmp_path / "whole", make_header())
     for folder in (tmp_path, tmp_path / "whole"):
         with pytest.raises(StoreError, match="holds another store: its clips or their views are others"):
-            FeatureStoreWriter(folder, make_header(), make_index().assign(flip=False))
+            begin(folder, make_header(), make_plan(flip=False))
     with pytest.raises(StoreError, match="dataset_id: 'set' became 'other'"):
-        FeatureStoreWriter(tmp_path / "whole", make_header(dataset_id="other"), make_index())
+        begin(tmp_path / "whole", make_header(dataset_id="other"), make_plan())
 
 
 def test_another_release_of_the_same_code_goes_on(tmp_path: Path) -> None:
-    writer = FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "2"}), make_index())
-    writer.append(make_arrays(writer.header, 0, 3))
+    store = begin(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "2"}), make_plan())
+    write_shard(store, 0)
     released = make_header(versions={"umt_pipeline": "2", "torch": "2"})
-    assert FeatureStoreWriter(tmp_path, released, make_index()).rows_done == 3
+    assert begin(tmp_path, released, make_plan()).rows_done == 3
     with pytest.raises(StoreError, match=r"versions\.torch: '2' became '3'"):
-        FeatureStoreWriter(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "3"}), make_index())
+        begin(tmp_path, make_header(versions={"umt_pipeline": "1", "torch": "3"}), make_plan())
 
 
 def test_a_setting_that_is_new_since_then_stands_at_its_default(tmp_path: Path) -> None:
-    writer = FeatureStoreWriter(tmp_path, make_header(), make_index())
-    writer.append(make_arrays(writer.header, 0, 3))
+    store = begin(tmp_path, make_header(), make_plan())
+    write_shard(store, 0)
     plan = json.loads((tmp_path / "plan.json").read_text())
     del plan["layer_interval"]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    assert FeatureStoreWriter(tmp_path, make_header(), make_index()).rows_done == 3
+    assert begin(tmp_path, make_header(), make_plan()).rows_done == 3
     with pytest.raises(StoreError, match=r"layer_interval: 1\.0 became 2\.0"):
-        FeatureStoreWriter(tmp_path, make_header(layer_interval=2.0), make_index())
+        begin(tmp_path, make_header(layer_interval=2.0), make_plan())
 
 
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = make_header()
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
-    writer.append(make_arrays(header, 0, 3))
+    store = begin(tmp_path, header, make_plan())
+    write_shard(store, 0)
 
     def no_space(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(StoreError, match=r"at row \d of 8.*No space left.*bytes per row"):
-        writer.append(make_arrays(header, 3, 3))
+    with pytest.raises(StoreError, match=r"at row \d of 8.*No space left.*bytes per row"), store.disk_errors(3):
+        write_shard(store, 1)
     monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["00000"], "the room of unfinished rows is given back"
-    assert FeatureStoreWriter(tmp_path, header, make_index()).rows_done == 3
+    assert begin(tmp_path, header, make_plan()).rows_done == 3
 
 
 def test_wrong_arrays_are_refused(tmp_path: Path) -> None:
     header = make_header()
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
+    store = begin(tmp_path, header, make_plan())
     arrays = make_arrays(header, 0, 2)
+    writer = ShardWriter(store.shard_folder(0), 3, header.arrays())
+    writer.open()
     with pytest.raises(ValueError, match="targets: expected float16"):
         writer.append({**arrays, "targets": arrays["targets"].astype(np.float32)})
     with pytest.raises(ValueError, match="at most 3 rows"):
@@ -242,12 +276,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
     targets = folder / "shards/00001/targets.npy"
     good = targets.read_bytes()
 
+    def each_refuses(message: str) -> None:
+        store = FeatureStore(folder)
+        store.read(np.array([0, 7]))  # other shards are not looked at
+        with pytest.raises(StoreError, match=rf"00001/targets.npy: {message}"):
+            store.read(np.array([0, 4]))
+        with pytest.raises(StoreError, match=rf"00001/targets.npy: {message}"):
+            store.verify()
+
     targets.write_bytes(good[:-1])
-    with pytest.raises(StoreError, match=r"00001/targets.npy: expected \d+ bytes, found \d+ bytes"):
-        FeatureStore(folder)
+    each_refuses(r"expected \d+ bytes, found \d+ bytes")
     targets.unlink()
-    with pytest.raises(StoreError, match=r"00001/targets.npy: expected \d+ bytes, found no file"):
-        FeatureStore(folder)
+    each_refuses(r"expected \d+ bytes, found no file")
 
     # Swapped with another shard's file of the same size: opens, but verify tells.
     shutil.copy(folder / "shards/00000/targets.npy", targets)
@@ -258,38 +298,46 @@ def test_damage_is_named(tmp_path: Path) -> None:
     targets.write_bytes(b"x" * len(good))
     with pytest.raises(StoreError, match=r"00001/targets.npy: cannot be read"):
         FeatureStore(folder).read(np.array([4]))
+    np.save(targets, np.zeros((3, 2, 4, 3), np.float16).view(np.int16))
+    with pytest.raises(StoreError, match=r"00001/targets.npy: expected float16 \(3, 2, 4, 3\), found int16"):
+        FeatureStore(folder).read(np.array([4]))
     targets.write_bytes(good)
     FeatureStore(folder).verify()
 
-    index = folder / "index.parquet"
+    (folder / "shards/00001").rename(folder / "shards/elsewhere")
+    with pytest.raises(StoreError, match=r"shards: expected 3 shards, 1 of them are not there, the first is 00001"):
+        FeatureStore(folder)
+    (folder / "shards/elsewhere").rename(folder / "shards/00001")
+
+    index = folder / "index.arrow"
     index.write_bytes(b"x" * index.stat().st_size)
-    with pytest.raises(StoreError, match=r"index.parquet: expected SHA-256 \w+, found"):
+    with pytest.raises(StoreError, match=r"index.arrow: expected SHA-256 \w+, found"):
         FeatureStore(folder)
 
 
 def test_code_books_are_kept_once_and_checked_at_each_opening(tmp_path: Path) -> None:
     header = make_header(codec={"kind": "pq", "bytes_per_token": 2}, target_dim=4)
     books = torch.rand(2, 2, 256, 2)
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
-    writer.coder(lambda: books)
-    writer.append(make_arrays(header, 0, 3))
+    store = begin(tmp_path, header, make_plan())
+    store.coder(lambda: books)
+    write_shard(store, 0)
     # Whoever goes on uses the code books that are there.
-    writer = FeatureStoreWriter(tmp_path, header, make_index())
-    coder = writer.coder(lambda: pytest.fail("trained again"))
+    store = begin(tmp_path, header, make_plan())
+    coder = store.coder(lambda: pytest.fail("trained again"))
     targets = torch.nn.functional.normalize(torch.rand(1, 2, 4, 4), dim=-1)
     assert (coder.encode(targets)["targets"] == Coder(header.codec, books).encode(targets)["targets"]).all()
     kept = (tmp_path / "codec.safetensors").rename(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match=r"3 rows are encoded, but codec.safetensors is missing"):
-        FeatureStoreWriter(tmp_path, header, make_index()).coder(lambda: books)
+        begin(tmp_path, header, make_plan()).coder(lambda: books)
     kept.rename(tmp_path / "codec.safetensors")
-    for first, count in ((3, 3), (6, 2)):
-        writer.append(make_arrays(header, first, count))
-    writer.close()
-    store = FeatureStore(tmp_path)
-    codes = store.read_raw(np.arange(ROWS), ["targets"])
+    for shard in store.missing:
+        write_shard(store, shard)
+    store.finish()
+    finished = FeatureStore(tmp_path)
+    codes = finished.read_raw(np.arange(ROWS), ["targets"])
     expected = Coder(header.codec, books).decode(codes).transpose(0, 1)
-    assert torch.equal(store.read(np.arange(ROWS))["targets"], expected)
-    store.verify()
+    assert torch.equal(finished.read(np.arange(ROWS))["targets"], expected)
+    finished.verify()
     # Those of another store, of the same size: every code would mean something else.
     write_learnt(tmp_path / "codec.safetensors", books.flip(2))
     with pytest.raises(StoreError, match=r"codec.safetensors: expected SHA-256 \w+, found \w+"):
@@ -303,7 +351,7 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "store", make_header())
     manifest = read_json(folder / "manifest.json")
     for change, message in [
-        ({"schema_version": 99}, "expected schema_version 3, found 99"),
+        ({"schema_version": 99}, "expected schema_version 4, found 99"),
         ({"codec": "zip"}, "not a feature store's manifest"),
         ({"rows": 20}, r"expected 20 rows and 0 dead ones, found \[3, 3, 2\]"),
         ({"codec": "pq"}, "learnt: expected of codecs that learn alone, found codec 'pq', None"),
@@ -320,8 +368,7 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
 
 def test_a_store_without_rows_carries_its_configuration(tmp_path: Path) -> None:
     header = make_header(views=0)
-    writer = FeatureStoreWriter(tmp_path, header, make_index(1).iloc[:0])
-    writer.close()
+    begin(tmp_path, header, make_plan(0)).finish()
     store = FeatureStore(tmp_path)
     assert len(store) == 0
     assert store.manifest.view == header.view

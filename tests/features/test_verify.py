@@ -13,12 +13,14 @@ from tests.features.conftest import MakeStore, World
 from tests.features.tiny import make_config, make_teacher_folder, write_clip
 from umt_pipeline.core.errors import CheckpointError, StoreError
 from umt_pipeline.core.files import read_json, sha256_file, write_json
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, sample_rows, verify_store
 from umt_pipeline.models.teacher import load_teacher, teacher_weights_file
 
 PQ = {"codec": {"kind": "pq", "bytes_per_token": 4}, "mask": {"kind": "none"}}
+BF16 = {"precision": "bf16"}
 
 
 @pytest.fixture(scope="session")
@@ -38,13 +40,13 @@ def change(folder: Path, shard: int, name: str, row: int, place: tuple[int, ...]
     array[(row, *place)] = value
     np.save(path, array)
     manifest = read_json(folder / "manifest.json")
-    manifest["shards"][shard]["files"][name]["sha256"] = sha256_file(path)
+    manifest["shards"]["files"][name]["sha256"][shard] = sha256_file(path)
     write_json(folder / "manifest.json", manifest)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"codec": "int8"}, PQ, {"pixels": "frames"}, {"mask": {"kind": "tube"}}, {"mask": {"kind": "random"}}],
+    [{}, {"codec": "int8"}, PQ, {"pixels": "frames"}, {"mask": {"kind": "tube"}}, {"mask": {"kind": "random"}}, BF16],
     ids=str,
 )
 def test_what_was_extracted_is_verified(
@@ -59,9 +61,7 @@ def test_what_was_extracted_is_verified(
     assert "not verified, because verify is 0" in caplog.text
 
 
-def test_a_store_of_layers_at_an_interval_is_verified_by_the_same_layers(
-    world: World, teacher: Path, tmp_path: Path
-) -> None:
+def test_a_store_of_layers_at_an_interval_is_verified_by_the_same_layers(world: World, teacher: Path, tmp_path: Path) -> None:
     config = make_config(teacher={"layers": 2, "interval": 2.0})
     tower = load_teacher(teacher, config.teacher, config.grid)
     assert tower.layer_indices == [0, 2]
@@ -123,9 +123,7 @@ def test_swapped_shards_are_found_by_the_smallest_sample(world: World, make_stor
         verify(world, folder, teacher, 0.0001)
 
 
-def test_a_video_that_was_replaced_is_found(
-    world: World, make_store: MakeStore, teacher: Path, tmp_path: Path
-) -> None:
+def test_a_video_that_was_replaced_is_found(world: World, make_store: MakeStore, teacher: Path, tmp_path: Path) -> None:
     folder = make_store()[0]
     for number, clip in enumerate(world.videos.to_dict("records")):
         write_clip(tmp_path / "media" / clip["path"], clip["num_frames"], clip["height"], clip["width"], seed=number + 100)
@@ -172,6 +170,7 @@ def test_without_videos_or_teacher_the_message_says_how_to_go_on(
         ({"views": 8}, "views: the parameters say 8, the store has 3"),
         ({"mask": {"ratio": 0.5}}, "mask.ratio: the parameters say 0.5, the store has 0.8"),
         ({"pixels": "frames"}, 'pixels: the parameters say "frames", the store has "visible"'),
+        ({"precision": "bf16"}, 'precision: the parameters say "bf16", the store has "fp32"'),
         ({"splits": ("train", "validation")}, 'splits: the parameters say ["train", "validation"], the store has ["train"]'),
     ],
     ids=str,
@@ -187,6 +186,13 @@ def test_a_store_made_with_other_settings_is_refused(
     assert "Run teacher_features again, or set the parameters back" in str(error.value)
 
 
+def test_auto_takes_a_store_of_either_precision(make_store: MakeStore, teacher: Path) -> None:
+    folder = make_store(**BF16)[0]
+    require_settings(folder, make_config(), teacher)
+    with pytest.raises(StoreError, match='precision: the parameters say "fp32", the store has "bf16"'):
+        require_settings(folder, make_config(precision="fp32"), teacher)
+
+
 def test_a_store_of_another_version_or_of_other_weights_is_refused(
     make_store: MakeStore, teacher: Path, tmp_path: Path
 ) -> None:
@@ -195,7 +201,7 @@ def test_a_store_of_another_version_or_of_other_weights_is_refused(
         require_settings(folder, make_config(), make_teacher_folder(tmp_path / "other", seed=1))
     manifest = read_json(folder / "manifest.json")
     write_json(folder / "manifest.json", {**manifest, "schema_version": 0})
-    with pytest.raises(StoreError, match=r"expected schema_version 3, found 0\. Make the store again"):
+    with pytest.raises(StoreError, match=r"expected schema_version 4, found 0\. Make the store again"):
         require_settings(folder, make_config(), teacher)
 
 

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.features.tiny import MODEL_CONFIG, make_teacher_folder
+from tests.models.tiny_towers import alone
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.features.targets import draw_targets
 from umt_pipeline.masking import MaskConfig, visible_count
@@ -70,6 +71,24 @@ def test_teacher_is_what_torch_counts(teacher: Teacher, kind: str) -> None:
     size = TowerSize.of_module(teacher.tower.visual)
     expected = teacher_macs(size, frames=2, grid=6, layers=2, visible_per_frame=visible)
     assert counted(lambda: draw_targets(teacher, mask, 8, frames, noise)) == 3 * 2 * expected.total
+
+
+@pytest.mark.parametrize("classes", [0, 12])
+def test_a_teacher_of_timm_is_what_torch_counts(classes: int) -> None:
+    tower = alone("vit_base_patch16_clip_224", num_classes=classes)
+    teacher = Teacher(tower, None, TeacherConfig(source="timm:test", layers=2), grid=3, weights_sha256="")
+    noise, frames = torch.rand(2, 3, 9), torch.randint(0, 256, (2, 3, 48, 48, 3), dtype=torch.uint8)
+    mask = MaskConfig(ratio=0.5)
+    found = counted(lambda: draw_targets(teacher, mask, 16, frames, noise))
+    macs = teacher.macs(frames=3, visible_per_frame=visible_count(9, 0.5))
+    assert macs is not None
+    assert found == 2 * 2 * macs
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "vit_base_patch14_reg4_dinov2"])
+def test_the_cost_of_other_towers_of_timm_is_not_known(name: str) -> None:
+    grid = 3
+    assert Teacher(alone(name), None, TeacherConfig(source="timm:test", layers=2), grid, "").macs(2, 2) is None
 
 
 def test_sizes_are_the_same_read_from_a_config_and_from_its_model(teacher: Teacher) -> None:

@@ -11,6 +11,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.executors import OfflineParams
 from umt_pipeline.pipelines.ingestion import create_pipeline
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 
@@ -29,6 +30,7 @@ def main(media: Path, out: Path) -> None:
         "raw_questions": pd.DataFrame(),
         "raw_boxes": pd.DataFrame(),
         "params:ingestion": IngestionParams(dataset_id="t", splits=("train",), workers=2),
+        "params:offline": OfflineParams(),
         "workspace": out / "workspace",
     }
     tables = {name: TableDataset(filepath=str(out / f"{name}.parquet")) for name in TABLES}

@@ -20,6 +20,7 @@ from tests.video_files import write_video
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.datasets import CorporaTableDataset
 from umt_pipeline.demo_world.broken_files import write_broken_files
+from umt_pipeline.executors import OfflineParams
 from umt_pipeline.pipelines.ingestion import create_pipeline, nodes
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.schemas import Boxes, Captions, Labels, Questions, Rejects, Videos
@@ -45,6 +46,7 @@ def ingest(media: Path, videos: Any, captions: Any, labels: Any, settings: Inges
         "raw_questions": pd.DataFrame(),
         "raw_boxes": pd.DataFrame(),
         "params:ingestion": settings or params(),
+        "params:offline": OfflineParams(),
     }
     with TemporaryDirectory() as workspace:
         inputs["workspace"] = Path(workspace)

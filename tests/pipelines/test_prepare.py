@@ -22,6 +22,7 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.identity import PACKAGE
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.demo_world.broken_files import write_broken_files
+from umt_pipeline.executors import OfflineParams
 from umt_pipeline.pipelines.prepare import create_pipeline
 from umt_pipeline.pipelines.prepare.params import PrepareParams
 from umt_pipeline.video import preparing
@@ -38,7 +39,7 @@ def prepare(source: Path, workspace: Path, workers: int | None = 1, **form: Any)
     """Run the pipeline as Kedro does; return the folder that it made and its report."""
     workspace.mkdir(exist_ok=True)
     params = PrepareParams.model_validate({"form": FORM | form, "workers": workers})
-    inputs = {"source_media": source, "params:prepare": params, "workspace": workspace}
+    inputs = {"source_media": source, "params:prepare": params, "params:offline": OfflineParams(), "workspace": workspace}
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in inputs.items()})
     outputs = SequentialRunner().run(create_pipeline(), catalog)
     return outputs["raw_media"].load(), outputs["prepare_report"].load()

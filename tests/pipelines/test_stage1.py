@@ -12,10 +12,11 @@ import pytest
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.features.codecs import Int8
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.pipelines.sources import RecordedViews, gather_views
-from umt_pipeline.pipelines.stage1.nodes import train_student
+from umt_pipeline.pipelines.stage1.nodes import plan_student, train_student
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.training.stage1 import Stage1Config, StudentSize
 from umt_pipeline.training.task import TrainConfig
@@ -41,7 +42,7 @@ def views(tmp_path: Path) -> RecordedViews:
 
 def refused(views: RecordedViews, workspace: Path, message: str) -> None:
     with pytest.raises(StoreError, match=message):
-        train_student(PARAMS, SEED, views, workspace)
+        plan_student(PARAMS, SEED, views, workspace)
     assert not (workspace / "stage1").exists(), "nothing was trained"
 
 
@@ -49,7 +50,7 @@ def test_a_sample_of_the_store_is_verified_before_training(
     views: RecordedViews, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        train_student(PARAMS, SEED, views, tmp_path)
+        train_student(plan_student(PARAMS, SEED, views, tmp_path), tmp_path)
     assert "2 of 6 rows verified in" in caplog.text, "one of each shard"
 
 
@@ -70,4 +71,4 @@ def test_a_store_that_does_not_hold_what_the_videos_give_is_refused_unless_verif
     np.save(path, 255 - np.load(path))
     refused(views, tmp_path, r"row 5 \(shard 1, clip 'clip1', view 2\).*pixels differ in \d+ of 1536 bytes")
     unverified = PARAMS.model_copy(update={"verify": 0.0})
-    assert train_student(unverified, SEED, views, tmp_path)[2]["steps"] == 1
+    assert train_student(plan_student(unverified, SEED, views, tmp_path), tmp_path)[2]["steps"] == 1

@@ -20,6 +20,7 @@ from umt_pipeline.pipelines.sources import RecordedViews, gather_views
 from umt_pipeline.pipelines.stage2.nodes import (
     gather_data,
     make_tokenizer,
+    plan_text,
     pretrain_text,
     train_control,
     train_video_text,
@@ -75,15 +76,16 @@ def test_the_stage_trains_on_both_kinds_and_its_model_reads_texts_as_it_was_trai
     stage_world: StageWorld, tmp_path: Path
 ) -> None:
     params = settings(text_pretraining={"train": LOOP}, control=False)
-    spec, text = pretrain_text(params, gather(stage_world, tmp_path, params), tmp_path)
-    folder, history, summary = train_video_text(spec, tmp_path)
+    spec = gather(stage_world, tmp_path, params)
+    runs, text = pretrain_text(params, spec, plan_text(params, spec), tmp_path)
+    folder, history, summary = train_video_text(runs, tmp_path)
     model, tokenizer = load_video_text(folder)
     assert (summary["steps"], text["steps"], len(history)) == (2, 2, 2)
     assert {"final_contrastive", "final_matching", "final_masked_language", "final_alignment"} <= set(summary)
     assert summary["matching_skipped"] == 0.0
     assert tokenizer.model_max_length == 8
     assert 0.001 <= model.temp.item() <= 0.5
-    skipped, _, nothing = train_control(params, spec, tmp_path)
+    skipped, _, nothing = train_control(runs, tmp_path)
     assert (skipped / SKIPPED_FILE).is_file()
     assert nothing == {}
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,16 @@ from pydantic import ValidationError
 from tests.features.test_image_store import write_images
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
-from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError, TrainingError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from umt_pipeline.core.files import move_folder
 from umt_pipeline.data.mapped import MappedTable, write_mapped
 from umt_pipeline.features.provider import OnlineTargets
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
+from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
-from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
+from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher, plan_teacher
 from umt_pipeline.video.views import ViewConfig
 
 
@@ -84,7 +84,7 @@ def test_one_clip_more_extracts_that_clip_and_abandoned_work_is_collected(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("umt_pipeline.features.extract._run_teacher", killed)
+        patch.setattr("umt_pipeline.features.shards.run_teacher_on", killed)
         for view in (ViewConfig(frames=3, size=32), ViewConfig(frames=4, size=32)):
             with pytest.raises(KeyboardInterrupt):
                 run(3, view=view)
@@ -101,19 +101,36 @@ def test_one_clip_more_extracts_that_clip_and_abandoned_work_is_collected(
     assert len([path for path in work.iterdir() if path.is_dir()]) == 2, "of finished stores the latest is kept"
 
 
-def test_two_runs_do_not_share_a_workspace(tmp_path: Path) -> None:
-    videos = make_corpus(tmp_path / "media", ["train"])
-    params, teacher = TeacherFeaturesParams(**dict(make_config())), make_teacher_folder(tmp_path / "teacher")
-    lock = tmp_path / "workspace/features/.lock"
-    lock.parent.mkdir(parents=True)
-    code = "import fcntl, sys; held = open(sys.argv[1], 'a+'); fcntl.lockf(held, fcntl.LOCK_EX); print('held', flush=True)"
-    code += "; input()"
-    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(TrainingError, match="is in use by process"):
-            extract_features(params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
-        other.communicate(b"\n")
+def test_two_runs_work_on_the_same_store(tmp_path: Path) -> None:
+    videos = make_corpus(tmp_path / "media", ["train"] * 3)
+    params, teacher = TeacherFeaturesParams(**dict(make_config(shard_rows=2))), make_teacher_folder(tmp_path / "teacher")
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(extract_features, params, teacher, tmp_path / "media", videos, tmp_path / "workspace") for _ in range(2)
+        ]
+        stores = [run.result()[0] for run in runs]
+    assert stores[0] != stores[1]
+    assert bytes_of(stores[0]) == bytes_of(stores[1])
+    assert FeatureStore(stores[0]).manifest.rows == 9
+
+
+def test_a_clip_that_is_back_is_extracted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    videos = make_corpus(tmp_path / "media", ["train"] * 3)
+    teacher = make_teacher_folder(tmp_path / "teacher")
+    params = TeacherFeaturesParams(**dict(make_config(max_rejected_share=0.5)))
+    arguments = (params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
+    (tmp_path / "media/clip1.mp4").rename(tmp_path / "aside.mp4")
+    store, _, report = extract_features(*arguments)
+    assert (report["rows"], report["rows_rejected"]) == (6, 3)
+    images = tmp_path / "nothing"
+    views = gather_views(params, teacher, videos, tmp_path / "media", store, images)
+    assert views.videos["video_id"].tolist() == ["clip0", "clip2"]
+    assert extract_features(*arguments)[2] == report, "it is still not there: nothing is done"
+    (tmp_path / "aside.mp4").rename(tmp_path / "media/clip1.mp4")
+    store, _, report = extract_features(*arguments)
+    assert [report[name] for name in ("rows", "rows_found", "rows_rejected")] == [9, 6, 0]
+    assert "clip1.mp4 can be read now" in caplog.text
+    assert gather_views(params, teacher, videos, tmp_path / "media", store, images).videos is videos
 
 
 def test_bad_parameters_and_a_missing_teacher_are_refused(tmp_path: Path) -> None:
@@ -131,7 +148,9 @@ def test_a_published_teacher_is_fetched_and_its_importance_is_part_of_the_stores
     source = TeacherConfig(source=f"timm:test_vit3/{tmp_path / 'weights.pth'}", layers=2)
     params = TeacherFeaturesParams(**dict(make_config(teacher=source)))
     empty = pd.DataFrame()
-    folder, history, metrics = get_teacher(params, 0, tmp_path / "media", videos, empty, empty, tmp_path / "workspace")
+    runs, sentences = plan_teacher(params, 0, tmp_path / "media", videos, empty, empty, tmp_path / "workspace")
+    assert (runs, sentences) == ({}, {})
+    folder, history, metrics = get_teacher(params, {}, {}, tmp_path / "media", videos, empty, tmp_path / "workspace")
     assert len(history) == 0
     assert metrics == {"source": source.source, "importance": "pool_attention", "target_dim": 96}
     store, image_store, _ = extract_features(params, folder, tmp_path / "media", videos, tmp_path / "workspace")
@@ -160,7 +179,7 @@ def test_a_teacher_that_cannot_teach_is_refused_when_it_is_fetched(tmp_path: Pat
         teacher = TeacherConfig(source=source, layers=layers)
         params = TeacherFeaturesParams(**dict(make_config(teacher=teacher)))
         with pytest.raises(ConfigError, match=message):
-            get_teacher(params, 0, tmp_path, empty, empty, empty, tmp_path / "workspace")
+            get_teacher(params, {}, {}, tmp_path, empty, empty, tmp_path / "workspace")
 
 
 def test_a_source_is_checked_before_anything_runs(tmp_path: Path) -> None:

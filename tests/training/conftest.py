@@ -13,7 +13,8 @@ from tests.features.test_image_store import write_images
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
 from umt_pipeline.data.mapped import write_mapped
 from umt_pipeline.data.samples import Batch
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.features.source import TargetSource
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher

@@ -1,17 +1,28 @@
 """Specs, ranks, and processes that are killed."""
 
+import dataclasses
 import multiprocessing
 import random
+import re
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toy_tasks import ToySpec
 
+from umt_pipeline import __version__
+from umt_pipeline.compute import precision
+from umt_pipeline.compute.gain import Speeds
 from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
-from umt_pipeline.core.files import write_json
+from umt_pipeline.core.files import read_json, write_json
+from umt_pipeline.core.identity import code_parts
 from umt_pipeline.training import launch, state
+from umt_pipeline.training.peers import Peers
 from umt_pipeline.training.spec import read_spec, write_spec
 from umt_pipeline.training.state import Row
 
@@ -56,10 +67,67 @@ def test_spec_of_an_unknown_class_is_refused(tmp_path: Path, kind: str | None) -
         read_spec(tmp_path / "spec.json")
 
 
+def test_a_spec_of_another_version_is_refused(tmp_path: Path) -> None:
+    write_spec(tmp_path / "spec.json", _spec())
+    document = read_json(tmp_path / "spec.json")
+    assert document["version"] == __version__
+    document |= {"version": "0.0.1", "spec": {**document["spec"], "gone": 1}}
+    write_json(tmp_path / "spec.json", document)
+    with pytest.raises(ConfigError, match=r"(?s)not a ToySpec of this version .*written by 0\.0\.1.*gone.*Write it anew"):
+        read_spec(tmp_path / "spec.json")
+
+
+class _OtherFirst(Peers):
+    """Two processes: the first one is like this one, but for some changes."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(1.0)
+        self.changes = changes
+
+    def gather(self, value: Any) -> list[Any]:
+        return [dataclasses.replace(value, host="node1", **self.changes), value]
+
+
+def test_processes_that_differ_are_named_with_what_differs() -> None:
+    spec = _spec()
+    launch.require_one_mind(_OtherFirst(), spec)
+    code = {**code_parts(*spec.code_sources()), "training/loop.py": "another"}
+    others = [
+        ({"torch": "2.0.0"}, rf"torch {re.escape(torch.__version__)} in place of 2\.0\.0"),
+        ({"identity": _spec(lr=0.5).identity().as_json()}, r"train\.lr: 0\.5 became 0\.01"),
+        ({"identity": _spec({"content": "old"}).identity().as_json()}, "content: .*; rows has other content"),
+        ({"identity": {**spec.identity().as_json(), "code": "x"}, "code": code}, r"other code in training/loop\.py$"),
+    ]
+    for changes, message in others:
+        with pytest.raises(ConfigError, match=rf"(?m)Different from node1.*\n  {socket.gethostname()}: {message}"):
+            launch.require_one_mind(_OtherFirst(**changes), spec)
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     launch.run(_spec(), tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"train\.lr: 0\.01 became 0\.02"):
         launch.run(_spec(lr=0.02), tmp_path / "run")
+
+
+def test_a_run_is_known_by_the_precision_that_auto_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _spec().resolved().identity().key == _spec(precision="fp32").identity().key, "auto takes fp32 in tests"
+    launch.run(_spec(), tmp_path / "run")
+    monkeypatch.setattr(precision, "measured_speeds", lambda device: Speeds(1.0, 2.0))
+    with pytest.raises(CheckpointError, match=r"precision: 'fp32' became 'bf16'.*set train.precision to fp32 to go on with it"):
+        launch.run(_spec(), tmp_path / "run")
+    assert launch.run(_spec(precision="fp32"), tmp_path / "run").result.steps == 20
+
+
+def test_ranks_take_the_precision_of_rank_0(tmp_path: Path) -> None:
+    # Written without being resolved, as on another machine: the ranks measure this one.
+    write_spec(tmp_path / "run" / "spec.json", _spec(nproc=2, steps=2))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "umt_pipeline.training.launch", str(tmp_path / "run" / "spec.json")]
+    environment = launch._rank_environment(_spec(nproc=2))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("TFLOP/s in fp32") == 1, "one rank measures"
+    assert read_json(tmp_path / "run" / "identity.json")["settings"]["train.precision"][0] in ("fp32", "bf16")
 
 
 def test_in_process_run_reports_rows(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from toy_tasks import make_toy
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
-from umt_pipeline.training import device, loop, state
+from umt_pipeline.training import loop, state
 from umt_pipeline.training.loop import train
 from umt_pipeline.training.metrics import COLUMNS
 from umt_pipeline.training.state import Row, TrainResult
@@ -218,8 +218,7 @@ def test_recomputing_without_a_video_encoder_is_refused(tmp_path: Path) -> None:
         _run(tmp_path, CONFIG.model_copy(update={"recompute_blocks": 1}))
 
 
-def test_bf16_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_fast_bf16", lambda _: True)
+def test_bf16_runs(tmp_path: Path) -> None:
     half = _run(tmp_path / "bf16", CONFIG.model_copy(update={"precision": "bf16"}))
     full = _run(tmp_path / "fp32", CONFIG.model_copy(update={"precision": "fp32"}))
     assert half.history[-1]["loss"] == pytest.approx(full.history[-1]["loss"], rel=0.05)

@@ -10,7 +10,7 @@ from toy_tasks import ToyTask, make_toy
 
 from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.data.samples import Corpus
-from umt_pipeline.training.sampler import BatchReader, Loader, MicroBatch, Sampler
+from umt_pipeline.training.sampler import BatchReader, Loader, MicroBatch, Sampler, needed_pieces
 
 SIZES = st.integers(8, 60)
 BATCHES = st.integers(8, 20)
@@ -31,10 +31,20 @@ def test_ranks_and_micro_batches_make_up_the_global_batch(
 ) -> None:
     shares = [Sampler(size, batch, seed, rank, world, accumulate).micro_batches(step) for rank in range(world)]
     assert all(len(share) == accumulate for share in shares)
-    joined = np.concatenate([micro.indices_B for share in shares for micro in share])
     indices, passes, _ = Sampler(size, batch, seed).global_batch(step)
-    np.testing.assert_array_equal(joined, indices)
+    for number, piece in enumerate(np.array_split(indices, accumulate)):
+        joined = np.concatenate([share[number].indices_B for share in shares])
+        np.testing.assert_array_equal(joined, piece, "a piece is the same for any number of ranks")
     assert set(passes.tolist()) == {step // Sampler(size, batch, seed).steps_per_epoch}, "one corpus: a pass is an epoch"
+
+
+@pytest.mark.parametrize(("world", "pieces"), [(1, 8), (2, 4), (3, 3), (4, 2), (8, 1), (64, 1)])
+def test_fewer_ranks_compute_a_step_in_more_pieces(world: int, pieces: int) -> None:
+    assert needed_pieces(64, 1, world, 8, equal_shares=False) == pieces
+    assert needed_pieces(64, 2, world, None, equal_shares=True) == 2
+    if pieces > 1:
+        with pytest.raises(ConfigError, match=rf"on {world} processes would cut the batch of 64 into {pieces} .* use 8 proc"):
+            needed_pieces(64, 1, world, 8, equal_shares=True)
 
 
 def test_epochs_and_seeds_give_other_orders() -> None:
@@ -131,6 +141,8 @@ def test_equal_shares_round_a_shrunken_batch_down_and_refuse_an_odd_one() -> Non
     sampler = Sampler(11, 16, seed=0, world=4, equal_shares=True)
     assert sampler.batch_size == 8
     assert len(sampler.micro_batches(0)[0].indices_B) == 2
+    with pytest.raises(ConfigError, match=r"`batch_size` 12 cannot be .* by 4 processes in 2 micro-batches.* multiple of 8"):
+        Sampler(40, 12, seed=0, world=4, accumulate=2, equal_shares=True)
     with pytest.raises(ConfigError, match="`batch_size` 10 cannot be shared equally by 4 processes"):
         Sampler(40, 10, seed=0, world=4, equal_shares=True)
     with pytest.raises(ConfigError, match="3 processes"):

@@ -53,6 +53,7 @@ def test_warmup_as_long_as_training_is_refused() -> None:
         ({"steps": 5, "min_lr": 1.0}, "min_lr"),
         ({"steps": 5, "nproc": 3, "accumulate": 2}, "batch_size"),
         ({"steps": 5, "epoch": 1}, "epoch"),
+        ({"steps": 5, "checkpoint_every": 100, "keep_every": 250}, "must be a multiple of `checkpoint_every`"),
     ],
 )
 def test_illegal_settings_are_refused(changes: dict[str, float], message: str) -> None:

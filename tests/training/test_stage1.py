@@ -80,6 +80,14 @@ def test_a_split_without_clips_is_refused(stage_world: StageWorld) -> None:
         make_spec(stage_world, source=stage_world.source.model_copy(update={"split": "test"})).build()
 
 
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("targets", ["cached", "online"])
+def test_a_step_asks_for_no_value(stage_world: StageWorld, tmp_path: Path, targets: str) -> None:
+    source = stage_world.source if targets == "cached" else stage_world.online()
+    settings = {"steps": 8, "clip_grad": 1.0, "ema": 0.9, "accumulate": 2}
+    run(make_spec(stage_world, 0.5, source, **settings), tmp_path)  # type: ignore[arg-type]
+
+
 def test_training_brings_the_loss_down(stage_world: StageWorld, tmp_path: Path) -> None:
     losses = [row["loss"] for row in run(make_spec(stage_world), tmp_path).result.history]
     assert losses[-1] < 0.7 * losses[0]

@@ -18,8 +18,9 @@ from tests.training.conftest import StageWorld, read_batch
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_mapped
-from umt_pipeline.features.extract import extract, plan_extraction
+from umt_pipeline.features.extract import plan_extraction
 from umt_pipeline.features.manifest import read_manifest
+from umt_pipeline.features.runner import extract
 from umt_pipeline.losses import HardNegatives, hard_negatives
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.folders import save_model
@@ -310,6 +311,15 @@ def test_negatives_are_uniform_where_nothing_trains_the_embeddings(
     assert all(similarity.dtype == torch.float32 for similarity in seen)
 
 
+def test_parity_binds_a_run_to_the_number_of_processes() -> None:
+    train = TrainConfig(epochs=1, batch_size=8, lr=1e-3, nproc=2)
+    spec = Stage2Spec.model_construct(parity=True, train=train)
+    spec.check_world(2)
+    with pytest.raises(ConfigError, match=r"written down for `train.nproc` 2, found 4.*stage2.train.nproc=4"):
+        spec.check_world(4)
+    spec.model_copy(update={"parity": False}).check_world(4)
+
+
 def test_parity_means_all_of_it() -> None:
     assert Stage2Config.model_validate({**SETTINGS, "parity": True}).parity
     for change in ({"pool": "attention"}, {"fuse_positions": True}, {"unmasked_epochs": 1}):
@@ -421,6 +431,7 @@ def test_two_processes_train_on_videos_and_images(stage_world: StageWorld, tmp_p
     assert all(math.isfinite(row["loss"]) and row["mfu"] > 0.0 for row in rows)
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_a_run_of_images_and_videos_that_is_cut_goes_on_with_the_same_losses(
     stage_world: StageWorld, tmp_path: Path
 ) -> None:

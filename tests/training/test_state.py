@@ -1,7 +1,10 @@
 """Checkpoints that are whole or not there."""
 
+import errno
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,9 @@ import torch
 from torch import nn
 
 from umt_pipeline.core.errors import CheckpointError, TrainingError
+from umt_pipeline.core.files import sha256_folder
 from umt_pipeline.training import state
-from umt_pipeline.training.state import CheckpointInfo
+from umt_pipeline.training.state import CheckpointInfo, Keep
 
 
 def _model() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -22,7 +26,7 @@ def _model() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def _save(run_dir: Path, step: int, keep: int = 1) -> Path:
+def _save(run_dir: Path, step: int, keep: Keep = Keep()) -> Path:  # noqa: B008  # frozen
     model, optimizer = _model()
     return state.save_checkpoint(run_dir, model, optimizer, None, CheckpointInfo(step, "run", 10, 1.5), keep)
 
@@ -45,9 +49,58 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_newest_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 15):
-        _save(tmp_path, step, keep=2)
+        _save(tmp_path, step, Keep(2))
     assert _names(tmp_path) == ["step-00000010", "step-00000015"]
     assert state.newest_checkpoint(tmp_path) == tmp_path / "checkpoint" / "step-00000015"
+
+
+def test_every_so_many_steps_a_checkpoint_is_kept_for_good(tmp_path: Path) -> None:
+    keep = Keep(1, every=10)
+    for step in (5, 10, 13, 15, 20, 25):
+        _save(tmp_path, step, keep)
+    assert _names(tmp_path) == ["step-00000010", "step-00000020", "step-00000025"]
+    state.save_final(tmp_path, nn.Linear(3, 2), None, "run", (30, 1.0), keep)
+    assert _names(tmp_path) == ["step-00000010", "step-00000020"]
+    state.save_final(tmp_path, nn.Linear(3, 2), None, "run", (30, 1.0), Keep())
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_another_machine_waits_until_it_sees_the_same_checkpoint(tmp_path: Path) -> None:
+    folder, late = _save(tmp_path / "a", 5), tmp_path / "b"
+    sha256 = sha256_folder(folder)
+    state.await_same(folder, sha256, 0.0)
+    with pytest.raises(CheckpointError, match=r"step-00000005 on .*: expected .* found nothing after 0\.1 sec.*machines share"):
+        state.await_same(late / folder.name, sha256, 0.1)
+    arrival = threading.Timer(0.3, shutil.copytree, (folder, late / folder.name))
+    arrival.start()
+    state.await_same(late / folder.name, sha256, 30.0)
+    arrival.join()
+    (folder / "checkpoint.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"found [0-9a-f]{12} after"):
+        state.await_same(folder, sha256, 0.1)
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(state.fcntl, "lockf", refuse)
+    with state.run_lock(tmp_path):
+        assert "has no locks" in caplog.text
+
+
+def test_a_full_disk_is_named_and_the_older_checkpoint_stays(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; from tests.training.test_state import _save\n"
+        "_save(Path(sys.argv[1]), 5); resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900)); _save(Path(sys.argv[1]), 10)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "TrainingError" in ran.stderr, ran.stderr
+    assert "step-00000010: cannot be written" in ran.stderr
+    assert "make room" in ran.stderr
+    assert _names(tmp_path) == ["step-00000005"]
 
 
 def test_failure_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +110,7 @@ def test_failure_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeyp
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(TrainingError, match=r"step-00000010: cannot be written: no space .* make room"):
         _save(tmp_path, 10)
     assert _names(tmp_path) == ["step-00000005"]
 
@@ -108,7 +161,7 @@ def test_damaged_or_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
 def test_tied_weights_are_written_under_both_names(tmp_path: Path) -> None:
     model = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
     model["b"].weight = model["a"].weight
-    state.save_final(tmp_path, model, None, "run", 1, 0.0)
+    state.save_final(tmp_path, model, None, "run", (1, 0.0), Keep())
     assert set(state.load_file(state.final_weights(tmp_path))) == {"a.weight", "b.weight"}
 
 

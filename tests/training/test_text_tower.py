@@ -88,6 +88,7 @@ def test_without_cross_attention_all_layers_are_plain_bert() -> None:
     torch.testing.assert_close(fused, everything, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_it_learns_and_stage_2_starts_from_it(tokenizer: Path, tmp_path: Path) -> None:
     task = build(tokenizer)
     loop = TrainConfig(steps=60, batch_size=3, lr=5e-3, log_every=20)

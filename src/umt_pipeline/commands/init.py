@@ -162,7 +162,20 @@ def _start_parameters(project: Path, like: str | None) -> dict[str, Any]:
     known = environments(project / "conf")
     if like is not None and like not in known:
         raise ConfigError(f"--like: expected a folder of {project / 'conf'}, one of {', '.join(known)}; found '{like}'.")
-    return config_loader(project, like or "base")["parameters"]
+    loader = config_loader(project, like or "base")
+    own = loader.own_parameters() if like else {}
+    return {
+        block: values if block in own or not isinstance(values, Mapping) else _in_any_precision(values)
+        for block, values in loader["parameters"].items()
+    }
+
+
+def _in_any_precision(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters of the demo that ask for ``auto``: its own are pinned to fp32, for its published numbers."""
+    return {
+        key: _in_any_precision(value) if isinstance(value, Mapping) else "auto" if key == "precision" else value
+        for key, value in values.items()
+    }
 
 
 def scan(folder: Path, captions: pd.DataFrame | None, class_folders: bool) -> FolderTables:

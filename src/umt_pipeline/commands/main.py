@@ -293,6 +293,25 @@ def plan(
 
 
 @app.command()
+def spec(
+    stage: Annotated[str, typer.Argument(help="Pipeline that trains, such as stage1, stage2 or classification.")],
+    env: Environment = None,
+    params: Annotated[str, typer.Option(help="Other parameters, as in `kedro run --params`.")] = "",
+) -> None:
+    """Write down a stage's training runs for other machines, and start nothing.
+
+    Prints the folder of each run, and the line of torchrun that each machine starts.
+    When they are trained, `kedro run` of the stage finds them and only exports their
+    models. docs/cluster.md has the whole way, with SLURM and Kubernetes.
+
+    umt spec stage1 --env umt_b16
+    """
+    from umt_pipeline.commands.spec import lines, write_specs
+
+    _say(lines(stage, write_specs(project_folder(), stage, env, params)))
+
+
+@app.command()
 def doctor() -> None:
     """Print versions, devices and paths: what a report of a problem should contain."""
     import torch

@@ -175,8 +175,8 @@ def _device_here() -> dict[str, Any]:
     # Here, not at the top: other plans need no torch.
     import torch
 
+    from umt_pipeline.compute.peak import matmul_peak
     from umt_pipeline.training.device import resolve_device
-    from umt_pipeline.training.peak import matmul_peak
 
     device = resolve_device("auto")
     bf16, fp32 = (matmul_peak(device, dtype) / 1e12 for dtype in (torch.bfloat16, torch.float32))

@@ -46,3 +46,7 @@ class CheckpointError(UmtError):
 
 class TrainingError(UmtError):
     """Training cannot go on (non-finite loss, empty data, failed worker)."""
+
+
+class TrainingInterrupted(UmtError):  # noqa: N818  # nothing failed
+    """Training saved a checkpoint and stopped before its end, because it was asked to."""

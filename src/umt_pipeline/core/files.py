@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from umt_pipeline.core.errors import ConfigError
 def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
+    staged = path.with_name(_staged_name(path))
     try:
         yield staged
         with staged.open("rb") as handle:
@@ -28,11 +29,16 @@ def staged_file(path: Path) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
+def _staged_name(path: Path) -> str:
+    # Processes of several machines may write into one folder, and their numbers may be equal.
+    return f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+
+
 @contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; put it in ``path``'s place if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
+    staged = path.with_name(_staged_name(path))
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     try:

@@ -34,6 +34,8 @@ IDENTITY_FILE = "identity.json"
 # processes, speed. Their own imports are not followed.
 WITHOUT_EFFECT = frozenset(
     {
+        "compute.gain",
+        "compute.peak",
         "core",
         "reports",
         "tasks.*.page",
@@ -42,7 +44,9 @@ WITHOUT_EFFECT = frozenset(
         "models.flops_stage2",
         "training.launch",
         "training.metrics",
-        "training.peak",
+        "training.peers",
+        "training.stopping",
+        "training.torchrun",
         "video.guarded",
         "video.probe_cache",
     }
@@ -75,8 +79,12 @@ def code_key(*sources: str | Path) -> str:
     Raises:
         ConfigError: there is no such module.
     """
-    meanings = {_name(file): _meaning(file, settings_classes()) for file in closure(sources)}
-    return fingerprint(meanings)
+    return fingerprint(code_parts(*sources))
+
+
+def code_parts(*sources: str | Path) -> dict[str, str]:
+    """Return what :func:`code_key` is made of: a hash for each file, to say which one differs."""
+    return {_name(file): _meaning(file, settings_classes()) for file in closure(sources)}
 
 
 def closure(sources: Iterable[str | Path]) -> frozenset[Path]:

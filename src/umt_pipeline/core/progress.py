@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     """Show progress while the block runs.
 
     Args:
@@ -25,24 +25,27 @@ def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None
         unit: what they are, in the singular.
 
     Yields:
-        A function to be called with the number of units that are done by now. What the first call reports may have been
-        done before: speed and time left are counted from there.
+        A function to be called with the number of units that are done by now, and what else is to be said, if anything. What
+        the first call reports may have been done before: speed and time left are counted from there.
     """
     first: tuple[float, int] | None = None
     said = time.perf_counter()
     # disable=None: nothing is drawn where no terminal is attached.
     with tqdm(total=total, desc=title, unit=unit, disable=None, leave=False) as bar:
 
-        def show(done: int) -> None:
+        def show(done: int, more: str = "") -> None:
             nonlocal first, said
             now = time.perf_counter()
             first = first or (now, done)
             if not bar.disable:
+                bar.set_postfix_str(more, refresh=False)
                 bar.update(done - bar.n)
             elif now - said >= SECONDS_BETWEEN_LINES and now > first[0] and first[1] < done < total:
                 said, pace = now, (done - first[1]) / (now - first[0])
-                text = "%s: %d of %d %ss (%.0f%%), %.1f %ss/s, left %s"
-                logger.info(text, title, done, total, unit, 100 * done / total, pace, unit, clock((total - done) / pace))
+                text = "%s: %d of %d %ss (%.0f%%), %.1f %ss/s, %sleft %s"
+                left = clock((total - done) / pace)
+                more = f"{more}, " if more else ""
+                logger.info(text, title, done, total, unit, 100 * done / total, pace, unit, more, left)
 
         yield show
 

@@ -9,12 +9,10 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
@@ -23,6 +21,10 @@ from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.samples import Corpus
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
 from umt_pipeline.video.views import counter_generator
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ def captioned_media(
     Raises:
         ConfigError: ``weights`` names an unknown corpus, or nothing is left: of all, or of a corpus that is not left out.
     """
+    import pandas as pd  # read here and not by every rank and worker
+
     weights = weights or {}
     media = videos[videos["split"] == split]
     found = sorted(media["corpus"].unique())

@@ -10,20 +10,22 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.core.files import sha256_file, staged_file
 
+if TYPE_CHECKING:
+    import pandas as pd  # given by whoever has tables of it; training itself needs none
 
-def write_mapped(path: Path, table: pd.DataFrame) -> None:
+
+def write_mapped(path: Path, table: pd.DataFrame | pa.Table) -> None:
     """Write a table, without its index, as one uncompressed record batch; whole or not at all."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
     # 64-bit offsets: a column of all captions may be larger than 2 GB.
     wide = [field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field for field in arrow.schema]
     arrow = arrow.cast(pa.schema(wide)).combine_chunks()

@@ -59,7 +59,7 @@ class SampleDataset(ABC):
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__ or batch")
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
-        """A whole batch; by default read one by one and put together by :meth:`collate`. Memory-mapped stores read it at once.
+        """A whole batch; by default read one by one and put together by :meth:`collate`. Stores read it at once.
 
         Args:
             indices_B: int64.
@@ -70,6 +70,9 @@ class SampleDataset(ABC):
             ``group``, which are the same for all of it.
         """
         return self.collate([self[key] for key in zip(indices_B.tolist(), passes_B.tolist(), strict=True)])
+
+    def pin(self) -> None:  # noqa: B027, most data sets have nothing to do here
+        """Read into page-locked memory from now on, where that saves a copy; for the process that trains on a GPU."""
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Samples to a batch; by default every key is stacked (:func:`stack_samples`)."""

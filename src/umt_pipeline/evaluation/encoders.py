@@ -13,14 +13,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError
@@ -31,6 +31,10 @@ from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.models.vit import VideoViT, ViTConfig, every_patch
 from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerFast
 
 # Frames of one view of one clip: uint8 [T, H, W, 3]. Raises VideoError.
 ClipLoader = Callable[[str, ViewConfig], np.ndarray]
@@ -56,6 +60,11 @@ class ClipEncoder(Protocol):
         ...
 
     @property
+    def precision(self) -> Precision:
+        """What the model runs in."""
+        ...
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Its name, and what else its features depend on besides clips and code, as JSON values."""
         ...
@@ -76,24 +85,27 @@ class TeacherEncoder:
         teacher: the teacher.
         view: the frames that it sees.
         keep_tokens: also return each frame's embedding, which the attentive probe reads.
+        precision: what the model runs in; part of the identity.
     """
 
     teacher: Teacher
     view: ViewConfig
     keep_tokens: bool = False
+    precision: Precision = "fp32"
 
     @property
     def identity(self) -> dict[str, Any]:
         """Weights, settings and view."""
         facts = {"config": self.teacher.config.model_dump(mode="json"), "grid": self.teacher.grid}
-        return _identity("teacher", self.teacher, self.view, tokens=self.keep_tokens, **facts)
+        return _identity("teacher", self.teacher, self.view, tokens=self.keep_tokens, precision=self.precision, **facts)
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """Return ``teacher_cls`` [B, E], ``teacher_patch`` [B, C] and, if kept, ``teacher_cls/tokens`` [B, T, E]."""
         B, T = frames_BTHWC.shape[:2]
-        output = self.teacher(normalise_frames(frames_BTHWC.flatten(0, 1)))
-        patch_FNC = self.teacher.project(output.layers_KFNW[-1:])[0]
-        frames_BTE = self.teacher.embed_image(output).unflatten(0, (B, T))
+        with autocast(self.precision, frames_BTHWC.device):
+            output = self.teacher(normalise_frames(frames_BTHWC.flatten(0, 1)))
+            patch_FNC = self.teacher.project(output.layers_KFNW[-1:])[0]
+            frames_BTE = self.teacher.embed_image(output).unflatten(0, (B, T))
         features = {
             "teacher_cls": frames_BTE.mean(dim=1),
             "teacher_patch": patch_FNC.unflatten(0, (B, T)).mean(dim=(1, 2)),
@@ -107,7 +119,8 @@ class TeacherEncoder:
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors [U, E]."""
-        return self.teacher.encode_text(list(texts)).cpu().numpy()
+        with autocast(self.precision, self.teacher.scale_311.device):
+            return self.teacher.encode_text(list(texts)).cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +131,13 @@ class VideoEncoder:
         name: name of its features.
         vision: the encoder.
         keep_tokens: also return all tokens, which the attentive probe reads.
+        precision: what the model runs in; part of the identity.
     """
 
     name: str
     vision: VideoViT
     keep_tokens: bool = False
+    precision: Precision = "fp32"
 
     @property
     def view(self) -> ViewConfig:
@@ -133,11 +148,12 @@ class VideoEncoder:
     def identity(self) -> dict[str, Any]:
         """Weights, sizes and view."""
         config = self.vision.config.model_dump(mode="json")
-        return _identity(self.name, self.vision, self.view, tokens=self.keep_tokens, config=config)
+        return _identity(self.name, self.vision, self.view, tokens=self.keep_tokens, precision=self.precision, config=config)
 
     def encode(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """Return ``{name}`` [B, D] and, if kept, ``{name}/tokens`` [B, V, D]."""
-        tokens_BVD = self.vision(*all_patches(frames_BTHWC, self.vision.config))
+        with autocast(self.precision, frames_BTHWC.device):
+            tokens_BVD = self.vision(*all_patches(frames_BTHWC, self.vision.config))
         return {self.name: tokens_BVD.mean(dim=1)} | ({f"{self.name}/tokens": tokens_BVD} if self.keep_tokens else {})
 
 
@@ -151,6 +167,7 @@ class VideoTextEncoder:
         tokenizer: its tokenizer.
         keep_tokens: also return all tokens, which the matching head and the attentive probe need.
         pool: what its embedding is made of, as ``pool`` of an evaluation's parameters.
+        precision: what the model runs in; part of the identity.
     """
 
     name: str
@@ -158,6 +175,7 @@ class VideoTextEncoder:
     tokenizer: PreTrainedTokenizerFast
     keep_tokens: bool = False
     pool: PoolRule = "clip"
+    precision: Precision = "fp32"
 
     @property
     def view(self) -> ViewConfig:
@@ -168,7 +186,7 @@ class VideoTextEncoder:
     def identity(self) -> dict[str, Any]:
         """Weights, sizes, view and pooling."""
         facts = {"config": self.model.config.model_dump(mode="json"), "pool": self.pool}
-        return _identity(self.name, self.model, self.view, tokens=self.keep_tokens, **facts)
+        return _identity(self.name, self.model, self.view, tokens=self.keep_tokens, precision=self.precision, **facts)
 
     @property
     def temperature(self) -> float:
@@ -181,13 +199,14 @@ class VideoTextEncoder:
         The tokens are those that the matching head reads. The embedding has unit length; pooled by frame it is the mean of
         the frames' unit vectors, whose product with a text's is the mean of the cosines.
         """
-        patches_BVP, visible_BV = all_patches(frames_BTHWC, self.model.config.vision)
-        tokens_BVD, embedding_BE = self.model.encode_video(patches_BVP, visible_BV, self.pool)
-        if self.pool == "frame":
-            embedding_BE = embedding_BE.mean(dim=1)
-        features = {self.name: self.model.pool_tokens(tokens_BVD, visible_BV), f"{self.name}/embedding": embedding_BE}
-        if self.keep_tokens:
-            features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV)
+        with autocast(self.precision, frames_BTHWC.device):
+            patches_BVP, visible_BV = all_patches(frames_BTHWC, self.model.config.vision)
+            tokens_BVD, embedding_BE = self.model.encode_video(patches_BVP, visible_BV, self.pool)
+            if self.pool == "frame":
+                embedding_BE = embedding_BE.mean(dim=1)
+            features = {self.name: self.model.pool_tokens(tokens_BVD, visible_BV), f"{self.name}/embedding": embedding_BE}
+            if self.keep_tokens:
+                features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV)
         return features
 
     def text_length(self, wanted: int | None) -> int:
@@ -220,10 +239,11 @@ class VideoTextEncoder:
         ids_UL, mask_UL = encode_batch(self.tokenizer, texts, length, clean=self.model.config.clean_captions)
         longest = int(mask_UL.sum(dim=1).max()) if len(mask_UL) else 1
         ids_UL, mask_UL = ids_UL[:, :longest].to(device), mask_UL[:, :longest].to(device)
-        parts = [
-            self.model.encode_text(ids, mask)
-            for ids, mask in zip(ids_UL.split(batch_size), mask_UL.split(batch_size), strict=True)
-        ]
+        with autocast(self.precision, device):
+            parts = [
+                self.model.encode_text(ids, mask)
+                for ids, mask in zip(ids_UL.split(batch_size), mask_UL.split(batch_size), strict=True)
+            ]
         tokens, embeddings = zip(*parts, strict=True)
         return torch.cat(tokens), mask_UL, torch.cat(embeddings)
 
@@ -250,7 +270,9 @@ class VideoTextEncoder:
                     text_GLD, mask_GL = (array[text_G[part]].to(device) for array in (text_ULD, mask_UL))
                     video_RVD = video_SVD[clips].to(text_GLD)
                     rows_G = torch.from_numpy(row_G).to(device)
-                    scores.append(self.model.match_logits(text_GLD, mask_GL, video_RVD, rows_G)[:, 1].float().cpu())
+                    with autocast(self.precision, device):
+                        logits_G2 = self.model.match_logits(text_GLD, mask_GL, video_RVD, rows_G)
+                    scores.append(logits_G2[:, 1].float().cpu())
                     show(min(part.stop, len(text_G)))
             return torch.cat(scores).numpy() if scores else np.zeros(0, dtype=np.float32)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from umt_pipeline.compute.names import Precision
 from umt_pipeline.core.files import read_json
 from umt_pipeline.evaluation.encoders import (
     ClipEncoder,
@@ -77,8 +78,10 @@ class Models:
         return [replace(encoder, keep_tokens=keep_tokens) for encoder in (self.teacher, self.untrained, self.stage1)]
 
 
-def load_models(folders: ModelFolders, seed: int) -> Models:
+def load_models(folders: ModelFolders, seed: int, precision: Precision) -> Models:
     """Load all models, in eval mode, onto the GPU if there is one; the seed makes the untrained student.
+
+    They run in ``precision``.
 
     Raises:
         CheckpointError: a model folder is not complete.
@@ -100,19 +103,19 @@ def load_models(folders: ModelFolders, seed: int) -> Models:
     if skipped is None:
         weights["control"] = weights_sha256(folders.control)
     return Models(
-        teacher=TeacherEncoder(teacher, view_of(vision)),
-        untrained=VideoEncoder("untrained", untrained_student(student.config, seed).to(device).encoder),
-        stage1=VideoEncoder("stage1", student.encoder),
-        stage2=_video_text("stage2", folders.stage2),
-        control=_video_text("control", folders.control) if skipped is None else None,
+        teacher=TeacherEncoder(teacher, view_of(vision), precision=precision),
+        untrained=VideoEncoder("untrained", untrained_student(student.config, seed).to(device).encoder, precision=precision),
+        stage1=VideoEncoder("stage1", student.encoder, precision=precision),
+        stage2=_video_text("stage2", folders.stage2, precision),
+        control=_video_text("control", folders.control, precision) if skipped is None else None,
         weights=weights,
         skipped=skipped,
     )
 
 
-def _video_text(name: str, folder: Path) -> VideoTextEncoder:
+def _video_text(name: str, folder: Path, precision: Precision) -> VideoTextEncoder:
     model, tokenizer = load_video_text(folder)
-    return VideoTextEncoder(name, model.to(default_device()), tokenizer)
+    return VideoTextEncoder(name, model.to(default_device()), tokenizer, precision=precision)
 
 
 def _skip_reason(folder: Path) -> str | None:

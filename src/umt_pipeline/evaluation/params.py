@@ -1,4 +1,4 @@
-"""What an evaluation measures. Only pydantic is imported here, so reading parameters stays quick."""
+"""What an evaluation measures. Of heavy packages only pydantic is imported here, so reading parameters stays quick."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.core.config import Config
 
 CaptionRule = Literal["first", "all"]
@@ -62,8 +63,10 @@ class WorkParams(Config):
         batch_size: clips per forward pass.
         nproc: processes that share the clips, one per GPU. On a CPU they share the cores.
         workers: decoding threads of each process; null means as many as there are cores for it.
+        precision: what the models run in; records say what ``auto`` took.
     """
 
+    precision: AskedPrecision = "auto"
     batch_size: int = Field(default=32, ge=1)
     nproc: int = Field(default=1, ge=1)
     workers: int | None = Field(default=None, ge=1)

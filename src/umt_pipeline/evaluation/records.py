@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
+from umt_pipeline.compute.names import Precision
 from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import CaptionRule, PoolRule, ScoreType
@@ -35,6 +36,7 @@ class Protocol(Config):
         other_queries: whether the scores of one query depend on the other queries of the set, as DSL's do. No search with a
             single query can repeat such values.
         caption: which captions of a clip are queries.
+        precision: what the model ran in.
         settings: further settings of this task, e.g. the strengths that a probe had to choose from.
         chosen: what was chosen or learnt within these settings, never looking at the test clips, e.g. the strength chosen
             and its validation accuracy.
@@ -57,6 +59,7 @@ class Protocol(Config):
     score_type: ScoreType | None = None
     other_queries: bool = False
     caption: CaptionRule | None = None
+    precision: Precision = "fp32"
     settings: dict[str, float | int | str | None] = Field(default_factory=dict)
     chosen: dict[str, float | int | str | None] = Field(default_factory=dict)
     model: str

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from umt_pipeline.compute.names import Precision
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
@@ -38,11 +39,13 @@ class Searcher:
     Attributes:
         view: what it sees of a clip.
         checkpoint_sha256: of its weights file.
+        precision: what it runs in.
         text_length: tokens of a text that it reads; None for a teacher, which has its own context length.
     """
 
     view: ViewConfig
     checkpoint_sha256: str | None
+    precision: Precision
     text_length: int | None = None
 
 
@@ -64,7 +67,8 @@ def search(
     """
     found = []
     for model in workplace.models.video_text:
-        searcher = Searcher(model.view, workplace.models.weights[model.name], model.text_length(params.text_length))
+        length = model.text_length(params.text_length)
+        searcher = Searcher(model.view, workplace.models.weights[model.name], model.precision, length)
         for system in video_text_scores(params, model, data, features, workplace):
             found.append((system, search_record(params, seed, data, system, searcher, features.failures)))
     return found
@@ -144,6 +148,7 @@ def search_record(
         score_type=system.score,
         other_queries=system.score == "dsl",
         caption=params.caption,
+        precision=searcher.precision,
         settings=settings,
         chosen={} if system.temperature is None else {"dsl_temperature": system.temperature},
         model=system.model,

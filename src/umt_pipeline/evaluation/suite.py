@@ -222,6 +222,7 @@ def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Re
                 frames=encoder.view.frames,
                 resolution=encoder.view.size,
                 pool="tokens" if kind == "attentive" else "clip",
+                precision=encoder.precision,
                 settings={**counts, **given, "classes": result.classes},
                 chosen={**chosen, "validation_accuracy": result.validation_accuracy},
                 model=model,
@@ -299,7 +300,7 @@ def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[
     if params.pool == "clip":
         video_SE = video_SE / np.maximum(np.linalg.norm(video_SE, axis=1, keepdims=True), 1e-12)
     dual = dual_scores("teacher", teacher.encode_text(data.texts), video_SE, clip_S, len(data.video_ids))
-    searcher = Searcher(teacher.view, work.models.weights["teacher"])
+    searcher = Searcher(teacher.view, work.models.weights["teacher"], teacher.precision)
     return [
         (system, search_record(params, work.seed, data, system, searcher, test.failures))
         for system in (dual, dual_softmax(dual, params.dsl_temperature or teacher.temperature))

@@ -16,9 +16,13 @@ from typing import Any, Generic, Self, TypeVar
 
 import torch
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import resolve_precision
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.processes import cores
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.metrics import EvaluationError
+from umt_pipeline.evaluation.params import WorkParams
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -143,6 +147,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def work_precision(params: WorkParams) -> Precision:
+    """Return the precision that work runs in; who starts it asks once and tells all processes."""
+    return resolve_precision(params.precision, default_device())
+
+
 def _start(load: Callable[[], Any], started: Any, threads: int) -> None:
     global _state  # the only way from the initialiser of a pool's process to its calls
     with started.get_lock():
@@ -165,8 +174,3 @@ def _do_share(function: Callable[[T, Sequence[Batch], Tick], Result], loaded: T,
 
 def _ignore(_: int) -> None:
     pass  # the first process counts whole shares
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -52,6 +52,10 @@ class CaptionedDataset(SampleDataset):
         """A group is a kind of media."""
         return self._corpora
 
+    def pin(self) -> None:
+        for clips in self._clips.values():
+            clips.pin()
+
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """The provider's batch, ids [B, L], mask [B, L], media (ids)."""
         clips = self._clips[self._corpus(int(indices_B[0]))[0].group]

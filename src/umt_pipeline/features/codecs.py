@@ -71,8 +71,8 @@ class Codec(Config, ABC):
         """Return the arrays that :meth:`encode` makes, by name; ``pixels``, ``attention`` and ``visible`` are taken."""
 
     @abstractmethod
-    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, np.ndarray]:
-        """Encode unit-norm float targets, with what was learnt if the codec learns."""
+    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, Tensor]:
+        """Encode unit-norm float targets on their device, with what was learnt if the codec learns."""
 
     @abstractmethod
     def decode(self, arrays: Mapping[str, Tensor], learnt: Tensor | None = None) -> Tensor:
@@ -103,8 +103,8 @@ class Fp16(Codec):
     def arrays(self, layers: int, visible: int, target_dim: int) -> dict[str, ArraySpec]:
         return {"targets": ArraySpec(np.dtype("<f2"), (layers, visible, target_dim))}
 
-    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, np.ndarray]:
-        return {"targets": targets_RKVC.detach().half().cpu().contiguous().numpy()}
+    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, Tensor]:
+        return {"targets": targets_RKVC.detach().half().contiguous()}
 
     def decode(self, arrays: Mapping[str, Tensor], learnt: Tensor | None = None) -> Tensor:
         """Float16."""
@@ -126,16 +126,13 @@ class Int8(Codec):
             "scales": ArraySpec(np.dtype("<f4"), (layers, visible)),
         }
 
-    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, np.ndarray]:
+    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, Tensor]:
         targets = targets_RKVC.detach().float()
         # Zero vectors (no direction) stay zero: the clamps only keep their division finite.
         largest_RKV1 = targets.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12)
         codes = (targets * (127.0 / largest_RKV1)).round()
         scales_RKV = 1.0 / codes.norm(dim=-1).clamp(min=1.0)
-        return {
-            "targets": codes.to(torch.int8).cpu().contiguous().numpy(),
-            "scales": scales_RKV.cpu().contiguous().numpy(),
-        }
+        return {"targets": codes.to(torch.int8).contiguous(), "scales": scales_RKV.contiguous()}
 
     def decode(self, arrays: Mapping[str, Tensor], learnt: Tensor | None = None) -> Tensor:
         """Float32."""
@@ -176,7 +173,7 @@ class Pq(Codec):
     def arrays(self, layers: int, visible: int, target_dim: int) -> dict[str, ArraySpec]:
         return {"targets": ArraySpec(np.dtype("u1"), (layers, visible, self._sub_vectors(target_dim)))}
 
-    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, np.ndarray]:
+    def encode(self, targets_RKVC: Tensor, learnt: Tensor | None = None) -> dict[str, Tensor]:
         """Encode on the targets' device.
 
         Row by row: a matrix product of another shape rounds differently, and of two words that are equally near another
@@ -190,7 +187,7 @@ class Pq(Codec):
         for targets_KVC in targets_RKVC.detach().float():
             parts_KMVD = targets_KVC.unflatten(-1, (books_KMZD.shape[1], -1)).transpose(1, 2)
             codes.append((half_squares_KM1Z - parts_KMVD @ words_KMDZ).argmin(dim=-1).transpose(1, 2).to(torch.uint8))
-        return {"targets": torch.stack(codes).cpu().contiguous().numpy()}
+        return {"targets": torch.stack(codes).contiguous()}
 
     def decode(self, arrays: Mapping[str, Tensor], learnt: Tensor | None = None) -> Tensor:
         """Float32. A gather of words; the result is brought to unit length."""
@@ -256,7 +253,7 @@ class Coder:
         """Return it with what it has learnt on a device."""
         return Coder(self.codec, None if self.learnt is None else self.learnt.to(device))
 
-    def encode(self, targets_RKVC: Tensor) -> dict[str, np.ndarray]:
+    def encode(self, targets_RKVC: Tensor) -> dict[str, Tensor]:
         """Encode targets; see :meth:`Codec.encode`."""
         return self.codec.encode(targets_RKVC, self.learnt)
 

@@ -1,4 +1,4 @@
-"""How a feature store describes itself: the manifest and the index of rows.
+"""How a feature store describes itself: the manifest.
 
 Legend: T frames, S side of the view in pixels, N patches per frame, V visible patches per view, P values per patch,
 K aligned layers, C target width.
@@ -6,50 +6,31 @@ K aligned layers, C target width.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as parquet
 from pydantic import Field, ValidationError, model_validator
 
+from umt_pipeline.compute.names import Precision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import StoreError
-from umt_pipeline.core.files import read_json, sha256_file, staged_file
+from umt_pipeline.core.files import read_json, sha256_file
 from umt_pipeline.core.identity import PACKAGE, Identity, fingerprint, settings_of
 from umt_pipeline.features.codecs import AnyCodec, ArraySpec, Fp16
 from umt_pipeline.masking import Importance, MaskConfig
 from umt_pipeline.models.teacher import TeacherConfig
 from umt_pipeline.video.views import ViewConfig
 
-SCHEMA_VERSION = 3
-# Version 2 is a store whose rows lie in their shards in order and without gaps, which version 3 allows but does not promise.
-READABLE_VERSIONS = (2, SCHEMA_VERSION)
+# Up to version 3 the index was a Parquet file and the manifest had an object per shard and file.
+SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
-INDEX_FILE = "index.parquet"
 LEARNT_FILE = "codec.safetensors"
+REJECTS_FILE = "rejects.parquet"
 # Settings of a store that none of its records depends on: which clips and views there are, how they are cut into shards, and
 # the law that views are drawn by, all but their size: the index holds what it gave.
 _NOT_OF_A_RECORD = frozenset({"schema_version", "shard_rows", "splits", "view.flip", "view.scales", "views"})
-INDEX_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("shard", pa.int32()),
-        ("shard_row", pa.int32()),
-        ("video_id", pa.string()),
-        ("split", pa.string()),
-        ("view_number", pa.int32()),
-        ("frame_indices", pa.list_(pa.int32())),
-        ("crop", pa.list_(pa.int32())),
-        ("flip", pa.bool_()),
-        ("video_sha256", pa.string()),
-    ]
-)
-PLACE = ("shard", "shard_row")
-RecordKey = tuple[Hashable, ...]
 
 
 class TeacherIdentity(Config):
@@ -98,7 +79,7 @@ class StoreSettings(Config):
 class StoreHeader(StoreSettings):
     """What every record of a store has in common; all that is needed to compute the same targets again.
 
-    ``code`` is the key of the code that recorded it.
+    ``code`` is the key of the code that recorded it, ``precision`` what the teacher ran in.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -109,6 +90,7 @@ class StoreHeader(StoreSettings):
     layer_interval: float = 1.0
     target_dim: int
     teacher: TeacherIdentity
+    precision: Precision = "fp32"
     versions: dict[str, str]
     code: str = ""
 
@@ -171,26 +153,64 @@ class FileEntry(Config):
         return cls(bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
-class ShardEntry(Config):
-    """One shard: its folder's name, its rows and its files by array name."""
+class FileColumns(Config):
+    """Sizes and hashes of one array's files, one per shard."""
 
-    name: str
-    rows: int
-    files: dict[str, FileEntry]
+    bytes: tuple[int, ...]
+    sha256: tuple[str, ...]
+
+
+class ShardColumns(Config):
+    """The shards of a store, in columns: a store has tens of thousands of files, and each opening reads this.
+
+    Attributes:
+        rows: records in each shard, dead ones included.
+        files: by name of the array.
+    """
+
+    rows: tuple[int, ...] = ()
+    files: dict[str, FileColumns] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Sequence[int], files: Sequence[Mapping[str, FileEntry]]) -> ShardColumns:
+        """Put together what is known of each shard."""
+        names = files[0] if files else ()
+        columns = {name: [shard[name] for shard in files] for name in names}
+        return cls(
+            rows=tuple(rows),
+            files={
+                name: FileColumns(bytes=tuple(entry.bytes for entry in column), sha256=tuple(entry.sha256 for entry in column))
+                for name, column in columns.items()
+            },
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def entry(self, shard: int, name: str) -> FileEntry:
+        """Return size and hash of a file."""
+        column = self.files[name]
+        return FileEntry(bytes=column.bytes[shard], sha256=column.sha256[shard])
+
+    def entries(self, shard: int) -> dict[str, FileEntry]:
+        """Return size and hash of a shard's files, by name of the array."""
+        return {name: self.entry(shard, name) for name in self.files}
 
 
 class StoreManifest(StoreHeader):
     """A finished store.
 
     ``learnt`` is there if its codec learns and the store has rows. ``rows_dead`` counts what lies in the shards and is in no
-    line of the index: records of an earlier store that this one does not want.
+    line of the index: records of an earlier store that this one does not want, and those of clips that could not be read,
+    which ``rejects`` lists.
     """
 
     rows: int
     rows_dead: int = 0
     index: FileEntry
     learnt: FileEntry | None = None
-    shards: tuple[ShardEntry, ...]
+    rejects: FileEntry | None = None
+    shards: ShardColumns
 
     def header(self) -> StoreHeader:
         """Return what its records have in common, alone."""
@@ -198,56 +218,17 @@ class StoreManifest(StoreHeader):
 
     @model_validator(mode="after")
     def _shards_hold_the_rows(self) -> Self:
-        held = [shard.rows for shard in self.shards]
+        held = self.shards.rows
         if sum(held) != self.rows + self.rows_dead or not all(count > 0 for count in held):
-            raise ValueError(f"shards: expected {self.rows} rows and {self.rows_dead} dead ones, found {held}")
+            raise ValueError(f"shards: expected {self.rows} rows and {self.rows_dead} dead ones, found {_shortened(held)}")
         if (self.learnt is not None) != (self.codec.sampled_tokens > 0 and self.rows > 0):
             raise ValueError(f"learnt: expected of codecs that learn alone, found codec {self.codec.kind!r}, {self.learnt}")
-        if any(set(shard.files) != set(self.arrays()) for shard in self.shards):
-            raise ValueError(f"shards: expected the files {sorted(self.arrays())} in each")
+        files = self.shards.files
+        if len(held) and set(files) != set(self.arrays()):
+            raise ValueError(f"shards: expected the files {sorted(self.arrays())} in each, found {sorted(files)}")
+        if any({len(column.bytes), len(column.sha256)} != {len(held)} for column in files.values()):
+            raise ValueError(f"shards: expected size and hash of {len(held)} files of each array")
         return self
-
-
-def rows_in_order(rows: int, shard_rows: int) -> np.ndarray:
-    """Return the places int64 [R,2] (shard, row in the shard) of rows that lie one after the other."""
-    return np.stack(np.divmod(np.arange(rows, dtype=np.int64), shard_rows), axis=1)
-
-
-def index_table(index: pd.DataFrame, places_R2: np.ndarray) -> pa.Table:
-    """Return the index of a store as a table: the planned rows, in the order of the plan, and where they lie."""
-    placed = index.assign(row=np.arange(len(index)), shard=places_R2[:, 0], shard_row=places_R2[:, 1])
-    return pa.Table.from_pydict({name: placed[name].tolist() for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
-
-
-def places_of(table: pa.Table) -> np.ndarray:
-    """Return the places int64 [R,2] (shard, row in the shard) that an index gives its rows."""
-    return np.stack([table[name].to_numpy() for name in PLACE], axis=1).astype(np.int64)
-
-
-def rows_by_shard(places_R2: np.ndarray) -> list[np.ndarray]:
-    """Return the rows int64 of each shard, in the order in which they lie there."""
-    if len(places_R2) == 0:
-        return []
-    shards_R, shard_rows_R = places_R2.T
-    in_place = np.lexsort((shard_rows_R, shards_R))
-    return np.split(in_place, np.searchsorted(shards_R[in_place], np.arange(1, shards_R.max() + 1)))
-
-
-def record_keys(table: pa.Table) -> list[RecordKey]:
-    """Return, for each line of an index, what its record depends on besides the settings of the store.
-
-    The video by its content, the view as realised, and the names from which the mask's noise is drawn; neither the file's path
-    nor the split.
-    """
-    names = ("video_id", "view_number", "flip", "video_sha256")
-    lists = (map(tuple, table[name].to_pylist()) for name in ("frame_indices", "crop"))
-    return list(zip(*(table[name].to_pylist() for name in names), *lists, strict=True))
-
-
-def write_index(folder: Path, table: pa.Table) -> None:
-    """Write the index of a store."""
-    with staged_file(folder / INDEX_FILE) as staged:
-        parquet.write_table(table, staged)
 
 
 def read_manifest(folder: Path) -> StoreManifest:
@@ -262,8 +243,10 @@ def read_manifest(folder: Path) -> StoreManifest:
     try:
         content = read_json(path)
         found = content.get("schema_version") if isinstance(content, dict) else None
-        if found not in READABLE_VERSIONS:
-            raise StoreError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {found}. Make the store again")
+        if found != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: expected schema_version {SCHEMA_VERSION}, found {found}. Make the store again: run teacher_features"
+            )
         return StoreManifest.model_validate(content)
     except (ValueError, ValidationError) as error:
         raise StoreError(f"{path}: not a feature store's manifest: {error}") from error
@@ -279,17 +262,11 @@ def store_identity(folder: Path) -> str:
     return fingerprint(read_manifest(folder).model_dump(mode="json", exclude=unasked, exclude_defaults=True))
 
 
-def read_index(folder: Path) -> pa.Table:
-    """Read a store's index.
+def _shortened(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:20]))
+    return f"[{shown}]" if len(numbers) <= 20 else f"{len(numbers)} shards with {sum(numbers)} rows: [{shown}, …]"
 
-    Raises:
-        StoreError: it cannot be read, or has other columns.
-    """
-    path = folder / INDEX_FILE
-    try:
-        table = parquet.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: cannot be read: {error}. Make the feature store again") from error
-    if not table.schema.equals(INDEX_SCHEMA):
-        raise StoreError(f"{path}: expected columns {INDEX_SCHEMA.names}, found {table.schema.names}")
-    return table
+
+def shard_name(shard: int) -> str:
+    """Return the name of the folder of a shard."""
+    return f"{shard:05d}"

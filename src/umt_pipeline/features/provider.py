@@ -1,8 +1,8 @@
 """Where teacher targets come from during training: read from a store (cached) or computed now (online).
 
-Both give, for the same recorded view of the same clip, the same pixels, the same mask and the same targets up to the
-store's codec. In its pass number p a clip is seen through view p (online) or view p modulo U (cached, U recorded views). An
-image is a clip of one frame.
+Both give, for the same recorded view of the same clip, the same pixels, and in the same precision (online it is that of the
+training) the same mask and the same targets up to the store's codec. In its pass number p a clip is seen through view p
+(online) or view p modulo U (cached, U recorded views). An image is a clip of one frame.
 
 Legend: B clips of a batch, I clips of a split, U recorded views of each, T frames, S side of the view in pixels, N patches per
 frame, V visible patches per view, P values per patch, K aligned layers, C target width.
@@ -23,6 +23,7 @@ from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset
+from umt_pipeline.features.index import column_of
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise, no_targets
@@ -78,6 +79,9 @@ class TargetProvider(Protocol):
     def setup(self, device: torch.device) -> None:
         """Move what is needed to the device, once."""
 
+    def compile(self) -> None:
+        """Compile what computes the targets, after :meth:`setup`; only where training is asked to compile."""
+
     def targets(self, batch: Batch) -> TargetBatch:
         """Turn a batch of ``dataset`` that is on the device into what the student reads and is compared with."""
 
@@ -117,6 +121,9 @@ class CachedTargets:
         if self._coder is not None:
             self._coder = self._coder.to(device)
 
+    def compile(self) -> None:
+        """Nothing is computed that would be faster for it."""
+
     def targets(self, batch: Batch) -> TargetBatch:
         """Decodes the targets on the device."""
         visible_BV = batch["visible"].long()
@@ -140,34 +147,43 @@ class CachedTargets:
 
 
 class CachedDataset(ClipDataset):
-    """Records of a store as they lie there; whole batches are read at once."""
+    """Records of a store as they lie there; whole batches are read at once.
+
+    Of the index, which stays mapped, it keeps the first row of each clip.
+    """
 
     def __init__(self, store: FeatureStore, split: str, aligned: bool = True) -> None:
-        rows = store.rows_for(split)
+        self._views = store.manifest.views
         # A clip's views lie side by side, in order.
-        self._rows_IU = rows.reshape(-1, store.manifest.views)
-        self._clip_ids = pa.array(store.index["video_id"].to_numpy()[self._rows_IU[:, 0]], type=pa.large_string())
+        self._first_rows_I = store.rows_for(split)[:: self._views].copy()
         self.split = split
+        self._pin = False
         self._store = store
         unread = {"attention"} if aligned else {"attention", *store.manifest.target_arrays()}
         self._names = [name for name in store.manifest.arrays() if name not in unread]
 
     def __len__(self) -> int:
-        return len(self._rows_IU)
+        return len(self._first_rows_I)
 
     @property
     def clip_ids(self) -> pa.Array:
-        return self._clip_ids
+        return self._names_of(self._first_rows_I)
 
     def rows(self, indices_B: np.ndarray, passes_B: np.ndarray) -> np.ndarray:
         """Return the store's rows for clips in a pass."""
-        return self._rows_IU[indices_B, passes_B % self._rows_IU.shape[1]]
+        return self._first_rows_I[indices_B] + passes_B % self._views
 
     def batch(self, indices_B: np.ndarray, passes_B: np.ndarray) -> Batch:
         """Pixels, visible, targets[, scales] as stored, clip."""
-        batch: Batch = dict(self._store.read_raw(self.rows(indices_B, passes_B), self._names))
-        batch["clip"] = [self._clip_ids[index].as_py() for index in indices_B.tolist()]
+        batch: Batch = dict(self._store.read_raw(self.rows(indices_B, passes_B), self._names, self._pin))
+        batch["clip"] = self._names_of(self._first_rows_I[indices_B]).to_pylist()
         return batch
+
+    def pin(self) -> None:
+        self._pin = True
+
+    def _names_of(self, rows_B: np.ndarray) -> pa.Array:
+        return column_of(self._store.index, "video_id").take(pa.array(rows_B)).cast(pa.large_string())
 
 
 class OnlineTargets:
@@ -213,6 +229,11 @@ class OnlineTargets:
         """Moves the teacher."""
         if self._teacher is not None:
             self._teacher.to(device)
+
+    def compile(self) -> None:
+        """Compiles the teacher's blocks."""
+        if self._teacher is not None:
+            self._teacher.compile_blocks()
 
     def targets(self, batch: Batch) -> TargetBatch:
         """Runs the teacher."""
@@ -337,6 +358,9 @@ class WholeFrames:
     def setup(self, device: torch.device) -> None:
         """There is nothing to move."""
         del device
+
+    def compile(self) -> None:
+        """There is nothing to compile."""
 
     def targets(self, batch: Batch) -> TargetBatch:
         """All patches, and no targets."""

@@ -18,33 +18,36 @@ import logging
 import shutil
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
 from umt_pipeline.core.errors import StoreError
-from umt_pipeline.core.files import link_or_copy, linked_copy, read_json, sha256_file, staged_folder
+from umt_pipeline.core.files import link_or_copy, linked_copy, sha256_file, staged_folder
 from umt_pipeline.core.progress import progress
-from umt_pipeline.features.manifest import (
+from umt_pipeline.features.index import (
     INDEX_FILE,
-    LEARNT_FILE,
-    MANIFEST_FILE,
-    FileEntry,
     RecordKey,
-    StoreHeader,
-    StoreManifest,
     index_table,
     places_of,
     read_index,
-    read_manifest,
     record_keys,
     rows_by_shard,
-    rows_in_order,
 )
-from umt_pipeline.features.store import map_array
-from umt_pipeline.features.writer import FILES_FILE, PLAN_FILE, ShardWriter, read_plan, rows_in, shard_name, write_plan
+from umt_pipeline.features.manifest import (
+    LEARNT_FILE,
+    MANIFEST_FILE,
+    REJECTS_FILE,
+    FileEntry,
+    StoreHeader,
+    StoreManifest,
+    read_manifest,
+    shard_name,
+)
+from umt_pipeline.features.reading import ArrayFile, RecordReader
+from umt_pipeline.features.rejects import rejects_in, restore_index
+from umt_pipeline.features.writer import PLAN_FILE, ShardWriter, files_in, read_plan, rows_in, write_plan
 
 logger = logging.getLogger(__name__)
 
@@ -91,15 +94,15 @@ def is_begun(folder: Path) -> bool:
     return (folder / PLAN_FILE).is_file() or (folder / MANIFEST_FILE).is_file()
 
 
-def begin_store(folder: Path, header: StoreHeader, index: pd.DataFrame, earlier: Iterable[Path]) -> int:
+def begin_store(folder: Path, header: StoreHeader, plan: pa.Table, earlier: Iterable[Path]) -> int:
     """Begin a store with the records of earlier ones, whole or not at all.
 
-    :func:`umt_pipeline.features.extract.extract` goes on from there.
+    :func:`umt_pipeline.features.runner.extract` goes on from there.
 
     Args:
         folder: of the store, in which none was begun.
         header: what its records have in common.
-        index: its rows, as for :class:`umt_pipeline.features.writer.FeatureStoreWriter`.
+        plan: its rows, as for :meth:`umt_pipeline.features.writer.UnfinishedStore.begin`.
         earlier: folders of stores, finished or not, of whatever settings; what is no store is passed over.
 
     Returns:
@@ -108,7 +111,7 @@ def begin_store(folder: Path, header: StoreHeader, index: pd.DataFrame, earlier:
     Raises:
         StoreError: the disk is full or cannot be written.
     """
-    keys = record_keys(index_table(index, rows_in_order(len(index), header.shard_rows)))
+    keys = record_keys(plan)
     taken = _take(keys, _holding(header, set(keys), earlier))
     if not taken:
         return 0
@@ -117,8 +120,8 @@ def begin_store(folder: Path, header: StoreHeader, index: pd.DataFrame, earlier:
     sources = {row: (part.shard, at) for part in copied for row, at in zip(part.rows.tolist(), part.shard_rows, strict=True)}
     copies = _cut(np.array(sorted(sources), dtype=np.int64), header.shard_rows)
     found = np.concatenate([part.rows for part in taken])
-    fresh = _cut(np.setdiff1d(np.arange(len(index)), found), header.shard_rows)
-    places_R2 = np.empty((len(index), 2), dtype=np.int64)
+    fresh = _cut(np.setdiff1d(np.arange(len(plan)), found), header.shard_rows)
+    places_R2 = np.empty((len(plan), 2), dtype=np.int64)
     held = [(part.rows, part.shard_rows) for part in linked] + [(rows, np.arange(len(rows))) for rows in (*copies, *fresh)]
     for number, (rows, shard_rows) in enumerate(held):
         places_R2[rows, 0], places_R2[rows, 1] = number, shard_rows
@@ -132,7 +135,7 @@ def begin_store(folder: Path, header: StoreHeader, index: pd.DataFrame, earlier:
                 _copy(shards / shard_name(number), header, [sources[row] for row in rows.tolist()])
             if header.codec.sampled_tokens:
                 link_or_copy(_learnt(taken[0].shard.parents[1]), staged / LEARNT_FILE)
-            write_plan(staged, header, index_table(index, places_R2), len(found))
+            write_plan(staged, header, index_table(plan, places_R2), len(found))
     except OSError as error:
         raise StoreError(f"feature store {folder}: cannot be begun: {error}. Make room and run again") from error
     if copied:
@@ -148,16 +151,17 @@ def drop_damaged(folder: Path) -> None:
     """
     manifest = read_manifest(folder)
     _require_small_files(folder, manifest)
+    restore_index(folder)
     table = read_index(folder)
     places_R2 = places_of(table)
-    for entry, rows in zip(manifest.shards, rows_by_shard(places_R2), strict=True):
-        shard = folder / "shards" / entry.name
-        if not _is_whole(shard, entry.files):
+    for number, rows in enumerate(rows_by_shard(places_R2)):
+        shard = folder / "shards" / shard_name(number)
+        if not _is_whole(shard, manifest.shards.entries(number)):
             logger.warning("feature store: %s is not as it was written: its %d views are extracted again", shard, len(rows))
             shutil.rmtree(shard, ignore_errors=True)
             # It is made again without its dead rows.
             places_R2[rows, 1] = np.arange(len(rows))
-    write_plan(folder, manifest.header(), index_table(table.to_pandas(), places_R2))
+    write_plan(folder, manifest.header(), index_table(table, places_R2))
     (folder / MANIFEST_FILE).unlink()
 
 
@@ -188,9 +192,14 @@ def _places(folder: Path, header: StoreHeader, wanted: Container[RecordKey]) -> 
     elif header.codec.sampled_tokens and not _learnt(folder).is_file():
         return {}  # it was interrupted before its codec had learnt, or has lost what that was
     table = read_index(folder)
-    there = {path.name for path in (folder / "shards").iterdir()}
+    shards = [path for path in (folder / "shards").iterdir() if not path.name.startswith(".")]
+    unread = {path.name: {reject.shard_row for reject in rejects_in(path)} for path in shards}
     places = zip(record_keys(table), places_of(table).tolist(), strict=True)
-    return {key: (shard, row) for key, (shard, row) in places if key in wanted and shard_name(shard) in there}
+    return {
+        key: (shard, row)
+        for key, (shard, row) in places
+        if key in wanted and shard_name(shard) in unread and row not in unread[shard_name(shard)]
+    }
 
 
 def _take(keys: Sequence[RecordKey], stores: Sequence[_Earlier]) -> list[_Taken]:
@@ -230,27 +239,31 @@ def _cut(rows: np.ndarray, shard_rows: int) -> list[np.ndarray]:
 
 def _copy(folder: Path, header: StoreHeader, records: Sequence[tuple[Path, int]]) -> None:
     """Write a shard of records that lie elsewhere: (folder of the shard, row in it) of each."""
-    shard = ShardWriter(folder, len(records), header.arrays())
-    mapped = cache(map_array)
+    specs = header.arrays()
+    shard = ShardWriter(folder, len(records), specs)
+
+    def describe(source: Path, name: str) -> ArrayFile:
+        return ArrayFile(source / f"{name}.npy", files_in(source)[name].bytes, rows_in(source), specs[name])
+
+    reader = RecordReader(describe)
     shard.open()
     for start in range(0, len(records), _COPIED_AT_ONCE):
-        batch = records[start : start + _COPIED_AT_ONCE]
-        shard.append({name: np.stack([mapped(source / f"{name}.npy")[row] for source, row in batch]) for name in shard.specs})
+        sources, rows = zip(*records[start : start + _COPIED_AT_ONCE], strict=True)
+        shard.append({name: tensor.numpy() for name, tensor in reader.read(specs, sources, np.array(rows)).items()})
     shard.close()
 
 
 def _is_whole(shard: Path, files: Mapping[str, FileEntry] | None = None) -> bool:
     """Whether a shard's arrays are as they were written: as the manifest says, or without one as what lies beside them says."""
     try:
-        if files is None:
-            files = {name: FileEntry.model_validate(entry) for name, entry in read_json(shard / FILES_FILE).items()}
+        files = files_in(shard) if files is None else files
         return all(FileEntry.of(shard / f"{name}.npy") == entry for name, entry in files.items())
     except (OSError, ValueError):
         return False
 
 
 def _require_small_files(folder: Path, manifest: StoreManifest) -> None:
-    expected = {INDEX_FILE: manifest.index, LEARNT_FILE: manifest.learnt}
+    expected = {INDEX_FILE: manifest.index, LEARNT_FILE: manifest.learnt, REJECTS_FILE: manifest.rejects}
     for name, entry in expected.items():
         if entry is not None and not ((folder / name).is_file() and FileEntry.of(folder / name) == entry):
             raise StoreError(f"{folder / name} is not as it was written")

@@ -19,16 +19,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.errors import CheckpointError, StoreError, VideoError
 from umt_pipeline.core.files import sha256_file
-from umt_pipeline.core.identity import code_key
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.codecs import Coder, cosine_error
-from umt_pipeline.features.extract import FeatureConfig
-from umt_pipeline.features.manifest import StoreHeader, read_manifest, rows_by_shard
+from umt_pipeline.features.extract import FeatureConfig, recording_code
+from umt_pipeline.features.index import noise_keys, places_of, rows_by_shard
+from umt_pipeline.features.manifest import StoreHeader, read_manifest
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.targets import gather_patches, mask_noise, run_teacher
 from umt_pipeline.masking import is_drawn
@@ -42,9 +45,10 @@ _BATCH = 32
 # Up to so many rows are decoded in this process: starting others would take longer.
 _ROWS_DECODED_HERE = 256
 # The teacher's numbers differ a little between devices, libraries and batch sizes: on top of the codec's own error.
-_ROUNDING = 1e-4
+# By precision: two devices that round to bf16 in other orders differ as bf16 and fp32 do (docs/benchmarks_precision.md).
+_ROUNDING: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-3}
 # Attention is stored in half precision.
-_ATTENTION_TOLERANCE = 1e-2
+_ATTENTION_TOLERANCE: dict[Precision, float] = {"fp32": 1e-2, "bf16": 0.15}
 _HOW_TO_GO_ON = (
     "Bring the videos or the teacher back that the store was made from, or run teacher_features again; verify: 0 trains on the "
     "store as it is"
@@ -77,7 +81,7 @@ def require_settings(folder: Path, config: FeatureConfig, teacher: Path | None) 
             + "; ".join(differing)
             + ". Run teacher_features again, or set the parameters back"
         )
-    if manifest.code != code_key("features.extract"):
+    if manifest.code != recording_code():
         logger.warning(
             "feature store %s was recorded by other code than this: verify compares its rows with what this code gives; run "
             "teacher_features again if they differ",
@@ -153,7 +157,7 @@ def verify_store(
 def sample_rows(store: FeatureStore, share: float) -> np.ndarray:
     """Return the rows that :func:`verify_store` compares, int64, sorted; always the same of a store."""
     rows = [np.empty(0, dtype=np.int64)]
-    for number, of_shard in enumerate(rows_by_shard(store.places_R2)):
+    for number, of_shard in enumerate(rows_by_shard(places_of(store.index))):
         drawn = counter_generator("verify", store.manifest.dataset_id, number).permutation(len(of_shard))
         rows.append(of_shard[drawn[: max(1, round(share * len(of_shard)))]])
     return np.sort(np.concatenate(rows))
@@ -163,13 +167,15 @@ def _asked(config: FeatureConfig, target_dim: int) -> dict[str, object]:
     """Return what parameters ask for, by the name of the parameter."""
     teacher = {f"teacher.{name}": value for name, value in config.teacher.model_dump(mode="json").items()}
     fitting = config.model_copy(update={"codec": config.codec.for_width(target_dim)})
-    return {**fitting.settings(), **teacher}
+    # A store may be made on one device and read on another: `auto` takes what the first one took.
+    precision = {} if config.precision == "auto" else {"precision": config.precision}
+    return {**fitting.settings(), **teacher, **precision}
 
 
 def _made_with(header: StoreHeader) -> dict[str, object]:
     """Return the same of a store."""
     teacher = {f"teacher.{name}": value for name, value in header.teacher_config().model_dump(mode="json").items()}
-    return {**header.settings(), **teacher}
+    return {**header.settings(), **teacher, "precision": header.precision}
 
 
 def _load_teacher(store: FeatureStore, folder: Path) -> Teacher:
@@ -190,13 +196,13 @@ def _decode_again(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw the rows' views again from the video table and decode them; yields (rows, frames uint8 [B,T,S,S,3])."""
     header = store.manifest
-    wanted = store.index.iloc[rows]["video_id"]
+    wanted = store.index["video_id"].take(pa.array(rows)).unique().to_pylist()
     known = videos[videos["video_id"].isin(wanted)].set_index("video_id").to_dict("index")
     paths: list[Path] = []
     views: list[View] = []
     for row in rows.tolist():
-        record = store.index.iloc[row]
-        clip = str(record["video_id"])
+        record = store.record(row)
+        clip = record["video_id"]
         if clip not in known:
             raise _mismatch(store, row, "the clip is not in the table videos")
         video = known[clip]
@@ -205,7 +211,7 @@ def _decode_again(
                 store, row, f"the file's SHA-256 was {record['video_sha256']}, the table videos has {video['sha256']}"
             )
         size = (int(video["num_frames"]), int(video["height"]), int(video["width"]))
-        view = make_view(header.view, header.dataset_id, clip, int(record["view_number"]), *size)
+        view = make_view(header.view, header.dataset_id, clip, record["view_number"], *size)
         if view != store.view(row):
             raise _mismatch(store, row, f"the view recorded is {store.view(row)}, drawn now it is {view}")
         paths.append(media_root / video["path"])
@@ -236,9 +242,9 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     patches = header.frames * header.grid**2
     # First what the video has no part in: pixels and targets are those of the mask's patches.
     _require(store, rows, "mask", "positions outside the view", (visible_BV < 0) | (visible_BV >= patches))
-    keys = store.index.iloc[rows][["video_id", "view_number"]].itertuples(index=False)
+    keys = noise_keys(store.index.take(pa.array(rows)))
     size = (header.frames, header.grid**2)
-    noise_BTN = np.stack([mask_noise(header.dataset_id, str(clip), int(number), *size) for clip, number in keys])
+    noise_BTN = np.stack([mask_noise(header.dataset_id, clip, number, *size) for clip, number in keys])
     drawn_B = is_drawn(header.mask, visible_BV, torch.from_numpy(noise_BTN).to(device), stored["attention"])
     _require(store, rows, "mask", "masks that the stored attention does not give", ~drawn_B)
 
@@ -246,16 +252,18 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     off_Br = (pixels.flatten(1).short() - stored["pixels"].flatten(1).short()).abs()
     _require(store, rows, "pixels", "bytes", off_Br > 0, off_Br)
 
-    features = run_teacher(teacher, frames)
+    with autocast(header.precision, device):
+        features = run_teacher(teacher, frames)
     # Relative to the largest of a frame: attention to most patches is close to zero.
     largest_BT1 = features.attention_BTN.float().amax(dim=-1, keepdim=True)
     off_BTN = (features.attention_BTN.float() - stored["attention"].float()).abs() / largest_BT1
-    _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE), off_BTN)
+    _require(store, rows, "attention", "patches", ~(off_BTN <= _ATTENTION_TOLERANCE[header.precision]), off_BTN)
 
-    targets_BKVC = features.targets(visible_BV).transpose(0, 1)
+    with autocast(header.precision, device):
+        targets_BKVC = features.targets(visible_BV).transpose(0, 1)
     error_BKV = cosine_error(targets_BKVC, coder.decode(stored))
-    fresh = {name: torch.from_numpy(array).to(device) for name, array in coder.encode(targets_BKVC).items()}
-    allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING
+    fresh = coder.encode(targets_BKVC)
+    allowed_BKV = cosine_error(targets_BKVC, coder.decode(fresh)) + _ROUNDING[header.precision]
     excess = f"tokens (1 - cosine; the codec {header.codec.kind} itself errs by at most {float(allowed_BKV.max()):.2g} here)"
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
 
@@ -274,7 +282,7 @@ def _require(
 
 
 def _mismatch(store: FeatureStore, row: int, what: str, rows: int = 1) -> StoreError:
-    record = store.index.iloc[row]
+    record = store.record(row)
     others = f" ({rows - 1} more rows of the same batch differ too)" if rows > 1 else ""
     return StoreError(
         f"feature store {store.folder}: row {row} (shard {record['shard']}, clip {record['video_id']!r}, view "

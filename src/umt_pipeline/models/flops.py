@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import open_clip
-from open_clip.transformer import VisionTransformer
+from timm.layers import Attention, Mlp
+from torch import nn
 
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.vit import ViTConfig
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer  # whoever has no model of open_clip's need not have it
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class TowerSize:
         hidden: width of the blocks' hidden layer.
         patch_size: side of the tower's own patches in pixels.
         output_dim: C.
+        projects: whether a matrix makes C of W; without one they are equal.
     """
 
     width: int
@@ -39,6 +43,7 @@ class TowerSize:
     hidden: int
     patch_size: int
     output_dim: int
+    projects: bool = True
 
     @classmethod
     def of_config(cls, model_config: Mapping[str, Any]) -> TowerSize:
@@ -47,7 +52,9 @@ class TowerSize:
         Raises:
             ConfigError: the image tower is no ViT of open_clip's own.
         """
-        vision = open_clip.CLIPVisionCfg(**model_config["vision_cfg"])
+        from open_clip import CLIPVisionCfg
+
+        vision = CLIPVisionCfg(**model_config["vision_cfg"])
         if vision.timm_model_name or isinstance(vision.layers, list | tuple):
             raise ConfigError(
                 "the cost is known of open_clip's own ViT towers only, found "
@@ -62,8 +69,29 @@ class TowerSize:
         )
 
     @classmethod
+    def of_timm(cls, trunk: Any, output_dim: int) -> TowerSize | None:
+        """Read the sizes from a loaded ViT of timm; None if it has other tokens, blocks or pools than CLIP's.
+
+        Args:
+            trunk: the ViT.
+            output_dim: C.
+        """
+        mlp = trunk.blocks[0].mlp
+        plain = type(mlp) is Mlp and type(trunk.blocks[0].attn) is Attention and trunk.attn_pool is None
+        if not plain or trunk.num_prefix_tokens != 1 or trunk.cls_token is None:
+            return None
+        return cls(
+            width=trunk.embed_dim,
+            layers=len(trunk.blocks),
+            hidden=mlp.fc1.out_features,
+            patch_size=trunk.patch_embed.patch_size[0],
+            output_dim=output_dim,
+            projects=isinstance(trunk.head, nn.Linear),
+        )
+
+    @classmethod
     def of_module(cls, visual: VisionTransformer) -> TowerSize:
-        """Read the sizes from a loaded tower."""
+        """Read the sizes from a loaded tower of open_clip."""
         blocks = visual.transformer.resblocks
         return cls(
             width=visual.conv1.out_channels,
@@ -142,7 +170,7 @@ def teacher_macs(tower: TowerSize, frames: int, grid: int, layers: int, visible_
         patch_embedding=frames * patches * 3 * tower.patch_size**2 * width,
         blocks=frames * transformer_macs(patches + 1, width, tower.hidden, tower.layers),
         attention_row=frames * (width**2 + (patches + 1) * width**2 + (patches + 1) * width),
-        projection=frames * layers * visible_per_frame * width * tower.output_dim,
+        projection=frames * layers * visible_per_frame * width * tower.output_dim if tower.projects else 0,
     )
 
 

@@ -3,6 +3,8 @@
 Shapes: F frames, J tokens (X prefix tokens, the class token first, then N patches), W tower width, H heads, d width of a
 head, Q latent queries of an attention pool.
 
+Masks are drawn from it, so it is computed in float32 inside of autocast too: it costs a hundredth of the tower.
+
 Source: UMT section 3.2 draws the mask from the last block's class-token attention, averaged over heads. Towers without a
 class token give the weights of their attention pool, towers without either the norms of their last tokens.
 """
@@ -12,20 +14,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from open_clip.transformer import Attention as OpenClipAttention
 from timm.layers import Attention, AttentionPoolLatent, AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention
 from torch import Tensor, cat, nn
 
+from umt_pipeline.compute.precision import full_precision
 from umt_pipeline.models.packed_attention import PackedAttention
 
 # Kinds of attention whose weights `class_attention` knows how to read; a subclass may compute something else.
-_KNOWN = (nn.MultiheadAttention, PackedAttention, OpenClipAttention, Attention, EvaAttention, AttentionRope)
+_KNOWN = (nn.MultiheadAttention, PackedAttention, Attention, EvaAttention, AttentionRope)
 
 
 def can_read(attn: nn.Module) -> bool:
     """Return whether :func:`class_attention` computes what this attention module computes."""
-    return type(attn) in _KNOWN and getattr(attn, "logit_scale", None) is None
+    return (type(attn) in _KNOWN or _is_open_clips(attn)) and getattr(attn, "logit_scale", None) is None
 
 
 def class_attention(attn: Any, tokens_FJW: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
@@ -40,6 +42,11 @@ def class_attention(attn: Any, tokens_FJW: Tensor, rope: Tensor | None, prefix: 
         rope: rotary position embedding of the patches, where the tower has one.
         prefix: X.
     """
+    with full_precision(tokens_FJW.device):
+        return _class_attention(attn, tokens_FJW.float(), rope, prefix)
+
+
+def _class_attention(attn: Any, tokens_FJW: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
     frames, heads = len(tokens_FJW), attn.num_heads
     weight_q, bias_q, weight_k, bias_k = _query_and_key(attn)
     # The class token comes first and is not rotated: rotary positions are those of patches.
@@ -65,6 +72,11 @@ def pool_attention(pool: AttentionPoolLatent, tokens_FJW: Tensor, prefix: int) -
         tokens_FJW: its input, after the tower's final norm.
         prefix: X, among the tokens that the pool reads.
     """
+    with full_precision(tokens_FJW.device):
+        return _pool_attention(pool, tokens_FJW.float(), prefix)
+
+
+def _pool_attention(pool: AttentionPoolLatent, tokens_FJW: Tensor, prefix: int) -> Tensor:
     width = pool.num_heads * pool.head_dim
     bias_k = None if pool.kv.bias is None else pool.kv.bias[:width]
     q_HQd = pool.q(pool.latent[0]).unflatten(-1, (pool.num_heads, pool.head_dim)).transpose(0, 1)
@@ -85,7 +97,7 @@ def token_norm(tokens_FNW: Tensor) -> Tensor:
 
 def _query_and_key(attn: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Return weights and biases of the query and the key projection."""
-    fused = isinstance(attn, nn.MultiheadAttention | OpenClipAttention)
+    fused = isinstance(attn, nn.MultiheadAttention) or _is_open_clips(attn)
     if not fused and attn.qkv is None:
         return attn.q_proj.weight, attn.q_proj.bias, attn.k_proj.weight, attn.k_proj.bias
     weight, bias = (attn.in_proj_weight, attn.in_proj_bias) if fused else (attn.qkv.weight, attn.qkv.bias)
@@ -100,4 +112,9 @@ def _head_norms(attn: Any) -> tuple[nn.Module, nn.Module]:
     """Return the norms of queries and keys, which most towers do not have."""
     if isinstance(attn, nn.MultiheadAttention):
         return nn.Identity(), nn.Identity()
-    return (attn.ln_q, attn.ln_k) if isinstance(attn, OpenClipAttention) else (attn.q_norm, attn.k_norm)
+    return (attn.ln_q, attn.ln_k) if _is_open_clips(attn) else (attn.q_norm, attn.k_norm)
+
+
+def _is_open_clips(attn: nn.Module) -> bool:
+    # By name: whoever has no model of open_clip's need not have open_clip.
+    return (type(attn).__module__, type(attn).__qualname__) == ("open_clip.transformer", "Attention")

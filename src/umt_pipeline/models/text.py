@@ -1,7 +1,7 @@
 """Text encoder and fusion encoder: one BERT cut in two.
 
-Layers [0, f) read text alone; layers [f, n) also attend to video tokens through cross-attention. All parts are
-transformers' own BERT modules, so any BERT checkpoint fits.
+Layers [0, f) read text alone; layers [f, n) also attend to video tokens through cross-attention. All parts have BERT's names
+and arithmetic (:mod:`umt_pipeline.models.bert`), so any BERT checkpoint fits.
 
 Shapes: B texts, L text length, D text width, R clips, V video tokens per clip, Z vision width, H heads, Y vocabulary
 size.
@@ -10,19 +10,21 @@ size.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertPredictionHeadTransform
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError
 from umt_pipeline.core.files import sha256_file
+from umt_pipeline.models.bert import BertLayer, BertSizes, Embeddings, LanguageTransform
 from umt_pipeline.models.folders import LoadReport, load_weights
+
+if TYPE_CHECKING:
+    from transformers import BertConfig  # read where a published BERT is, and nowhere else
 
 # BERT's own standard deviation, which suits its width; narrower models need larger weights for the same activations.
 INIT_STD, INIT_WIDTH = 0.02, 768
@@ -71,6 +73,10 @@ class TextConfig(Config):
             )
         return self
 
+    def bert_sizes(self) -> BertSizes:
+        """Return what a layer is made by."""
+        return BertSizes(dim=self.dim, heads=self.heads, mlp_dim=self.mlp_dim, dropout=self.dropout, eps=self.eps)
+
 
 class TextModel(nn.Module):
     """BERT with cross-attention in its last layers, used as text encoder, fusion encoder and masked-language model."""
@@ -84,17 +90,14 @@ class TextModel(nn.Module):
         """
         super().__init__()
         self.config = config
-        text, fusion = bert_config(config, fusion=False), bert_config(config, fusion=True)
-        self.embeddings = BertEmbeddings(text)
-        self.layers = nn.ModuleList(
-            BertLayer(text if index < config.fusion_layer else fusion, layer_idx=index) for index in range(config.layers)
-        )
+        sizes = config.bert_sizes()
+        self.embeddings = Embeddings(sizes, config.vocab_size, config.max_positions)
+        self.layers = nn.ModuleList(BertLayer(sizes, crosses=index >= config.fusion_layer) for index in range(config.layers))
         if language_head:
-            self.mlm_transform = BertPredictionHeadTransform(text)
+            self.mlm_transform = LanguageTransform(sizes)
             self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
         for layer in self._fusion_layers():
-            # A transformers "decoder" layer is causal and takes keys of its own width; ours sees the whole text.
-            layer.attention.self.is_causal = False
+            # Video tokens have a width of their own.
             layer.crossattention.self.key = nn.Linear(config.vision_dim, config.dim)
             layer.crossattention.self.value = nn.Linear(config.vision_dim, config.dim)
         self.apply(init_bert_weights)
@@ -112,8 +115,7 @@ class TextModel(nn.Module):
         text_BLD = x_BLD = self.encode(ids_BL, mask_BL)
         attend_B11L = mask_BL.bool()[:, None, None, :]
         for layer in self._fusion_layers():
-            x_BLD, _ = layer.attention(x_BLD, attend_B11L)
-            x_BLD = layer.feed_forward_chunk(x_BLD)
+            x_BLD = layer.feed_forward(layer.attention(x_BLD, attend_B11L))
         return text_BLD, x_BLD
 
     def encode(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -126,10 +128,10 @@ class TextModel(nn.Module):
         Returns:
             Tokens [B, L, D]; position 0 stands for the whole text.
         """
-        x_BLD = self.embeddings(input_ids=ids_BL)
+        x_BLD: Tensor = self.embeddings(ids_BL)
         attend_B11L = mask_BL.bool()[:, None, None, :]
-        for layer in self.layers[: self.config.fusion_layer]:
-            x_BLD = layer(x_BLD, attend_B11L)
+        for layer in self._layers()[: self.config.fusion_layer]:
+            x_BLD = layer.feed_forward(layer.attention(x_BLD, attend_B11L))
         return x_BLD
 
     def fuse(self, text_BLD: Tensor, mask_BL: Tensor, vision_RVZ: Tensor, clips_B: Tensor | None = None) -> Tensor:
@@ -147,26 +149,16 @@ class TextModel(nn.Module):
         """
         attend_B11L = mask_BL.bool()[:, None, None, :]
         for layer in self._fusion_layers():
-            text_BLD, _ = layer.attention(text_BLD, attend_B11L)
-            text_BLD = self._cross_attend(layer.crossattention, text_BLD, vision_RVZ, clips_B)
-            text_BLD = layer.feed_forward_chunk(text_BLD)
+            text_BLD = layer.attention(text_BLD, attend_B11L)
+            text_BLD = layer.crossattention.cross(text_BLD, vision_RVZ, rows_B=clips_B)
+            text_BLD = layer.feed_forward(text_BLD)
         return text_BLD
 
-    def _fusion_layers(self) -> list[Any]:
-        # Any: attributes of transformers' layers have no types.
-        return list(self.layers[self.config.fusion_layer :])
+    def _layers(self) -> list[BertLayer]:
+        return cast(list[BertLayer], list(self.layers))
 
-    def _cross_attend(self, cross: Any, text_BLD: Tensor, vision_RVZ: Tensor, clips_B: Tensor | None) -> Tensor:
-        # transformers' own forward projects the clip anew for every text, hence this one around its weights.
-        inner = cross.self
-        query, key, value = inner.query(text_BLD), inner.key(vision_RVZ), inner.value(vision_RVZ)
-        if clips_B is not None:
-            key, value = key.index_select(0, clips_B), value.index_select(0, clips_B)
-        query, key, value = (x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        dropout = self.config.dropout if self.training else 0.0
-        attended_BHLd = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        fused: Tensor = cross.output(attended_BHLd.transpose(1, 2).flatten(2), text_BLD)
-        return fused
+    def _fusion_layers(self) -> list[BertLayer]:
+        return self._layers()[self.config.fusion_layer :]
 
     def mlm_logits(self, tokens_BLD: Tensor) -> Tensor:
         """Return vocabulary logits [B, L, Y] of fused tokens; the output matrix is the word embedding."""
@@ -230,6 +222,8 @@ def bert_identity(source: str) -> str:
     if folder.is_dir():
         files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
         return ", ".join(f"{path.name} {sha256_file(path)}" for path in files)
+    from transformers import BertConfig
+
     try:
         config = BertConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -238,6 +232,8 @@ def bert_identity(source: str) -> str:
 
 
 def _read_bert(source: str) -> Any:
+    from transformers import BertConfig, BertForMaskedLM
+
     # RoBERTa's encoder has BERT's names but counts positions otherwise.
     kind = BertConfig.get_config_dict(source)[0].get("model_type", "bert")
     if kind != "bert":
@@ -275,26 +271,6 @@ _TIED_COPIES = {
     "cls.predictions.decoder.weight": ("bert.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
     "cls.predictions.decoder.bias": ("cls.predictions.bias",),
 }
-
-
-def bert_config(config: TextConfig, *, fusion: bool) -> BertConfig:
-    """Return transformers' configuration of a layer; ``fusion`` gives it cross-attention, and makes it causal at first."""
-    bert = BertConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.dim,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=config.mlp_dim,
-        hidden_act="gelu",
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.dropout,
-        max_position_embeddings=config.max_positions,
-        layer_norm_eps=config.eps,
-        is_decoder=fusion,
-        add_cross_attention=fusion,
-    )
-    bert._attn_implementation = "sdpa"
-    return bert
 
 
 def _check_sizes(config: TextConfig, bert: BertConfig, source: str) -> None:

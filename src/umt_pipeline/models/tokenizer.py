@@ -11,15 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 
-# [PAD] is 0 as in every BERT: BertEmbeddings keeps row 0 at zero.
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: whoever has token ids already needs none.
+    from transformers import PreTrainedTokenizerFast
+
+# [PAD] is 0 as in every BERT: its embeddings keep row 0 at zero.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
 
@@ -56,6 +59,9 @@ def train_wordpiece(
     Raises:
         ConfigError: ``vocab_size`` does not hold the special tokens and the captions' characters.
     """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     splitter = pre_tokenizers.BertPreTokenizer()
     texts = map(clean_caption, captions) if clean else captions
     words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower()))
@@ -142,6 +148,8 @@ def load_tokenizer(source: Path | str) -> PreTrainedTokenizerFast:
     Raises:
         CheckpointError: nothing readable there, or a tokenizer without BERT's special tokens.
     """
+    from transformers import AutoTokenizer
+
     if isinstance(source, Path) and not source.is_dir():
         raise CheckpointError(f"{source} holds no tokenizer: no such folder")
     try:

@@ -11,23 +11,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer as OpenClipViT
 from timm.layers import AttentionPoolLatent, PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
+from umt_pipeline.compute.precision import full_precision
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.masking import Importance
 from umt_pipeline.models.flops import TowerSize
 from umt_pipeline.models.importance import can_read, class_attention, pool_attention, token_norm
 from umt_pipeline.models.packed_attention import PackedAttention
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    # Imported where a model of it is given: whoever has a teacher of timm's need not have open_clip.
+    from open_clip.transformer import VisionTransformer as OpenClipViT
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -57,10 +60,12 @@ class Tower(nn.Module, ABC):
         output_dim: C.
         importance: what the importance of a patch is read from.
         statistics: mean and standard deviation of the input that the tower was trained with.
+        blocks: its blocks.
         size: what its cost is counted from; None: nobody has counted this kind of tower.
     """
 
     depth: int
+    blocks: list[nn.Module]
     patch_size: int
     output_dim: int
     importance: Importance
@@ -114,13 +119,15 @@ class OpenClipTower(Tower):
                 f"patches, found open_clip's pooling {visual.pool_type!r} behind {type(visual.attn_pool).__name__} (CoCa)"
             )
         self.visual = visual
-        self.depth = len(visual.transformer.resblocks)
+        self.blocks = list(visual.transformer.resblocks)
+        self.depth = len(self.blocks)
         self.patch_size = _square(source, visual.patch_size)
         self.output_dim = int(visual.output_dim)
         self.statistics = _statistics(visual)
         self.size = TowerSize.of_module(visual)
         # Where the embedding is the patches' mean, the class token is read by nobody and its attention means nothing.
         self.importance = "class_attention" if visual.pool_type == "tok" else "token_norm"
+        _keep_stream_exact(visual.conv1)
         for block in visual.transformer.resblocks:
             PackedAttention.take_over(block.attn)
         if self.importance == "class_attention":
@@ -171,10 +178,12 @@ class TimmTower(Tower):
                 f"teacher.source {source!r}: expected a plain ViT that cuts frames into patches by one convolution, found "
                 f"a hybrid: patches from {type(embed).__name__}, head {type(head).__name__}"
             )
+        _keep_stream_exact(embed.proj)
         self.trunk: Any = trunk  # the two classes have more in common than their types say
         self.head = head
         self.statistics = statistics
-        self.depth = len(trunk.blocks)
+        self.blocks = list(trunk.blocks)
+        self.depth = len(self.blocks)
         self.patch_size = _square(source, embed.patch_size)
         self.prefix = int(trunk.num_prefix_tokens)
         if trunk.cls_token is not None:
@@ -187,6 +196,7 @@ class TimmTower(Tower):
         # timm's resize of the position table is bicubic with antialiasing; rotary positions follow the grid.
         trunk.set_input_size(img_size=(grid * self.patch_size, grid * self.patch_size))
         self.output_dim = self.project(next(trunk.parameters()).new_zeros(1, trunk.embed_dim)).shape[-1]
+        self.size = TowerSize.of_timm(trunk, self.output_dim) if type(head) is nn.Identity else None
 
     def forward(self, frames_F3SS: Tensor, layers: list[int]) -> TowerOutput:
         has_prefix = self.prefix > 0
@@ -202,9 +212,7 @@ class TimmTower(Tower):
             # An Eva pool reads register tokens too, a ViT's only if told so.
             reads_prefix = has_prefix and getattr(self.trunk, "pool_include_prefix", True)
             tokens = torch.cat((prefix_FXW, last_FNW), dim=1) if reads_prefix else last_FNW
-            importance_FN = pool_attention(
-                self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0
-            )
+            importance_FN = pool_attention(self.trunk.attn_pool, self.trunk.norm(tokens), self.prefix if reads_prefix else 0)
         else:
             importance_FN = token_norm(last_FNW)
         return TowerOutput(patches, importance_FN, prefix_FXW)
@@ -232,12 +240,18 @@ def make_tower(model: nn.Module, source: str, grid: int) -> Tower:
         ConfigError: the tower is no plain ViT.
     """
     visual: Any = getattr(model, "visual", model)
-    if isinstance(visual, OpenClipViT):
-        return OpenClipTower(visual, source, grid)
-    trunk: Any = visual.trunk if isinstance(visual, TimmModel) else visual
-    if isinstance(trunk, TimmViT | Eva):
+    trunk: Any = visual
+    if type(visual).__module__.partition(".")[0] == "open_clip":
+        from open_clip.timm_model import TimmModel
+        from open_clip.transformer import VisionTransformer
+
+        if isinstance(visual, VisionTransformer):
+            return OpenClipTower(visual, source, grid)
         if isinstance(visual, TimmModel):
-            return TimmTower(trunk, visual.head, _statistics(visual), source, grid)
+            trunk = visual.trunk
+            if isinstance(trunk, TimmViT | Eva):
+                return TimmTower(trunk, visual.head, _statistics(visual), source, grid)
+    elif isinstance(trunk, TimmViT | Eva):
         published: Any = trunk.pretrained_cfg
         statistics = (tuple(published["mean"]), tuple(published["std"]))
         return TimmTower(trunk, nn.Identity(), statistics, source, grid)
@@ -245,6 +259,24 @@ def make_tower(model: nn.Module, source: str, grid: int) -> Tower:
         f"teacher.source {source!r}: expected a ViT (open_clip's own VisionTransformer, or timm's VisionTransformer or Eva), "
         f"found {type(trunk).__module__}.{type(trunk).__name__}, which has no tokens of one size in all blocks"
     )
+
+
+class _ExactConv(nn.Conv2d):
+    """A convolution in float32 inside of autocast."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with full_precision(input.device):
+            return super().forward(input.float())
+
+
+def _keep_stream_exact(embed: nn.Module) -> None:
+    """Make a tower's patch embedding float32 in place, and with it the residual stream.
+
+    open_clip's towers give position table and class token the type of the patches' embedding: under autocast all blocks would
+    add to a stream in bf16, and round it each time.
+    """
+    if type(embed) is nn.Conv2d:
+        embed.__class__ = _ExactConv
 
 
 def _statistics(visual: nn.Module) -> Statistics:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.compute.precision import exactly
 from umt_pipeline.core.config import Config
 from umt_pipeline.losses import HardNegatives
 from umt_pipeline.models.alignment import aligned_layers
@@ -28,6 +28,9 @@ from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
 from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 KIND = "umt_video_text"
 TOKENIZER_FOLDER = "tokenizer"
@@ -259,7 +262,7 @@ class VideoTextModel(nn.Module):
             video_RVD: from :meth:`fusion_tokens`.
             clips_B: row of ``video_RVD`` for each text; None pairs row by row. Many texts may share one clip cheaply.
         """
-        return self.match_head(self.text.fuse(text_BLD, mask_BL, video_RVD, clips_B)[:, 0])
+        return exactly(self.match_head, self.text.fuse(text_BLD, mask_BL, video_RVD, clips_B)[:, 0])
 
     def match_and_mlm(
         self,
@@ -296,7 +299,7 @@ class VideoTextModel(nn.Module):
             clips.append(rows_B)
         fused = self.text.fuse(torch.cat(texts), torch.cat(masks), video_BVD, torch.cat(clips))
         pairs = 0 if negatives is None else 3 * len(text_BLD)
-        match_M2 = self.match_head(fused[:pairs, 0]) if pairs else None
+        match_M2 = exactly(self.match_head, fused[:pairs, 0]) if pairs else None
         mlm_logits = None if masked_BLD is None else self.text.mlm_logits(fused[pairs:])
         return match_M2, mlm_logits
 

@@ -1,4 +1,8 @@
-"""What nodes share: start a run in the workspace, watch it in MLflow, keep its history; know contents by hashes."""
+"""What nodes share: start a run in the workspace, watch it in MLflow, keep its history; know contents by hashes.
+
+A stage that trains first says what, as data: a dataset ``<something>_runs`` of runs by name. So ``umt spec`` can write them
+down for other machines to train, and a later run of the stage finds them finished.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,22 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.core.files import sha256_file, write_json
-from umt_pipeline.core.identity import fingerprint, work_folder
+from umt_pipeline.core.errors import CheckpointError
+from umt_pipeline.core.files import read_json, sha256_file, write_json
+from umt_pipeline.core.identity import IDENTITY_FILE, Identity, fingerprint, work_folder
 from umt_pipeline.data.mapped import table_sha256
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.tracking import flush, metric_logger
-from umt_pipeline.training.launch import FinishedRun, run
-from umt_pipeline.training.spec import RunSpec
+from umt_pipeline.training.launch import SPEC_FILE, FinishedRun, run
+from umt_pipeline.training.spec import RunSpec, write_spec
+from umt_pipeline.training.state import final_weights, newest_checkpoint
 
 # What a model folder is known by.
 MODEL_FILES = ("*.safetensors", "config.json", SKIPPED_FILE)
+
+# How datasets end whose values are runs by name.
+RUNS = "_runs"
+NamedRuns = Mapping[str, RunSpec]
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +41,48 @@ def train(name: str, spec: RunSpec, workspace: Path) -> FinishedRun:
         name: of the run; its folder in the workspace, and the prefix of its metrics in MLflow.
         spec: the run.
         workspace: folder for unfinished work.
+
+    Raises:
+        CheckpointError: see :func:`umt_pipeline.training.launch.run`; or the run was begun in another precision than ``auto``
+            takes now, as on another kind of device.
+        TrainingError: training failed.
     """
-    finished = run(spec, work_folder(workspace / name, spec.identity()), metric_logger(name))
+    chosen = spec.resolved()
+    if spec.train.precision == "auto":
+        _require_not_begun_otherwise(chosen, workspace / name)
+    finished = run(chosen, work_folder(workspace / name, chosen.identity()), metric_logger(name))
     flush()
     logger.info("%s: %d steps in %.1f s, run %s", name, finished.result.steps, finished.result.seconds, finished.key)
     return finished
+
+
+def _require_not_begun_otherwise(spec: RunSpec, folder: Path) -> None:
+    """Refuse to leave an unfinished run behind in silence because ``auto`` takes another precision on this device."""
+    own = spec.train.precision
+    for begun in ("fp32", "bf16"):
+        other = spec.model_copy(update={"train": spec.train.model_copy(update={"precision": begun})}).identity()
+        for file in sorted(folder.glob(f"*/{IDENTITY_FILE}")) if begun != own else ():
+            there = file.parent
+            unfinished = newest_checkpoint(there) is not None and not final_weights(there).is_file()
+            if unfinished and other.agrees_with(Identity.from_json(read_json(file))):
+                raise CheckpointError(
+                    f"{there}: expected a run in {own}, which `train.precision: auto` takes on this device, found one that was "
+                    f"begun in {begun} and not finished. Set precision to {begun} to go on with it, or to {own} to train anew"
+                )
+
+
+def write_down(name: str, spec: RunSpec, workspace: Path) -> tuple[Path, bool]:
+    """Write a run's spec into its folder in the workspace, where :func:`train` will look for it; nothing is started.
+
+    A precision of ``auto`` becomes what this machine would take: it is part of what a run is known by.
+
+    Returns:
+        The spec's file, and whether the run is finished.
+    """
+    chosen = spec.resolved()
+    folder = work_folder(workspace / name, chosen.identity())
+    write_spec(folder / SPEC_FILE, chosen)
+    return folder / SPEC_FILE, final_weights(folder).is_file()
 
 
 def exported(finished: FinishedRun, workspace: Path, name: str) -> Path:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from umt_pipeline.features.rejects import read_rejects
 from umt_pipeline.features.source import Targets, TargetSource
 from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.video.media import Media
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,15 @@ def gather_views(
     feature_store: Path,
     image_store: Path | None = None,
 ) -> RecordedViews:
-    """Put together what training reads of the teacher; see :class:`RecordedViews`."""
+    """Put together what training reads of the teacher; see :class:`RecordedViews`.
+
+    Clips that the stores lack, because a file could not be read, are left out.
+    """
     stores: dict[Media, Path] = {"video": feature_store}
     if image_store is not None:
         stores["image"] = image_store
+    rejected = {clip for store in stores.values() for clip in read_rejects(store)["video_id"].to_pylist()}
+    if rejected:
+        logger.warning("%d clips are left out: their files could not be read when features were extracted", len(rejected))
+        videos = videos[~videos["video_id"].isin(rejected)]
     return RecordedViews(features, stores, teacher, videos, raw_media)

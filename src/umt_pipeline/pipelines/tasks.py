@@ -14,11 +14,14 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import staged_folder
 from umt_pipeline.core.identity import Identity, code_key, settings_of, work_folder
 from umt_pipeline.datasets import JsonDataset, TableDataset, TextFileDataset
+from umt_pipeline.evaluation.params import WorkParams
+from umt_pipeline.evaluation.workers import work_precision
 from umt_pipeline.models.folders import SKIPPED_FILE
-from umt_pipeline.pipelines.runs import content_keys, fresh_folder, skipped_model, train
+from umt_pipeline.pipelines.runs import RUNS, NamedRuns, content_keys, fresh_folder, skipped_model, train
 from umt_pipeline.reports.render import render
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.tracking import page_provenance
+from umt_pipeline.training.spec import RunSpec
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +47,12 @@ def make_pipeline(task: AnyTask) -> Pipeline:
         Node(
             _typed(_gather(task), task),
             inputs={**settings, "workspace": "workspace", **{table: table for table in task.tables}},
-            outputs=[f"{name}_data", f"{name}_runs", f"{name}_inputs"],
+            outputs=[f"{name}_data", f"{name}{RUNS}", f"{name}_inputs"],
             name=f"gather_{name}",
         ),
         Node(
             _train(name, "model"),
-            inputs=[f"{name}_runs", "workspace"],
+            inputs=[f"{name}{RUNS}", "workspace"],
             outputs=[f"{name}_model", f"{name}_history", f"{name}_summary"],
             name=f"train_{name}",
         ),
@@ -74,7 +77,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
     if task.has_control:
         control = Node(
             _train(name, "control"),
-            inputs=[f"{name}_runs", "workspace"],
+            inputs=[f"{name}{RUNS}", "workspace"],
             outputs=[f"{name}_control_model", f"{name}_control_history", f"{name}_control_summary"],
             name=f"train_{name}_control",
         )
@@ -103,7 +106,7 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
     histories: dict[str, pd.DataFrame] = {}
     summaries: dict[str, Any] = {}
     for part, spec in runs.items():
-        finished = train(f"{name}_{part}" if part else name, spec, workspace)
+        finished = train(_run_name(name, part), spec, workspace)
         (folder / part).mkdir(exist_ok=True)
         finished.export(folder / part)
         histories[part], summaries[part] = finished.history, finished.summary()
@@ -113,9 +116,20 @@ def train_runs(name: str, runs: Runs, workspace: Path) -> Trained:
     return folder, history, summaries
 
 
-def remembered(
-    folder: Path, measure: Callable[[], Tested]
-) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
+def named_runs(task: str, plan: Plan) -> NamedRuns:
+    """Return a task's runs, of model and control, by the names under which they are trained."""
+    named: dict[str, RunSpec] = {}
+    for name, runs in ((task, plan.model), (f"{task}_control", plan.control)):
+        if not isinstance(runs, Skipped):
+            named |= {_run_name(name, part): spec for part, spec in runs.items()}
+    return named
+
+
+def _run_name(model: str, part: str) -> str:
+    return f"{model}_{part}" if part else model
+
+
+def remembered(folder: Path, measure: Callable[[], Tested]) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
     """Return metrics, records, predictions and picture of a test: those in the folder, or measured now and kept there."""
     found = folder / "tested"
     if found.is_dir():
@@ -169,6 +183,7 @@ def _test(task: AnyTask) -> Any:
         summary: dict[str, Any],
         **control: Any,
     ) -> tuple[Any, ...]:
+        params = _as_tested(params)
         trained, summaries = {task.model_name(params): model}, {task.model_name(params): summary}
         if task.has_control:
             trained["control"], summaries["control"] = control["control_model"], control["control_summary"]
@@ -185,6 +200,14 @@ def _test(task: AnyTask) -> Any:
         return {**metrics, "training": summaries}, records, predictions, *((picture,) if task.has_picture else ())
 
     return test
+
+
+def _as_tested(params: Config) -> Config:
+    """Return the parameters with the precision that the test takes on this device: its result is known by it."""
+    test = getattr(params, "test", None)
+    if not isinstance(test, WorkParams):
+        return params
+    return params.model_copy(update={"test": test.model_copy(update={"precision": work_precision(test)})})
 
 
 def _show(task: AnyTask) -> Any:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umt_pipeline.compute.names import AskedPrecision
+from umt_pipeline.compute.precision import resolve_precision
 from umt_pipeline.core.errors import CheckpointError
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.evaluation.workers import default_device
@@ -54,8 +56,12 @@ class VideoTextEmbedder:
         return torch.from_numpy(np.ascontiguousarray(load_view(path, view))).unsqueeze(0).to(device)
 
 
-def load(folder: str | Path) -> VideoTextEmbedder:
+def load(folder: str | Path, precision: AskedPrecision = "auto") -> VideoTextEmbedder:
     """Load a stage-2 model folder onto the GPU if there is one.
+
+    Args:
+        folder: of the model.
+        precision: what it runs in; ``auto``: bf16 where it is measured to pay on this device.
 
     Raises:
         CheckpointError: the folder is no complete model of video and text.
@@ -67,4 +73,6 @@ def load(folder: str | Path) -> VideoTextEmbedder:
             "encoder of any model is loaded by umt_pipeline.models.vision.load_vision"
         )
     model, tokenizer = load_video_text(path)
-    return VideoTextEmbedder(VideoTextEncoder("model", model.to(default_device()).eval(), tokenizer))
+    device = default_device()
+    used = resolve_precision(precision, device)
+    return VideoTextEmbedder(VideoTextEncoder("model", model.to(device).eval(), tokenizer, precision=used))

@@ -1,18 +1,17 @@
-"""Where a run computes and in which precision."""
+"""Where a run computes."""
 
 from __future__ import annotations
 
-import logging
 import os
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from umt_pipeline.compute.names import AskedPrecision, Precision
+from umt_pipeline.compute.precision import resolve_precision
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.data.samples import Batch
-
-logger = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,30 +35,14 @@ def rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
 
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware: CUDA from Ampere on, x86 with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute under bf16 autocast; says so in one line wherever the answer is no.
-
-    ``auto`` takes bf16 on a CUDA device that is fast at it, and fp32 on every CPU, so that a CPU run does not get other
-    numbers from the next machine's CPU. ``bf16`` takes it on any device that is fast at it, elsewhere fp32.
-    """
-    fast = has_fast_bf16(device)
-    if precision == "fp32" or (precision == "bf16" and fast) or (precision == "auto" and fast and device.type == "cuda"):
-        return precision != "fp32"
-    if precision == "bf16":
-        logger.warning("precision: fp32, not the bf16 that is asked for, because this device (%s) has no fast bf16", device)
-    elif device.type == "cuda":
-        logger.warning("precision: fp32, because this device (%s) has no fast bf16", device)
-    else:
-        offer = "this one is fast at bf16: `precision: bf16` asks for it" if fast else "this one has no fast bf16"
-        logger.info("precision: fp32, as on every CPU; %s", offer)
-    return False
+def agreed_precision(asked: AskedPrecision, device: torch.device) -> Precision:
+    """Return the precision that all ranks compute in: rank 0 resolves what is asked for and tells the others."""
+    rank, world = rank_and_world()
+    found = [resolve_precision(asked, device) if rank == 0 else None]
+    if world > 1:
+        dist.broadcast_object_list(found, src=0)
+    assert found[0] is not None
+    return found[0]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,40 +1,49 @@
 """Starts a run from a spec that can be written down: in this process, or as ranks of ``torch.distributed.run``.
 
-Several machines (SLURM, Kubernetes) use the same entry point under their own launcher, on a shared file system:
+Several machines that share a file system use the same entry point; each of them starts the same line (docs/cluster.md):
 
-    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-endpoint HOST:PORT -m umt_pipeline.training.launch RUN_DIR/spec.json
+    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:PORT \
+      -m umt_pipeline.training.launch RUN_DIR/spec.json
+
+``python -m umt_pipeline.training.torchrun`` in place of ``torchrun`` takes the same arguments and tells a scheduler by its exit
+status whether to start the run again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError, TrainingInterrupted
 from umt_pipeline.core.files import read_json, write_json
-from umt_pipeline.core.identity import IDENTITY_FILE, Identity
-from umt_pipeline.training import state
+from umt_pipeline.core.identity import IDENTITY_FILE, Identity, code_parts
+from umt_pipeline.training import state, stopping
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.loop import OnRow, replay, train
 from umt_pipeline.training.metrics import Progress
+from umt_pipeline.training.peers import Peers, lost_peers_named
 from umt_pipeline.training.spec import RunSpec, read_spec, write_spec
 from umt_pipeline.training.state import TrainResult
 from umt_pipeline.training.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPEC_FILE = "spec.json"
 
@@ -60,6 +69,8 @@ class FinishedRun:
     @property
     def history(self) -> pd.DataFrame:
         """One row per logged step."""
+        import pandas as pd  # ranks have no use for it
+
         return pd.DataFrame(self.result.history)
 
     def weights(self) -> dict[str, Tensor]:
@@ -100,9 +111,12 @@ def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRu
 
     Raises:
         CheckpointError: the folder holds another run, or a damaged checkpoint.
+        ConfigError: the run cannot be trained on ``nproc`` processes.
         TrainingError: training failed; from ranks, with the end of their log.
+        TrainingInterrupted: training was asked to stop, and saved a checkpoint.
     """
-    key = _require_same_run(spec, run_dir)
+    spec = spec.resolved()  # before ranks start, so that all take the same
+    key = require_same_run(spec, run_dir)
     if result := state.finished(run_dir, key):
         logger.info("%s is finished (%d steps): not trained again", run_dir, result.steps)
         replay(result.history, on_row)
@@ -122,8 +136,12 @@ def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRu
     return FinishedRun(spec, run_dir, key, result)
 
 
-def _require_same_run(spec: RunSpec, run_dir: Path) -> str:
-    """Return the key of the run in the folder; write the run's identity into a new one."""
+def require_same_run(spec: RunSpec, run_dir: Path) -> str:
+    """Return the key of the run in the folder; write the run's identity into a new one.
+
+    Raises:
+        CheckpointError: the folder holds another run.
+    """
     file, own = run_dir / IDENTITY_FILE, spec.identity()
     if not file.is_file():
         write_json(file, own.as_json())
@@ -131,9 +149,11 @@ def _require_same_run(spec: RunSpec, run_dir: Path) -> str:
     document = read_json(file)
     there = Identity.from_json(document)
     if not own.agrees_with(there):
+        begun, now = (identity.settings.get("train.precision") for identity in (there, own))
+        hint = f"set train.precision to {begun.value} to go on with it, train" if begun and now and begun != now else "train"
         raise CheckpointError(
-            f"{run_dir} holds another run: {'; '.join(own.differences(there)) or 'it has other settings'}. Train elsewhere, "
-            "or delete the folder"
+            f"{run_dir} holds another run: {'; '.join(own.differences(there)) or 'it has other settings'}. To go on: {hint} "
+            "elsewhere, or delete the folder"
         )
     return str(document["key"])
 
@@ -141,8 +161,8 @@ def _require_same_run(spec: RunSpec, run_dir: Path) -> str:
 def _run_ranks(spec: RunSpec, run_dir: Path, on_row: OnRow | None) -> None:
     spec_path, log_path = run_dir / SPEC_FILE, run_dir / "ranks.log"
     write_spec(spec_path, spec)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.train.nproc}"]
-    command += ["-m", "umt_pipeline.training.launch", str(spec_path)]
+    command = [sys.executable, "-m", "umt_pipeline.training.torchrun", "--standalone"]
+    command += [f"--nproc-per-node={spec.train.nproc}", "-m", "umt_pipeline.training.launch", str(spec_path)]
     follower = state.HistoryFollower(run_dir)
     with (
         log_path.open("wb") as log,
@@ -157,6 +177,8 @@ def _run_ranks(spec: RunSpec, run_dir: Path, on_row: OnRow | None) -> None:
                     on_row(row)
                 progress.show(row)
             time.sleep(0.2 if running else 0.0)
+    if process.returncode == stopping.INTERRUPTED_STATUS:
+        raise TrainingInterrupted(f"{run_dir}: training was asked to stop and saved a checkpoint; run again to go on from it")
     if process.returncode != 0:
         tail = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-60:])
         raise TrainingError(
@@ -172,7 +194,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
         yield process
     finally:
         if process.poll() is None:
-            process.terminate()  # torch.distributed.run passes it on to its ranks
+            process.terminate()  # passed on to the ranks, which save a checkpoint first
         process.wait()
 
 
@@ -197,22 +219,90 @@ def _train_here(spec: RunSpec, run_dir: Path, key: str, on_row: OnRow | None = N
 
 @record  # writes the error where torch.distributed.run finds it, so that its summary names the root cause
 def main(spec_path: str) -> None:
-    """Entry point of a rank: ``python -m umt_pipeline.training.launch spec.json`` under torchrun, or alone."""
+    """Entry point of a rank: ``python -m umt_pipeline.training.launch spec.json`` under torchrun, or alone.
+
+    SIGTERM and SIGUSR1 make all ranks save a checkpoint and end. Alone, the exit status then is
+    :data:`umt_pipeline.training.stopping.INTERRUPTED_STATUS`; under torchrun it is 0, for any other would start ranks again.
+
+    Raises:
+        ConfigError: the spec is of another version, ranks are not of one mind, or the run cannot be trained on so many.
+        TrainingError: training failed, here or on another rank.
+    """
+    stopping.listen()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     spec, run_dir = read_spec(Path(spec_path)), Path(spec_path).parent
-    key = _require_same_run(spec, run_dir)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        _train_here(spec, run_dir, key)
-        return
-    device = resolve_device(spec.train.device)
-    if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
-    else:
-        dist.init_process_group("gloo")
     try:
-        _train_here(spec, run_dir, key)
-    finally:
+        with _together(spec):
+            peers = Peers(spec.train.timeout)
+            spec = spec.resolved()
+            require_one_mind(peers, spec)
+            spec.check_world(peers.world)
+            _train_here(spec, run_dir, peers.decided_by_first(lambda: require_same_run(spec, run_dir)))
+    except TrainingInterrupted as interrupted:
+        logger.warning("%s", interrupted)
+        stopping.tell_interrupted()
+        if not stopping.started_by_launcher():
+            sys.exit(stopping.INTERRUPTED_STATUS)
+
+
+@contextmanager
+def _together(spec: RunSpec) -> Iterator[None]:
+    """The group of all processes, while the block runs; a process by itself needs none."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    device, timeout = resolve_device(spec.train.device), spec.train.timeout
+    host, rank, world = socket.gethostname(), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    with lost_peers_named(rank, world, host, timeout):
+        if device.type == "cuda":
+            dist.init_process_group("nccl", device_id=device, timeout=timedelta(seconds=timeout))
+        else:
+            dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        try:
+            yield
+        except TrainingInterrupted:
+            dist.destroy_process_group()
+            raise
+        # After any other error the group is left to the end of the process: to take it down, others would have to answer.
         dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class _Mind:
+    """What a process would train: which run, by which code."""
+
+    host: str
+    identity: dict[str, Any]
+    code: dict[str, str]
+    torch: str
+
+
+def require_one_mind(peers: Peers, spec: RunSpec) -> None:
+    """Refuse to train if a process has other code, other data or another spec than the first one.
+
+    Raises:
+        ConfigError: some do; each machine is named, with what is different there.
+    """
+    own = _Mind(socket.gethostname(), spec.identity().as_json(), code_parts(*spec.code_sources()), torch.__version__)
+    minds = peers.gather(own)
+    first = minds[0]
+    found = {mind.host: text for mind in minds if (text := "; ".join(_differences(mind, first)))}
+    if found:
+        lines = "\n".join(f"  {host}: {text}" for host, text in found.items())
+        raise ConfigError(
+            f"the processes do not train the same run. Different from {first.host}, which has the first process:\n{lines}\n"
+            "Install the same version everywhere, and let all machines read the same files"
+        )
+
+
+def _differences(mind: _Mind, first: _Mind) -> list[str]:
+    own, its = Identity.from_json(mind.identity), Identity.from_json(first.identity)
+    found = [] if mind.torch == first.torch else [f"torch {mind.torch} in place of {first.torch}"]
+    if own.code != its.code:
+        files = sorted(name for name in mind.code.keys() | first.code.keys() if mind.code.get(name) != first.code.get(name))
+        found.append(f"other code in {', '.join(files[:5])}{' and more' if len(files) > 5 else ''}")
+        own = Identity(own.settings, own.inputs, its.code)
+    return found + own.differences(its)
 
 
 if __name__ == "__main__":

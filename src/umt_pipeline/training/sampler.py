@@ -10,6 +10,7 @@ Shapes: N samples in the data set, B samples of one micro-batch on one rank.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import queue
 import threading
@@ -103,14 +104,16 @@ class Sampler:
         self._quotas = [max(1, round(corpus.weight * corpus.size)) for corpus in corpora]
         self._starts = [0, *running_sums(corpus.size for corpus in corpora)]
         per_group = [self._total(group) for group in self.groups]
-        if equal_shares and batch_size % world:
+        shares = world * accumulate
+        if equal_shares and batch_size % shares:
+            pieces = f" in {accumulate} micro-batches" if accumulate > 1 else ""
             raise ConfigError(
-                f"`batch_size` {batch_size} cannot be shared equally by {world} processes, as the contrastive loss needs; "
-                f"choose a multiple of {world}"
+                f"`batch_size` {batch_size} cannot be shared equally by {world} processes{pieces}, as the contrastive loss "
+                f"needs; choose a multiple of {shares}, or another number of processes"
             )
         self.batch_size = self._fitting(batch_size, per_group)
         if equal_shares:
-            self.batch_size -= self.batch_size % world
+            self.batch_size -= self.batch_size % shares
         if self.batch_size < world * accumulate:
             raise ConfigError(
                 f"a batch of {self.batch_size} samples cannot be split over {world} processes x {accumulate} "
@@ -160,14 +163,17 @@ class Sampler:
         return indices, passes, self.groups[group]
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
-        """This rank's share of a step: a contiguous slice of the global batch, cut into ``accumulate`` pieces."""
+        """This rank's share of each of the ``accumulate`` pieces that the global batch is cut into.
+
+        The pieces are the same for any number of ranks: a loss that compares the samples of a piece compares the same ones.
+        """
         indices, passes, group = self.global_batch(step)
         epoch = step // self.steps_per_epoch
         pieces = zip(self._cut(indices), self._cut(passes), strict=True)
         return [MicroBatch(step, epoch, group, *piece) for piece in pieces]
 
     def _cut(self, values: np.ndarray) -> list[np.ndarray]:
-        return np.array_split(np.array_split(values, self.world)[self.rank], self.accumulate)
+        return [np.array_split(piece, self.world)[self.rank] for piece in np.array_split(values, self.accumulate)]
 
     def walk(self, start: int, stop: int) -> Iterator[MicroBatch]:
         """All micro-batches of the steps ``start`` to ``stop - 1``."""
@@ -190,11 +196,9 @@ class Sampler:
     def _draw_group(self, number: int, epoch: int) -> np.ndarray:
         """Samples and passes [2, n] of one group, shuffled over its corpora."""
         parts = [
-            self._draw_corpus(index, epoch)
-            for index, corpus in enumerate(self.corpora)
-            if corpus.group == self.groups[number]
+            self._draw_corpus(index, epoch) for index, corpus in enumerate(self.corpora) if corpus.group == self.groups[number]
         ]
-        drawn = np.concatenate(parts, axis=1)
+        drawn = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         # One corpus is in random order as it is.
         return drawn if len(parts) == 1 else drawn[:, self._permutation(drawn.shape[1], _GROUPS + number, epoch)]
 
@@ -202,15 +206,45 @@ class Sampler:
         """Samples and passes [2, quota]: the next so many of an endless row of permutations, one per pass."""
         size, quota = self.corpora[index].size, self._quotas[index]
         start, stop = epoch * quota, (epoch + 1) * quota
-        parts = []
+        drawn, done = np.empty((2, quota), dtype=np.int64), 0
         for number in range(start // size, -(-stop // size)):
             chosen = self._permutation(size, index, number)[max(start - number * size, 0) : stop - number * size]
-            parts.append(np.stack((chosen + self._starts[index], np.full(len(chosen), number))))
-        return np.concatenate(parts, axis=1)
+            # Into its place: with millions of samples, each copy on the way is felt.
+            samples, passes = drawn[:, done : done + len(chosen)]
+            np.add(chosen, self._starts[index], out=samples)
+            passes[:] = number
+            done += len(chosen)
+        return drawn
 
     def _permutation(self, size: int, stream: int, number: int) -> np.ndarray:
         key = np.array([self.seed, (stream << 40) | number], np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).permutation(size)
+
+
+def needed_pieces(batch_size: int, accumulate: int, world: int, device_batch: int | None, equal_shares: bool) -> int:
+    """Return in how many micro-batches a step is computed: ``accumulate``, or more where a device cannot hold its share.
+
+    Args:
+        batch_size: samples per step over all ranks.
+        accumulate: the least.
+        world: number of processes.
+        device_batch: most samples at once on a device; None: no limit.
+        equal_shares: the loss compares the samples of a micro-batch, so that another number would be another loss.
+
+    Raises:
+        ConfigError: a device cannot hold its share, and the loss must not be cut.
+    """
+    pieces = accumulate
+    while device_batch is not None and math.ceil(math.ceil(batch_size / pieces) / world) > device_batch:
+        pieces += 1
+    if pieces > accumulate and equal_shares:
+        needed = math.ceil(math.ceil(batch_size / accumulate) / (device_batch or batch_size))
+        raise ConfigError(
+            f"`device_batch` {device_batch} on {world} processes would cut the batch of {batch_size} into {pieces} pieces, not "
+            f"{accumulate}, and the contrastive loss compares only what is in one piece: use {needed} processes, or set "
+            f"`accumulate`, which makes it another run"
+        )
+    return pieces
 
 
 class BatchReader(Dataset[Batch]):
@@ -229,8 +263,8 @@ class BatchReader(Dataset[Batch]):
 class Loader:
     """Iterates over the batches of ``addresses`` in order, read ahead.
 
-    With ``workers`` = 0 one background thread reads while the model computes: enough for a memory-mapped store, whose
-    reading is mostly copying outside the interpreter lock. Decoding video wants worker processes.
+    With ``workers`` = 0 one background thread reads while the model computes: enough for a feature store, which reads the
+    records of a batch in threads of its own, outside the interpreter lock. Decoding video wants worker processes.
 
     Args:
         reader: reads one micro-batch.
@@ -240,9 +274,7 @@ class Loader:
         ahead: batches read ahead (per worker).
     """
 
-    def __init__(
-        self, reader: BatchReader, addresses: Iterator[MicroBatch], workers: int, pin: bool, ahead: int = 2
-    ) -> None:
+    def __init__(self, reader: BatchReader, addresses: Iterator[MicroBatch], workers: int, pin: bool, ahead: int = 2) -> None:
         self._reader, self._addresses, self._workers, self._pin, self._ahead = reader, addresses, workers, pin, ahead
         self._stop = threading.Event()
 
@@ -268,6 +300,8 @@ class Loader:
         )
 
     def _thread(self) -> Generator[Batch, None, None]:
+        if self._pin:
+            self._reader.dataset.pin()
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._ahead)
 
         def put(item: Batch | BaseException | None) -> None:

@@ -17,15 +17,17 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 from torch import Tensor
 
+from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.core.identity import Identity, code_key, settings_of
+from umt_pipeline.training.device import agreed_precision, resolve_device
 from umt_pipeline.training.task import Task, TrainConfig
 
 
@@ -66,24 +68,44 @@ class RunSpec(Config, ABC):
             CheckpointError: the weights do not fit the model.
         """
 
-    def identity(self) -> Identity:
-        """Return all that the trained weights depend on (on one machine)."""
+    def resolved(self) -> Self:
+        """Return this run in the precision that it takes on this device, which is part of its identity.
+
+        All ranks of a process group call it together.
+        """
+        precision = agreed_precision(self.train.precision, resolve_device(self.train.device))
+        return self.model_copy(update={"train": self.train.model_copy(update={"precision": precision})})
+
+    def check_world(self, world: int) -> None:
+        """Refuse a number of processes that this run cannot be trained on; ``train.nproc`` of one machine may be another.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        return
+
+    def code_sources(self) -> tuple[Path | str, ...]:
+        """Return the code that the trained weights depend on, as :func:`umt_pipeline.core.identity.code_key` takes it."""
         source = sys.modules[type(self).__module__].__file__
         assert source is not None
-        return Identity(settings_of(self), self.inputs(), code_key(Path(source), *self.code, "training.loop"))
+        return Path(source), *self.code, "training.loop"
+
+    def identity(self) -> Identity:
+        """Return all that the trained weights depend on (on one machine); of a run that is started :meth:`resolved`."""
+        return Identity(settings_of(self), self.inputs(), code_key(*self.code_sources()))
 
 
 def write_spec(path: Path, spec: RunSpec) -> None:
     """Write a spec where ranks can read it."""
-    kind = type(spec)
-    write_json(path, {"class": f"{kind.__module__}:{kind.__qualname__}", "spec": spec.model_dump(mode="json")})
+    name = f"{type(spec).__module__}:{type(spec).__qualname__}"
+    write_json(path, {"class": name, "version": __version__, "spec": spec.model_dump(mode="json")})
 
 
 def read_spec(path: Path) -> RunSpec:
     """Read a spec.
 
     Raises:
-        ConfigError: the file is missing, no spec, or one of a class that is not there.
+        ConfigError: the file is missing, no spec, one of a class that is not there, or of another version.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: expected a run's spec, found nothing")
@@ -98,4 +120,8 @@ def read_spec(path: Path) -> RunSpec:
     try:
         return kind.model_validate(document["spec"])
     except ValueError as error:
-        raise ConfigError(f"{path}: not a {name} of this version of the code: {error}") from error
+        written = document.get("version", "an unknown one")
+        raise ConfigError(
+            f"{path}: not a {name} of this version of the code ({__version__}; it was written by {written}): {error}. Write it "
+            "anew, with the code that is to train it"
+        ) from error

@@ -88,6 +88,9 @@ class Stage1Task(Task):
     def setup(self, device: torch.device) -> None:
         self.provider.setup(device)
 
+    def compile(self) -> None:
+        self.provider.compile()
+
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         del generator  # everything random here was recorded with the view
         target = self.provider.targets(batch)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError, ConfigError
@@ -38,6 +37,9 @@ from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.training.text_tower import TextPretrainingConfig
 from umt_pipeline.video.media import Media
 from umt_pipeline.video.pixels import normalise_patches, patchify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class TextSize(Config):
@@ -263,6 +265,10 @@ class Stage2Task(Task):
         for provider in self.providers.values():
             provider.setup(device)
 
+    def compile(self) -> None:
+        for provider in self.providers.values():
+            provider.compile()
+
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> LossParts:
         provider = self.providers[batch["group"]]
         header = provider.header
@@ -352,6 +358,13 @@ class Stage2Spec(RunSpec):
         kept = (words.pad_token_id, words.cls_token_id)
         objectives = Objectives(network, self.weights, words.mask_token_id, kept, self.parity)
         return Stage2Task(objectives, providers, dataset, self.masked_epochs, self.text_lr_scale)
+
+    def check_world(self, world: int) -> None:
+        if self.parity and world != self.train.nproc:
+            raise ConfigError(
+                f"`parity` makes the gradient depend on the number of processes: the run was written down for `train.nproc` "
+                f"{self.train.nproc}, found {world}. Start as many, or write it down with `--params stage2.train.nproc={world}`"
+            )
 
     def inputs(self) -> dict[str, str]:
         found = self.captions.inputs()

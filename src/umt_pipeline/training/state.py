@@ -10,16 +10,22 @@
 A checkpoint is a new folder that gets its name by one rename after its files are on disk, and older ones are removed
 only then: whatever moment a process is killed at, the newest named folder is whole. There is no RNG state to keep:
 sample order, masks and dropout of a step are derived from (seed, step, rank), and the learning rate from the step.
+
+Of several ranks the first alone writes here, holding the lock. It also says which checkpoint all go on from, and by which hash
+they know it: on a shared file system a machine may see an older folder for a while (:func:`await_same`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
 import pickle
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,12 +38,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import CheckpointError, TrainingError
-from umt_pipeline.core.files import read_json, staged_file, staged_folder, write_json
+from umt_pipeline.core.files import read_json, sha256_folder, staged_file, staged_folder, write_json
 from umt_pipeline.training.ema import AverageWeights
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, float]
+
+# What file systems say that keep no locks, as against a lock that somebody holds.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
     A POSIX record lock: the kernel drops it when the process dies by whatever means, and forked loader workers do not
-    inherit it.
+    inherit it. On NFS it holds over machines. Where a file system has no locks, a warning says so.
 
     Raises:
         TrainingError: another process is at work in the folder.
@@ -92,13 +101,15 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            handle.seek(0)
-            raise TrainingError(
-                f"{run_dir} is in use by process {handle.read().strip() or 'unknown'}, which is at work there; "
-                "wait for it or end it"
-            ) from error
+            if error.errno not in _NO_LOCKS:
+                handle.seek(0)
+                raise TrainingError(
+                    f"{run_dir} is in use by process {handle.read().strip() or 'unknown'}, which is at work there; "
+                    "wait for it or end it"
+                ) from error
+            logger.warning("%s: this file system has no locks (%s): see to it that no second run works there", run_dir, error)
         handle.truncate(0)
-        handle.write(str(os.getpid()))
+        handle.write(f"{os.getpid()} on {socket.gethostname()}")
         handle.flush()
         yield
 
@@ -173,17 +184,38 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise CheckpointError(f"{folder}: checkpoint.json cannot be used ({error}); delete this folder") from error
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay.
+
+    Args:
+        newest: so many.
+        every: and those at multiples of so many steps, for later study, also when the run is finished; None: none.
+    """
+
+    newest: int = 1
+    every: int | None = None
+
+    def for_good(self, folder: Path) -> bool:
+        """Whether a checkpoint's folder stays whatever comes."""
+        return self.every is not None and int(folder.name.removeprefix("step-")) % self.every == 0
+
+
 def save_checkpoint(
     run_dir: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: AverageWeights | None,
     info: CheckpointInfo,
-    keep: int,
+    keep: Keep,
 ) -> Path:
-    """Write ``checkpoint/step-N`` whole or not at all, then remove all but the newest ``keep``."""
+    """Write ``checkpoint/step-N`` whole or not at all, then remove older ones but those to ``keep``.
+
+    Raises:
+        TrainingError: it cannot be written; older checkpoints are as they were.
+    """
     target = run_dir / "checkpoint" / f"step-{info.step:08d}"
-    with staged_folder(target) as staged:
+    with _writing(target), staged_folder(target) as staged:
         _save_weights(model.state_dict(), staged / "model.safetensors")
         if average is not None:
             _save_weights(average.weights, staged / "ema.safetensors")
@@ -191,9 +223,51 @@ def save_checkpoint(
         write_json(staged / "checkpoint.json", asdict(info))
         _sync(staged)
     _sync_folder(target.parent)
-    for old in sorted(target.parent.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    for old in sorted(target.parent.glob("step-*"))[: -keep.newest]:
+        if not keep.for_good(old):
+            shutil.rmtree(old)
     return target
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say what to do where the block cannot write: a full disk, a limit on file sizes.
+
+    Raises:
+        TrainingError: the block ended in an error of writing.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save's writer stumbles over a full disk, and then over what it left: the first says more.
+        first: BaseException | None = error
+        while first is not None and not isinstance(first, OSError):
+            first = first.__context__
+        raise TrainingError(
+            f"{path}: cannot be written: {first or error}. Checkpoints from before are as they were: make room (or lower "
+            "`keep`, raise `keep_every`), and run again to go on from the newest"
+        ) from error
+
+
+def await_same(folder: Path, sha256: str, timeout: float) -> None:
+    """Wait until a folder has the content that another machine sees, which a shared file system may show late.
+
+    Args:
+        folder: a checkpoint, or the final weights.
+        sha256: of its files, from :func:`umt_pipeline.core.files.sha256_folder`.
+        timeout: seconds to wait.
+
+    Raises:
+        CheckpointError: it has other content, or is not there, after that time.
+    """
+    deadline = time.monotonic() + timeout
+    while (found := sha256_folder(folder) if folder.is_dir() else "nothing") != sha256:
+        if time.monotonic() > deadline:
+            raise CheckpointError(
+                f"{folder} on {socket.gethostname()}: expected what the first process sees (sha256 {sha256[:12]}…), found "
+                f"{found[:12]} after {timeout:g} seconds. Is the run's folder on a file system that all machines share?"
+            )
+        time.sleep(min(1.0, timeout / 10))
 
 
 def load_checkpoint(
@@ -230,10 +304,23 @@ def load_checkpoint(
 
 
 def save_final(
-    run_dir: Path, model: nn.Module, average: AverageWeights | None, run: str, steps: int, seconds: float
+    run_dir: Path, model: nn.Module, average: AverageWeights | None, run: str, end: tuple[int, float], keep: Keep
 ) -> None:
-    """Write ``final/``, which marks the run as finished, then remove the checkpoints."""
-    with staged_folder(run_dir / "final") as staged:
+    """Write ``final/``, which marks the run as finished, then remove the checkpoints but those to keep for good.
+
+    Args:
+        run_dir: folder of the run.
+        model: as trained.
+        average: of its weights, if the run keeps one.
+        run: names it.
+        end: steps and seconds of the whole run.
+        keep: which checkpoints stay.
+
+    Raises:
+        TrainingError: it cannot be written; the newest checkpoint is as it was.
+    """
+    steps, seconds = end
+    with _writing(run_dir / "final"), staged_folder(run_dir / "final") as staged:
         if average is None:
             _save_weights(model.state_dict(), staged / "model.safetensors")
         else:
@@ -242,7 +329,10 @@ def save_final(
         write_json(staged / "result.json", {"fingerprint": run, "steps": steps, "seconds": seconds})
         _sync(staged)
     _sync_folder(run_dir)
-    shutil.rmtree(run_dir / "checkpoint", ignore_errors=True)
+    kept = [folder for folder in (run_dir / "checkpoint").glob("step-*") if keep.for_good(folder)]
+    for folder in [*(run_dir / "checkpoint").glob("step-*")] if kept else [run_dir / "checkpoint"]:
+        if folder not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_final(run_dir: Path, model: nn.Module) -> None:
@@ -287,8 +377,12 @@ def history_path(run_dir: Path) -> Path:
 
 
 def append_row(run_dir: Path, row: Row) -> None:
-    """Add one row, on disk before this returns (so that the history never lags behind a checkpoint)."""
-    with history_path(run_dir).open("a", encoding="utf-8") as handle:
+    """Add one row, on disk before this returns (so that the history never lags behind a checkpoint).
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    with _writing(history_path(run_dir)), history_path(run_dir).open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(row) + "\n")
         handle.flush()
         os.fsync(handle.fileno())
@@ -299,9 +393,7 @@ def read_history(run_dir: Path) -> list[Row]:
     path = history_path(run_dir)
     if not path.exists():
         return []
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _write_history(run_dir: Path, rows: list[Row]) -> None:

@@ -29,6 +29,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.identity import OPERATIONAL
 from umt_pipeline.data.samples import Batch, SampleDataset
@@ -87,6 +88,10 @@ class Task(ABC):
         """Called once before training, when ``model`` is on the device: move frozen helpers there."""
         return
 
+    def compile(self) -> None:
+        """Called once after :meth:`setup` where ``TrainConfig.compile`` is on: compile frozen helpers."""
+        return
+
     def no_decay(self, name: str, param: nn.Parameter) -> bool:
         """Whether weight decay leaves ``param`` alone; by default biases and everything with at most one axis."""
         return param.ndim <= 1 or name.endswith("bias")
@@ -135,20 +140,32 @@ class TrainConfig(Config):
     )
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null: no clipping")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the moving average of the weights; null: none")
-    accumulate: int = Field(1, ge=1, description="micro-batches per step and rank")
+    accumulate: int = Field(1, ge=1, description="micro-batches per step, each over all ranks")
+    device_batch: Annotated[int | None, OPERATIONAL] = Field(
+        None, ge=1, description="most clips at once on a device: more micro-batches, where ranks are too few; null: no limit"
+    )
     recompute_blocks: OperationalInt = Field(
         0, ge=0, description="first blocks of the video encoder that run again in the backward pass, to save memory"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16: autocast, fp32 where the device has no fast bf16; auto: bf16 on CUDA, fp32 on a CPU"
+    precision: AskedPrecision = Field(
+        "auto", description="auto: bf16 (autocast) where it is measured to pay, see :mod:`umt_pipeline.compute.precision`"
     )
-    compile: bool = False
+    compile: bool = Field(False, description="torch.compile, of the model and of a teacher that runs online")
+    deterministic: Annotated[bool, OPERATIONAL] = Field(
+        False, description="deterministic algorithms alone: the same bits from the same GPU, slower; a CPU needs it not"
+    )
     device: Annotated[DeviceName, OPERATIONAL] = Field("auto", description="auto: CUDA if there is one, else CPU")
     nproc: OperationalInt = Field(1, ge=1, description="processes on this machine; 1 trains in the calling process")
     workers: OperationalInt = Field(0, ge=0, description="loader processes per rank; 0: one background thread")
     log_every: OperationalInt = Field(10, ge=1, description="steps between rows of the history")
     checkpoint_every: OperationalInt = Field(100, ge=1, description="steps between checkpoints (each also writes a row)")
-    keep: OperationalInt = Field(1, ge=1, description="checkpoints kept")
+    keep: OperationalInt = Field(1, ge=1, description="newest checkpoints kept")
+    keep_every: Annotated[int | None, OPERATIONAL] = Field(
+        None, ge=1, description="steps between checkpoints that are kept for good, also when the run is finished; null: none"
+    )
+    timeout: Annotated[float, OPERATIONAL] = Field(
+        600.0, gt=0, description="seconds that a rank waits for the others before it gives up"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -156,6 +173,11 @@ class TrainConfig(Config):
             raise ValueError("give exactly one of `epochs` and `steps`")
         if self.min_lr > self.lr:
             raise ValueError(f"`min_lr` ({self.min_lr}) must not be above `lr` ({self.lr})")
+        if self.keep_every is not None and self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"`keep_every` ({self.keep_every}) must be a multiple of `checkpoint_every` ({self.checkpoint_every}): what is "
+                "not saved cannot be kept"
+            )
         if self.batch_size < self.nproc * self.accumulate:
             raise ValueError(
                 f"`batch_size` ({self.batch_size}) must be at least `nproc` x `accumulate` ({self.nproc} x {self.accumulate})"

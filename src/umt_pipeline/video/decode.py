@@ -10,10 +10,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,73 @@ _BATCHES_AHEAD = 2
 
 class DecoderDiedError(UmtError):
     """A decoding process ended without an answer."""
+
+
+Wanted = Sequence[tuple[Path, View]]
+"""Views of files."""
+Key = TypeVar("Key")
+
+
+class Decoder:
+    """Decodes views in processes of its own, or in the calling one. To be closed, or used in a ``with`` block.
+
+    Args:
+        workers: processes; None: one per core, 0: the calling process. They are started when they are first needed.
+    """
+
+    def __init__(self, workers: int | None) -> None:
+        self._workers = (os.cpu_count() or 1) if workers is None else workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def decode(self, batches: Iterable[tuple[Key, Wanted]]) -> Generator[tuple[Key, list[np.ndarray | VideoError]], None, None]:
+        """Yield each batch's key and its decoded views, while the next batches are being decoded.
+
+        Args:
+            batches: in the order wanted; drawn from as far ahead as is decoded ahead.
+
+        Yields:
+            key, and for each view uint8 [T,S,S,3], or why its file cannot be read; the same whatever the number of workers.
+
+        Raises:
+            DecoderDiedError: a process was killed, by the system for want of memory or by a crash in the decoder.
+        """
+        if self._workers == 0:
+            for key, wanted in batches:
+                yield key, [_answer(_load(*view)) for view in wanted]
+            return
+        if self._pool is None:
+            # Started afresh, not forked: the caller has run torch's threads, and a fork would copy their locks.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=follow_parent)
+        waiting: deque[tuple[Key, list[Future[np.ndarray | tuple[str, str]]]]] = deque()
+        try:
+            for key, wanted in batches:
+                waiting.append((key, [self._pool.submit(_load, *view) for view in wanted]))
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield _answers(*waiting.popleft())
+            while waiting:
+                yield _answers(*waiting.popleft())
+        except BrokenProcessPool as error:
+            raise DecoderDiedError(
+                "a decoding process died: out of memory, or a file that crashes the decoder. Run again with fewer "
+                "`workers`; with `workers: 0` decoding happens in the main process, where a debugger can see it"
+            ) from error
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
 
 
 def decode_batches(
@@ -44,32 +112,12 @@ def decode_batches(
 
     Raises:
         VideoError: a file cannot be read; it is named.
-        DecoderDiedError: a process was killed, by the system for want of memory or by a crash in the decoder.
+        DecoderDiedError: see :meth:`Decoder.decode`.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    if workers == 0:
-        for positions in batches:
-            yield positions, _stack([_load(paths[position], views[position]) for position in positions])
-        return
-    # Started afresh, not forked: the caller has run torch's threads, and a fork would copy their locks.
-    context = multiprocessing.get_context("spawn")
-    waiting: deque[tuple[range, list[Future[np.ndarray | tuple[str, str]]]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as pool:
-        try:
-            for positions in batches:
-                futures = [pool.submit(_load, paths[position], views[position]) for position in positions]
-                waiting.append((positions, futures))
-                if len(waiting) > _BATCHES_AHEAD:
-                    yield _result(*waiting.popleft())
-            while waiting:
-                yield _result(*waiting.popleft())
-        except BrokenProcessPool as error:
-            raise DecoderDiedError(
-                "a decoding process died: out of memory, or a file that crashes the decoder. Run again with fewer "
-                "`workers`; with `workers: 0` decoding happens in the main process, where a debugger can see it"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    wanted = ((positions, [(paths[position], views[position]) for position in positions]) for positions in batches)
+    with Decoder(workers) as decoder:
+        for positions, loaded in decoder.decode(wanted):
+            yield positions, np.stack([_frames(result) for result in loaded])
 
 
 def follow_parent() -> None:
@@ -94,14 +142,15 @@ def _load(path: Path, view: View) -> np.ndarray | tuple[str, str]:
         return error.reason, error.detail if str(path) in error.detail else f"{path}: {error.detail}"
 
 
-def _result(positions: range, futures: list[Future[np.ndarray | tuple[str, str]]]) -> tuple[range, np.ndarray]:
-    return positions, _stack([future.result() for future in futures])
+def _answers(key: Key, futures: list[Future[np.ndarray | tuple[str, str]]]) -> tuple[Key, list[np.ndarray | VideoError]]:
+    return key, [_answer(future.result()) for future in futures]
 
 
-def _stack(loaded: list[np.ndarray | tuple[str, str]]) -> np.ndarray:
-    frames = []
-    for result in loaded:
-        if isinstance(result, tuple):
-            raise VideoError(*result)
-        frames.append(result)
-    return np.stack(frames)
+def _answer(loaded: np.ndarray | tuple[str, str]) -> np.ndarray | VideoError:
+    return VideoError(*loaded) if isinstance(loaded, tuple) else loaded
+
+
+def _frames(answer: np.ndarray | VideoError) -> np.ndarray:
+    if isinstance(answer, VideoError):
+        raise answer
+    return answer

@@ -22,6 +22,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -31,6 +33,8 @@ from pydantic import Field
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import UmtError
+from umt_pipeline.core.executor import Executor, Needs
+from umt_pipeline.core.processes import cores
 from umt_pipeline.video.media import Reason, Refusal
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ DIES_WITHIN_S = 5.0
 # Of drives that are worth waiting for: a check reads or hashes the whole of a file, whatever its header states.
 SLOWEST_BYTES_PER_S = 1e6
 TOLD_CHARACTERS = 2000
+# Of files that are handed to a worker on another machine together: so many are done again if it dies.
+FILES_AT_ONCE = 64
 
 _READY = None
 _MAIN = """
@@ -80,6 +86,40 @@ class WorkersDoNotStartError(UmtError):
     """A worker process ended, or said nothing, before it had any file: no file is at fault."""
 
 
+def check_files(
+    check: Check[Result],
+    paths: Sequence[Path],
+    limits: ReadLimits,
+    workers: int | None,
+    needs: Needs,
+    executor: Executor | None,
+) -> Iterator[tuple[int, Result | Refusal]]:
+    """Check files, each once, wherever that is done.
+
+    Args:
+        check: what is done with a file; pickled, so a function of a module or a ``partial`` of one. Its result too.
+        paths: the files.
+        limits: for each file.
+        workers: processes; None: one per core. 1, without an executor: this process, where a debugger works, but where no limit
+            holds, and a file that crashes or hangs its decoder crashes or hangs the run.
+        needs: of an executor's workers, which keep the limits as the processes of this machine do.
+        executor: where it is done; None: on this machine.
+
+    Yields:
+        The place of a file in ``paths`` and its result, as they come; a :class:`Refusal` where the worker gave none.
+
+    Raises:
+        WorkersDoNotStartError: a worker process could not be started.
+        ConfigError: a worker of the executor lacks what it needs.
+    """
+    if executor is not None:
+        needs = replace(needs, workers=workers, at_once=FILES_AT_ONCE)
+        return executor.map(partial(_one_by_one, check, limits), [path.absolute() for path in paths], needs)
+    if workers == 1:
+        return ((number, check(path, lambda _: None)) for number, path in enumerate(paths))
+    return run_guarded(check, paths, limits, workers or cores())
+
+
 def run_guarded(
     check: Check[Result], paths: Sequence[Path], limits: ReadLimits, workers: int
 ) -> Iterator[tuple[int, Result | Refusal]]:
@@ -106,22 +146,65 @@ def run_guarded(
             for worker in pool:
                 if waiting and worker.hand(waiting[0]):
                     waiting.popleft()
-            patience = min(worker.deadline for worker in pool) - time.monotonic()
-            told = wait([worker.connection for worker in pool], None if patience == math.inf else max(0.0, patience))
-            for worker in list(pool):
-                outcome = None
-                # Asked again: whoever takes the results may have taken long over one, and an answer in the pipe is in time.
-                if worker.connection in told or worker.connection.poll():
-                    outcome = worker.listen()
-                elif worker.deadline <= time.monotonic():
-                    outcome = worker.overdue()
-                if worker.ended:
-                    pool.remove(worker)
-                if outcome is not None:
-                    yield outcome
+            yield from _heard(pool)
     finally:
         for worker in pool:
             worker.end()
+
+
+class OneByOne(Generic[Result]):
+    """Checks files one after the other, in a process of its own that is replaced when a file has cost it.
+
+    For workers that are themselves one of many; the process ends with the one that made it.
+
+    Args:
+        check: what is done with a file.
+        limits: for each.
+    """
+
+    def __init__(self, check: Check[Result], limits: ReadLimits) -> None:
+        self._start = partial(_Worker, check, limits)
+        self._pool: list[_Worker[Result]] = []
+
+    def __call__(self, path: Path) -> Result | Refusal:
+        """Check a file.
+
+        Raises:
+            WorkersDoNotStartError: the process could not be started.
+        """
+        handed = False
+        while True:
+            if not self._pool:
+                self._pool.append(self._start())
+            handed = handed or self._pool[0].hand((0, path))
+            for _, result in _heard(self._pool):
+                return result
+
+    def close(self) -> None:
+        """End the process."""
+        while self._pool:
+            self._pool.pop().end()
+
+
+def _one_by_one(check: Check[Result], limits: ReadLimits, cores: int) -> OneByOne[Result]:
+    return OneByOne(check, limits)  # with a core, as each of this machine's processes
+
+
+def _heard(pool: list[_Worker[Result]]) -> Iterator[tuple[int, Result | Refusal]]:
+    """Wait until a worker says something or is overdue; yield what came out, and drop those that ended."""
+    patience = min(worker.deadline for worker in pool) - time.monotonic()
+    told = wait([worker.connection for worker in pool], None if patience == math.inf else max(0.0, patience))
+    for worker in list(pool):
+        outcome = None
+        # Asked again: whoever takes the results may have taken long over one, and an answer in the pipe is in time.
+        if worker.connection in told or worker.connection.poll():
+            outcome = worker.listen()
+        elif worker.deadline <= time.monotonic():
+            outcome = worker.overdue()
+        if worker.ended:
+            pool.remove(worker)
+        if outcome is not None:
+            yield outcome
 
 
 class _Worker(Generic[Result]):

@@ -27,12 +27,13 @@ from typing import Any
 import av
 
 from umt_pipeline.core.errors import UmtError, VideoError
+from umt_pipeline.core.executor import Executor, Needs
 from umt_pipeline.core.files import link_or_copy, sha256_file, staged_file, write_json
 from umt_pipeline.core.identity import code_key, fingerprint
-from umt_pipeline.core.locking import only_writer
+from umt_pipeline.core.locking import LOCK_FILE, only_writer
 from umt_pipeline.core.progress import progress
 from umt_pipeline.video.container import read_header
-from umt_pipeline.video.guarded import Check, Extend, ReadLimits, out_of_memory, run_guarded
+from umt_pipeline.video.guarded import Extend, ReadLimits, check_files, out_of_memory
 from umt_pipeline.video.media import Reason, Refusal, check_file, is_image
 from umt_pipeline.video.probe_cache import DEPENDS_ON_MACHINE, NOT_KEPT, FileState
 from umt_pipeline.video.transcode import PreparedForm, is_prepared, source_errors, transcode
@@ -40,6 +41,7 @@ from umt_pipeline.video.transcode import PreparedForm, is_prepared, source_error
 logger = logging.getLogger(__name__)
 
 HASHES_FILE = "hashes.jsonl"
+CODE = ("video.transcode",)
 # Why a file is handed through that nothing is wrong with.
 IMAGE, ALREADY_PREPARED = "image", "already_prepared"
 # What can be neither read nor linked is not in the prepared folder, so that ingestion finds nothing there.
@@ -203,7 +205,13 @@ def _transcode(
 
 
 def prepare_folder(
-    source: Path, target: Path, folder: Path, form: PreparedForm, limits: ReadLimits, workers: int | None = None
+    source: Path,
+    target: Path,
+    folder: Path,
+    form: PreparedForm,
+    limits: ReadLimits,
+    workers: int | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Fill a folder with the files of ``source`` in the prepared form.
 
@@ -213,18 +221,19 @@ def prepare_folder(
         folder: of the store. What this run has no use for is deleted from it at the end.
         form: what videos become.
         limits: for one file.
-        workers: processes; None: one per core; 1: this process, where a debugger works, but where no limit holds.
+        workers: processes; see :func:`umt_pipeline.video.guarded.check_files`.
+        executor: where files are transcoded; None: on this machine.
 
     Returns:
         Counts: ``files``, of which ``transcoded`` (now), ``found`` (made earlier, or the same content twice),
         ``handed_through``, by reason (``left_out`` are no files, or cannot even be copied); bytes; seconds.
 
     Raises:
-        ConfigError: another run is at work in the store.
+        ConfigError: another run is at work in the store, or a worker of the executor lacks a folder or the same code.
         NotWrittenError: the disk is full, or a folder cannot be written. What was made is kept.
     """
     began = time.perf_counter()
-    code = code_key("video.transcode")
+    code, folder = code_key(*CODE), folder.absolute()
     store, names = Store(folder, form, code), media_names(source)
     with _told_if_not_written(folder), only_writer(folder):
         shutil.rmtree(target, ignore_errors=True)
@@ -234,7 +243,12 @@ def prepare_folder(
             unknown = [name for name in names if name not in results]
             logger.info("%d files: %d are known, %d are to be read", len(names), len(results), len(unknown))
             check = partial(prepare_file, form=form, folder=folder, code=code)
-            for name, result in _prepared(source, unknown, check, limits, workers):
+            paths = [source / name for name in unknown]
+            # The first file and the lock too: where a drive is not mounted there is often an empty folder.
+            shared = (source, *paths[:1], folder, folder / LOCK_FILE)
+            needs = Needs(shared=shared, code=CODE, packages=("av",))
+            outcomes = check_files(check, paths, limits, workers, needs, executor)
+            for name, result in _prepared(unknown, [_size(path) for path in paths], outcomes):
                 results[name] = result
                 hashes.put(name, result)
             hashes.keep_only(names)
@@ -283,27 +297,26 @@ def _known(source: Path, names: list[str], store: Store, hashes: _Hashes) -> Ite
 
 
 def _prepared(
-    source: Path, names: list[str], check: Check[Prepared | NotWritten], limits: ReadLimits, workers: int | None
+    names: list[str], sizes: list[int], outcomes: Iterator[tuple[int, Prepared | NotWritten | Refusal]]
 ) -> Iterator[tuple[str, Prepared]]:
     """Yield the results of files as they come.
+
+    Args:
+        names: of the files.
+        sizes: their bytes.
+        outcomes: by their places.
 
     Raises:
         OSError: one could not be written.
     """
-    paths, megabytes = [source / name for name in names], [_size(source / name) / 1e6 for name in names]
-    results: Iterator[tuple[int, Prepared | NotWritten | Refusal]]
-    if workers == 1:
-        results = ((number, check(path, lambda _: None)) for number, path in enumerate(paths))
-    else:
-        results = run_guarded(check, paths, limits, workers or _cores())
     done = 0.0
-    with progress("preparing files", round(sum(megabytes)), "MB") as show:
+    with progress("preparing files", round(sum(sizes) / 1e6), "MB") as show:
         show(0)
-        for number, result in results:
+        for number, result in outcomes:
             if isinstance(result, NotWritten):
                 raise OSError(result.number, result.detail)
             yield names[number], Prepared("", result, None) if isinstance(result, Refusal) else result
-            done += megabytes[number]
+            done += sizes[number] / 1e6
             show(round(done))
 
 
@@ -411,7 +424,3 @@ def _told_if_not_written(folder: Path) -> Iterator[None]:
 def _size(path: Path) -> int:
     state = FileState.of(path)
     return state.size if state else 0
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,10 +21,11 @@ from pathlib import Path
 import av
 
 from umt_pipeline.core.errors import VideoError
+from umt_pipeline.core.executor import Executor, Needs
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.core.progress import progress
-from umt_pipeline.video.guarded import Check, Extend, ReadLimits, out_of_memory, run_guarded
+from umt_pipeline.video.guarded import Check, Extend, ReadLimits, check_files, out_of_memory
 from umt_pipeline.video.images import probe_image
 from umt_pipeline.video.media import Reason, Refusal, VideoInfo, VideoRules, check_file, is_image
 from umt_pipeline.video.probe_cache import FileState, ProbeCache
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 CACHE_FILE = "probed.sqlite"
 # What decides, beside our own code, whether a file decodes.
 DECODERS = ("av", "decord2", "pillow")
+CODE = ("video.probing",)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def probe_all(
     limits: ReadLimits | None = None,
     cache: Path | None = None,
     workers: int | None = None,
+    executor: Executor | None = None,
 ) -> list[VideoInfo | Refusal]:
     """Probe files.
 
@@ -86,19 +89,20 @@ def probe_all(
         rules: what is asked of each.
         limits: for one file; None: the defaults.
         cache: folder for what is found, to be found again; None: nothing is kept.
-        workers: processes; None: one per core; 1: this process, where a debugger works, but where no limit holds, and a file
-            that crashes or hangs its decoder crashes or hangs the run.
+        workers: processes; see :func:`umt_pipeline.video.guarded.check_files`.
+        executor: where files are checked; None: on this machine.
 
     Returns:
-        One result per name, in the order of ``names``, the same for any number of workers.
+        One result per name, in the order of ``names``, the same for any number of workers and any executor.
 
     Raises:
         WorkersDoNotStartError: a worker process could not be started.
+        ConfigError: a worker of the executor does not see ``root``, or has other code.
     """
     limits = limits or ReadLimits()
     key = fingerprint(limits.model_dump())
     with closing(ProbeCache(cache / CACHE_FILE, rules_key(rules), key)) if cache else nullcontext() as known:
-        work = _Work(root, names, known, partial(_run, limits=limits, workers=workers))
+        work = _Work(root, names, known, partial(_run, root=root, limits=limits, workers=workers, executor=executor))
         with progress("checking files", len(names), "file") as show:
             left = work.look_up()
             show(work.done)
@@ -113,7 +117,7 @@ def probe_all(
 
 def rules_key(rules: VideoRules) -> str:
     """Return a key of all that decides what :func:`try_probe` says of a file: rules, our code, versions of the decoders."""
-    return fingerprint(rules.model_dump(mode="json"), code_key("video.probing"), {name: version(name) for name in DECODERS})
+    return fingerprint(rules.model_dump(mode="json"), code_key(*CODE), {name: version(name) for name in DECODERS})
 
 
 def decode(path: Path, extend: Extend, rules: VideoRules) -> Checked:
@@ -162,12 +166,16 @@ def _while_unchanged(path: Path, check: Callable[[], VideoInfo | Refusal | str])
 
 
 def _run(
-    check: Check[Checked], paths: Sequence[Path], limits: ReadLimits, workers: int | None
+    check: Check[Checked],
+    paths: Sequence[Path],
+    root: Path,
+    limits: ReadLimits,
+    workers: int | None,
+    executor: Executor | None,
 ) -> Iterator[tuple[int, Checked | Refusal]]:
-    if workers == 1:
-        return ((number, check(path, lambda _: None)) for number, path in enumerate(paths))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return run_guarded(check, paths, limits, workers or cores)
+    # The first file too: where a drive is not mounted there is often an empty folder, and all files would be missing.
+    needs = Needs(shared=(root, *paths[:1]), code=CODE, packages=DECODERS)
+    return check_files(check, paths, limits, workers, needs, executor)
 
 
 class _Work:

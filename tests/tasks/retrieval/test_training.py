@@ -116,6 +116,7 @@ def test_the_first_losses_are_those_of_the_stage_2_model(
     torch.testing.assert_close(found["matching"], matching)
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_a_run_begins_there_and_a_cut_run_goes_on_with_the_same_losses(stage_world: StageWorld, tmp_path: Path) -> None:
     loop = {"steps": 6, "batch_size": 2, "lr": 1e-3, "log_every": 1, "checkpoint_every": 2, "device": "cpu"}
 

@@ -18,6 +18,7 @@ from umt_pipeline.evaluation.loading import ModelFolders, load_models
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.suite import evaluate
 from umt_pipeline.evaluation.tables import Tables
+from umt_pipeline.evaluation.workers import work_precision
 from umt_pipeline.features.manifest import MANIFEST_FILE, store_identity
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.pipelines.runs import content_keys
@@ -53,13 +54,15 @@ def evaluate_models(
         Flat metrics, records with their protocols, and retrieval examples for the page; those of before if code, settings,
         data and models are those of before.
     """
+    precision = work_precision(params)
+    params = params.model_copy(update={"precision": precision})
     identity = Identity(settings_of(params), _inputs(tables, models, seed), code_key("evaluation.suite", "evaluation.loading"))
     folder = work_folder(workspace / "tests" / "evaluation", identity)
     found = folder / "evaluated.json"
     if found.is_file():
         logger.info("%s: these models were evaluated on these data by this code before", folder)
     else:
-        load = functools.partial(load_models, models, seed)
+        load = functools.partial(load_models, models, seed, precision)
         result = evaluate(params, seed, tables, load, workspace / "evaluation_features")
         records = [record.model_dump(mode="json") for record in result.records]
         shown = [asdict(example) for example in result.examples]

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from umt_pipeline.core.errors import TableError
+from umt_pipeline.executors import OfflineParams, open_executor
 from umt_pipeline.pipelines.ingestion.advice import warnings
 from umt_pipeline.pipelines.ingestion.duplicates import same_content, same_pictures
 from umt_pipeline.pipelines.ingestion.listing import Listing, check_share, read_videos, video_ids
@@ -74,7 +75,7 @@ def read_raw_tables(
 
 
 def probe_videos(
-    raw_media: Path, listed_videos: pd.DataFrame, params: IngestionParams, workspace: Path
+    raw_media: Path, listed_videos: pd.DataFrame, params: IngestionParams, offline: OfflineParams, workspace: Path
 ) -> list[VideoInfo | Refusal]:
     """Decode every file that is not known from an earlier run, once.
 
@@ -82,15 +83,21 @@ def probe_videos(
         raw_media: folder that the paths are relative to.
         listed_videos: the video table of :func:`read_raw_tables`.
         params: rules, limits and number of processes.
+        offline: where this is done.
         workspace: keeps what is found of each file, to be found again.
 
     Returns:
         For each row what the file holds or why it cannot be used.
+
+    Raises:
+        ConfigError: Ray cannot be reached, or one of its workers lacks what it needs.
     """
     inside = [is_inside(video) for video in listed_videos.video]
     names = [video for video, is_inside in zip(listed_videos.video, inside, strict=True) if is_inside]
     folder = workspace / "ingestion"
-    results = iter(probe_all(Path(raw_media), names, params.rules, params.limits, folder, params.workers))
+    with open_executor(offline) as executor:
+        found = probe_all(Path(raw_media), names, params.rules, params.limits, folder, params.workers, executor)
+    results = iter(found)
     outside = Refusal(Reason.OUTSIDE_FOLDER.value, "expected a path inside the media folder, relative to it")
     return [next(results) if is_inside else outside for is_inside in inside]
 

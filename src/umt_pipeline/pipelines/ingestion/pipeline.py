@@ -35,7 +35,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 probe_videos,
                 name="probe_videos",
-                inputs=["raw_media", "listed_videos", "params:ingestion", "workspace"],
+                inputs=["raw_media", "listed_videos", "params:ingestion", "params:offline", "workspace"],
                 outputs="probed_videos",
             ),
             Node(

@@ -13,7 +13,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 prepare_media,
-                inputs=["source_media", "params:prepare", "workspace"],
+                inputs=["source_media", "params:prepare", "params:offline", "workspace"],
                 outputs=["raw_media", "prepare_report"],
                 name="prepare_media",
             )

@@ -1,4 +1,4 @@
-"""Node that trains the stage-1 student."""
+"""Nodes that say what the stage-1 student's training is, and train it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ import pandas as pd
 
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.features.manifest import read_manifest
-from umt_pipeline.pipelines.runs import exported, train
+from umt_pipeline.pipelines.runs import NamedRuns, exported, train
 from umt_pipeline.pipelines.sources import RecordedViews
 from umt_pipeline.training.stage1 import Stage1Config, Stage1Spec
 
 
-def train_student(
-    params: Stage1Config, seed: int, views: RecordedViews, workspace: Path
-) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
-    """Distil the teacher into the student.
+def plan_student(params: Stage1Config, seed: int, views: RecordedViews, workspace: Path) -> NamedRuns:
+    """Check the feature store and settle the run.
 
     Args:
         params: student, target provider and loop.
         seed: of weights and order.
         views: recorded views and targets.
-        workspace: folder for unfinished work, in which a killed run is found again.
-
-    Returns:
-        The student's model folder, the history of the run, and its summary.
+        workspace: folder for unfinished work, with the table that online training maps.
 
     Raises:
         StoreError: the store is incomplete, not what the parameters ask for, or not what teacher and videos give now.
-        TrainingError: training failed.
     """
     source = views.source("video", params.targets, params.verify, write_table(workspace, "videos", views.videos))
     manifest = read_manifest(source.store)
@@ -41,5 +35,21 @@ def train_student(
         train=params.train,
         seed=seed,
     )
-    finished = train("stage1", spec, workspace)
+    return {"stage1": spec}
+
+
+def train_student(runs: NamedRuns, workspace: Path) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
+    """Distil the teacher into the student.
+
+    Args:
+        runs: from :func:`plan_student`.
+        workspace: folder for unfinished work, in which a killed run is found again.
+
+    Returns:
+        The student's model folder, the history of the run, and its summary.
+
+    Raises:
+        TrainingError: training failed.
+    """
+    finished = train("stage1", runs["stage1"], workspace)
     return exported(finished, workspace, "stage1_model"), finished.history, finished.summary()

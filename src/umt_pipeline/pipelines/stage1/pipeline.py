@@ -5,7 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.pipelines.sources import gather_views
-from umt_pipeline.pipelines.stage1.nodes import train_student
+from umt_pipeline.pipelines.stage1.nodes import plan_student, train_student
 
 
 def create_pipeline() -> Pipeline:
@@ -19,8 +19,14 @@ def create_pipeline() -> Pipeline:
                 name="gather_stage1_views",
             ),
             Node(
-                train_student,
+                plan_student,
                 inputs=["params:stage1", "params:seed", "stage1_views", "workspace"],
+                outputs="stage1_runs",
+                name="plan_student",
+            ),
+            Node(
+                train_student,
+                inputs=["stage1_runs", "workspace"],
                 outputs=["stage1_model", "stage1_history", "stage1_metrics"],
                 name="train_student",
             ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from umt_pipeline.core.files import staged_folder
 from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
@@ -16,7 +17,7 @@ from umt_pipeline.models.folders import load_config
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
-from umt_pipeline.pipelines.runs import exported, skipped_model, train
+from umt_pipeline.pipelines.runs import NamedRuns, exported, skipped_model, train
 from umt_pipeline.pipelines.sources import RecordedViews
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec
 from umt_pipeline.training.text_tower import TextTowerSpec
@@ -113,15 +114,11 @@ def gather_data(
     )
 
 
-def pretrain_text(params: Stage2Config, spec: Stage2Spec, workspace: Path) -> tuple[Stage2Spec, dict[str, Any]]:
-    """Train the text tower on the training captions alone, if ``text_pretraining`` says so.
-
-    Returns:
-        The run, which starts from that tower, and the summary of the training, empty without one.
-    """
+def plan_text(params: Stage2Config, spec: Stage2Spec) -> NamedRuns:
+    """Settle the training of the text tower on the training captions alone; without ``text_pretraining`` there is none."""
     pretraining = params.text_pretraining
     if pretraining is None:
-        return spec, {}
+        return {}
     text = TextTowerSpec(
         text=spec.model.text,
         embed_dim=params.embed_dim,
@@ -130,15 +127,36 @@ def pretrain_text(params: Stage2Config, spec: Stage2Spec, workspace: Path) -> tu
         train=pretraining.train,
         seed=spec.seed,
     )
-    finished = train("text", text, workspace)
-    return spec.model_copy(update={"text_tower": exported(finished, workspace, "text_tower")}), finished.summary()
+    return {"text": text}
 
 
-def train_video_text(spec: Stage2Spec, workspace: Path) -> TrainedModel:
+def pretrain_text(
+    params: Stage2Config, spec: Stage2Spec, text_runs: NamedRuns, workspace: Path
+) -> tuple[NamedRuns, dict[str, Any]]:
+    """Train the text tower, if :func:`plan_text` found that it should be.
+
+    Returns:
+        The stage's runs, which start from that tower: the model, and the control, the same from scratch, unless ``control`` is
+        false; and the summary of the tower's training, empty without one.
+    """
+    summary: dict[str, Any] = {}
+    for name, text in text_runs.items():
+        finished = train(name, text, workspace)
+        # Beside the run and not in the outbox, for the spec names it, and other machines may train by the spec.
+        tower = finished.folder / "tower"
+        if not tower.is_dir():
+            with staged_folder(tower) as staged:
+                finished.export(staged)
+        spec, summary = spec.model_copy(update={"text_tower": tower}), finished.summary()
+    control = {"stage2_control": spec.model_copy(update={"student": None})} if params.control else {}
+    return {"stage2": spec, **control}, summary
+
+
+def train_video_text(runs: NamedRuns, workspace: Path) -> TrainedModel:
     """Train the video-text model from the stage-1 student.
 
     Args:
-        spec: from :func:`pretrain_text`.
+        runs: from :func:`pretrain_text`.
         workspace: folder for unfinished work, in which a killed run is found again.
 
     Returns:
@@ -148,18 +166,18 @@ def train_video_text(spec: Stage2Spec, workspace: Path) -> TrainedModel:
         ConfigError: no training clip has a caption.
         TrainingError: training failed.
     """
-    finished = train("stage2", spec, workspace)
+    finished = train("stage2", runs["stage2"], workspace)
     return exported(finished, workspace, "stage2_model"), finished.history, finished.summary()
 
 
-def train_control(params: Stage2Config, spec: Stage2Spec, workspace: Path) -> TrainedModel:
+def train_control(runs: NamedRuns, workspace: Path) -> TrainedModel:
     """Train the same model with the same budget, its video encoder from scratch; see :func:`train_video_text`.
 
     With ``control: false`` nothing is trained, and the folder says so.
     """
-    if not params.control:
+    if "stage2_control" not in runs:
         return skipped_model(workspace, "stage2_control_model", "stage2.control is false")
-    finished = train("stage2_control", spec.model_copy(update={"student": None}), workspace)
+    finished = train("stage2_control", runs["stage2_control"], workspace)
     return exported(finished, workspace, "stage2_control_model"), finished.history, finished.summary()
 
 

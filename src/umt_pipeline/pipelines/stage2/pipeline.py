@@ -8,6 +8,7 @@ from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.stage2.nodes import (
     gather_data,
     make_tokenizer,
+    plan_text,
     pretrain_text,
     summarise,
     train_control,
@@ -46,20 +47,26 @@ def create_pipeline() -> Pipeline:
                 name="gather_stage2_data",
             ),
             Node(
+                plan_text,
+                inputs=["params:stage2", "stage2_run"],
+                outputs="text_runs",
+                name="plan_text",
+            ),
+            Node(
                 pretrain_text,
-                inputs=["params:stage2", "stage2_run", "workspace"],
-                outputs=["stage2_run_with_text", "text_summary"],
+                inputs=["params:stage2", "stage2_run", "text_runs", "workspace"],
+                outputs=["stage2_runs", "text_summary"],
                 name="pretrain_text",
             ),
             Node(
                 train_video_text,
-                inputs=["stage2_run_with_text", "workspace"],
+                inputs=["stage2_runs", "workspace"],
                 outputs=["stage2_model", "stage2_history", "stage2_summary"],
                 name="train_video_text",
             ),
             Node(
                 train_control,
-                inputs=["params:stage2", "stage2_run_with_text", "workspace"],
+                inputs=["stage2_runs", "workspace"],
                 outputs=["stage2_control_model", "stage2_control_history", "stage2_control_summary"],
                 name="train_stage2_control",
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
-from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher
+from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher, plan_teacher
 
 
 def create_pipeline() -> Pipeline:
@@ -13,7 +13,7 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
-                get_teacher,
+                plan_teacher,
                 inputs=[
                     "params:teacher_features",
                     "params:seed",
@@ -23,12 +23,26 @@ def create_pipeline() -> Pipeline:
                     "labels",
                     "workspace",
                 ],
+                outputs=["teacher_runs", "teacher_sentences"],
+                name="plan_teacher",
+            ),
+            Node(
+                get_teacher,
+                inputs=[
+                    "params:teacher_features",
+                    "teacher_runs",
+                    "teacher_sentences",
+                    "raw_media",
+                    "videos",
+                    "labels",
+                    "workspace",
+                ],
                 outputs=["teacher", "teacher_history", "teacher_metrics"],
                 name="get_teacher",
             ),
             Node(
                 extract_features,
-                inputs=["params:teacher_features", "teacher", "raw_media", "videos", "workspace"],
+                inputs=["params:teacher_features", "teacher", "raw_media", "videos", "workspace", "params:offline"],
                 outputs=["feature_store", "image_store", "feature_report"],
                 name="extract_features",
             ),

@@ -1,4 +1,4 @@
-"""Node that gets the frozen teacher: a published open_clip or timm model, or a small CLIP trained on this corpus' frames."""
+"""Nodes that get the frozen teacher: a published open_clip or timm model, or a small CLIP trained on this corpus' frames."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import move_folder, sha256_folder
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher
 from umt_pipeline.models.teacher_sources import fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
-from umt_pipeline.pipelines.runs import fresh_folder, train
+from umt_pipeline.pipelines.runs import NamedRuns, fresh_folder, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.training import small_teacher
 from umt_pipeline.training.small_teacher import SmallClipConfig, SmallTeacherSpec
@@ -32,16 +33,15 @@ _PROMPTS_PER_CLASS = 64
 
 
 @dataclass(frozen=True)
-class _Corpus:
-    """What a small CLIP is trained and judged on: clean tables, and the folder of the media."""
+class _HeldOut:
+    """What a small CLIP is judged on: clean tables, and the folder of the media."""
 
     media_root: Path
     videos: pd.DataFrame
-    captions: pd.DataFrame
     labels: pd.DataFrame
 
 
-def get_teacher(
+def plan_teacher(
     params: TeacherFeaturesParams,
     seed: int,
     raw_media: Path,
@@ -49,8 +49,8 @@ def get_teacher(
     captions: pd.DataFrame,
     labels: pd.DataFrame,
     workspace: Path,
-) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
-    """Get the teacher that ``teacher.source`` names.
+) -> tuple[NamedRuns, dict[str, Tensor]]:
+    """Settle the training of a small CLIP, and decode what it is trained on; of a published teacher there is no run.
 
     Args:
         params: source, and the small CLIP's size and training.
@@ -58,7 +58,53 @@ def get_teacher(
         raw_media: folder of the video files.
         videos: the clean video table.
         captions: the clean caption table.
-        labels: the clean label table; its tasks named in the templates are also what zero-shot accuracy is measured on.
+        labels: the clean label table.
+        workspace: folder for unfinished work.
+
+    Returns:
+        The run, and the token ids [m, L] of the m sentences that describe each training clip.
+
+    Raises:
+        ConfigError: the small CLIP's templates cannot work with these tables.
+    """
+    small = params.small_clip()
+    if small is None:
+        return {}, {}
+    clips = _described_clips(small, videos, captions)
+    names = clips["video_id"].tolist()
+    sentences = small_teacher.frame_sentences(small, names, captions, labels)
+    tokenizer = train_wordpiece([text for texts in sentences for text in texts], small.vocab_size, small.context_length)
+    ids = [encode_batch(tokenizer, texts, small.context_length)[0] for texts in sentences]
+    view = params.view.model_copy(update={"frames": small.frames})
+    frames_BTSS3 = _decode(clips, raw_media, view, params.dataset_id, params.workers)
+    unnamed = fresh_folder(workspace, "teacher_data")
+    small_teacher.write_data(unnamed, names, frames_BTSS3, ids, tokenizer)
+    # Named after its content: the spec names it, and other machines may train by the spec.
+    data = workspace / "teacher_data" / sha256_folder(unnamed)[:16]
+    move_folder(unnamed, data)
+    model = small.model_config_for(params.view.size, params.patch_size, len(tokenizer))
+    spec = SmallTeacherSpec(model=model, data=data, train=small.train, seed=seed)
+    return {"teacher": spec}, dict(zip(names, ids, strict=True))
+
+
+def get_teacher(
+    params: TeacherFeaturesParams,
+    runs: NamedRuns,
+    sentences: dict[str, Tensor],
+    raw_media: Path,
+    videos: pd.DataFrame,
+    labels: pd.DataFrame,
+    workspace: Path,
+) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
+    """Get the teacher that ``teacher.source`` names.
+
+    Args:
+        params: source, and the small CLIP's size and training.
+        runs: from :func:`plan_teacher`, like ``sentences``.
+        sentences: token ids of the sentences that describe each training clip; those of a class are its prompts.
+        raw_media: folder of the video files.
+        videos: the clean video table.
+        labels: the clean label table; its tasks named in the templates are what zero-shot accuracy is measured on.
         workspace: folder for unfinished work.
 
     Returns:
@@ -72,7 +118,13 @@ def get_teacher(
     """
     folder = fresh_folder(workspace, "teacher")
     if (small := params.small_clip()) is not None:
-        return _train_small(params, small, seed, _Corpus(raw_media, videos, captions, labels), workspace, folder)
+        run = runs["teacher"]
+        assert isinstance(run, SmallTeacherSpec)
+        finished = train("teacher", run, workspace)
+        finished.export(folder)
+        small_clip = small_teacher.trained_small_clip(run.model, finished.weights())
+        zero_shot = _zero_shot(params, small_clip, small.label_tasks(), sentences, _HeldOut(raw_media, videos, labels))
+        return folder, finished.history, {"source": TRAIN_SMALL, **finished.summary(), "zero_shot": zero_shot}
     fetch_teacher(params.teacher.source, folder)
     # Loaded once here, so that a tower that cannot teach is refused before anything depends on it.
     teacher = load_teacher(folder, params.teacher, params.grid)
@@ -81,32 +133,12 @@ def get_teacher(
     return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), metrics
 
 
-def _train_small(
-    params: TeacherFeaturesParams, small: SmallClipConfig, seed: int, corpus: _Corpus, workspace: Path, folder: Path
-) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
-    clips = _described_clips(small, corpus)
-    names = clips["video_id"].tolist()
-    sentences = small_teacher.frame_sentences(small, names, corpus.captions, corpus.labels)
-    tokenizer = train_wordpiece([text for texts in sentences for text in texts], small.vocab_size, small.context_length)
-    ids = [encode_batch(tokenizer, texts, small.context_length)[0] for texts in sentences]
-    view = params.view.model_copy(update={"frames": small.frames})
-    frames_BTSS3 = _decode(clips, corpus.media_root, view, params.dataset_id, params.workers)
-    data = fresh_folder(workspace, "teacher_data")
-    small_teacher.write_data(data, names, frames_BTSS3, ids, tokenizer)
-    model = small.model_config_for(params.view.size, params.patch_size, len(tokenizer))
-    finished = train("teacher", SmallTeacherSpec(model=model, data=data, train=small.train, seed=seed), workspace)
-    finished.export(folder)
-    small_clip = small_teacher.trained_small_clip(model, finished.weights())
-    zero_shot = _zero_shot(params, small_clip, small.label_tasks(), dict(zip(names, ids, strict=True)), corpus)
-    return folder, finished.history, {"source": TRAIN_SMALL, **finished.summary(), "zero_shot": zero_shot}
-
-
-def _described_clips(small: SmallClipConfig, corpus: _Corpus) -> pd.DataFrame:
+def _described_clips(small: SmallClipConfig, videos: pd.DataFrame, captions: pd.DataFrame) -> pd.DataFrame:
     """Return the training clips; without templates, those with a caption."""
-    clips = select_clips(corpus.videos, ("train",))
+    clips = select_clips(videos, ("train",))
     if small.templates:
         return clips
-    captioned = clips["video_id"].isin(corpus.captions["video_id"])
+    captioned = clips["video_id"].isin(captions["video_id"])
     if not captioned.any():
         raise ConfigError("teacher_features.train_small: table captions has no caption for any video of split train")
     if not captioned.all():
@@ -114,9 +146,7 @@ def _described_clips(small: SmallClipConfig, corpus: _Corpus) -> pd.DataFrame:
     return clips[captioned].reset_index(drop=True)
 
 
-def _decode(
-    clips: pd.DataFrame, raw_media: Path, view: ViewConfig, dataset_id: str | None, workers: int | None
-) -> np.ndarray:
+def _decode(clips: pd.DataFrame, raw_media: Path, view: ViewConfig, dataset_id: str | None, workers: int | None) -> np.ndarray:
     """Decode one view per clip: a training view of ``dataset_id``, or the evaluation view if that is None."""
     views: list[View] = []
     for clip in clips.to_dict("records"):
@@ -136,7 +166,7 @@ def _zero_shot(
     small_clip: nn.Module,
     tasks: Sequence[str],
     sentences: Mapping[str, Tensor],
-    corpus: _Corpus,
+    corpus: _HeldOut,
 ) -> dict[str, Any]:
     """Zero-shot accuracy in percent on the middle frames of the validation split.
 

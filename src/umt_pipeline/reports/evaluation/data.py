@@ -94,7 +94,7 @@ def mask_pictures(store: FeatureStore, tables: Tables, count: int) -> list[Strip
         tables: say where the videos are, whose frames are read for stores that hold visible patches only.
         count: pictures.
     """
-    rows = np.array(spread(store.index.drop_duplicates("video_id")["row"].tolist(), count), dtype=np.int64)
+    rows = np.array(spread(store.first_rows().tolist(), count), dtype=np.int64)
     if len(rows) == 0:
         return []
     whole_frames = store.manifest.pixels == "frames"
@@ -102,7 +102,7 @@ def mask_pictures(store: FeatureStore, tables: Tables, count: int) -> list[Strip
     paths = dict(zip(tables.videos["video_id"], tables.videos["path"], strict=True))
     pictures = []
     for index, row in enumerate(rows):
-        video_id = str(store.index["video_id"].iloc[row])
+        video_id = store.record(int(row))["video_id"]
         try:
             frames_THWC = (
                 raw["pixels"][index].numpy()

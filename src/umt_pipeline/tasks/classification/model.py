@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from umt_pipeline.compute.precision import exactly
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models import folders
@@ -107,8 +108,7 @@ class Classifier(nn.Module):
             pooled_BD = tokens_BVD.mean(dim=1)
         else:
             pooled_BD = self.attention_pool(tokens_BVD, self.encoder.positions(visible_1V))
-        logits_BC: Tensor = self.head(self.dropout(self.fc_norm(pooled_BD)))
-        return logits_BC
+        return exactly(self.head, self.dropout(self.fc_norm(pooled_BD)))
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -14,7 +14,7 @@ import pandas as pd
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.workers import Workers, require_devices
+from umt_pipeline.evaluation.workers import Workers, require_devices, work_precision
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import ViTConfig
@@ -187,6 +187,7 @@ def _record(
             frames=clip.frames,
             views=test.clips * test.crops,
             resolution=clip.size,
+            precision=work_precision(test),
             settings={
                 "clips": test.clips,
                 "crops": test.crops,

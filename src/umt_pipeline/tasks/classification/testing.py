@@ -23,10 +23,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, retrieval_ranks
 from umt_pipeline.evaluation.params import WorkParams
-from umt_pipeline.evaluation.workers import Tick, Workers, default_device
+from umt_pipeline.evaluation.workers import Tick, Workers, default_device, work_precision
 from umt_pipeline.tasks.classification.model import Classifier
 from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
 from umt_pipeline.video.pixels import normalise_patches, patchify
@@ -99,7 +101,7 @@ def predict(
         clips: columns video_id, path, num_frames, height and width.
         media_root: the paths are relative to it.
         clip: frames and their sampling.
-        config: the views.
+        config: the views, and the precision.
         title: for the progress bar.
 
     Raises:
@@ -109,7 +111,7 @@ def predict(
     videos = max(1, config.batch_size // (config.clips * config.crops))
     batches = [rows[start : start + videos] for start in range(0, len(rows), videos)]
     load = functools.partial(_load, media_root, clip, config)
-    run = functools.partial(_predict, load, videos, workers.threads(config.workers))
+    run = functools.partial(_predict, load, videos, workers.threads(config.workers), work_precision(config))
     parts = workers.share(run, batches, title, "video")
     failures = {video_id: reason for part in parts for video_id, reason in part.failures.items()}
     for video_id, reason in failures.items():
@@ -127,6 +129,7 @@ def _predict(
     load: Callable[[Mapping[str, Any]], np.ndarray],
     videos: int,
     threads: int,
+    precision: Precision,
     model: Classifier,
     batches: Sequence[Sequence[Mapping[str, Any]]],
     tick: Tick,
@@ -140,7 +143,8 @@ def _predict(
     for good, failed in decoded(list(rows), lambda video_id: load(rows[video_id]), videos, threads):
         failures |= failed
         if good:
-            parts.append(_mean_softmax(model, good, device))
+            with autocast(precision, device):
+                parts.append(_mean_softmax(model, good, device))
             kept += good
         tick(len(good) + len(failed))
     return Predictions(tuple(kept), np.concatenate(parts), failures)

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from umt_pipeline.compute.precision import exactly
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.folders import load_classes, load_model, load_weights, save_with_classes
 from umt_pipeline.models.vit import VideoViT, ViTConfig, every_patch, init_for_fine_tuning
@@ -91,7 +92,7 @@ class Detector(nn.Module):
         tokens_BVD = self.encoder(patches_BVP, every_patch(patches_BVP), (vision.frames, h, w) if grid else None)
         map_BDhw = tokens_BVD.unflatten(1, (vision.frames, h, w)).mean(dim=1).permute(0, 3, 1, 2)
         pooled_RD = _pool(map_BDhw, boxes_BM4)
-        logits_RC: Tensor = self.head(pooled_RD)
+        logits_RC = exactly(self.head, pooled_RD)
         return logits_RC.unflatten(0, (B, boxes_BM4.shape[1]))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.evaluation.workers import Workers, work_precision
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.reports.page import Page
 from umt_pipeline.tasks.detection.boxes import BOX, FRAME
@@ -181,6 +181,7 @@ def _record(
             failures=tuple(sorted({f"{video}@{at}" for video, at in found.failures})),
             frames=clip.frames,
             resolution=clip.short_side,
+            precision=work_precision(test),
             settings={
                 "stride": clip.stride,
                 "boxes": test.source,

@@ -25,10 +25,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import WorkParams
-from umt_pipeline.evaluation.workers import Tick, Workers, default_device
+from umt_pipeline.evaluation.workers import Tick, Workers, default_device, work_precision
 from umt_pipeline.tasks.detection.boxes import BOX, FRAME, best_overlaps
 from umt_pipeline.tasks.detection.model import Detector
 from umt_pipeline.tasks.detection.scoring import MIN_IOU
@@ -105,7 +107,7 @@ def predict(
     frames = _frames(videos.set_index("path"), boxes, config, recipe.start_s)
     batches = _batches(frames, workers.here.config.vision.patch_size, recipe.clip, config.batch_size)
     load = functools.partial(_load, media_root, recipe.clip)
-    run = functools.partial(_predict, load, tuple(classes), config, workers.threads(config.workers))
+    run = functools.partial(_predict, load, tuple(classes), config, workers.threads(config.workers), work_precision(config))
     parts = workers.share(run, batches, "key frames", "frame")
     failures = {frame: reason for part in parts for frame, reason in part.failures.items()}
     for (video, at), reason in failures.items():
@@ -138,6 +140,7 @@ def _predict(
     classes: tuple[str, ...],
     config: DetectionTest,
     threads: int,
+    precision: Precision,
     model: Detector,
     batches: Sequence[Sequence[dict[str, Any]]],
     tick: Tick,
@@ -154,7 +157,8 @@ def _predict(
             failures |= {(rows[name]["path"], rows[name]["timestamp_s"]): reason for name, reason in failed.items()}
             if good:
                 people = [rows[name] for name in good]
-                parts.append(_scored(model, classes, people, np.stack(list(good.values())), config, device))
+                with autocast(precision, device):
+                    parts.append(_scored(model, classes, people, np.stack(list(good.values())), config, device))
             tick(len(good) + len(failed))
     empty = pd.DataFrame(columns=[*FRAME, *BOX, "label", "score"])
     return DetectedActions(pd.concat(parts, ignore_index=True) if parts else empty, failures)

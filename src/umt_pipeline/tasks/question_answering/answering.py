@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.compute.precision import full_precision
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, accuracy
 from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.tasks.question_answering.model import Answers, Question, QuestionAnsweringModel, encode_answers
@@ -247,7 +248,8 @@ def score_choices(
     tokens_BVD, video = model.encode_video(patches_BVP, visible_BV, pool)
     text_XLD, text_XE = model.encode_text(ids_BOL.flatten(0, 1), mask_BOL.flatten(0, 1))
     video_BTE = video if pool == "frame" else video.unsqueeze(1)
-    cosine_BO = torch.einsum("bte,boe->bto", video_BTE, text_XE.unflatten(0, (B, options))).mean(dim=1)
+    with full_precision(video_BTE.device):
+        cosine_BO = torch.einsum("bte,boe->bto", video_BTE, text_XE.unflatten(0, (B, options))).mean(dim=1)
     clips_X = torch.arange(B, device=ids_BOL.device).repeat_interleave(options)
     fused_BVD = model.fusion_tokens(tokens_BVD, visible_BV)
     match_X2 = model.match_logits(text_XLD, mask_BOL.flatten(0, 1), fused_BVD, clips_X)

@@ -14,7 +14,7 @@ import pandas as pd
 from umt_pipeline.evaluation.encoders import clip_loader
 from umt_pipeline.evaluation.metrics import accuracy
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.evaluation.workers import Workers, work_precision
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.tasks.question_answering.answering import AnswerList, answering_result, choice_accuracy, make_answer_list
@@ -160,7 +160,7 @@ def _answer(results: _Results, name: str, folder: Path) -> dict[str, Any]:
             results.record(
                 title, result.accuracy, questions, failures=tuple(found.failures), k=min(params.test.k, len(answers.texts)),
                 frames=model.config.vision.frames, resolution=model.config.vision.image_size,
-                checkpoint_sha256=weights_sha256(folder),
+                checkpoint_sha256=weights_sha256(folder), precision=work_precision(params.test),
                 settings={
                     "answers": len(answers.texts), "answers_cut": len(answers.cut), "parity": str(params.test.parity),
                     "max_question_length": params.fine_tuning.max_question_length,
@@ -191,7 +191,7 @@ def _choose(results: _Results, name: str, folder: Path) -> None:
             results.record(
                 title, value, questions, failures=tuple(found.failures), pool=params.choice.pool,
                 frames=model.config.vision.frames, resolution=model.config.vision.image_size,
-                checkpoint_sha256=weights_sha256(folder),
+                checkpoint_sha256=weights_sha256(folder), precision=work_precision(params.test),
                 settings={"match_share": params.choice.match_share, "chance": chance(questions)},
             )  # fmt: skip
 

@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertPredictionHeadTransform
 
 from umt_pipeline.core.config import Config
+from umt_pipeline.models.bert import BertLayer, Embeddings, LanguageTransform
 from umt_pipeline.models.folders import LoadReport, load_model, load_weights
-from umt_pipeline.models.text import TextConfig, TextModel, bert_config, init_bert_weights
+from umt_pipeline.models.text import TextConfig, TextModel, init_bert_weights
 from umt_pipeline.models.video_text import VideoTextModel, load_own_tokenizer, save_with_tokenizer
 from umt_pipeline.models.vit import VideoViT, ViTConfig
 
@@ -79,10 +79,10 @@ class AnswerDecoder(nn.Module):
     def __init__(self, config: TextConfig, layers: int) -> None:
         super().__init__()
         self.config = config
-        bert = bert_config(config, fusion=True)
-        self.embeddings = BertEmbeddings(bert)
-        self.layers = nn.ModuleList(BertLayer(bert, layer_idx=index) for index in range(layers))
-        self.mlm_transform = BertPredictionHeadTransform(bert)
+        sizes = config.bert_sizes()
+        self.embeddings = Embeddings(sizes, config.vocab_size, config.max_positions)
+        self.layers = nn.ModuleList(BertLayer(sizes, crosses=True) for _ in range(layers))
+        self.mlm_transform = LanguageTransform(sizes)
         self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.apply(init_bert_weights)
 
@@ -97,31 +97,17 @@ class AnswerDecoder(nn.Module):
         """
         B, K, A = ids_BKA.shape
         attend_B11L = question.mask_BL.bool()[:, None, None, :]
-        x_NAD = self.embeddings(input_ids=ids_BKA.flatten(0, 1))
-        for layer in self._layers():
-            x_NAD, _ = layer.attention(x_NAD, is_causal=True)
+        x_NAD: Tensor = self.embeddings(ids_BKA.flatten(0, 1))
+        for layer in cast(list[BertLayer], list(self.layers)):
+            x_NAD = layer.attention(x_NAD, causal=True)
             # All answers to one question are one long query: its keys and values are made once and never copied.
-            x_BXD = x_NAD.reshape(B, K * A, -1)
-            x_BXD = self._cross_attend(layer.crossattention, x_BXD, question.states_BLD, attend_B11L)
-            x_NAD = layer.feed_forward_chunk(x_BXD.reshape(B * K, A, -1))
+            x_BXD = layer.crossattention.cross(x_NAD.reshape(B, K * A, -1), question.states_BLD, attend_B11L)
+            x_NAD = layer.feed_forward(x_BXD.reshape(B * K, A, -1))
         return x_NAD.unflatten(0, (B, K))
 
     def logits(self, states: Tensor) -> Tensor:
         """Return vocabulary logits [..., Y] of the token that follows each state; the matrix is the word embedding."""
         return F.linear(self.mlm_transform(states), self.embeddings.word_embeddings.weight, self.mlm_bias)
-
-    def _layers(self) -> list[Any]:
-        # Any: attributes of transformers' layers have no types.
-        return list(self.layers)
-
-    def _cross_attend(self, cross: Any, x_BXD: Tensor, states_BLD: Tensor, attend_B11L: Tensor) -> Tensor:
-        inner = cross.self
-        projected = inner.query(x_BXD), inner.key(states_BLD), inner.value(states_BLD)
-        query, key, value = (x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2) for x in projected)
-        dropout = self.config.dropout if self.training else 0.0
-        seen_BHXd = F.scaled_dot_product_attention(query, key, value, attn_mask=attend_B11L, dropout_p=dropout)
-        fused: Tensor = cross.output(seen_BHXd.transpose(1, 2).flatten(2), x_BXD)
-        return fused
 
 
 class QuestionAnsweringModel(nn.Module):

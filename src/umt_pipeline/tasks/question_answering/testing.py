@@ -22,10 +22,12 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.encoders import ClipLoader, all_patches, decoded_batches, view_of
 from umt_pipeline.evaluation.params import PoolRule, WorkParams
-from umt_pipeline.evaluation.workers import Tick, Workers, default_device
+from umt_pipeline.evaluation.workers import Tick, Workers, default_device, work_precision
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.tasks.question_answering.answering import (
@@ -253,7 +255,8 @@ def _share(
     title: str,
 ) -> tuple[tuple[str, ...], list[Scores], dict[str, str]]:
     """Score questions in all processes; return the ids of those whose clip could be read, their scores, and failed clips."""
-    run = functools.partial(_score_batches, score, load, config.batch_size, workers.threads(config.workers))
+    threads, precision = workers.threads(config.workers), work_precision(config)
+    run = functools.partial(_score_batches, score, load, config.batch_size, threads, precision)
     found = workers.share(run, _batches(questions, config.batch_size), title, "question")
     failures = {video_id: reason for part in found for video_id, reason in part.failures.items()}
     for video_id, reason in failures.items():
@@ -268,6 +271,7 @@ def _score_batches(
     load: ClipLoader,
     batch_size: int,
     threads: int,
+    precision: Precision,
     loaded: tuple[Model, PreTrainedTokenizerFast],
     batches: Sequence[pd.DataFrame],
     tick: Tick,
@@ -289,9 +293,10 @@ def _score_batches(
             about = batch[batch["video_id"].isin(found)]
             about = about.assign(row=about["video_id"].map(row_of))
             clips = _Clips(about, *all_patches(torch.from_numpy(frames[view]).to(device), vision))
-            for ids, scores in score(model, tokenizer, clips):
-                question_ids += ids
-                parts.append(scores)
+            with autocast(precision, device):
+                for ids, scores in score(model, tokenizer, clips):
+                    question_ids += ids
+                    parts.append(scores)
         tick(len(batch))
     return Scored(tuple(question_ids), parts, failures)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from umt_pipeline.compute.names import Precision
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
@@ -22,7 +23,7 @@ from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
 from umt_pipeline.evaluation.search import search
-from umt_pipeline.evaluation.workers import default_device, require_devices
+from umt_pipeline.evaluation.workers import default_device, require_devices, work_precision
 from umt_pipeline.evaluation.workplace import Part, open_workplace
 from umt_pipeline.models.folders import load_config, weights_sha256
 from umt_pipeline.models.tokenizer import load_tokenizer
@@ -136,7 +137,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         Each sees a clip in the size that it was built for. Features of an earlier run are found again in the workspace.
         """
         test = params.test
-        load = functools.partial(_load, {ZERO_SHOT: data.start, **models}, test.pool)
+        load = functools.partial(_load, {ZERO_SHOT: data.start, **models}, test.pool, work_precision(test))
         tested = {video_id for found in data.sets.values() for video_id in found.video_ids}
         clips = data.videos[data.videos["video_id"].isin(tested)].sort_values("video_id")
         records: list[Record] = []
@@ -206,11 +207,12 @@ class _Models:
     weights: Mapping[str, str]
 
 
-def _load(folders: Mapping[str, Path], pool: PoolRule) -> _Models:
+def _load(folders: Mapping[str, Path], pool: PoolRule, precision: Precision) -> _Models:
     models = []
     for name, folder in folders.items():
         network, tokenizer = load_video_text(folder)
-        models.append(VideoTextEncoder(name, network.to(default_device()), tokenizer, keep_tokens=True, pool=pool))
+        network.to(default_device())
+        models.append(VideoTextEncoder(name, network, tokenizer, keep_tokens=True, pool=pool, precision=precision))
     return _Models(models, {name: weights_sha256(folder) for name, folder in folders.items()})
 
 

@@ -54,10 +54,10 @@ def _measure(device: torch.device, dtype: torch.dtype) -> float:
     deadline = time.perf_counter() + SECONDS
     # The first one starts libraries and clocks.
     while len(seconds) <= FEWEST or time.perf_counter() < deadline:
-        _wait(device)
+        wait_for(device)
         began = time.perf_counter()
         torch.mm(left, right, out=out)
-        _wait(device)
+        wait_for(device)
         seconds.append(time.perf_counter() - began)
     del left, right, out
     if device.type == "cuda":
@@ -66,6 +66,7 @@ def _measure(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds[1:])
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that clocks tell the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,64 @@
+"""Processes: who this one is, whether another one lives, how many cores there are for them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProcessName:
+    """Names a process among those of all machines.
+
+    Attributes:
+        place: the machine since it was started, and of its containers the one that shares process numbers.
+        pid: number of the process there.
+        started: tells it from a later process of the same number; "" where the system does not say.
+    """
+
+    place: str
+    pid: int
+    started: str
+
+    def is_known_dead(self) -> bool:
+        """Whether it is of this place and has ended; False if that cannot be known from here."""
+        if self.place != _place():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # it is somebody else's, and lives
+        return self.started != _started(self.pid)
+
+
+def this_process() -> ProcessName:
+    """Return the name of the calling process."""
+    return ProcessName(_place(), os.getpid(), _started(os.getpid()))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    try:
+        # The name in brackets may hold blanks; of what follows it, the state is the first and the time of the start the 20th.
+        found = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return "ended" if found[0] in "ZX" else found[19]
+    except (OSError, IndexError):
+        return ""

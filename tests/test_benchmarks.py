@@ -1,0 +1,69 @@
+"""The benchmarks run where there is no decoder, no tokenizer and no data frame: on what training itself needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Written where every process of a benchmark finds it first: hides what a host that only trains does not have.
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+
+HIDDEN = {hidden!r}
+
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in HIDDEN else PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+HIDDEN = {
+    *("av", "decord", "dvc", "faiss", "kedro", "kedro_mlflow", "matplotlib", "mlflow", "omegaconf", "open_clip", "pandas"),
+    *("pandera", "ray", "rich", "scipy", "sklearn", "tokenizers", "torchmetrics", "transformers", "typer"),
+}
+
+
+def run(folder: Path, *command: str, timeout: float = 300.0) -> str:
+    (folder / "sitecustomize.py").write_text(HIDE.format(hidden=HIDDEN), encoding="utf-8")
+    path = os.pathsep.join([str(folder), str(ROOT / "src"), str(ROOT / "benchmarks")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_the_hidden_are_hidden(tmp_path: Path) -> None:
+    code = f"from importlib.util import find_spec; print([name for name in sorted({HIDDEN!r}) if find_spec(name)])"
+    assert run(tmp_path, sys.executable, "-c", code).strip() == "[]"
+
+
+def test_benchmarks_are_imported_without_them(tmp_path: Path) -> None:
+    run(tmp_path, sys.executable, "-c", "import stage1, stage2, encode, gpu_check")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["stage1", "stage2", "encode"])
+def test_benchmarks_run_without_them(tmp_path: Path, script: str) -> None:
+    options = ["--synthetic", "--size", "tiny", "--device", "cpu", "--steps", "1", "--batch", "2"]
+    page = run(tmp_path, sys.executable, f"benchmarks/{script}.py", *options, "--out", str(tmp_path / "page.md"))
+    assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| MFU |" in page
+    assert max(map(len, page.splitlines())) <= 128
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_runs_to_its_end_on_a_cpu(tmp_path: Path) -> None:
+    page = run(tmp_path, sys.executable, "benchmarks/gpu_check.py", "--device", "cpu", "--out", str(tmp_path / "page.md"))
+    assert "**No GPU was there.**" in page
+    assert "bit for bit the weights" in page
+    assert "failed" not in page
