@@ -1,6 +1,6 @@
 """`umt plan` against a real run: what it says of parts that were measured, and what the whole then took, within a quarter.
 
-Time is that of the processor, with one thread, so other work on the machine does not count; the whole and its parts are measured
+Time is that of the processor, with one thread, so other work on the machine does not count; whole and parts are measured
 in turns in one process, and medians are compared.
 """
 
@@ -163,7 +163,6 @@ def test_the_plan_of_measured_parts_is_what_the_whole_takes(tmp_path: Path) -> N
             found["online"].append(plan.online.hours * 3600 / plan.steps / world.step_seconds("online"))
     assert plan.online.phases[0].decode_device_hours > 0.1 * plan.online.device_hours, "decoding is worth counting"
     ratios = {name: round(statistics.median(values), 3) for name, values in found.items()}
-    print(ratios, found)
     assert all(1 - WITHIN < ratio < 1 + WITHIN for ratio in ratios.values()), (ratios, found)
 
 
@@ -171,6 +170,7 @@ def test_work_and_bytes_are_exactly_those_of_the_run(tmp_path: Path) -> None:
     with one_thread():
         world = World(tmp_path)
     plan = world.plan(1e12, 1.0)
+    seen = plan.steps * plan.batch_size
     online, (extraction, cached) = plan.online.phases[0], plan.cached.phases
     assert world.task("online").flops_per_clip({}) == plan.student_flops + plan.teacher_flops == online.flops / seen
     assert world.task("cached").flops_per_clip({}) == plan.student_flops == cached.flops / seen

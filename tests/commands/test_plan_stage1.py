@@ -103,8 +103,8 @@ def test_memory_of_the_host_grows_with_workers_batches_and_rows() -> None:
     less, more = phases("stage1.train.workers=1"), phases("stage1.train.workers=3")
     online, _, cached = (after - before for before, after in zip(less, more, strict=True))
     row = plan().bytes_per_clip_view
-    assert online == pytest.approx(2 * 350e6 + 4 * 64 * 8 * 224**2 * 3), "two decoders, and two batches of 64 clips for each"
-    assert cached == pytest.approx(2 * 350e6 + 4 * 64 * (sum(row.values()) - row["attention"]))
+    assert online == pytest.approx(2 * 40e6 + 4 * 64 * 8 * 224**2 * 3), "two decoders, and two batches of 64 clips for each"
+    assert cached == pytest.approx(2 * 40e6 + 4 * 64 * (sum(row.values()) - row["attention"]))
     more_rows = phases("stage1.train.workers=1,teacher_features.views=20")[2] - less[2]
     assert more_rows == pytest.approx(10 * 658_340 * 64, rel=1e-6)
 
