@@ -93,6 +93,15 @@ def test_training_brings_the_loss_down(stage_world: StageWorld, tmp_path: Path) 
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.slow
+def test_compiled_student_and_teacher_give_the_same_losses(stage_world: StageWorld, tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        spec = make_spec(stage_world, source=stage_world.online(), steps=3, compile=compiled)
+        losses.append([row["loss"] for row in run(spec, tmp_path / str(compiled)).result.history])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_recomputed_blocks_train_to_the_same_bits(stage_world: StageWorld, tmp_path: Path) -> None:
     for name, blocks in (("kept", 0), ("some", 2), ("all", 3)):
         run(make_spec(stage_world, drop_path=0.5, steps=6, recompute_blocks=blocks), tmp_path / name)
