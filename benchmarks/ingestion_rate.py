@@ -150,7 +150,7 @@ def measure_rates(media: Path, clips: list[tuple[Path, VideoInfo]], count: int, 
 
 def time_probing(what: str, media: Path, names: list[str], rules: VideoRules, cache: Path, workers: int) -> Rate:
     start = time.perf_counter()
-    results = probe_all(media, names, rules, cache=cache, workers=workers)
+    results = list(probe_all(media, names, rules, cache=cache, workers=workers))
     seconds = time.perf_counter() - start
     if not all(isinstance(result, VideoInfo) for result in results):
         raise SystemExit(f"{what}: a file was refused")
