@@ -32,7 +32,8 @@ def clean(
         spill = Spill(Path(folder))
         writer = spill.writer()
         writer.add(videos)
-        told = [Reject(row, *cells) for row, cells in enumerate(zip(*(rejected[column] for column in TOLD)), start=len(videos))]
+        cells = rejected[[*TOLD]].itertuples(index=False, name=None)
+        told = [Reject(row, *told) for row, told in enumerate(cells, start=len(videos))]
         settled = settle_videos(writer.finish(), [], Rejects((told,)), {}, len(listed))
         read = read_kind(kind, as_blocks(raw), settings.mapping(name), PathNames.of(listed), spill)
         found = accept_rows(kind, read, settled, spill, settings.on_bad_row)

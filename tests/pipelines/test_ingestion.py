@@ -32,8 +32,7 @@ Tables = dict[str, Any]
 
 def params(**changes: Any) -> IngestionParams:
     return IngestionParams.model_validate(
-        {"dataset_id": "t", "splits": ["train", "validation", "test"], "workers": 1, "max_rejected_share": 1.0}
-        | changes
+        {"dataset_id": "t", "splits": ["train", "validation", "test"], "workers": 1, "max_rejected_share": 1.0} | changes
     )
 
 
@@ -325,9 +324,7 @@ def test_counts_reconcile_whatever_breaks(data: st.DataObject) -> None:
     contents = {name: data.draw(st.sampled_from("0123x")) for name in names[1:]} | {names[0]: "0"}
     named = st.sampled_from([*names, "unknown.mp4"])
     captions = data.draw(st.lists(st.tuples(named, st.sampled_from(["x", "y"])), max_size=15))
-    labels = data.draw(
-        st.lists(st.tuples(named, st.sampled_from("rs"), st.just("z")), max_size=9, unique_by=lambda r: r[:2])
-    )
+    labels = data.draw(st.lists(st.tuples(named, st.sampled_from("rs"), st.just("z")), max_size=9, unique_by=lambda r: r[:2]))
     duplicates = data.draw(st.sampled_from(["keep", "reject"]))
 
     def probe(root: Path, names: list[str], *_: Any) -> list[VideoInfo | Refusal]:

@@ -19,10 +19,21 @@ class Blocks:
 
     Args:
         begin: returns the blocks, each time from the first one.
+        begin_with: does so with some columns, given their names, and saves the reading of others.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[pd.DataFrame]]) -> None:
-        self._begin = begin
+    def __init__(
+        self,
+        begin: Callable[[], Iterator[pd.DataFrame]],
+        begin_with: Callable[..., Iterator[pd.DataFrame]] | None = None,
+    ) -> None:
+        self._begin, self._begin_with = begin, begin_with
+
+    def only(self, *columns: str) -> Iterator[pd.DataFrame]:
+        """Yield the blocks with some columns."""
+        if self._begin_with is not None:
+            return self._begin_with(*columns)
+        return (block[list(columns)] for block in self)
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         return self._begin()

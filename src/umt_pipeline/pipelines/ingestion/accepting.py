@@ -64,7 +64,7 @@ class Accepted:
 
     def table(self) -> Blocks:
         """Return the clean table."""
-        return Blocks(self.blocks)
+        return Blocks(self.blocks, self.blocks)
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------

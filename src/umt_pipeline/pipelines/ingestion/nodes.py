@@ -242,7 +242,11 @@ def finish(counts: dict[str, dict[str, Any]], videos: AcceptedVideos, tables: di
         tables: what became of the other tables.
     """
     del counts
-    schemas: dict[str, type[DataFrameModel]] = {"videos": Videos, **{kind.name: kind.clean for kind in KINDS}, "rejects": RejectsSchema}
+    schemas: dict[str, type[DataFrameModel]] = {
+        "videos": Videos,
+        **{kind.name: kind.clean for kind in KINDS},
+        "rejects": RejectsSchema,
+    }
     return tuple(Blocks(partial(_checked, table, schemas[name], name)) for name, table in clean_tables(videos, tables).items())
 
 

@@ -63,7 +63,7 @@ def read_facts(videos: Blocks, tables: Mapping[str, Blocks], splits: Sequence[st
     """
     ids: list[np.ndarray] = []
     split, still, frames, sides, seconds, content = [], [], [], [], [], []
-    for block in videos:
+    for block in videos.only("video_id", "split", "media", "num_frames", "width", "height", "duration_s", "sha256"):
         ids.append(digests(block["video_id"]))
         split.append(pd.Categorical(block["split"], categories=splits).codes.astype(np.int8))
         still.append((block["media"] != "video").to_numpy(bool))
@@ -76,7 +76,7 @@ def read_facts(videos: Blocks, tables: Mapping[str, Blocks], splits: Sequence[st
     again_F = _again(np.concatenate(content))
     rows_of = {name: np.zeros(len(index), np.int32) for name in tables}
     for name, table in tables.items():
-        for block in table:
+        for block in table.only("video_id"):
             np.add.at(rows_of[name], index.find(digests(block["video_id"])), 1)
     return Facts(
         ids=index,
@@ -94,7 +94,7 @@ def find_files(videos: Blocks, paths: Iterable[str]) -> dict[str, KnownFile]:
     """Return the accepted ones of some files, by their paths."""
     known: dict[str, KnownFile] = {}
     wanted, start = set(paths), 0
-    for block in videos if wanted else ():
+    for block in videos.only("path", "split") if wanted else ():
         (here,) = np.nonzero(block["path"].isin(wanted).to_numpy(bool))
         found = block.iloc[here]
         places = (start + here).tolist()
@@ -106,7 +106,7 @@ def find_files(videos: Blocks, paths: Iterable[str]) -> dict[str, KnownFile]:
 def count_rejects(rejects: Blocks) -> dict[tuple[str, str], int]:
     """Return how many rows of which table have which reason."""
     counts: Counter[tuple[str, str]] = Counter()
-    for block in rejects:
+    for block in rejects.only("table", "reason"):
         counts.update(zip(block["table"], block["reason"], strict=True))
     return dict(sorted(counts.items()))
 

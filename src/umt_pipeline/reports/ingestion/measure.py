@@ -58,10 +58,11 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 _LOG_FROM = 20  # largest value over smallest from which bins are logarithmic
 
 _OF_FILMS = {"duration_s": "seconds per video", "num_frames": "frames per video", "fps": "frames per second"}
-_OF_FILES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
-    "shorter_side": ("pixels of the shorter side", lambda block: block[["width", "height"]].min(axis=1)),
-    "aspect": ("width over height", lambda block: block["width"] / block["height"]),
-    "size_mib": ("MiB per file", lambda block: block["size_bytes"] / 2**20),
+_SIDES = ("width", "height")
+_OF_FILES: dict[str, tuple[str, Sequence[str], Callable[[pd.DataFrame], pd.Series]]] = {
+    "shorter_side": ("pixels of the shorter side", _SIDES, lambda block: block[[*_SIDES]].min(axis=1)),
+    "aspect": ("width over height", _SIDES, lambda block: block["width"] / block["height"]),
+    "size_mib": ("MiB per file", ["size_bytes"], lambda block: block["size_bytes"] / 2**20),
 }
 _OF_CAPTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
     "words": ("words per caption", lambda block: block["caption"].map(lambda caption: len(caption.split())).astype(np.int32)),
@@ -197,20 +198,22 @@ def _distributions(videos: Blocks, facts: Facts, captions: Blocks, splits: Seque
     def made() -> Iterator[Distribution | None]:
         film_F, of_F = ~facts.still_F, facts.split_F
         for name, title in _OF_FILMS.items():
-            values_F = _column(videos, itemgetter(name))
+            values_F = _column(videos, [name], itemgetter(name))
             yield distribution(name, title, values_F[film_F], of_F[film_F], splits)
-        for name, (title, value) in _OF_FILES.items():
-            yield distribution(name, title, _column(videos, value), of_F, splits)
-        said_in_R = _column(captions, lambda block: pd.Series(facts.split_of(block)), np.int8)
+        for name, (title, columns, value) in _OF_FILES.items():
+            yield distribution(name, title, _column(videos, columns, value), of_F, splits)
+        said_in_R = np.concatenate([facts.split_of(block) for block in captions.only("video_id")])
         for name, (title, value) in _OF_CAPTIONS.items():
-            yield distribution(name, title, _column(captions, value, np.int32), said_in_R, splits)
+            yield distribution(name, title, _column(captions, ["caption"], value, np.int32), said_in_R, splits)
         yield distribution("captions_per_file", "captions per file", facts.rows_of["captions"], of_F, splits)
 
     return tuple(one for one in made() if one is not None)
 
 
-def _column(table: Blocks, value: Callable[[pd.DataFrame], pd.Series], kind: type = np.float64) -> np.ndarray:
-    return np.concatenate([value(block).to_numpy(kind) for block in table])
+def _column(
+    table: Blocks, columns: Sequence[str], value: Callable[[pd.DataFrame], pd.Series], kind: type = np.float64
+) -> np.ndarray:
+    return np.concatenate([value(block).to_numpy(kind) for block in table.only(*columns)])
 
 
 def distribution(
@@ -265,7 +268,7 @@ def _short(value: float) -> float:
 
 def _kinds(videos: Blocks) -> tuple[Kinds, ...]:
     found: dict[str, Counter[str]] = {name: Counter() for name in _KINDS}
-    for block in videos:
+    for block in videos.only("width", "height", *(name for name in _KINDS if name != "size")):
         sizes = block["width"].astype(str) + f" {TIMES} " + block["height"].astype(str)
         for name, counts in found.items():
             for value, count in (sizes if name == "size" else block[name]).value_counts().items():
@@ -344,15 +347,15 @@ def _groups(found: Sequence[Mapping[str, Any]], known: Mapping[str, KnownFile]) 
 def _accepted(videos: Blocks, captions: Blocks) -> tuple[AcceptedFile, ...]:
     """Return some files of each corpus and split, so that each has one as long as there are not too many."""
     rows: Counter[Any] = Counter()  # remembers which came first
-    for block in videos:
-        rows.update(block.groupby(["corpus", "split"], sort=False).size().to_dict())
+    for block in videos.only("corpus", "split"):
+        rows.update(zip(block["corpus"], block["split"], strict=True))
     parts = dict(islice(rows.items(), ACCEPTED_SHOWN))
     fit = ACCEPTED_SHOWN // max(1, len(parts))
     each = 6 if fit >= 6 else 3 if fit >= 3 else 1  # whole rows of the page
     columns = ("path", "split", "corpus", "width", "height", "num_frames", "codec")
     files = [file for part in _some_of_each(videos, ["corpus", "split"], parts, each).values() for file in part]
     caption: dict[str, str] = {}
-    for block in captions:
+    for block in captions.only("video_id", "caption"):
         own = block[block["video_id"].isin([file["video_id"] for file in files])]
         caption = dict(zip(own["video_id"][::-1], own["caption"][::-1], strict=True)) | caption
     return tuple(
