@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
 from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
+from umt_pipeline.tables.blocks import Blocks
 
 Read = tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, list[str]]]
 
@@ -22,6 +24,8 @@ def read_tables(
     params: IngestionParams,
 ) -> Read:
     """Return the listed videos, the rows of the tables about them, and for each table the columns that were not used."""
-    listing, listed = read_raw_tables(Path("nowhere"), videos, captions, labels, questions, boxes, params)
-    rows = {name: table.rows for name, table in listing.tables.items()}
-    return listed, rows, {name: table.ignored for name, table in listing.all.items()}
+    with TemporaryDirectory() as workspace:
+        listing = read_raw_tables(Path("nowhere"), videos, captions, labels, questions, boxes, params, Path(workspace))
+        rows = {name: Blocks(table.blocks).read() for name, table in listing.tables.items()}
+        ignored = {name: table.ignored for name, table in listing.tables.items()}
+        return Blocks(listing.videos.blocks).read(), rows, {"videos": listing.videos.ignored, **ignored}

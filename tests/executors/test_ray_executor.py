@@ -76,15 +76,15 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_probing_finds_what_this_machine_finds(folder: Path, tmp_path: Path, executor: RayExecutor) -> None:
     names = [*sorted(path.name for path in folder.iterdir()), "absent.mp4"]
-    expected = probe_all(folder, names, VideoRules(), workers=1)
+    expected = list(probe_all(folder, names, VideoRules(), workers=1))
     cache = tmp_path / "cache"
-    assert probe_all(folder, names, VideoRules(), cache=cache, executor=executor) == expected
+    assert list(probe_all(folder, names, VideoRules(), cache=cache, executor=executor)) == expected
     assert (cache / CACHE_FILE).is_file()
     for path in folder.iterdir():  # all is found again: no file would decode now
         state = path.stat()
         path.write_bytes(bytes(state.st_size))
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert probe_all(folder, names, VideoRules(), cache=cache, executor=executor) == expected
+    assert list(probe_all(folder, names, VideoRules(), cache=cache, executor=executor)) == expected
 
 
 @pytest.mark.slow

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
 from tests.pipelines.test_ingestion import params
 from umt_pipeline.core.errors import TableError
-from umt_pipeline.pipelines.ingestion.duplicates import same_pictures
+from umt_pipeline.pipelines.ingestion import duplicates
+from umt_pipeline.pipelines.ingestion.params import IngestionParams
+from umt_pipeline.pipelines.ingestion.rows import Refused
+from umt_pipeline.video.near_duplicates import pack
 
 # Three frames of one pattern each; the second differs from the first in two bits of each frame, the third in all.
 FIRST, NEAR, OTHER = ("0f" * 8) * 3, ("0f" * 7 + "0c") * 3, ("f0" * 8) * 3
@@ -17,6 +22,10 @@ def videos(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
     """Return accepted videos with rows of the raw table that are not all there."""
     table = pd.DataFrame(rows, columns=["path", "split", "sha256", "perceptual_hash"])
     return table.set_axis(pd.Index(range(1, 2 * len(rows) + 1, 2)))
+
+
+def same_pictures(table: pd.DataFrame, settings: IngestionParams) -> tuple[Refused, dict[str, Any]]:
+    return duplicates.same_pictures(pack(table["perceptual_hash"].tolist()), lambda places: table.iloc[places], settings)
 
 
 CROSSING = videos(

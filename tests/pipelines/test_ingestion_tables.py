@@ -48,7 +48,7 @@ def test_choices_need_no_question_and_no_answers() -> None:
     table = pd.DataFrame({"question_id": ["c"], "video": ["b.mp4"], "options": [["a", "b"]], "correct": [1]})
     accepted, _, _ = clean("questions", table, VIDEOS)
     assert accepted.iloc[0][["question", "answers", "correct"]].tolist() == ["", [], 1]
-    counts = next(kind for kind in KINDS if kind.name == "questions").counts(accepted)
+    counts = next(kind for kind in KINDS if kind.name == "questions").counts([accepted])
     assert counts == {"open": 0, "open_without_answer": 0, "multiple_choice": 1, "videos": 1}
 
 

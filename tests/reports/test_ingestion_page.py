@@ -269,11 +269,11 @@ def test_a_large_corpus_fits_on_a_small_page() -> None:
      ([1.0, 1e9], True)],
 )  # fmt: skip
 def test_bins_hold_every_value(values: list[float], log: bool) -> None:
-    found = distribution("x", "x", np.array(values), np.array(["train"] * len(values), object), SPLITS)
+    found = distribution("x", "x", np.array(values), np.zeros(len(values), np.int8), SPLITS)
     assert found is not None
     assert (sum(found.counts), len(found.edges), found.log) == (len(values), len(found.counts) + 1, log)
     assert list(found.edges) == sorted(set(found.edges))
-    assert distribution("x", "x", np.array([]), np.array([], object), SPLITS) is None
+    assert distribution("x", "x", np.array([]), np.array([], np.int8), SPLITS) is None
 
 
 @pytest.mark.parametrize(

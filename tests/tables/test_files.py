@@ -108,7 +108,7 @@ def test_a_cell_of_300_kb_and_one_with_lines(tmp_path: Path) -> None:
 
 
 def test_a_table_of_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(files, "BLOCK_ROWS", 10)
     for count in (0, 9, 10, 11, 20, 35):
         table = read_table(written(tmp_path / "t.csv", "video,n\n" + "".join(f"{row}.mp4,{row}\n" for row in range(count))))
         assert rows(table) == [(f"{row}.mp4", str(row)) for row in range(count)]

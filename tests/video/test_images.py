@@ -243,6 +243,6 @@ def test_videos_and_images_are_checked_together(tmp_path: Path) -> None:
         PICTURE.save(tmp_path / f"{number}.png")
     paths = [tmp_path / f"{number}.{'png' if number % 3 else 'mp4'}" for number in range(12)]
     names = [path.name for path in paths]
-    one, two = (probe_all(tmp_path, names, RULES, workers=workers) for workers in (1, 2))
+    one, two = (list(probe_all(tmp_path, names, RULES, workers=workers)) for workers in (1, 2))
     assert one == two
     assert [isinstance(result, VideoInfo) for result in one] == [bool(number % 3) for number in range(12)]

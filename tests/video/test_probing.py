@@ -51,7 +51,7 @@ class Prober:
 
     def __call__(self, names: list[str], rules: VideoRules = RULES, workers: int = 1) -> tuple[list[object], str]:
         self.caplog.clear()
-        results = probe_all(self.folder, names, rules, cache=self.folder.parent / "cache", workers=workers)
+        results = list(probe_all(self.folder, names, rules, cache=self.folder.parent / "cache", workers=workers))
         return list(results), self.caplog.messages[-1]
 
 
@@ -64,8 +64,8 @@ def test_results_do_not_depend_on_workers_or_on_the_cache(folder: Path, prober: 
     broken = [name for name, _ in write_broken_files(folder, folder / "1.mp4", seed=3)]
     make_old(folder)
     names = [*broken, *NAMES, *reversed(NAMES)]
-    alone = probe_all(folder, names, RULES, workers=1)
-    together = probe_all(folder, names, RULES, workers=2)
+    alone = list(probe_all(folder, names, RULES, workers=1))
+    together = list(probe_all(folder, names, RULES, workers=2))
     first, _ = prober(names, workers=2)
     again, told = prober(names, workers=2)
     assert alone == together == first == again
@@ -84,7 +84,7 @@ def test_only_new_and_changed_files_are_decoded(folder: Path, prober: Prober) ->
     names = [*NAMES, "moved.mp4"]
     results, told = prober(names)
     assert told == "checked 9 files: 6 from the cache (6 moved or copied), 2 decoded, 1 not there"
-    assert results == probe_all(folder, names, RULES, workers=1)
+    assert results == list(probe_all(folder, names, RULES, workers=1))
     assert prober(names) == (results, "checked 9 files: 8 from the cache, 0 decoded, 1 not there")
 
 

@@ -193,8 +193,8 @@ def as_files(column: pd.Series[Any], files: Sequence[str]) -> pd.Series[str]:
     """
     from umt_pipeline.pipelines.ingestion.media_paths import PathNames
 
-    names, written = PathNames(files, files), written_paths(column)
-    return pd.Series([names.find(path) for path in written], index=column.index, dtype=str)
+    found, _ = PathNames.of(files).find(written_paths(column).tolist())
+    return pd.Series(found, index=column.index, dtype=str)
 
 
 def local_table(project: Path, source: str) -> Path:

@@ -40,7 +40,7 @@ from umt_pipeline.tables.sidecars import SIDECAR_SUFFIXES
 from umt_pipeline.tables.staging import is_address
 from umt_pipeline.video.media import is_image
 
-TABLE_TYPE = "umt_pipeline.datasets.TableDataset"
+TABLE_TYPE = "umt_pipeline.datasets.RawTableDataset"
 FOLDER_TYPE = "umt_pipeline.datasets.FolderDataset"
 
 
@@ -147,7 +147,7 @@ def _require_free(corpus: Corpus) -> None:
 
 
 def _table_of(files: Sequence[str], assign: Assign, given: Given) -> pd.DataFrame:
-    from umt_pipeline.pipelines.ingestion.nodes import video_ids
+    from umt_pipeline.pipelines.ingestion.listing import video_ids
 
     videos = assign(files)
     if videos.empty:
@@ -180,11 +180,11 @@ def _in_any_precision(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def scan(folder: Path, captions: pd.DataFrame | None, class_folders: bool) -> FolderTables:
     """Read a folder; with a table of captions in place of the sidecar files, whose paths may be in another Unicode form."""
-    from umt_pipeline.pipelines.ingestion.media_paths import match_files
+    from umt_pipeline.pipelines.ingestion.media_paths import MediaFiles
 
     if captions is None:
         return read_folder(folder, class_folders)
-    named, _ = match_files(folder, list(dict.fromkeys(written_paths(captions["video"]))))
+    named, _ = MediaFiles(folder).match(list(dict.fromkeys(written_paths(captions["video"]))))
     found = read_folder(folder, class_folders, frozenset(named))
     return replace(found, captions=captions)
 

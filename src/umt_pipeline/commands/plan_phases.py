@@ -14,8 +14,8 @@ from umt_pipeline.commands.plan_hardware import Asked, Hardware, Precision
 from umt_pipeline.commands.plan_numbers import Explained, Number, amount, count, explained, hours, longest
 from umt_pipeline.core.config import Config
 
-# Memory that a process of training or extraction has for itself after its imports, and a decoder that has read 340 x 256 pixels,
-# measured with torch 2.14 on Linux (`Private_Dirty`); larger frames take more.
+# Memory that a process of training or extraction has for itself after its imports, and a decoder that has read 340 x 256
+# pixels, measured with torch 2.14 on Linux (`Private_Dirty`); larger frames take more.
 PROCESS_BYTES, WORKER_BYTES = 500e6, 40e6
 # Batches that the loader reads ahead (`training.sampler.Loader`), and those that wait for the teacher (`video.decode`).
 AHEAD = 2

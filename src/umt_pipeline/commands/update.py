@@ -210,13 +210,14 @@ class Renames:
     def __init__(self, listed: Sequence[str], moved: Mapping[str, str]) -> None:
         from umt_pipeline.pipelines.ingestion.media_paths import PathNames
 
-        self._names, self._moved = PathNames(listed, listed), moved
+        self._names, self._moved = PathNames.of(listed), moved
 
     def apply(self, table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         """Return a table whose column ``video``, if it has one, names the new paths, and the number of rows that changed."""
         if not self._moved or "video" not in table:
             return table, 0
-        new = written_paths(table["video"]).map(lambda path: self._moved.get(self._names.find(path)))
+        found, _ = self._names.find(written_paths(table["video"]).tolist())
+        new = pd.Series(found, index=table.index, dtype=object).map(self._moved.get)
         return table.assign(video=table["video"].where(new.isna(), new)), int(new.notna().sum())
 
 

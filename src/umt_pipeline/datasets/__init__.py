@@ -3,6 +3,14 @@
 from umt_pipeline.datasets.corpora import CorporaTableDataset
 from umt_pipeline.datasets.documents import JsonDataset, TextFileDataset
 from umt_pipeline.datasets.folder import FolderDataset, WorkspaceDataset
-from umt_pipeline.datasets.table import TableDataset
+from umt_pipeline.datasets.table import RawTableDataset, TableDataset
 
-__all__ = ["CorporaTableDataset", "FolderDataset", "JsonDataset", "TableDataset", "TextFileDataset", "WorkspaceDataset"]
+__all__ = [
+    "CorporaTableDataset",
+    "FolderDataset",
+    "JsonDataset",
+    "RawTableDataset",
+    "TableDataset",
+    "TextFileDataset",
+    "WorkspaceDataset",
+]

@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.datasets.base import PathDataset
 from umt_pipeline.schemas import SCHEMA_VERSION
-from umt_pipeline.tables.files import SUFFIXES, read_table
+from umt_pipeline.tables.blocks import Blocks, Table, as_blocks, regroup
+from umt_pipeline.tables.files import SUFFIXES, open_table
+from umt_pipeline.tables.spill import ParquetWriter
 
 _VERSION_KEY = b"umt_schema_version"
 
 
-class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
-    """A pandas table in a ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` or ``.parquet`` file.
+class TableDataset(PathDataset[Table, Any]):
+    """A table in a ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` or ``.parquet`` file.
 
-    :func:`~umt_pipeline.tables.files.read_table` says how each is read. Written are commas, UTF-8 and lists of objects.
+    :func:`~umt_pipeline.tables.files.open_table` says how each is read. Written are commas, UTF-8 and lists of objects; and a
+    row group of a Parquet file for each :data:`~umt_pipeline.tables.blocks.BLOCK_ROWS` rows.
 
     Args:
         filepath: the suffix decides the format.
@@ -61,43 +63,52 @@ class TableDataset(PathDataset[pd.DataFrame, pd.DataFrame]):
             TableError: the file is missing and not optional, empty or malformed, or a clean table of another version; the
                 message names the line where there is one.
         """
+        if self._clean and self._path.is_file():
+            _check_version(self._path)
+        if self._suffix == ".csv" and self._infer_types and self._path.is_file():
+            return pd.read_csv(self._path)
+        return self._open().read()
+
+    def _open(self) -> Blocks:
         if self.optional and not self._path.exists():
-            return pd.DataFrame()
+            return as_blocks(pd.DataFrame())
         if not self._path.is_file():
             raise TableError(
                 f"{self._path}: expected a table, found nothing. "
                 "Run the pipeline that makes it, or correct `filepath` in the catalog."
             )
-        if self._clean:
-            _check_version(self._path)
-        if self._suffix == ".csv" and self._infer_types:
-            return pd.read_csv(self._path)
-        return read_table(self._path)
+        return open_table(self._path)
 
-    def save(self, data: pd.DataFrame) -> None:
-        """Write the table without its index.
+    def save(self, data: Table) -> None:
+        """Write a table without its index. Of one in blocks, one block is in memory at a time if the file is Parquet.
 
         Raises:
             TableError: ``data`` is no table.
             UmtError: the file cannot be written.
         """
-        if not isinstance(data, pd.DataFrame):
-            raise TableError(f"{self._path}: expected a pandas DataFrame to write, found {type(data).__name__}.")
+        if not isinstance(data, Table):
+            raise TableError(f"{self._path}: expected a table to write, found {type(data).__name__}.")
         with self._writing(), staged_file(self._path) as staged:
+            if self._suffix == ".parquet":
+                metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode()} if self._clean else None
+                with ParquetWriter(staged, metadata) as writer:
+                    for block in regroup(as_blocks(data)):
+                        writer.add(block)
+                return
+            table = data.read() if isinstance(data, Blocks) else data
             if self._suffix in (".csv", ".tsv"):
-                data.to_csv(staged, index=False, lineterminator="\n", sep="\t" if self._suffix == ".tsv" else ",")
-            elif self._suffix == ".parquet":
-                _write_parquet(data, staged, SCHEMA_VERSION if self._clean else None)
+                table.to_csv(staged, index=False, lineterminator="\n", sep="\t" if self._suffix == ".tsv" else ",")
             else:
                 lines = self._suffix == ".jsonl"
-                data.to_json(staged, orient="records", lines=lines, force_ascii=False, indent=None if lines else 2)
+                table.to_json(staged, orient="records", lines=lines, force_ascii=False, indent=None if lines else 2)
 
 
-def _write_parquet(data: pd.DataFrame, path: Path, version: int | None) -> None:
-    table = pa.Table.from_pandas(data, preserve_index=False)
-    if version is not None:
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _VERSION_KEY: str(version).encode()})
-    pq.write_table(table, path)
+class RawTableDataset(TableDataset):
+    """A table of the user's, which may have many rows: what is loaded is read block by block while it is used."""
+
+    def load(self) -> Blocks:  # type: ignore[override]
+        """Return the table; reading it raises what :meth:`TableDataset.load` does."""
+        return self._open()
 
 
 def _check_version(path: Path) -> None:

@@ -1,7 +1,8 @@
 """What each table is: the one place that says so.
 
-The models are attached to the catalog's tables by ``validator:``, so that a table is checked whenever it is read or
-written. Raw tables have the users' own column names; :func:`select_columns` maps them to ours and checks them here.
+The ingestion checks what it writes by the models, row group by row group; they are attached to the catalog's tables by
+``validator:``, so that a table is checked whenever it is read. Raw tables have the users' own column names;
+:func:`select_columns` maps them to ours and checks them here.
 """
 
 from umt_pipeline.schemas.mapping import Column, Constant, check_table, select_columns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ class Selected:
     """Our columns of a user's table.
 
     Attributes:
-        table: the cells as text, rows numbered from 0.
+        table: the cells as text, under the numbers of the rows.
         ignored: names of the user's columns that were not used.
         bad: cells that are no text; they are ``""`` in ``table``.
     """
@@ -72,14 +72,17 @@ class Selected:
     bad: list[BadCell]
 
 
-def select_columns(frame: pd.DataFrame, mapping: Mapping[str, Column], table: str, parameter: str) -> Selected:
+def select_columns(
+    frame: pd.DataFrame, mapping: Mapping[str, Column], table: str, parameter: str, first_row: int = 0
+) -> Selected:
     """Take our columns out of a user's table, as text.
 
     Args:
-        frame: the user's table.
+        frame: the user's table, or a block of it.
         mapping: for each of our columns, where it comes from.
         table: name of the table for messages.
         parameter: key of ``mapping`` in the parameters, for messages.
+        first_row: number of the first row.
 
     Raises:
         TableError: a column is missing or there twice.
@@ -88,7 +91,7 @@ def select_columns(frame: pd.DataFrame, mapping: Mapping[str, Column], table: st
     if len(set(found)) != len(found):
         twice = sorted({name for name in found if found.count(name) > 1})
         raise TableError(f"Table {table}: expected each column once, found more than one of: {', '.join(twice)}.")
-    selected: dict[str, list[str]] = {}
+    selected: dict[str, Sequence[str]] = {}
     bad: list[BadCell] = []
     for ours, theirs in mapping.items():
         if isinstance(theirs, Constant):
@@ -103,8 +106,13 @@ def select_columns(frame: pd.DataFrame, mapping: Mapping[str, Column], table: st
                 f"Table {table}: expected a column '{theirs}', found: {', '.join(found) or 'none'}. "
                 f"Rename the column, or set {parameter}.{ours} to the name that it has."
             )
-        texts = selected[ours] = []
-        for row, value in enumerate(frame.iloc[:, found.index(theirs)]):
+        cells = frame.iloc[:, found.index(theirs)]
+        if isinstance(cells.dtype, pd.StringDtype):  # nothing but whole texts and missing ones
+            selected[ours] = cells.fillna("").tolist()
+            continue
+        texts: list[str] = []
+        selected[ours] = texts
+        for row, value in enumerate(cells, start=first_row):
             try:
                 texts.append(as_text(value))
             except ValueError as error:
@@ -113,9 +121,8 @@ def select_columns(frame: pd.DataFrame, mapping: Mapping[str, Column], table: st
                 texts.append("")
     used = {theirs for theirs in mapping.values() if isinstance(theirs, str)}
     ignored = [name for name in found if name not in used]
-    return Selected(
-        pd.DataFrame({name: pd.Series(values, dtype=str) for name, values in selected.items()}), ignored, bad
-    )
+    rows = pd.DataFrame({name: pd.Series(values, dtype=str) for name, values in selected.items()})
+    return Selected(rows.set_axis(pd.RangeIndex(first_row, first_row + len(rows))), ignored, bad)
 
 
 def check_table(

@@ -5,22 +5,24 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from umt_pipeline.core.errors import TableError
+from umt_pipeline.tables.blocks import BLOCK_ROWS, Blocks, as_blocks
 
 # What may stand between cells, by how common it is.
 DELIMITERS = (",", ";", "\t", "|")
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 # Rows that are asked when the header alone leaves several delimiters.
 _ROWS_ASKED = 100
-# Cells that wait as Python's texts take several times the room that they have in a table.
-_ROWS_AT_ONCE = 50_000
 # UTF-32's mark begins with UTF-16's, so it is asked first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -32,14 +34,20 @@ _MARKS = (
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table; its suffix, in any case, says the format.
+    """Read a whole table; see :func:`open_table`."""
+    return open_table(path).read()
+
+
+def open_table(path: Path) -> Blocks:
+    """Return a table as blocks of rows; its suffix, in any case, says the format.
 
     ===========  =======================================================================================================
     ``.csv``     cells are text, ``""`` where empty: a file called ``001`` or a caption ``NA`` is no number and not missing.
                  The delimiter (comma, semicolon, tab, pipe) is found from the header, or named by Excel's ``sep=;`` above
                  it. Cells that hold it, a quote or a line break are in double quotes. Blank lines are left out.
     ``.tsv``     the same with tabs.
-    ``.json``    a list of objects, one per row, or an object of lists of one length, one per column.
+    ``.json``    a list of objects, one per row, or an object of lists of one length, one per column. It is read whole: for
+                 millions of rows the other formats need less memory.
     ``.jsonl``   one object per line.
     ``.parquet``
     ===========  =======================================================================================================
@@ -48,16 +56,20 @@ def read_table(path: Path) -> pd.DataFrame:
     value makes no 7.0 of a 7.
 
     Raises:
-        TableError: the suffix is another one, or the file is missing, cannot be read, is empty or malformed; the message
-            names the line where there is one.
+        TableError: here or from the blocks: the suffix is another one, or the file is missing, cannot be read, is empty or
+            malformed; the message names the line where there is one.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise TableError(f"{path}: expected a table ending in {', '.join(SUFFIXES)}, found '{path.suffix}'.")
     if not path.is_file():
         raise TableError(f"{path}: expected a table, found {'no file' if path.exists() else 'nothing'}.")
+    return Blocks(partial(_blocks, path, reader))
+
+
+def _blocks(path: Path, reader: Callable[[Path], Iterator[pd.DataFrame]]) -> Iterator[pd.DataFrame]:
     try:
-        return reader(path)
+        yield from reader(path)
     except OSError as error:
         raise TableError(f"{path}: expected a table, found what cannot be read: {error.strerror or error}.") from error
 
@@ -105,7 +117,7 @@ def _is_utf8(line: bytes) -> bool:
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
-def _read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
+def _read_csv(path: Path, delimiter: str | None = None) -> Iterator[pd.DataFrame]:
     # pandas' own parser would take a surplus cell for an index column and fill a short row up, both in silence.
     try:
         with _open(path) as handle:
@@ -114,16 +126,16 @@ def _read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
             if named not in DELIMITERS:
                 handle.seek(0)
             delimiter = delimiter or (named if named in DELIMITERS else _delimiter(path))
-            return _rows(path, handle, delimiter, before=int(named in DELIMITERS))
+            yield from _rows(path, handle, delimiter, before=int(named in DELIMITERS))
     except UnicodeError as error:
         raise _not_text(path, error) from error
 
 
-def _rows(path: Path, handle: TextIO, delimiter: str, before: int) -> pd.DataFrame:
+def _rows(path: Path, handle: TextIO, delimiter: str, before: int) -> Iterator[pd.DataFrame]:
     reader = csv.reader(handle, delimiter=delimiter, strict=True)
-    parts: list[pd.DataFrame] = []
     rows: list[list[str]] = []
     begins = before + 1  # the line in which a row begins: one with line breaks in its cells has several
+    blocks = 0
     try:
         header = [name.strip() for name in next((cells for cells in reader if cells), [])]
         _check_header(path, header)
@@ -136,15 +148,15 @@ def _rows(path: Path, handle: TextIO, delimiter: str, before: int) -> pd.DataFra
                 )
             if cells:
                 rows.append(cells)
-            if len(rows) == _ROWS_AT_ONCE:
-                parts.append(pd.DataFrame(rows, columns=pd.Index(header), dtype=str))
-                rows = []
+            if len(rows) == BLOCK_ROWS:
+                yield pd.DataFrame(rows, columns=pd.Index(header), dtype=str)
+                rows, blocks = [], blocks + 1
             begins = before + reader.line_num + 1
     except csv.Error as error:
         place = f"line {before + reader.line_num}"
         raise TableError(f"{path}, {place}: not valid CSV: {error}, in the row that begins in line {begins}.") from error
-    parts.append(pd.DataFrame(rows, columns=pd.Index(header), dtype=str))
-    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    if rows or not blocks:
+        yield pd.DataFrame(rows, columns=pd.Index(header), dtype=str)
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -190,7 +202,7 @@ def _start(path: Path, delimiter: str, rows: int) -> list[list[str]]:
             return []
 
 
-def _read_tsv(path: Path) -> pd.DataFrame:
+def _read_tsv(path: Path) -> Iterator[pd.DataFrame]:
     return _read_csv(path, delimiter="\t")
 
 
@@ -215,14 +227,17 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _read_json(path: Path) -> pd.DataFrame:
+def _read_json(path: Path) -> Iterator[pd.DataFrame]:
     try:
         value = parse_json(read_text(path))
     except ValueError as error:
         hint = " One object per line is a .jsonl file: rename it." if str(error).startswith("Extra data") else ""
         raise TableError(f"{path}: not valid JSON: {error}.{hint}") from error
     if isinstance(value, list):
-        return _frame(path, "item", value)
+        names = _names(path, "item", value)
+        for start in range(0, max(1, len(value)), BLOCK_ROWS):
+            yield _frame(path, names, value[start : start + BLOCK_ROWS])
+        return
     if not isinstance(value, dict) or not value or not all(isinstance(column, list) for column in value.values()):
         raise TableError(
             f"{path}: expected a JSON list of objects, one per row, or an object of lists, one per column; "
@@ -231,28 +246,43 @@ def _read_json(path: Path) -> pd.DataFrame:
     lengths = {name: len(column) for name, column in value.items()}
     if len(set(lengths.values())) > 1:
         raise TableError(f"{path}: expected lists of one length, one per column; found {lengths}.")
-    return _table(path, value)
+    yield from as_blocks(_table(path, value))
 
 
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    records: list[Any] = []
+def _read_json_lines(path: Path) -> Iterator[pd.DataFrame]:
+    names = _names(path, "row", _json_lines(path))  # a first time, for any line may bring a column
+    records = _json_lines(path)
+    block = list(islice(records, BLOCK_ROWS))
+    while True:
+        yield _frame(path, names, block)
+        block = list(islice(records, BLOCK_ROWS))
+        if not block:
+            return
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
     try:
         with _open(path, newline=None) as handle:
             for number, line in enumerate(handle, start=1):
                 try:
-                    records += [parse_json(line)] if line.strip() else []
+                    if line.strip():
+                        yield parse_json(line)
                 except ValueError as error:
                     raise TableError(f"{path}, line {number}: not valid JSON: {error}.") from error
     except UnicodeError as error:
         raise _not_text(path, error) from error
-    return _frame(path, "row", records)
 
 
-def _frame(path: Path, unit: str, records: list[Any]) -> pd.DataFrame:
+def _names(path: Path, unit: str, records: Iterable[Any]) -> list[str]:
+    names: dict[str, None] = {}
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise TableError(f"{path}, {unit} {number}: expected an object with one key per column, found {_shown(record)}.")
-    names = dict.fromkeys(name for record in records for name in record)
+        names.update(dict.fromkeys(record))
+    return list(names)
+
+
+def _frame(path: Path, names: Sequence[str], records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return _table(path, {name: [record.get(name) for record in records] for name in names})
 
 
@@ -280,17 +310,30 @@ def _shown(value: Any) -> str:
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path) -> Iterator[pd.DataFrame]:
     try:
-        table = pd.read_parquet(path, engine="pyarrow", to_pandas_kwargs={"integer_object_nulls": True})
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if len(set(schema.names)) < len(schema.names):
+                raise ValueError(f"columns of one name: {', '.join(schema.names)}")
+            blocks = 0
+            for batch in file.iter_batches(BLOCK_ROWS, use_threads=False):
+                yield _plain(pa.Table.from_batches([batch], schema))
+                blocks += 1
+            if not blocks:
+                yield _plain(schema.empty_table())
     except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
         raise TableError(f"{path}: not a Parquet file: {error}.") from error
+
+
+def _plain(rows: pa.Table) -> pd.DataFrame:
+    table = rows.to_pandas(integer_object_nulls=True)
     # A dictionary is a way to store a column, not another kind of value.
     kinds = {name: kind.categories.dtype for name, kind in table.dtypes.items() if isinstance(kind, pd.CategoricalDtype)}
     return table.astype(kinds) if kinds else table
 
 
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+_READERS: dict[str, Callable[[Path], Iterator[pd.DataFrame]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".json": _read_json,

@@ -39,32 +39,43 @@ class NearDuplicates:
     compared: int
 
 
-def group_near_duplicates(hashes: Sequence[str], bits: int) -> NearDuplicates:
+def pack(hashes: Sequence[str]) -> np.ndarray:
+    """Return hashes as words, uint64 [N, W]: zeros where there is none.
+
+    Args:
+        hashes: 48 hexadecimal digits, or "" where there is none.
+
+    Raises:
+        ValueError: a hash is of another form.
+    """
+    wrong = next((text for text in hashes if text and len(text) != BITS // 4), None)
+    if wrong is not None:
+        raise ValueError(f"expected a perceptual hash of {BITS // 4} hexadecimal digits, found {wrong!r}")
+    raw = bytes.fromhex("".join(text or "0" * (BITS // 4) for text in hashes))
+    return np.frombuffer(raw, dtype=np.uint64).reshape(-1, WORDS)
+
+
+def group_near_duplicates(words_NW: np.ndarray, bits: int) -> NearDuplicates:
     """Group files whose hashes differ in at most so many bits.
 
     A file without a hash is compared with none, and neither is one of flat frames only: two black films have nothing in
     common.
 
     Args:
-        hashes: 48 hexadecimal digits, or "" where there is none.
+        words_NW: uint64, from :func:`pack`.
         bits: the largest distance, of 192.
 
     Raises:
-        ValueError: a hash is of another form, or ``bits`` is not from 0 to 191.
+        ValueError: ``bits`` is not from 0 to 191.
     """
     if not 0 <= bits < BITS:
         raise ValueError(f"expected a distance from 0 to {BITS - 1} bits, found {bits}")
-    wrong = next((text for text in hashes if text and len(text) != BITS // 4), None)
-    if wrong is not None:
-        raise ValueError(f"expected a perceptual hash of {BITS // 4} hexadecimal digits, found {wrong!r}")
-    known = np.array([position for position, text in enumerate(hashes) if text], dtype=np.int64)
-    if len(known) == 0:
-        return NearDuplicates([], 0)
-    raw = np.frombuffer(bytes.fromhex("".join(text for text in hashes if text)), dtype=np.uint8)
-    words_NW = raw.view(np.uint64).reshape(-1, WORDS)
     set_NW = np.bitwise_count(words_NW)
     informative = ((set_NW >= FLAT_BITS) & (set_NW <= 64 - FLAT_BITS)).any(axis=1)
-    known, words_NW = known[informative], words_NW[informative]
+    (known,) = np.nonzero(informative)
+    words_NW = words_NW[informative]
+    if not len(known):
+        return NearDuplicates([], 0)
     words_HW, hash_of_N = np.unique(words_NW, axis=0, return_inverse=True)
     root_N = _roots(words_HW, bits)[hash_of_N.reshape(-1)]
     order = np.argsort(root_N, kind="stable")
@@ -91,11 +102,21 @@ def _keys(words_HW: np.ndarray, bits: int) -> Iterator[np.ndarray]:
 
     Sixteen bits, because these are sorted in linear time; that others may share them costs a comparison.
     """
-    bits_BH = np.ascontiguousarray(np.unpackbits(words_HW.view(np.uint8), axis=1)[:, _DEALT].T).astype(np.uint64)
+    bytes_HB = words_HW.view(np.uint8)
     for band in np.array_split(np.arange(BITS), bits // 2 + 1):
-        terms_bH = bits_BH[band] * _WEIGHTS[band, None]  # a sum of random numbers, one for each bit that is set
-        sum_H = terms_bH.sum(axis=0)
-        yield from (((sum_H - term_H) >> np.uint64(48)).astype(np.uint16) for term_H in terms_bH)
+        # A sum of random numbers, one for each bit that is set. The terms are made anew for each key: all of a band would
+        # take a kilobyte for each hash.
+        sum_H = np.zeros(len(words_HW), np.uint64)
+        for place in band:
+            sum_H += _term(bytes_HB, place)
+        for place in band:
+            yield ((sum_H - _term(bytes_HB, place)) >> np.uint64(48)).astype(np.uint16)
+
+
+def _term(bytes_HB: np.ndarray, place: int) -> np.ndarray:
+    """Return the random number of the bit that was dealt to a place where it is set, else 0, uint64 [H]."""
+    bit = _DEALT[place]
+    return ((bytes_HB[:, bit // 8] >> (7 - bit % 8)) & 1).astype(np.uint64) * _WEIGHTS[place]
 
 
 def _join_equal(key_H: np.ndarray, words_HW: np.ndarray, bits: int, groups: _Groups) -> None:
@@ -126,6 +147,8 @@ def _near(
     first_P: np.ndarray, second_P: np.ndarray, words_HW: np.ndarray, bits: int, groups: _Groups
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs that are within the distance and not in one group yet."""
+    (alike,) = np.nonzero(np.bitwise_count(words_HW[first_P, 0] ^ words_HW[second_P, 0]) <= bits)  # tells most pairs apart
+    first_P, second_P = first_P[alike], second_P[alike]
     apart = groups.root_H[first_P] != groups.root_H[second_P]
     first_P, second_P = first_P[apart], second_P[apart]
     near = np.bitwise_count(words_HW[first_P] ^ words_HW[second_P]).sum(axis=1, dtype=np.uint16) <= bits

@@ -11,11 +11,12 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -34,6 +35,9 @@ from umt_pipeline.video.reader import probe
 logger = logging.getLogger(__name__)
 
 CACHE_FILE = "probed.sqlite"
+# Files whose results are in memory at a time. Each so many the workers are started anew and wait for the last of them, which
+# takes seconds of an hour.
+FILES_AT_ONCE = 65_536
 # What decides, beside our own code, whether a file decodes.
 DECODERS = ("av", "decord2", "pillow")
 CODE = ("video.probing",)
@@ -74,14 +78,15 @@ def try_probe(path: Path, rules: VideoRules) -> VideoInfo | Refusal:
 
 def probe_all(
     root: Path,
-    names: Sequence[str],
+    names: Iterable[str],
     rules: VideoRules,
     limits: ReadLimits | None = None,
     cache: Path | None = None,
     workers: int | None = None,
+    total: int | None = None,
     executor: Executor | None = None,
-) -> list[VideoInfo | Refusal]:
-    """Probe files.
+) -> Iterator[VideoInfo | Refusal]:
+    """Probe files, :data:`FILES_AT_ONCE` at a time.
 
     Args:
         root: folder of the files.
@@ -90,9 +95,10 @@ def probe_all(
         limits: for one file; None: the defaults.
         cache: folder for what is found, to be found again; None: nothing is kept.
         workers: processes; see :func:`umt_pipeline.video.guarded.check_files`.
+        total: how many names there are, for messages; None: they are counted, all at once.
         executor: where files are checked; None: on this machine.
 
-    Returns:
+    Yields:
         One result per name, in the order of ``names``, the same for any number of workers and any executor.
 
     Raises:
@@ -101,18 +107,34 @@ def probe_all(
     """
     limits = limits or ReadLimits()
     key = fingerprint(limits.model_dump())
-    with closing(ProbeCache(cache / CACHE_FILE, rules_key(rules), key)) if cache else nullcontext() as known:
-        work = _Work(root, names, known, partial(_run, root=root, limits=limits, workers=workers, executor=executor))
-        with progress("checking files", len(names), "file") as show:
+    if total is None:
+        names = list(names)
+        total = len(names)
+    waiting = iter(names)
+    counts: Counter[str] = Counter()
+    run = partial(_run, root=root, limits=limits, workers=workers, executor=executor)
+    with (
+        closing(ProbeCache(cache / CACHE_FILE, rules_key(rules), key)) if cache else nullcontext() as known,
+        progress("checking files", total, "file") as show,
+    ):
+        while some := list(islice(waiting, FILES_AT_ONCE)):
+            work = _Work(root, some, known, run, counts)
             left = work.look_up()
-            show(work.done)
+            show(counts.total())
             for step in (work.recognise(left), work.decode(left, rules)):
                 with closing(step):  # whatever ends the run ends the workers
                     for number in step:
                         del left[number]
-                        show(work.done)
-    logger.info("%s", work.told())
-    return [result for result in work.results if result is not None]
+                        show(counts.total())
+            yield from (result for result in work.results if result is not None)
+    logger.info("%s", _told(counts))
+
+
+def _told(counts: Counter[str]) -> str:
+    moved = f" ({counts['content']} moved or copied)" if counts["content"] else ""
+    absent = f", {counts['absent']} not there" if counts["absent"] else ""
+    kept = counts["path"] + counts["content"]
+    return f"checked {counts.total()} files: {kept} from the cache{moved}, {counts['decoded']} decoded{absent}"
 
 
 def rules_key(rules: VideoRules) -> str:
@@ -179,23 +201,17 @@ def _run(
 
 
 class _Work:
-    """One call of :func:`probe_all`, in steps; each settles some files and leaves the others to the next."""
+    """Files that :func:`probe_all` has at a time, in steps; each settles some and leaves the others to the next.
 
-    def __init__(self, root: Path, names: Sequence[str], known: ProbeCache | None, run: Run) -> None:
-        self._root, self._names, self._known, self._run = root, names, known, run
-        self._counts: Counter[str] = Counter()
+    Attributes:
+        results: of the files, None where none is known yet.
+    """
+
+    def __init__(
+        self, root: Path, names: Sequence[str], known: ProbeCache | None, run: Run, counts: Counter[str]
+    ) -> None:
+        self._root, self._names, self._known, self._run, self._counts = root, names, known, run, counts
         self.results: list[VideoInfo | Refusal | None] = [None] * len(names)
-
-    @property
-    def done(self) -> int:
-        return self._counts.total()
-
-    def told(self) -> str:
-        counts = self._counts
-        moved = f" ({counts['content']} moved or copied)" if counts["content"] else ""
-        absent = f", {counts['absent']} not there" if counts["absent"] else ""
-        kept = counts["path"] + counts["content"]
-        return f"checked {self.done} files: {kept} from the cache{moved}, {counts['decoded']} decoded{absent}"
 
     def look_up(self) -> dict[int, FileState | None]:
         """Settle what needs no file to be opened; return the others by their numbers, with their states."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from umt_pipeline.core.errors import TableError
@@ -17,7 +20,7 @@ def listed_twice(rows: pd.DataFrame, written: pd.Series, params: IngestionParams
     """Refuse all rows of a file but one: of the split held out most, and there the row that is written as the file is called.
 
     Args:
-        rows: video, split; under their numbers in the raw table.
+        rows: video, split; under their numbers in the raw table. Those of files that are listed once may be left out.
         written: the paths as the table writes them.
         params: what to do if a file is in two splits; the order of splits.
 
@@ -45,7 +48,8 @@ def same_content(videos: pd.DataFrame, params: IngestionParams) -> tuple[Refused
     """Find files with the same bytes, and refuse those that the parameters do not keep.
 
     Args:
-        videos: accepted videos and images, under their numbers in the raw table.
+        videos: path, split and sha256 of accepted files, under their numbers in the raw table. Those whose content is in no
+            other file may be left out.
         params: what to do with them.
 
     Returns:
@@ -74,11 +78,14 @@ def same_content(videos: pd.DataFrame, params: IngestionParams) -> tuple[Refused
     return refused, told
 
 
-def same_pictures(videos: pd.DataFrame, params: IngestionParams) -> tuple[Refused, dict[str, Any]]:
+def same_pictures(
+    words_NW: np.ndarray, files_at: Callable[[np.ndarray], pd.DataFrame], params: IngestionParams
+) -> tuple[Refused, dict[str, Any]]:
     """Find files that look the same though their bytes differ, and refuse those that the parameters do not keep.
 
     Args:
-        videos: accepted videos and images, with ``perceptual_hash``, under their numbers in the raw table.
+        words_NW: perceptual hashes of the accepted files, from :func:`~umt_pipeline.video.near_duplicates.pack`.
+        files_at: returns path, split and sha256 of some of these, under their numbers in the raw table.
         params: how near is the same, what to do.
 
     Returns:
@@ -88,8 +95,10 @@ def same_pictures(videos: pd.DataFrame, params: IngestionParams) -> tuple[Refuse
     Raises:
         TableError: a group crosses splits, and a parameter makes that an error.
     """
-    found = group_near_duplicates(videos["perceptual_hash"].tolist(), params.near_duplicate_bits)
-    groups = [videos.iloc[members] for members in found.groups]
+    found = group_near_duplicates(words_NW, params.near_duplicate_bits)
+    members = files_at(np.array([place for group in found.groups for place in group], np.int64))
+    ends = np.cumsum([0, *map(len, found.groups)]).tolist()
+    groups = [members.iloc[start:end] for start, end in pairwise(ends)]
     groups = [group for group in groups if group["sha256"].nunique() > 1]  # the same bytes are reported as such
     groups.sort(key=lambda group: group["split"].nunique() < 2)
     refused: Refused = {}
@@ -110,7 +119,7 @@ def same_pictures(videos: pd.DataFrame, params: IngestionParams) -> tuple[Refuse
     told = {
         "bits": params.near_duplicate_bits,
         "compared": found.compared,
-        "not_compared": len(videos) - found.compared,
+        "not_compared": len(words_NW) - found.compared,
         "across_splits": sum(group["split"].nunique() > 1 for group in groups),
         "groups": [{"files": list(group["path"]), "splits": sorted(set(group["split"]))} for group in groups],
     }

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from umt_pipeline.pipelines.ingestion.accepting import Accepted, AcceptedVideos, clean_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.pipelines.ingestion.remedies import EXPLANATIONS
 from umt_pipeline.reports.ingestion.content import Content, RulesInForce
@@ -19,25 +18,14 @@ from umt_pipeline.tracking import provenance_tags
 
 
 def describe_corpus(
-    ingestion_report: dict[str, Any],
-    videos: pd.DataFrame,
-    captions: pd.DataFrame,
-    labels: pd.DataFrame,
-    questions: pd.DataFrame,
-    boxes: pd.DataFrame,
-    rejects: pd.DataFrame,
-    params: IngestionParams,
+    ingestion_report: dict[str, Any], videos: AcceptedVideos, tables: dict[str, Accepted], params: IngestionParams
 ) -> dict[str, Any]:
     """Count all that the page draws.
 
     Args:
         ingestion_report: what was counted before.
-        videos: clean table.
-        captions: clean table, as the next three.
-        labels: one per video and task.
-        questions: about videos.
-        boxes: in videos.
-        rejects: of all tables.
+        videos: what became of the videos.
+        tables: what became of the other tables.
         params: the rules in force.
 
     Returns:
@@ -53,23 +41,24 @@ def describe_corpus(
         on_near_duplicates_across_splits=params.on_near_duplicates_across_splits,
         on_bad_row=params.on_bad_row,
     )
-    tables = {"captions": captions, "labels": labels, "questions": questions, "boxes": boxes}
+    clean = clean_tables(videos, tables)
+    about = {name: clean[name] for name in tables}
     meanings = {reason: explanation.meaning for reason, explanation in EXPLANATIONS.items()}
-    return measure(ingestion_report, videos, tables, rejects, meanings, rules).model_dump(mode="json")
+    return measure(ingestion_report, clean["videos"], about, clean["rejects"], meanings, rules).model_dump(mode="json")
 
 
-def show_corpus(ingestion_statistics: dict[str, Any], raw_media: Path, videos: pd.DataFrame, params: IngestionParams) -> str:
+def show_corpus(ingestion_statistics: dict[str, Any], raw_media: Path, videos: AcceptedVideos, params: IngestionParams) -> str:
     """Draw the page, with frames of a few files.
 
     Args:
         ingestion_statistics: from :func:`describe_corpus`; every number comes from there.
         raw_media: folder that paths are relative to.
-        videos: clean table; says of the files to show how many frames they have.
+        videos: what became of the videos; says of the files to show how many frames they have.
         params: shown as they are; limits of reading a file.
 
     Returns:
         HTML that needs no other file. A file that cannot be read has a box with the reason in place of its frames.
     """
     content = Content.model_validate(ingestion_statistics)
-    page = ingestion_page(content, frame_loader(Path(raw_media), videos, content, params.limits))
+    page = ingestion_page(content, frame_loader(Path(raw_media), videos.table(), content, params.limits))
     return render(page, {"run": provenance_tags(Path.cwd(), os.environ)}, params.model_dump(mode="json"))

@@ -23,61 +23,61 @@ def create_pipeline() -> Pipeline:
     """
     raw = ["raw_videos", "raw_captions", "raw_labels", "raw_questions", "raw_boxes"]
     clean = ["videos", "captions", "labels", "questions", "boxes", "rejects"]
-    accepted, rejected = ["accepted_videos", "accepted_tables"], ["rejected_videos", "rejected_tables"]
+    settled = ["settled_videos_data", "settled_tables_data"]
     return Pipeline(
         [
             Node(
                 read_raw_tables,
                 name="read_raw_tables",
-                inputs=["raw_media", *raw, "params:ingestion"],
-                outputs=["listing", "listed_videos"],
+                inputs=["raw_media", *raw, "params:ingestion", "workspace"],
+                outputs="listing_data",
             ),
             Node(
                 probe_videos,
                 name="probe_videos",
-                inputs=["raw_media", "listed_videos", "params:ingestion", "params:offline", "workspace"],
-                outputs="probed_videos",
+                inputs=["raw_media", "listing_data", "params:ingestion", "params:offline", "workspace"],
+                outputs="probed_data",
             ),
             Node(
                 accept_videos,
                 name="accept_videos",
-                inputs=["listing", "listed_videos", "probed_videos", "params:ingestion"],
-                outputs=["accepted_videos", "rejected_videos", "repeated_content"],
+                inputs=["listing_data", "probed_data", "params:ingestion"],
+                outputs=["settled_videos_data", "repeated_content"],
             ),
             Node(
                 accept_tables,
                 name="accept_tables",
-                inputs=["listing", "accepted_videos", "rejected_videos", "params:ingestion"],
-                outputs=["accepted_tables", "rejected_tables"],
+                inputs=["listing_data", "settled_videos_data", "params:ingestion"],
+                outputs="settled_tables_data",
             ),
             Node(
                 reconcile,
                 name="reconcile",
-                inputs=["listing", *accepted, *rejected],
+                inputs=["listing_data", *settled],
                 outputs="row_counts",
             ),
             Node(
                 report,
                 name="report_ingestion",
-                inputs=["row_counts", "listing", "repeated_content", *accepted, "params:ingestion"],
+                inputs=["row_counts", "listing_data", "repeated_content", *settled, "params:ingestion"],
                 outputs="ingestion_report",
             ),
             Node(
                 finish,
                 name="write_clean_tables",
-                inputs=["row_counts", *accepted, *rejected],
+                inputs=["row_counts", *settled],
                 outputs=clean,
             ),
             Node(
                 describe_corpus,
                 name="describe_corpus",
-                inputs=["ingestion_report", *clean, "params:ingestion"],
+                inputs=["ingestion_report", *settled, "params:ingestion"],
                 outputs="ingestion_statistics",
             ),
             Node(
                 show_corpus,
                 name="show_corpus",
-                inputs=["ingestion_statistics", "raw_media", "videos", "params:ingestion"],
+                inputs=["ingestion_statistics", "raw_media", "settled_videos_data", "params:ingestion"],
                 outputs="ingestion_page",
             ),
         ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -13,6 +17,8 @@ from umt_pipeline.pipelines.ingestion.remedies import remedy
 from umt_pipeline.schemas import Column, RowReason
 from umt_pipeline.schemas.mapping import BadCell, name_column
 from umt_pipeline.schemas.texts import is_blank, shown
+from umt_pipeline.tables.blocks import BLOCK_ROWS
+from umt_pipeline.tables.spill import Spill, SpilledRows
 
 # Rows that a message lists; it counts the others.
 MAX_LISTED = 5
@@ -36,12 +42,102 @@ _NOT_WRONG = frozenset(
 )
 
 
+class Reject(NamedTuple):
+    """A row that is not accepted: its number, its video, the reason, and what was expected and found."""
+
+    row: int
+    video: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """Rows of one table that are not accepted.
+
+    Attributes:
+        parts: each in the order of the table. What is found row by row is on disk; what is found by comparing rows, and is
+            in the report anyway, is a list.
+    """
+
+    parts: tuple[SpilledRows | list[Reject], ...]
+
+    def __iter__(self) -> Iterator[Reject]:
+        """Yield all, in the order of the table."""
+        return heapq.merge(*(part if isinstance(part, list) else _spilled(part) for part in self.parts))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __add__(self, part: SpilledRows | list[Reject]) -> Rejects:
+        return Rejects((*self.parts, part))
+
+    def blocks(self, table: str) -> Iterator[pd.DataFrame]:
+        """Yield the reject table; ``table`` is the name of the clean one. At least one block."""
+        rejects = iter(self)
+        block = list(islice(rejects, BLOCK_ROWS))
+        while True:
+            yield _rejects_table(table, block)
+            block = list(islice(rejects, BLOCK_ROWS))
+            if not block:
+                return
+
+
+def _spilled(rows: SpilledRows) -> Iterator[Reject]:
+    for block in rows.blocks():
+        yield from (Reject(*cells) for cells in block.itertuples(name=None))
+
+
+def _rejects_table(table: str, rejects: list[Reject]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "table": pd.Series([table] * len(rejects), dtype=str),
+            "row": pd.Series([reject.row for reject in rejects], dtype="int64"),
+            "video": pd.Series([reject.video for reject in rejects], dtype=str),
+            "reason": pd.Series([reject.reason for reject in rejects], dtype=str),
+            "detail": pd.Series([reject.detail for reject in rejects], dtype=str),
+            "remedy": pd.Series([remedy(reject.reason) for reject in rejects], dtype=str),
+        }
+    )
+
+
+def named(refused: Refused, video_of: Mapping[int, str] | pd.Series[str]) -> list[Reject]:
+    """Return rows that were refused, in their order, with their videos."""
+    return [Reject(row, video_of[row], str(reason), detail) for row, (reason, detail) in sorted(refused.items())]
+
+
+class RejectsWriter:
+    """Keeps rejects on disk, as they are found.
+
+    Args:
+        spill: where.
+    """
+
+    def __init__(self, spill: Spill) -> None:
+        self._writer = spill.writer()
+        self._writer.add(_cells([]))
+
+    def add(self, rejects: list[Reject]) -> None:
+        """Keep rejects of the rows that follow."""
+        if rejects:
+            self._writer.add(_cells(rejects))
+
+    def finish(self) -> SpilledRows:
+        """Return all."""
+        return self._writer.finish()
+
+
+def _cells(rejects: list[Reject]) -> pd.DataFrame:
+    columns = {name: pd.Series([getattr(reject, name) for reject in rejects], dtype=str) for name in Reject._fields[1:]}
+    return pd.DataFrame(columns).set_axis(pd.Index([reject.row for reject in rejects], dtype="int64"))
+
+
 def first_reasons(listed: pd.DataFrame, bad: Iterable[BadCell], problems: Iterable[Problem]) -> Refused:
     """Return the rows that are wrong, each with its first reason.
 
     Args:
-        listed: the rows, numbered from 0.
-        bad: cells that are no text.
+        listed: rows under their numbers.
+        bad: cells of theirs that are no text.
         problems: what is wrong with which rows, in the order in which it is looked for.
     """
     refused: Refused = {}
@@ -68,42 +164,28 @@ def found_in(column: str, expected: str, row: Row) -> str:
     return f"{expected}, found {shown(row[column])}"
 
 
-def rejects_table(table: str, refused: Refused, video_R: pd.Series) -> pd.DataFrame:
-    """Return the reject table of a raw table, in the order of its rows.
-
-    Args:
-        table: name of the clean table.
-        refused: its rows that were not accepted.
-        video_R: the video of each of its rows.
-    """
-    rows = sorted(refused)
-    reasons = [refused[row][0] for row in rows]
-    return pd.DataFrame(
-        {
-            "table": pd.Series([table] * len(rows), dtype=str),
-            "row": pd.Series(rows, dtype="int64"),
-            "video": pd.Series([video_R.iloc[row] for row in rows], dtype=str),
-            "reason": pd.Series(reasons, dtype=str),
-            "detail": pd.Series([refused[row][1] for row in rows], dtype=str),
-            "remedy": pd.Series([remedy(reason) for reason in reasons], dtype=str),
-        }
-    )
-
-
-def check_bad_rows(table: str, refused: Refused, on_bad_row: OnBadRow) -> None:
+def check_bad_rows(table: str, rejects: Iterable[Reject], on_bad_row: OnBadRow) -> None:
     """End the run at bad rows, if it is to end there.
 
     Raises:
         TableError: a row is wrong and ``on_bad_row`` is ``error``; names the first rows with their columns.
     """
-    wrong = sorted(row for row, (reason, _) in refused.items() if reason not in _NOT_WRONG)
-    if not wrong or on_bad_row != "error":
+    if on_bad_row != "error":
         return
-    listed = "".join(
-        f"\n  row {row}, {refused[row][1]} ({refused[row][0]}). {remedy(refused[row][0])}" for row in wrong[:MAX_LISTED]
-    )
-    more = f"\n  and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
+    wrong = (reject for reject in rejects if reject.reason not in _NOT_WRONG)
+    first = list(islice(wrong, MAX_LISTED))
+    if not first:
+        return
+    listed = "".join(f"\n  row {one.row}, {one.detail} ({one.reason}). {remedy(one.reason)}" for one in first)
+    others = sum(1 for _ in wrong)
+    more = f"\n  and {others} more" if others else ""
     raise TableError(
-        f"Table raw_{table}: {len(wrong)} row(s) cannot be used. Rows count from 0, without the header.{listed}{more}\n"
+        f"Table raw_{table}: {len(first) + others} row(s) cannot be used. Rows count from 0, without the header."
+        f"{listed}{more}\n"
         "Correct the table, or set ingestion.on_bad_row: reject to leave such rows out."
     )
+
+
+def count_reasons(rejects: Iterable[Reject]) -> dict[str, int]:
+    """Return how many rejects have which reason, by its name."""
+    return dict(sorted(Counter(reject.reason for reject in rejects).items()))

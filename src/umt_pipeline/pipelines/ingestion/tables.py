@@ -3,13 +3,14 @@
 All go the same way: columns are mapped, texts cleaned, rows joined to media, and each row that is not accepted has one reason,
 its first.
 
-Shapes: R rows of a raw table.
+Shapes: R rows of a block.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
@@ -19,18 +20,17 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from umt_pipeline.core.errors import TableError
 from umt_pipeline.pipelines.ingestion.media_paths import PathNames
 from umt_pipeline.pipelines.ingestion.rows import (
-    OnBadRow,
     Problem,
     Refused,
+    Rejects,
+    RejectsWriter,
     Row,
     blank_cells,
-    check_bad_rows,
     first_reasons,
     found_in,
-    rejects_table,
+    named,
 )
 from umt_pipeline.schemas import (
     NO_OPTION,
@@ -48,17 +48,22 @@ from umt_pipeline.schemas import (
 from umt_pipeline.schemas.mapping import Selected, name_column
 from umt_pipeline.schemas.tasks import FORM, TEXTS, has_one_form, is_texts
 from umt_pipeline.schemas.texts import as_text, clean_text, has_control, shown
+from umt_pipeline.tables.blocks import Blocks
+from umt_pipeline.tables.keys import count_distinct, hash_rows, repeated
+from umt_pipeline.tables.spill import Spill, SpilledRows
 
 EDGES = ["x1", "y1", "x2", "y2"]
 NUMBERS = ["timestamp_s", *EDGES, "score"]
+# The row of the table of videos that a row is about.
+LISTED = "listed"
 
 
 @dataclass(frozen=True)
-class ReadTable:
-    """A table as read: all of its rows.
+class ReadBlock:
+    """A block of a table as read.
 
     Attributes:
-        rows: our columns, rows numbered from 0.
+        rows: our columns and ``listed``, under the numbers of the rows.
         refused: the rows that are wrong by themselves.
         ignored: the user's columns that were not used.
         cleaned: how many texts were changed, by what was changed.
@@ -70,13 +75,45 @@ class ReadTable:
     cleaned: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ReadTable:
+    """A table as read.
+
+    Attributes:
+        count: all of its rows.
+        rows: our columns and ``listed`` of those that are not wrong by themselves, and of those that ``left_out`` names.
+        left_out: int64, rows that are wrong beside others, such as repeated ones.
+        rejects: all that are wrong.
+        ignored: the user's columns that were not used.
+        cleaned: how many texts were changed, by what was changed.
+    """
+
+    count: int
+    rows: SpilledRows
+    left_out: np.ndarray
+    rejects: Rejects
+    ignored: list[str]
+    cleaned: dict[str, int]
+
+    def blocks(self) -> Iterator[pd.DataFrame]:
+        """Yield the rows that are not wrong; at least one block."""
+        for block in self.rows.blocks():
+            yield block[~block.index.isin(self.left_out)] if len(self.left_out) else block
+
+
 class Reader(Protocol):
-    """From the user's table, the mapping of columns and the listed media to our rows."""
+    """From a block of the user's table, the mapping of columns and the listed media to our rows, from a number on."""
 
-    def __call__(self, raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames) -> ReadTable: ...
+    def __call__(self, raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames, first_row: int) -> ReadBlock: ...
 
 
-def no_counts(accepted: pd.DataFrame) -> dict[str, int]:
+def no_repeats(rows: pd.DataFrame) -> Refused:
+    """Refuse nothing."""
+    del rows
+    return {}
+
+
+def no_counts(accepted: Iterable[pd.DataFrame]) -> dict[str, int]:
     """Count nothing."""
     del accepted
     return {}
@@ -88,63 +125,64 @@ class TableKind:
 
     Attributes:
         name: of the clean table; the raw one is ``raw_<name>``.
-        read: reads it and finds rows that are wrong by themselves.
+        read: reads a block and finds rows that are wrong by themselves.
         clean: schema of what is accepted.
-        counts: what the report says of the accepted rows of a split.
+        key: columns that not every row may share with others; none: any may.
+        repeats: of rows that may share them, those that are wrong.
+        counts: what the report says of the accepted rows of a split, given in blocks.
         of_videos: whether rows about images are rejected.
     """
 
     name: str
     read: Reader
     clean: type[pa.DataFrameModel]
-    counts: Callable[[pd.DataFrame], dict[str, int]] = no_counts
+    key: tuple[str, ...] = ()
+    repeats: Callable[[pd.DataFrame], Refused] = no_repeats
+    counts: Callable[[Iterable[pd.DataFrame]], dict[str, int]] = no_counts
     of_videos: bool = False
 
+    @property
+    def columns(self) -> list[str]:
+        """Of the clean table."""
+        return list(self.clean.to_schema().columns)
 
-def accept_rows(
-    kind: TableKind, read: ReadTable, videos: pd.DataFrame, rejected_videos: pd.DataFrame, on_bad_row: OnBadRow
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Join a table to accepted media and give a reason for each row that is not accepted.
+
+def read_kind(kind: TableKind, raw: Blocks, mapping: Mapping[str, Column], names: PathNames, spill: Spill) -> ReadTable:
+    """Read a table about media.
 
     Args:
-        kind: which table.
-        read: its rows.
-        videos: accepted videos and images.
-        rejected_videos: rejects of the video table.
-        on_bad_row: whether a wrong row ends the run.
-
-    Returns:
-        The accepted rows with ``video_id``, under their numbers in the raw table; rejects, in the order of the table.
+        kind: which.
+        raw: the user's table.
+        mapping: where our columns come from.
+        names: the listed media.
+        spill: where the rows are kept.
 
     Raises:
-        TableError: a row is wrong and may not be, or there are questions or boxes of which none is accepted.
+        TableError: a column is missing.
     """
-    rows = read.rows
-    refused = {**first_reasons(rows, [], _not_joined(kind, rows, videos, rejected_videos)), **read.refused}
-    check_bad_rows(kind.name, refused, on_bad_row)
-    rejects = rejects_table(kind.name, refused, rows["video"])
-    if kind.of_videos and len(rows) and len(refused) == len(rows):
-        counts = rejects["reason"].value_counts().to_dict()
-        first = rejects.iloc[0]
-        raise TableError(
-            f"Table raw_{kind.name}: none of {len(rows)} rows can be used: {counts}, the first, of '{first['video']}': "
-            f"{first['detail']}. Expected paths as in the table of videos, such as "
-            f"'{next(iter(videos['path']), 'none: no video was accepted')}'."
-        )
-    ids = dict(zip(videos["path"], videos["video_id"], strict=True))
-    accepted = rows[~rows.index.isin(list(refused))]
-    return accepted.assign(video_id=pd.Series(accepted["video"].map(ids), dtype=str)), rejects
-
-
-def _not_joined(kind: TableKind, rows: pd.DataFrame, videos: pd.DataFrame, rejected_videos: pd.DataFrame) -> Iterator[Problem]:
-    own, accepted = rows["video"], set(videos["path"])
-    told = zip(rejected_videos["video"], rejected_videos["reason"], strict=True)
-    # A file that is listed twice is rejected once and accepted once.
-    broken: Mapping[str, str] = {video: reason for video, reason in told if video not in accepted}
-    yield own.isin(list(broken)), RowReason.VIDEO_REJECTED, lambda row: f"its video was rejected: {broken[row['video']]}"
-    if kind.of_videos:
-        stills = videos.loc[videos["media"] != "video", "path"]
-        yield own.isin(list(stills)), RowReason.IMAGE, lambda row: f"column 'video': {kind.name} are of videos"
+    rows, rejects = spill.writer(), RejectsWriter(spill)
+    hashes: list[np.ndarray] = []
+    cleaned: Counter[str] = Counter()
+    ignored: list[str] = []
+    count = 0
+    for block in raw:
+        read = kind.read(block, mapping, names, count)
+        count, ignored = count + len(read.rows), read.ignored
+        cleaned.update(read.cleaned)
+        rejects.add(named(read.refused, read.rows["video"]))
+        sound = read.rows[~read.rows.index.isin(list(read.refused))]
+        rows.add(sound)
+        if kind.key:
+            hashes.append(hash_rows(sound, *kind.key))
+    kept = rows.finish()
+    refused: Refused = {}
+    parts = Rejects((rejects.finish(),))
+    if kind.key:
+        asked = kept.take(repeated(np.concatenate(hashes)))
+        refused = kind.repeats(asked)
+        parts += named(refused, asked["video"])
+    left_out = np.array(sorted(refused), np.int64)
+    return ReadTable(count, kept, left_out, parts, ignored, dict(cleaned))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -173,68 +211,66 @@ def clean_texts(rows: pd.DataFrame, *columns: str) -> dict[str, int]:
     return cleaned
 
 
-def _select(raw: pd.DataFrame, mapping: Mapping[str, Column], name: str, names: PathNames) -> Selected:
-    """Take our columns as text, with paths as the table of videos has them."""
-    selected = select_columns(raw, mapping, f"raw_{name}", f"ingestion.columns.{name}")
-    paths = normal_paths(selected.table["video"]).tolist()
-    selected.table["video"] = pd.Series([names.find(path) for path in paths], dtype=str)
+def _select(raw: pd.DataFrame, mapping: Mapping[str, Column], name: str, names: PathNames, first_row: int) -> Selected:
+    """Take our columns as text, with paths as the table of videos has them, and its rows as ``listed``."""
+    selected = select_columns(raw, mapping, f"raw_{name}", f"ingestion.columns.{name}", first_row)
+    rows = selected.table
+    paths, listed_R = names.find(normal_paths(rows["video"]).tolist())
+    rows["video"] = pd.Series(paths, index=rows.index, dtype=str)
+    rows[LISTED] = listed_R
     return selected
 
 
-def _unknown(rows: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames) -> Iterator[Problem]:
+def _unknown(rows: pd.DataFrame, mapping: Mapping[str, Column]) -> Iterator[Problem]:
     """Find rows that need a video and name none, or one that is not listed."""
     yield from blank_cells(rows, mapping, "video")
-    listed = rows["video"].map(names.knows).astype(bool)
     expected = f"{name_column('video', mapping)}: expected a video of table raw_videos"
-    yield ~listed, RowReason.UNKNOWN_VIDEO, partial(found_in, "video", expected)
+    yield rows[LISTED] < 0, RowReason.UNKNOWN_VIDEO, partial(found_in, "video", expected)
 
 
-def _repeated(rows: pd.DataFrame, refused: Refused, *columns: str) -> list[int]:
-    """Return the rows that equal an earlier one that is not refused."""
-    rest = rows[~rows.index.isin(list(refused))]
-    return rest.index[rest.duplicated(list(columns)).to_numpy(bool)].tolist()
-
-
-def _read_captions(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames) -> ReadTable:
+def _read_captions(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames, first_row: int) -> ReadBlock:
     """Read captions. One that is there twice stays: published sets have such, and leaving one out changes a benchmark."""
-    selected = _select(raw, mapping, "captions", names)
+    selected = _select(raw, mapping, "captions", names, first_row)
     rows = selected.table
-    problems = [*blank_cells(rows, mapping, "caption"), *_unknown(rows, mapping, names)]
+    problems = [*blank_cells(rows, mapping, "caption"), *_unknown(rows, mapping)]
     refused = first_reasons(rows, selected.bad, problems)
     cleaned = clean_texts(rows, "caption")
-    return ReadTable(rows.assign(caption_id=np.arange(len(rows))), refused, selected.ignored, cleaned)
+    return ReadBlock(rows.assign(caption_id=rows.index.to_numpy(np.int64)), refused, selected.ignored, cleaned)
 
 
-def _read_labels(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames) -> ReadTable:
-    """Read labels: one of each task for a video. Of two that differ nobody knows which is right, so neither is taken."""
-    selected = _select(raw, mapping, "labels", names)
+def _read_labels(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames, first_row: int) -> ReadBlock:
+    selected = _select(raw, mapping, "labels", names, first_row)
     rows = selected.table
-    problems = [*blank_cells(rows, mapping, "task", "label"), *_unknown(rows, mapping, names)]
+    problems = [*blank_cells(rows, mapping, "task", "label"), *_unknown(rows, mapping)]
     refused = first_reasons(rows, selected.bad, problems)
-    cleaned = clean_texts(rows, "task", "label")
-    for row in _repeated(rows, refused, "video", "task", "label"):
-        refused[row] = (RowReason.DUPLICATE, "column 'label': an earlier row says the same")
-    rest = rows[~rows.index.isin(list(refused))]
+    return ReadBlock(rows, refused, selected.ignored, clean_texts(rows, "task", "label"))
+
+
+def _repeated_labels(rows: pd.DataFrame) -> Refused:
+    """Refuse all but one label of each task for a video. Of two that differ nobody knows which is right: neither is taken."""
+    again = rows.index[rows.duplicated(["video", "task", "label"])].tolist()
+    refused: Refused = dict.fromkeys(again, (RowReason.DUPLICATE, "column 'label': an earlier row says the same"))
+    rest = rows.drop(index=again)
     for _, group in rest[rest.duplicated(["video", "task"], keep=False)].groupby(["video", "task"], sort=False):
         told = ", ".join(f"{shown(label)} in row {row}" for row, label in group["label"].items())
         detail = f"column 'label': expected one label of task {shown(group['task'].iloc[0])}, found {told}"
         refused.update(dict.fromkeys(group.index.tolist(), (str(RowReason.CONTRADICTING_LABELS), detail)))
-    return ReadTable(rows, refused, selected.ignored, cleaned)
+    return refused
 
 
-def _read_questions(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames) -> ReadTable:
+def _read_questions(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames, first_row: int) -> ReadBlock:
     """Read questions. A cell that is not there is empty: a table of choices has no answers, one of answers no options."""
     texts = _given(raw, mapping, ("question_id", "video", "question"), {"question": ""})
-    selected = _select(raw, texts, "questions", names)
+    selected = _select(raw, texts, "questions", names, first_row)
     rows = selected.table
     for name in ("answers", "options"):
-        rows[name] = pd.Series([_as_list(value) for value in _cells(raw, mapping[name])], dtype=object)
+        rows[name] = pd.Series([_as_list(value) for value in _cells(raw, mapping[name])], index=rows.index, dtype=object)
     correct = [_as_choice(value) for value in _cells(raw, mapping["correct"])]
-    rows["correct"] = pd.Series([NO_OPTION if value is None else value for value in correct], dtype="int64")
-    rows = rows[list(RawQuestions.to_schema().columns)].copy()
+    rows["correct"] = np.array([NO_OPTION if value is None else value for value in correct], np.int64)
+    rows = rows[[*RawQuestions.to_schema().columns, LISTED]].copy()
     no_choice = pd.Series([value is None for value in correct], index=rows.index, dtype=bool)
     problems = [
-        *blank_cells(rows, mapping, "question_id"), *_unknown(rows, mapping, names), *_list_problems(rows),
+        *blank_cells(rows, mapping, "question_id"), *_unknown(rows, mapping), *_list_problems(rows),
         (no_choice, RowReason.NOT_A_NUMBER, lambda row: "column 'correct': expected a whole number from 0, or none"),
     ]  # fmt: skip
     refused = first_reasons(rows, selected.bad, problems)
@@ -242,36 +278,40 @@ def _read_questions(raw: pd.DataFrame, mapping: Mapping[str, Column], names: Pat
     whole = rows[~rows.index.isin(list(refused))]
     formed[whole.index] = has_one_form(whole)
     refused |= first_reasons(rows, [], [(~formed, RowReason.WRONG_FORM, lambda row: f"expected {FORM}, found {_form(row)}")])
-    for row in _repeated(rows, refused, "question_id"):
-        refused[row] = (
-            RowReason.DUPLICATE_ID,
-            "column 'question_id': expected a value that occurs once, an earlier row has it",
-        )
     cleaned = clean_texts(rows, "question")
     read = {str(mapping[name]) for name in ("answers", "options", "correct")}
-    return ReadTable(rows, refused, [name for name in selected.ignored if name not in read], cleaned)
+    return ReadBlock(rows, refused, [name for name in selected.ignored if name not in read], cleaned)
 
 
-def _read_boxes(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames) -> ReadTable:
+def _repeated_questions(rows: pd.DataFrame) -> Refused:
+    told = (RowReason.DUPLICATE_ID, "column 'question_id': expected a value that occurs once, an earlier row has it")
+    return dict.fromkeys(rows.index[rows.duplicated("question_id")].tolist(), told)
+
+
+def _read_boxes(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNames, first_row: int) -> ReadBlock:
     """Read boxes: numbers as numbers, NaN where they are none. What a table of drawn boxes need not say has a default."""
     defaults = {"person": "", "score": "1", "source": "annotated"}
     texts = _given(raw, mapping, tuple(RawBoxes.to_schema().columns), defaults)
     kept_as_text = {name: column for name, column in texts.items() if name not in NUMBERS}
-    selected = _select(raw, kept_as_text, "boxes", names)
+    selected = _select(raw, kept_as_text, "boxes", names, first_row)
     rows = selected.table
     for name in NUMBERS:
         column = texts[name]
         if isinstance(column, str) and column not in raw and len(raw):
             select_columns(raw, {name: column}, "raw_boxes", "ingestion.columns.boxes")  # says that it is missing
-        cells = raw[column].reset_index(drop=True) if isinstance(column, str) and column in raw else defaults.get(name, "")
-        rows[name] = pd.to_numeric(pd.Series(cells, index=rows.index), errors="coerce").astype(np.float64)
-    rows = rows[list(RawBoxes.to_schema().columns)].copy()
+        there = isinstance(column, str) and column in raw
+        cells = raw[column].set_axis(rows.index) if there else pd.Series(defaults.get(name, ""), index=rows.index)
+        rows[name] = pd.to_numeric(cells, errors="coerce").astype(np.float64)
+    rows = rows[[*RawBoxes.to_schema().columns, LISTED]].copy()
     cleaned = clean_texts(rows, "label")
-    refused = first_reasons(rows, selected.bad, [*_unknown(rows, mapping, names), *_box_problems(rows)])
-    for row in _repeated(rows, refused, "video", "timestamp_s", *EDGES, "label", "source"):
-        refused[row] = (RowReason.DUPLICATE, "an earlier row says the same")
+    refused = first_reasons(rows, selected.bad, [*_unknown(rows, mapping), *_box_problems(rows)])
     read = {str(texts[name]) for name in NUMBERS}
-    return ReadTable(rows, refused, [name for name in selected.ignored if name not in read], cleaned)
+    return ReadBlock(rows, refused, [name for name in selected.ignored if name not in read], cleaned)
+
+
+def _repeated_boxes(rows: pd.DataFrame) -> Refused:
+    again = rows.index[rows.duplicated([*_BOX_KEY])].tolist()
+    return dict.fromkeys(again, (RowReason.DUPLICATE, "an earlier row says the same"))
 
 
 def _given(
@@ -345,32 +385,44 @@ def _told(row: Row, names: list[str]) -> str:
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
-def _count_questions(questions: pd.DataFrame) -> dict[str, int]:
-    free = questions["correct"] == NO_OPTION
-    answered = questions["answers"].map(len).astype(int) > 0
+def _count_questions(blocks: Iterable[pd.DataFrame]) -> dict[str, int]:
+    counts = Counter({"open": 0, "open_without_answer": 0, "multiple_choice": 0})
+    videos = []
+    for rows in blocks:
+        free = rows["correct"] == NO_OPTION
+        answered = rows["answers"].map(len).astype(int) > 0
+        counts["open"] += int((free & answered).sum())
+        counts["open_without_answer"] += int((free & ~answered).sum())
+        counts["multiple_choice"] += int((~free).sum())
+        videos.append(np.unique(hash_rows(rows, "video_id")))
+    return {**counts, "videos": count_distinct(videos)}
+
+
+def _count_boxes(blocks: Iterable[pd.DataFrame]) -> dict[str, int]:
+    frames, drawn, detected, videos = [], [], [], []
+    actions = 0
+    for rows in blocks:
+        by_people = rows[rows["source"] == "annotated"]
+        actions += int((by_people["label"] != "").sum())
+        frames.append(np.unique(hash_rows(by_people, "video_id", "timestamp_s")))
+        drawn.append(np.unique(hash_rows(by_people, "video_id", "timestamp_s", *EDGES)))
+        videos.append(np.unique(hash_rows(by_people, "video_id")))
+        others = rows[rows["source"] == "detected"]
+        detected.append(np.unique(hash_rows(others, "video_id", "timestamp_s", *EDGES)))
     return {
-        "open": int((free & answered).sum()),
-        "open_without_answer": int((free & ~answered).sum()),
-        "multiple_choice": int((~free).sum()),
-        "videos": questions["video_id"].nunique(),
+        "key_frames": count_distinct(frames),
+        "annotated_boxes": count_distinct(drawn),
+        "detected_boxes": count_distinct(detected),
+        "actions": actions,
+        "videos": count_distinct(videos),
     }
 
 
-def _count_boxes(boxes: pd.DataFrame) -> dict[str, int]:
-    once = boxes.drop_duplicates(["video_id", "timestamp_s", *EDGES, "source"])
-    annotated, detected = (once[once["source"] == source] for source in ("annotated", "detected"))
-    return {
-        "key_frames": len(annotated.drop_duplicates(["video_id", "timestamp_s"])),
-        "annotated_boxes": len(annotated),
-        "detected_boxes": len(detected),
-        "actions": len(boxes[(boxes["source"] == "annotated") & (boxes["label"] != "")]),
-        "videos": annotated["video_id"].nunique(),
-    }
-
+_BOX_KEY = ("video", "timestamp_s", *EDGES, "label", "source")
 
 KINDS = (
     TableKind("captions", _read_captions, Captions),
-    TableKind("labels", _read_labels, Labels),
-    TableKind("questions", _read_questions, Questions, counts=_count_questions, of_videos=True),
-    TableKind("boxes", _read_boxes, Boxes, counts=_count_boxes, of_videos=True),
+    TableKind("labels", _read_labels, Labels, ("video", "task"), _repeated_labels),
+    TableKind("questions", _read_questions, Questions, ("question_id",), _repeated_questions, _count_questions, of_videos=True),
+    TableKind("boxes", _read_boxes, Boxes, _BOX_KEY, _repeated_boxes, _count_boxes, of_videos=True),
 )

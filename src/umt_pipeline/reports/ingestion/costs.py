@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from umt_pipeline.reports.ingestion.content import Choice, Loss, Option, Refused, RuleCosts, RulesInForce, ShareLimit, Threshold
+from umt_pipeline.reports.ingestion.facts import Facts, KnownFile
 from umt_pipeline.schemas import NOTHING_LOST, OTHERS_DECIDE, RowReason
+from umt_pipeline.tables.blocks import Blocks
+from umt_pipeline.tables.keys import hash_rows
 from umt_pipeline.video.media import Reason
 
 # Frames of the usual clips of 4 to 64 frames, and sides that networks and published corpora have.
@@ -29,58 +31,48 @@ _WORDS = {
 
 
 def rule_costs(
-    videos: pd.DataFrame,
-    about: Mapping[str, pd.DataFrame],
-    rejects: pd.DataFrame,
-    alike: Sequence[Sequence[str]],
+    facts: Facts,
+    rejects: Blocks,
+    rejected: Mapping[tuple[str, str], int],
+    leaking: Sequence[int],
     listed: int,
     rules: RulesInForce,
 ) -> RuleCosts:
     """Count what the rules cost.
 
     Args:
-        videos: accepted files, as :class:`umt_pipeline.schemas.Videos` says.
-        about: accepted rows of the other tables, with ``video_id``, by the table's name.
+        facts: of the accepted files.
         rejects: as :class:`umt_pipeline.schemas.Rejects` says.
-        alike: groups of paths of files that look the same.
+        rejected: how many of them are of which table and reason.
+        leaking: places of accepted files that look like one of a split that is held out more.
         listed: files in the raw table.
         rules: those in force.
     """
-    costs = _Costs(videos, about, rejects, rules.splits)
-    still_F = (videos["media"] != "video").to_numpy()
-    frames_F = np.where(still_F, np.inf, videos["num_frames"].to_numpy(float))
-    sides_F = videos[["width", "height"]].min(axis=1).to_numpy(float)
-    again_F = videos.duplicated("sha256").to_numpy()
-    nothing_F = np.zeros(len(videos), bool)
-    leaks_F = _leaks(videos, alike, rules.splits)
+    costs = _Costs(facts, rejects, rejected, rules.splits)
+    frames_F = np.where(facts.still_F, np.iinfo(np.int64).max, facts.frames_F)
+    nothing_F, leaks_F = np.zeros(len(frames_F), bool), np.zeros(len(frames_F), bool)
+    leaks_F[list(leaking)] = True
     return RuleCosts(
         thresholds=(
             costs.threshold("min_frames", rules.min_frames, Reason.TOO_SHORT.value, frames_F, _FRAMES),
-            costs.threshold("min_side", rules.min_side, Reason.TOO_SMALL.value, sides_F, _SIDES),
+            costs.threshold("min_side", rules.min_side, Reason.TOO_SMALL.value, facts.sides_F, _SIDES),
         ),
         choices=(
-            costs.choice("on_duplicate_content", rules, RowReason.DUPLICATE_CONTENT, again_F),
+            costs.choice("on_duplicate_content", rules, RowReason.DUPLICATE_CONTENT, facts.again_F),
             costs.choice("on_content_in_two_splits", rules, RowReason.CONTENT_IN_TWO_SPLITS, nothing_F),
             costs.choice("on_near_duplicates_across_splits", rules, RowReason.NEAR_DUPLICATE_IN_TWO_SPLITS, leaks_F),
-            _bad_rows(rejects, list(about), rules.on_bad_row),
+            _bad_rows(rejected, list(facts.rows_of), rules.on_bad_row),
         ),
-        rejected_share=_share(rejects, listed, rules.max_rejected_share),
+        rejected_share=_share(rejected, listed, rules.max_rejected_share),
     )
 
 
 class _Costs:
     """Counts files and the rows about them."""
 
-    def __init__(
-        self, videos: pd.DataFrame, about: Mapping[str, pd.DataFrame], rejects: pd.DataFrame, splits: tuple[str, ...]
-    ) -> None:
-        self._videos, self._splits, self._tables = videos, splits, tuple(about)
-        self._rows = {
-            name: videos["video_id"].map(table["video_id"].value_counts()).fillna(0).to_numpy(np.int64)
-            for name, table in about.items()
-        }
-        self._rejected = rejects[rejects["table"] == "videos"]
-        self._rejected_with = rejects[(rejects["table"] != "videos") & (rejects["reason"] == RowReason.VIDEO_REJECTED)]
+    def __init__(self, facts: Facts, rejects: Blocks, rejected: Mapping[tuple[str, str], int], splits: tuple[str, ...]) -> None:
+        self._facts, self._rejects, self._rejected, self._splits = facts, rejects, rejected, splits
+        self._tables = tuple(facts.rows_of)
 
     def threshold(self, rule: str, now: int, reason: str, values_F: np.ndarray, asked: tuple[int, ...]) -> Threshold:
         """Return what values from ``now`` up would cost; ``values_F`` are the numbers that the rule asks about."""
@@ -109,35 +101,50 @@ class _Costs:
         return Choice(rule=rule, now=getattr(rules, rule), options=tuple(options))
 
     def _loss(self, gone_F: np.ndarray) -> Loss:
-        gone, left = self._videos[gone_F], self._videos[~gone_F]["split"].value_counts()
+        facts = self._facts
+        left = np.bincount(facts.split_F[~gone_F], minlength=len(self._splits)).tolist()
         return Loss(
-            videos=int((gone["media"] == "video").sum()),
-            images=int((gone["media"] == "image").sum()),
-            hours=round(float(gone["duration_s"].sum()) / 3600, 6),
-            rows={name: int(rows_F[gone_F].sum()) for name, rows_F in self._rows.items()},
-            left={split: int(left.get(split, 0)) for split in self._splits},
+            videos=int((gone_F & ~facts.still_F).sum()),
+            images=int((gone_F & facts.still_F).sum()),
+            hours=round(float(facts.seconds_F[gone_F].sum()) / 3600, 6),
+            rows={name: int(rows_F[gone_F].sum()) for name, rows_F in facts.rows_of.items()},
+            left=dict(zip(self._splits, left, strict=True)),
         )
 
     def _refused(self, reason: str) -> Refused:
-        files = self._rejected.loc[self._rejected["reason"] == reason, "video"]
-        rows = self._rejected_with[self._rejected_with["video"].isin(set(files))]["table"].value_counts()
-        return Refused(files=len(files), rows={name: int(rows.get(name, 0)) for name in self._tables})
+        """Return the files that were rejected for a reason, and the rows that were rejected with them."""
+        files = self._rejected.get(("videos", reason), 0)
+        rows = dict.fromkeys(self._tables, 0)
+        if files:
+            own = [block[(block["table"] == "videos") & (block["reason"] == reason)] for block in self._rejects]
+            hashes = np.concatenate([hash_rows(part, "video") for part in own])
+            for block in self._rejects:
+                with_files = block[(block["table"] != "videos") & (block["reason"] == RowReason.VIDEO_REJECTED)]
+                lost = with_files["table"][np.isin(hash_rows(with_files, "video"), hashes)]
+                for name, count in lost.value_counts().items():
+                    rows[str(name)] += int(count)
+        return Refused(files=files, rows=rows)
 
 
-def _leaks(videos: pd.DataFrame, alike: Sequence[Sequence[str]], splits: tuple[str, ...]) -> np.ndarray:
-    """Return which accepted files look like one of a split that is held out more, bool [F]."""
-    split_of = dict(zip(videos["path"], videos["split"], strict=True))
-    gone: set[str] = set()
+def leaks(known: Mapping[str, KnownFile], alike: Sequence[Sequence[str]], splits: tuple[str, ...]) -> list[int]:
+    """Return the places of accepted files that look like one of a split that is held out more.
+
+    Args:
+        known: accepted files by their paths, those in ``alike`` among them.
+        alike: groups of paths of files that look the same.
+        splits: all there may be, from the one trained on to the one held out most.
+    """
+    gone: set[int] = set()
     for group in alike:
-        members = [path for path in group if path in split_of]
-        kept = max((splits.index(split_of[path]) for path in members), default=0)
-        gone |= {path for path in members if splits.index(split_of[path]) != kept}
-    return videos["path"].isin(gone).to_numpy()
+        members = [known[path] for path in group if path in known]
+        kept = max((splits.index(file.split) for file in members), default=0)
+        gone |= {file.place for file in members if splits.index(file.split) != kept}
+    return sorted(gone)
 
 
-def _bad_rows(rejects: pd.DataFrame, tables: list[str], now: str) -> Choice:
+def _bad_rows(rejected: Mapping[tuple[str, str], int], tables: list[str], now: str) -> Choice:
     nothing = dict.fromkeys(tables, 0)
-    ends = bool(rejects["reason"].isin(set(RowReason) - OTHERS_DECIDE).any())
+    ends = any(reason in set(RowReason) - OTHERS_DECIDE for _, reason in rejected)
     return Choice(
         rule="on_bad_row",
         now=now,
@@ -148,8 +155,8 @@ def _bad_rows(rejects: pd.DataFrame, tables: list[str], now: str) -> Choice:
     )
 
 
-def _share(rejects: pd.DataFrame, listed: int, now: float) -> ShareLimit:
-    unusable = rejects[(rejects["table"] == "videos") & ~rejects["reason"].isin(NOTHING_LOST)]
-    share = len(unusable) / listed if listed else 0.0
+def _share(rejected: Mapping[tuple[str, str], int], listed: int, now: float) -> ShareLimit:
+    files = sum(rows for (table, reason), rows in rejected.items() if table == "videos" and reason not in NOTHING_LOST)
+    share = files / listed if listed else 0.0
     limits = tuple((limit, share > limit) for limit in sorted({*_SHARES, now}))
-    return ShareLimit(now=now, share=share, files=len(unusable), listed=listed, limits=limits)
+    return ShareLimit(now=now, share=share, files=files, listed=listed, limits=limits)

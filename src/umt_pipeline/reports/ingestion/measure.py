@@ -5,7 +5,10 @@ Shapes: F accepted files, R rows of a table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,8 +29,10 @@ from umt_pipeline.reports.ingestion.content import (
     RulesInForce,
     Spread,
 )
-from umt_pipeline.reports.ingestion.costs import rule_costs
+from umt_pipeline.reports.ingestion.costs import leaks, rule_costs
+from umt_pipeline.reports.ingestion.facts import Facts, KnownFile, count_rejects, find_files, read_facts
 from umt_pipeline.schemas import RowReason
+from umt_pipeline.tables.blocks import Blocks, Table, as_blocks
 from umt_pipeline.video.media import Reason
 
 # Reasons of a rule. Files with any other reason are never opened here: they have broken a decoder, or may.
@@ -52,6 +57,17 @@ _BINS = 24
 TIMES = "\N{MULTIPLICATION SIGN}"
 _LOG_FROM = 20  # largest value over smallest from which bins are logarithmic
 
+_OF_FILMS = {"duration_s": "seconds per video", "num_frames": "frames per video", "fps": "frames per second"}
+_SIDES = ("width", "height")
+_OF_FILES: dict[str, tuple[str, Sequence[str], Callable[[pd.DataFrame], pd.Series]]] = {
+    "shorter_side": ("pixels of the shorter side", _SIDES, lambda block: block[[*_SIDES]].min(axis=1)),
+    "aspect": ("width over height", _SIDES, lambda block: block["width"] / block["height"]),
+    "size_mib": ("MiB per file", ["size_bytes"], lambda block: block["size_bytes"] / 2**20),
+}
+_OF_CAPTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
+    "words": ("words per caption", lambda block: block["caption"].map(lambda caption: len(caption.split())).astype(np.int32)),
+    "characters": ("characters per caption", lambda block: block["caption"].str.len()),
+}
 _KINDS = {
     "codec": "codec",
     "container": "container",
@@ -65,9 +81,9 @@ _KINDS = {
 
 def measure(
     report: Mapping[str, Any],
-    videos: pd.DataFrame,
-    tables: Mapping[str, pd.DataFrame],
-    rejects: pd.DataFrame,
+    videos: Table,
+    tables: Mapping[str, Table],
+    rejects: Table,
     meanings: Mapping[str, str],
     rules: RulesInForce,
 ) -> Content:
@@ -81,8 +97,13 @@ def measure(
         meanings: of the reasons in ``rejects``.
         rules: those in force.
     """
+    videos, rejects = as_blocks(videos), as_blocks(rejects)
+    about = {name: as_blocks(table) for name, table in tables.items()}
     near = report["near_duplicates"]
-    split_of = dict(zip(videos["path"], videos["split"], strict=True))
+    facts = read_facts(videos, about, rules.splits)
+    alike = [group["files"] for group in near["groups"]]
+    known = find_files(videos, {path for group in [*alike, *_shown_groups(report["duplicates"]["groups"])] for path in group})
+    rejected, listed = count_rejects(rejects), report["tables"]["videos"]["rows_in"]
     return Content(
         dataset_id=report["dataset_id"],
         rules=rules,
@@ -92,23 +113,16 @@ def measure(
         hours=report["hours"],
         media=report["media"],
         warnings=tuple(report["warnings"]),
-        reasons=_reasons(rejects, meanings),
-        distributions=_distributions(videos, tables["captions"], rules.splits),
+        reasons=_reasons(rejects, rejected, meanings),
+        distributions=_distributions(videos, facts, about["captions"], rules.splits),
         kinds=_kinds(videos),
-        labels=_labels(tables["labels"], videos, rules.splits),
-        duplicates=_groups(report["duplicates"]["groups"], split_of),
+        labels=_labels(about["labels"], facts, rules.splits),
+        duplicates=_groups(report["duplicates"]["groups"], known),
         near_duplicates=LookAlikes(
-            **dict(_groups(near["groups"], split_of)), **{name: near[name] for name in ("bits", "compared", "not_compared")}
+            **dict(_groups(near["groups"], known)), **{name: near[name] for name in ("bits", "compared", "not_compared")}
         ),
-        costs=rule_costs(
-            videos,
-            tables,
-            rejects,
-            [group["files"] for group in near["groups"]],
-            report["tables"]["videos"]["rows_in"],
-            rules,
-        ),
-        accepted=_accepted(videos, tables["captions"]),
+        costs=rule_costs(facts, rejects, rejected, leaks(known, alike, rules.splits), listed, rules),
+        accepted=_accepted(videos, about["captions"]),
     )
 
 
@@ -123,25 +137,47 @@ def _is_control(character: str) -> bool:
     return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000
 
 
-def _evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return so many rows, evenly spread: neither the first nor the best."""
-    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+def _evenly(rows: int, count: int) -> np.ndarray:
+    """Return so many numbers of rows, evenly spread: neither the first nor the best."""
+    return np.unique(np.linspace(0, rows - 1, min(count, rows)).round().astype(int))
+
+
+def _some_of_each(
+    table: Blocks, columns: list[str], rows: Mapping[Any, int], each: int
+) -> dict[Any, list[dict[Hashable, Any]]]:
+    """Return rows of some groups, evenly spread over each.
+
+    Args:
+        table: the rows.
+        columns: whose values make the groups.
+        rows: of each group that is wanted.
+        each: how many of each.
+    """
+    wanted = {group: _evenly(count, each) for group, count in rows.items()}
+    seen = dict.fromkeys(rows, 0)
+    found: dict[Any, list[dict[Hashable, Any]]] = {group: [] for group in rows}
+    for block in table:
+        for group, own in block.groupby(columns, sort=False):
+            if group in wanted:
+                here = wanted[group] - seen[group]
+                found[group] += own.iloc[here[(here >= 0) & (here < len(own))]].to_dict("records")
+                seen[group] += len(own)
+    return found
 
 
 # --- rejects ----------------------------------------------------------------------------------------------------------
-def _reasons(rejects: pd.DataFrame, meanings: Mapping[str, str]) -> tuple[ReasonGroup, ...]:
+def _reasons(rejects: Blocks, rejected: Mapping[tuple[str, str], int], meanings: Mapping[str, str]) -> tuple[ReasonGroup, ...]:
     groups = []
-    for (table, reason), rows in rejects.groupby(["table", "reason"], sort=True):
+    for (table, reason), rows in _some_of_each(rejects, ["table", "reason"], rejected, EXAMPLES_PER_REASON).items():
         openable = table == "videos" and reason in RULE_REASONS
-        examples = _evenly(rows, EXAMPLES_PER_REASON).to_dict("records")
         groups.append(
             ReasonGroup(
-                table=str(table),
-                reason=str(reason),
-                rows=len(rows),
-                meaning=visible(meanings[str(reason)]),
-                remedy=visible(rows["remedy"].iloc[0]),
-                examples=tuple(_rejected_row(row, openable) for row in examples),
+                table=table,
+                reason=reason,
+                rows=rejected[table, reason],
+                meaning=visible(meanings[reason]),
+                remedy=visible(rows[0]["remedy"]),
+                examples=tuple(_rejected_row(row, openable) for row in rows),
             )
         )
     return tuple(sorted(groups, key=lambda group: (group.table != "videos", group.table, -group.rows, group.reason)))
@@ -156,28 +192,28 @@ def _rejected_row(row: Mapping[Any, Any], openable: bool) -> RejectedRow:
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------
-def _distributions(videos: pd.DataFrame, captions: pd.DataFrame, splits: Sequence[str]) -> tuple[Distribution, ...]:
-    films = videos[videos["media"] == "video"]
-    split_of = dict(zip(videos["video_id"], videos["split"], strict=True))
-    text = captions["caption"].astype(str)
-    said_in = captions["video_id"].map(split_of)
-    per_file = videos["video_id"].map(captions["video_id"].value_counts()).fillna(0)
-    measured = {
-        "duration_s": ("seconds per video", films["duration_s"], films["split"]),
-        "num_frames": ("frames per video", films["num_frames"], films["split"]),
-        "fps": ("frames per second", films["fps"], films["split"]),
-        "shorter_side": ("pixels of the shorter side", videos[["width", "height"]].min(axis=1), videos["split"]),
-        "aspect": ("width over height", videos["width"] / videos["height"], videos["split"]),
-        "size_mib": ("MiB per file", videos["size_bytes"] / 2**20, videos["split"]),
-        "words": ("words per caption", text.map(lambda caption: len(caption.split())), said_in),
-        "characters": ("characters per caption", text.str.len(), said_in),
-        "captions_per_file": ("captions per file", per_file, videos["split"]),
-    }
-    made = (
-        distribution(name, title, values.to_numpy(float), of.to_numpy(object), splits)
-        for name, (title, values, of) in measured.items()
-    )
-    return tuple(one for one in made if one is not None)
+def _distributions(videos: Blocks, facts: Facts, captions: Blocks, splits: Sequence[str]) -> tuple[Distribution, ...]:
+    """Measure one after another, for the values of one column are in memory whole."""
+
+    def made() -> Iterator[Distribution | None]:
+        film_F, of_F = ~facts.still_F, facts.split_F
+        for name, title in _OF_FILMS.items():
+            values_F = _column(videos, [name], itemgetter(name))
+            yield distribution(name, title, values_F[film_F], of_F[film_F], splits)
+        for name, (title, columns, value) in _OF_FILES.items():
+            yield distribution(name, title, _column(videos, columns, value), of_F, splits)
+        said_in_R = np.concatenate([facts.split_of(block) for block in captions.only("video_id")])
+        for name, (title, value) in _OF_CAPTIONS.items():
+            yield distribution(name, title, _column(captions, ["caption"], value, np.int32), said_in_R, splits)
+        yield distribution("captions_per_file", "captions per file", facts.rows_of["captions"], of_F, splits)
+
+    return tuple(one for one in made() if one is not None)
+
+
+def _column(
+    table: Blocks, columns: Sequence[str], value: Callable[[pd.DataFrame], pd.Series], kind: type = np.float64
+) -> np.ndarray:
+    return np.concatenate([value(block).to_numpy(kind) for block in table.only(*columns)])
 
 
 def distribution(
@@ -189,11 +225,12 @@ def distribution(
         name: what was measured.
         title: the same for people.
         values_R: finite numbers.
-        split_R: the split of each.
+        split_R: the number of the split of each.
         splits: in the order to show them in.
     """
     if not len(values_R):
         return None
+    values_R = values_R.astype(np.float64, copy=False)
     low, high = float(values_R.min()), float(values_R.max())
     log = low > 0 and high / low >= _LOG_FROM
     whole = bool((values_R == values_R.round()).all())
@@ -206,7 +243,7 @@ def distribution(
         edges = np.histogram_bin_edges(values_R, _BINS)
     log = log and not (whole and high - low < _BINS)
     counts, _ = np.histogram(values_R, edges)
-    of_splits = {split: values_R[split_R == split] for split in splits}
+    of_splits = {split: values_R[split_R == number] for number, split in enumerate(splits)}
     return Distribution(
         name=name,
         title=title,
@@ -229,16 +266,20 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _kinds(videos: pd.DataFrame) -> tuple[Kinds, ...]:
-    sizes = videos["width"].astype(str) + f" {TIMES} " + videos["height"].astype(str)
+def _kinds(videos: Blocks) -> tuple[Kinds, ...]:
+    found: dict[str, Counter[str]] = {name: Counter() for name in _KINDS}
+    for block in videos.only("width", "height", *(name for name in _KINDS if name != "size")):
+        sizes = block["width"].astype(str) + f" {TIMES} " + block["height"].astype(str)
+        for name, counts in found.items():
+            for value, count in (sizes if name == "size" else block[name]).value_counts().items():
+                counts[_word(value)] += int(count)
     kinds = []
-    for name, title in _KINDS.items():
-        if len(videos):
-            counts = (sizes if name == "size" else videos[name].map(_word)).value_counts()
-            counts = counts.sort_index(kind="stable").sort_values(ascending=False, kind="stable")
-            files = tuple((visible(str(value), 60), int(count)) for value, count in counts.head(KINDS_SHOWN).items())
-            rest = counts.iloc[KINDS_SHOWN:]
-            kinds.append(Kinds(name=name, title=title, files=files, other_values=len(rest), other_files=int(rest.sum())))
+    for name, counts in found.items():
+        if counts:
+            ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            files = tuple((visible(value, 60), int(count)) for value, count in ordered[:KINDS_SHOWN])
+            rest = [count for _, count in ordered[KINDS_SHOWN:]]
+            kinds.append(Kinds(name=name, title=_KINDS[name], files=files, other_values=len(rest), other_files=int(sum(rest))))
     return tuple(kinds)
 
 
@@ -248,64 +289,80 @@ def _word(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _labels(labels: pd.DataFrame, videos: pd.DataFrame, splits: Sequence[str]) -> tuple[LabelTask, ...]:
-    split_of = dict(zip(videos["video_id"], videos["split"], strict=True))
+def _labels(labels: Blocks, facts: Facts, splits: Sequence[str]) -> tuple[LabelTask, ...]:
+    found: dict[str, dict[str, np.ndarray]] = {}  # task -> label -> files of each split
+    for block in labels:
+        counts_of = Counter(zip(block["task"], block["label"], facts.split_of(block).tolist(), strict=True))
+        for (task, label, split), files in counts_of.items():
+            of_label = found.setdefault(task, {}).setdefault(label, np.zeros(len(splits), np.int64))
+            of_label[split] += files
     tasks = []
-    for task, rows in labels.groupby("task", sort=True):
-        counts = pd.crosstab(rows["label"], rows["video_id"].map(split_of)).reindex(columns=list(splits), fill_value=0)
-        order = counts.sum(axis=1).sort_index().sort_values(ascending=False, kind="stable").index
-        counts = counts.loc[order]
-        rest = counts.iloc[LABELS_SHOWN:]
+    for task, counts in sorted(found.items()):
+        ordered = sorted(counts.items(), key=lambda item: (-int(item[1].sum()), item[0]))
+        rest = ordered[LABELS_SHOWN:]
         tasks.append(
             LabelTask(
-                task=visible(str(task)),
-                rows=len(rows),
+                task=visible(task),
+                rows=sum(int(files.sum()) for files in counts.values()),
                 labels=len(counts),
-                files=tuple((visible(str(label)), _by_split(row)) for label, row in counts.head(LABELS_SHOWN).iterrows()),
+                files=tuple((visible(label), _by_split(splits, files)) for label, files in ordered[:LABELS_SHOWN]),
                 other_labels=len(rest),
-                other_files=_by_split(rest.sum()),
-                untrained=int((counts[splits[0]] == 0).sum()),
+                other_files=_by_split(splits, sum((files for _, files in rest), np.zeros(len(splits), np.int64))),
+                untrained=sum(int(files[0]) == 0 for files in counts.values()),
             )
         )
     return tuple(tasks)
 
 
-def _by_split(counts: pd.Series) -> dict[str, int]:
-    return {str(split): int(count) for split, count in counts.items()}
+def _by_split(splits: Sequence[str], files: np.ndarray) -> dict[str, int]:
+    return dict(zip(splits, files.tolist(), strict=True))
 
 
 # --- files to show ----------------------------------------------------------------------------------------------------
-def _groups(found: Sequence[Mapping[str, Any]], split_of: Mapping[str, str]) -> Groups:
-    groups = [
+def _across_first(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(found, key=lambda group: len(group["splits"]) < 2)
+
+
+def _shown_groups(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [group["files"][:FILES_OF_A_GROUP] for group in _across_first(found)[:GROUPS_SHOWN]]
+
+
+def _groups(found: Sequence[Mapping[str, Any]], known: Mapping[str, KnownFile]) -> Groups:
+    shown = [
         Group(
-            files=tuple((path, split_of.get(path, "")) for path in group["files"][:FILES_OF_A_GROUP]),
+            files=tuple((path, known[path].split if path in known else "") for path in group["files"][:FILES_OF_A_GROUP]),
             files_in_all=len(group["files"]),
             splits=tuple(group["splits"]),
         )
-        for group in found
+        for group in _across_first(found)[:GROUPS_SHOWN]
     ]
-    groups.sort(key=lambda group: len(group.splits) < 2)
     return Groups(
-        groups=len(groups),
-        files=sum(group.files_in_all for group in groups),
-        across_splits=sum(len(group.splits) > 1 for group in groups),
-        shown=tuple(groups[:GROUPS_SHOWN]),
+        groups=len(found),
+        files=sum(len(group["files"]) for group in found),
+        across_splits=sum(len(group["splits"]) > 1 for group in found),
+        shown=tuple(shown),
     )
 
 
-def _accepted(videos: pd.DataFrame, captions: pd.DataFrame) -> tuple[AcceptedFile, ...]:
+def _accepted(videos: Blocks, captions: Blocks) -> tuple[AcceptedFile, ...]:
     """Return some files of each corpus and split, so that each has one as long as there are not too many."""
-    parts = [rows for _, rows in videos.groupby(["corpus", "split"], sort=False)][:ACCEPTED_SHOWN]
+    rows: Counter[Any] = Counter()  # remembers which came first
+    for block in videos.only("corpus", "split"):
+        rows.update(zip(block["corpus"], block["split"], strict=True))
+    parts = dict(islice(rows.items(), ACCEPTED_SHOWN))
     fit = ACCEPTED_SHOWN // max(1, len(parts))
     each = 6 if fit >= 6 else 3 if fit >= 3 else 1  # whole rows of the page
     columns = ("path", "split", "corpus", "width", "height", "num_frames", "codec")
-    caption = captions.drop_duplicates("video_id").set_index("video_id")["caption"]
+    files = [file for part in _some_of_each(videos, ["corpus", "split"], parts, each).values() for file in part]
+    caption: dict[str, str] = {}
+    for block in captions.only("video_id", "caption"):
+        own = block[block["video_id"].isin([file["video_id"] for file in files])]
+        caption = dict(zip(own["video_id"][::-1], own["caption"][::-1], strict=True)) | caption
     return tuple(
         AcceptedFile(
             **{column: file[column] for column in columns},
             duration_s=_short(file["duration_s"]),
-            caption=visible(str(caption.get(file["video_id"], ""))),
+            caption=visible(caption.get(file["video_id"], "")),
         )
-        for rows in parts
-        for file in _evenly(rows, each).to_dict("records")
+        for file in files
     )

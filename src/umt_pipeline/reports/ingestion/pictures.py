@@ -10,18 +10,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.reports.ingestion.content import Content
 from umt_pipeline.reports.page import FrameLoader
+from umt_pipeline.tables.blocks import Table, as_blocks
 from umt_pipeline.video.guarded import Extend, ReadLimits, run_guarded
 from umt_pipeline.video.images import read_image
 from umt_pipeline.video.media import Refusal, is_image
 from umt_pipeline.video.reader import read_frames
 
 _FRAMES = 4  # of a video
+_ASKED = ["path", "num_frames", "width", "height"]
 # Pixels that all files together may make decoders produce: seconds of work. Frames are taken from the part of each video
 # that its share reaches, so that one long or large film costs no more than another.
 _PIXELS = 1_000_000_000
@@ -39,7 +40,7 @@ def shown_files(content: Content) -> list[str]:
     return list(dict.fromkeys([*paths, *(file.path for file in content.accepted)]))
 
 
-def frame_loader(media: Path, videos: pd.DataFrame, content: Content, limits: ReadLimits) -> FrameLoader:
+def frame_loader(media: Path, videos: Table, content: Content, limits: ReadLimits) -> FrameLoader:
     """Read the files of the page; return what gives their frames by path.
 
     Of an accepted video these are a few, evenly spaced; of an image, and of a file that a rule refused, the first. They are
@@ -78,13 +79,14 @@ def read_some(file: Path, extend: Extend, numbers: Mapping[Path, list[int]]) -> 
     return np.stack([_smaller(frame) for frame in frames_THWC])
 
 
-def _numbers(paths: Sequence[str], videos: pd.DataFrame, content: Content) -> dict[str, list[int]]:
+def _numbers(paths: Sequence[str], videos: Table, content: Content) -> dict[str, list[int]]:
     """Return the numbers of the frames to read of each file."""
     share = _PIXELS // max(1, len(paths))
-    known = videos[videos["path"].isin(set(paths))]
+    shown = set(paths)
     numbers = {
         path: frame_numbers(num_frames, width, height, share)
-        for path, num_frames, width, height in known[["path", "num_frames", "width", "height"]].to_numpy(object)
+        for block in as_blocks(videos)
+        for path, num_frames, width, height in block.loc[block["path"].isin(shown), _ASKED].to_numpy(object)
     }
     for group in content.duplicates.shown:
         # The same bytes have the same frames, whichever of them was accepted.
