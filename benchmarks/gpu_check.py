@@ -83,7 +83,8 @@ def main() -> int:
     load = os.getloadavg()[0]
     with TemporaryDirectory(prefix="umt-gpu-check-") as folder:
         outcomes = dict(run_parts(settings, Path(folder), time.monotonic() + arguments.seconds))
-    write_page(report(settings, outcomes, arguments.out, load), arguments.out)
+    options = "" if arguments.seconds == SECONDS else f" --seconds {arguments.seconds:.0f}"
+    write_page(report(settings, outcomes, arguments.out, options, load), arguments.out)
     return int(any(outcome.result is None and not outcome.note.startswith("not run") for outcome in outcomes.values()))
 
 
@@ -236,8 +237,8 @@ PARTS: dict[str, tuple[str, Callable[[Place, Settings], dict[str, Any]]]] = {
 }
 
 
-def report(settings: Settings, outcomes: dict[str, Outcome], out: Path, load: float) -> Iterator[str]:
-    """Yield the lines of the page."""
+def report(settings: Settings, outcomes: dict[str, Outcome], out: Path, options: str, load: float) -> Iterator[str]:
+    """Yield the lines of the page; ``options`` were given besides device and page, ``load`` is the machine's before it all."""
     cuda = settings.device == "cuda"
     yield "# What a GPU gives"
     yield ""
@@ -254,7 +255,8 @@ def report(settings: Settings, outcomes: dict[str, Outcome], out: Path, load: fl
         "run alone. Written by"
     )
     yield ""
-    yield f"    benchmarks/gpu_check.sh{'' if cuda else ' --device cpu'}{'' if out == OUT else f' --out {out.name}'}"
+    page = "" if out == OUT else f" --out {out.name}"
+    yield f"    benchmarks/gpu_check.sh{'' if cuda else ' --device cpu'}{options}{page}"
     yield ""
     seconds = sum(outcome.seconds for outcome in outcomes.values())
     yield paragraph(
