@@ -14,22 +14,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from umt_pipeline.core.files import write_json
 from umt_pipeline.data.samples import Batch, Corpus, Sample, SampleDataset
 from umt_pipeline.features.codecs import Coder, Int8
-from umt_pipeline.features.manifest import (
-    INDEX_FILE,
-    INDEX_SCHEMA,
-    MANIFEST_FILE,
-    FileEntry,
-    ShardEntry,
-    StoreHeader,
-    StoreManifest,
-    TeacherIdentity,
-    write_index,
-)
+from umt_pipeline.features.index import plan_schema
+from umt_pipeline.features.manifest import StoreHeader, TeacherIdentity
 from umt_pipeline.features.provider import ClipDataset
 from umt_pipeline.features.targets import TargetBatch, draw_targets, gather_patches, mask_noise
+from umt_pipeline.features.writer import ShardWriter, UnfinishedStore
 from umt_pipeline.masking import MaskConfig, draw_visible, visible_count
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.video.views import ViewConfig
@@ -72,33 +63,22 @@ def make_header(view: ViewConfig, teacher: Teacher, source: str, dataset_id: str
 def write_store(folder: Path, header: StoreHeader, clips: int) -> int:
     """Write a store of random records, one a clip, and return its bytes."""
     records = random_records(header)
-    (folder / "shards").mkdir(parents=True)
-    shards = []
-    for number, start in enumerate(range(0, clips, SHARD_ROWS)):
-        rows = np.arange(start, min(start + SHARD_ROWS, clips))
-        shard = folder / "shards" / f"{number:05d}"
-        shard.mkdir()
-        files = {}
-        for name, array in records.items():
-            np.save(shard / f"{name}.npy", array[rows % POOL])
-            files[name] = FileEntry.of(shard / f"{name}.npy")
-        write_json(shard / "files.json", {name: entry.model_dump() for name, entry in files.items()})
-        shards.append(ShardEntry(name=shard.name, rows=len(rows), files=files))
-    write_index(folder, index_of(header, clips))
-    index = FileEntry.of(folder / INDEX_FILE)
-    manifest = StoreManifest(**dict(header), rows=clips, index=index, shards=tuple(shards))
-    write_json(folder / MANIFEST_FILE, manifest.as_json())
+    paths = pa.array([f"{clip_name(row)}.mp4" for row in range(clips)])
+    store = UnfinishedStore.begin(folder, header, plan_of(header, clips), paths)
+    for shard, rows in enumerate(store.rows_of):
+        writer = ShardWriter(store.shard_folder(shard), len(rows), header.arrays())
+        writer.open()
+        writer.append({name: array[rows % POOL] for name, array in records.items()})
+        writer.close()
+    store.finish()
     return sum(file.stat().st_size for file in folder.rglob("*.npy"))
 
 
-def index_of(header: StoreHeader, clips: int) -> pa.Table:
-    """Return the index of such a store."""
+def plan_of(header: StoreHeader, clips: int) -> pa.Table:
+    """Return the plan of such a store."""
     size = header.view.size
     lines = [
         {
-            "row": row,
-            "shard": row // SHARD_ROWS,
-            "shard_row": row % SHARD_ROWS,
             "video_id": clip_name(row),
             "split": "train",
             "view_number": 0,
@@ -109,7 +89,7 @@ def index_of(header: StoreHeader, clips: int) -> pa.Table:
         }
         for row in range(clips)
     ]
-    return pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+    return pa.Table.from_pylist(lines, schema=plan_schema(header.frames))
 
 
 def random_records(header: StoreHeader) -> dict[str, np.ndarray]:
@@ -125,7 +105,7 @@ def random_records(header: StoreHeader) -> dict[str, np.ndarray]:
         "pixels": pixels.numpy(),
         "attention": attention_BTN.numpy(),
         "visible": visible_BV.int().numpy(),
-        **Coder(header.codec).encode(targets_BKVC),
+        **{name: array.numpy() for name, array in Coder(header.codec).encode(targets_BKVC).items()},
     }
 
 

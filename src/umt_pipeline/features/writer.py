@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import cached_property
 from io import BufferedRandom
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,9 +65,6 @@ from umt_pipeline.features.rejects import (
     write_shard_rejects,
 )
 from umt_pipeline.video.views import View
-
-if TYPE_CHECKING:
-    pass  # given by whoever has tables of it; training itself needs none
 
 PLAN_FILE = "plan.json"
 PATHS_FILE = "paths.parquet"
