@@ -225,7 +225,7 @@ def test_the_command_prints_tables_or_json(project: Path) -> None:
         "Cheaper: cached",
         "epochs per view",
         "in bf16",
-        "pq 2.47 TB",
+        "pq 2.46 TB",
         "assumed",
     ):
         assert expected in text

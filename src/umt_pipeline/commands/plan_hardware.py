@@ -5,22 +5,20 @@ What nobody has measured is assumed, and says so. `--rates` takes your numbers; 
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from pydantic import Field
 
+from umt_pipeline.compute.names import AskedPrecision, Precision
+from umt_pipeline.compute.peak import matmul_peak
+from umt_pipeline.compute.precision import PAYS
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
-
-logger = logging.getLogger(__name__)
-
-Precision = Literal["bf16", "fp32"]
-Asked = Literal["auto", "bf16", "fp32"]
-PAYS = 1.3
+from umt_pipeline.training.device import resolve_device
 
 # Dense peaks in TFLOP/s from NVIDIA's data sheets of the SXM modules: bf16, and fp32 without TF32, which torch leaves off.
 PEAK_TFLOPS = {"a100": (312.0, 19.5), "h100": (989.0, 67.0), "h200": (989.0, 67.0)}
@@ -79,7 +77,7 @@ class Hardware(Config):
         """Return the FLOP/s of one device."""
         return (self.bf16_tflops if precision == "bf16" else self.fp32_tflops) * 1e12
 
-    def resolve(self, asked: Asked) -> Precision:
+    def resolve(self, asked: AskedPrecision) -> Precision:
         """Return the precision that a run computes in on this device, decided as a run does it by a measured product."""
         if asked != "auto":
             return asked
@@ -151,8 +149,6 @@ def measured_here(
         device: from :func:`find_device`.
         decode_rate: measures the corpus' own files; None: there are none.
     """
-    import torch
-
     devices = 1 if device["shared"] else max(torch.cuda.device_count(), 1)
     rates: dict[str, float] = {"cores": max(_cores() // devices, 1)}
     sources = {"cores": "counted on this machine"}
@@ -172,12 +168,6 @@ def _cores() -> int:
 
 
 def _device_here() -> dict[str, Any]:
-    # Here, not at the top: other plans need no torch.
-    import torch
-
-    from umt_pipeline.compute.peak import matmul_peak
-    from umt_pipeline.training.device import resolve_device
-
     device = resolve_device("auto")
     bf16, fp32 = (matmul_peak(device, dtype) / 1e12 for dtype in (torch.bfloat16, torch.float32))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"

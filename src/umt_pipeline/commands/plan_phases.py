@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from umt_pipeline.commands.plan_hardware import Asked, Hardware, Precision
+from umt_pipeline.commands.plan_hardware import Hardware
 from umt_pipeline.commands.plan_numbers import Explained, Number, amount, count, explained, hours, longest
+from umt_pipeline.compute.names import AskedPrecision, Precision
 from umt_pipeline.core.config import Config
 
 # Memory that a process of training or extraction has for itself after its imports, and a decoder that has read 340 x 256
@@ -38,7 +39,7 @@ class Setup:
 
     name: PhaseName
     devices: int
-    asked: Asked
+    asked: AskedPrecision
     workers: int | None
 
     def decoders(self, cores: int) -> int:
