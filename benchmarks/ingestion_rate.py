@@ -276,9 +276,9 @@ def page(
         slope = (more.peak_mib - more.start_mib - fewer.peak_mib + fewer.start_mib) * 2**20 / (more.rows - fewer.rows)
         yield ""
         yield (
-            f"From {fewer.rows:,} to {more.rows:,} rows the peak grows by {slope:,.0f} bytes a row. Tables lie on disk between the "
-            f"nodes, and {BLOCK_ROWS:,} rows of one are in memory at a time; what grows are hashes and numbers of rows. Files "
-            "that look alike, or have the same bytes, cost more: the report names each of them. There are none here."
+            f"From {fewer.rows:,} to {more.rows:,} rows the peak grows by {slope:,.0f} bytes a row. Tables lie on disk between "
+            f"the nodes, and {BLOCK_ROWS:,} rows of one are in memory at a time; what grows are hashes and numbers of rows. "
+            "Files that look alike, or have the same bytes, cost more: the report names each of them. There are none here."
         )
 
 

@@ -128,7 +128,7 @@ def probe_videos(raw_media: Path, listing: Listing, params: IngestionParams, wor
         refused = zip(block.index.tolist(), block["video"], outcomes, strict=True)
         rejects.add([Reject(row, path, one.reason, one.detail) for row, path, one in refused if isinstance(one, Refusal)])
         infos = [one for one in outcomes if isinstance(one, VideoInfo)]
-        usable.add(info_table(block[[isinstance(one, VideoInfo) for one in outcomes]], infos))
+        usable.add(info_table(block[np.array([isinstance(one, VideoInfo) for one in outcomes], bool)], infos))
     next(results, None)  # lets it tell how it went
     return Probed(usable.finish(), rejects.finish())
 
