@@ -279,8 +279,13 @@ def page(
         yield ""
         yield (
             f"From {fewer.rows:,} to {more.rows:,} rows the peak grows by {slope:,.0f} bytes a row. Tables lie on disk between "
-            f"the nodes, and {BLOCK_ROWS:,} rows of one are in memory at a time; what grows are hashes and numbers of rows. Files "
-            "that look alike, or have the same bytes, cost more: the report names each of them. There are none here."
+<<<<<<< HEAD
+            f"the nodes, and {BLOCK_ROWS:,} rows of one are in memory at a time; what grows are hashes and numbers of rows. "
+            "Files that look alike, or have the same bytes, cost more: the report names each of them. There are none here."
+=======
+            f"the nodes, and {BLOCK_ROWS:,} rows of one are in memory at a time; what grows are hashes and numbers of rows. "
+            "Files that look alike, or have the same bytes, cost more: the report names each of them. There are none here."
+>>>>>>> stream
         )
 
 

@@ -57,8 +57,10 @@ def ingest(media: Path, videos: Any, captions: Any, labels: Any, settings: Inges
         return {name: value.read() if isinstance(value, Blocks) else value for name, value in found.items()}
 
 
-def _frame(rows: Any, columns: list[str]) -> pd.DataFrame:
-    return rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=columns)
+def _frame(rows: Any, columns: list[str]) -> Blocks:
+    """Return a table in blocks of two rows, so that what is about several rows is found in several blocks."""
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=columns)
+    return Blocks(lambda: (table.iloc[start : start + 2] for start in range(0, max(1, len(table)), 2)))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from umt_pipeline.reports.ingestion.page import ingestion_page
 from umt_pipeline.reports.ingestion.pictures import frame_numbers, shown_files
 from umt_pipeline.reports.page import Page
 from umt_pipeline.reports.tables import NOTHING
+from umt_pipeline.tables.blocks import Blocks
 
 SPLITS = ("train", "validation", "test")
 NAMES = ("captions", "labels", "questions", "boxes")
@@ -53,6 +54,12 @@ def alike(*groups: dict[str, Any]) -> dict[str, Any]:
     return {"bits": 12, "compared": 4, "not_compared": 1, "groups": list(groups)}
 
 
+def blocks_of(table: pd.DataFrame) -> Blocks:
+    """Return a table in a few small blocks, so that groups of rows are in several."""
+    rows = max(2, len(table) // 3)
+    return Blocks(lambda: (table.iloc[start : start + rows] for start in range(0, max(1, len(table)), rows)))
+
+
 def measured(
     videos: pd.DataFrame,
     captions: list[tuple[str, str]] | pd.DataFrame = (),  # type: ignore[assignment]
@@ -80,7 +87,10 @@ def measured(
         "near_duplicates": alike(), "warnings": [],
     }  # fmt: skip
     meanings = dict.fromkeys(rejects["reason"], "this was found")
-    content = measure(told | (report or {}), videos, tables, rejects, meanings, in_force or rules())
+    in_blocks = {name: blocks_of(table) for name, table in tables.items()}
+    content = measure(
+        told | (report or {}), blocks_of(videos), in_blocks, blocks_of(rejects), meanings, in_force or rules()
+    )
     return Content.model_validate(json.loads(json.dumps(content.model_dump(mode="json"), sort_keys=True)))
 
 

@@ -299,9 +299,10 @@ def _read_boxes(raw: pd.DataFrame, mapping: Mapping[str, Column], names: PathNam
         column = texts[name]
         if isinstance(column, str) and column not in raw and len(raw):
             select_columns(raw, {name: column}, "raw_boxes", "ingestion.columns.boxes")  # says that it is missing
-        there = isinstance(column, str) and column in raw
-        cells = raw[column].set_axis(rows.index) if there else pd.Series(defaults.get(name, ""), index=rows.index)
-        rows[name] = pd.to_numeric(cells, errors="coerce").astype(np.float64)
+        cells: list[Any] = (
+            raw[column].tolist() if isinstance(column, str) and column in raw else [defaults.get(name, "")] * len(rows)
+        )
+        rows[name] = pd.to_numeric(pd.Series(cells, rows.index), errors="coerce").astype(np.float64)
     rows = rows[[*RawBoxes.to_schema().columns, LISTED]].copy()
     cleaned = clean_texts(rows, "label")
     refused = first_reasons(rows, selected.bad, [*_unknown(rows, mapping), *_box_problems(rows)])

@@ -65,7 +65,7 @@ def read_facts(videos: Blocks, tables: Mapping[str, Blocks], splits: Sequence[st
     split, still, frames, sides, seconds, content = [], [], [], [], [], []
     for block in videos.only("video_id", "split", "media", "num_frames", "width", "height", "duration_s", "sha256"):
         ids.append(digests(block["video_id"]))
-        split.append(pd.Categorical(block["split"], categories=splits).codes.astype(np.int8))
+        split.append(block["split"].map({name: number for number, name in enumerate(splits)}).to_numpy(np.int8))
         still.append((block["media"] != "video").to_numpy(bool))
         frames.append(block["num_frames"].to_numpy(np.int64))
         sides.append(block[["width", "height"]].min(axis=1).to_numpy(np.int64))
