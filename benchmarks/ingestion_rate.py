@@ -279,13 +279,8 @@ def page(
         yield ""
         yield (
             f"From {fewer.rows:,} to {more.rows:,} rows the peak grows by {slope:,.0f} bytes a row. Tables lie on disk between "
-<<<<<<< HEAD
             f"the nodes, and {BLOCK_ROWS:,} rows of one are in memory at a time; what grows are hashes and numbers of rows. "
             "Files that look alike, or have the same bytes, cost more: the report names each of them. There are none here."
-=======
-            f"the nodes, and {BLOCK_ROWS:,} rows of one are in memory at a time; what grows are hashes and numbers of rows. "
-            "Files that look alike, or have the same bytes, cost more: the report names each of them. There are none here."
->>>>>>> stream
         )
 
 

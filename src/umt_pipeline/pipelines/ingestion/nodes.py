@@ -126,7 +126,6 @@ def probe_videos(
     videos, folder = listing.videos, workspace / "ingestion"
     names = filter(is_inside, videos.paths())
     total = sum(map(is_inside, videos.paths()))
-<<<<<<< HEAD
     with open_executor(offline) as executor:
         results = probe_all(Path(raw_media), names, params.rules, params.limits, folder, params.workers, total, executor)
         usable, rejects = listing.spill.writer(), RejectsWriter(listing.spill)
@@ -137,21 +136,8 @@ def probe_videos(
             refused = zip(block.index.tolist(), block["video"], outcomes, strict=True)
             rejects.add([Reject(row, path, one.reason, one.detail) for row, path, one in refused if isinstance(one, Refusal)])
             infos = [one for one in outcomes if isinstance(one, VideoInfo)]
-            usable.add(info_table(block[[isinstance(one, VideoInfo) for one in outcomes]], infos))
+            usable.add(info_table(block[np.array([isinstance(one, VideoInfo) for one in outcomes], bool)], infos))
         next(results, None)  # lets it tell how it went
-=======
-    results = iter(probe_all(Path(raw_media), names, params.rules, params.limits, folder, params.workers, total))
-    usable, rejects = listing.spill.writer(), RejectsWriter(listing.spill)
-    for block in videos.blocks():
-        found = [next(results) if is_inside(video) else _OUTSIDE for video in block["video"]]
-        asked = block["media"] if "media" in block else [None] * len(block)
-        outcomes = [_as_asked(result, media) for result, media in zip(found, asked, strict=True)]
-        refused = zip(block.index.tolist(), block["video"], outcomes, strict=True)
-        rejects.add([Reject(row, path, one.reason, one.detail) for row, path, one in refused if isinstance(one, Refusal)])
-        infos = [one for one in outcomes if isinstance(one, VideoInfo)]
-        usable.add(info_table(block[np.array([isinstance(one, VideoInfo) for one in outcomes], bool)], infos))
-    next(results, None)  # lets it tell how it went
->>>>>>> stream
     return Probed(usable.finish(), rejects.finish())
 
 
