@@ -132,8 +132,8 @@ class RayExecutor:
         done = 0
         try:
             # Without prefetching each result is here when it is there.
-            tables: Iterator[Any] = iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-            for table in tables:
+            batches: Iterator[Any] = iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+            for table in batches:
                 for place, outcome in zip(table["place"].to_pylist(), table["outcome"].to_pylist(), strict=True):
                     result = _taken(outcome)
                     done += 1
