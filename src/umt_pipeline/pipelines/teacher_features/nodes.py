@@ -78,6 +78,12 @@ def extract_features(
     logger.info("teacher: %s", tower.describe())
     with open_executor(offline) as executor:
         make_shards = None if executor is None else partial(make_by, executor)
+        if executor is not None and params.precision == "auto":
+            logger.warning(
+                "teacher_features.precision: auto is decided on this machine (%s), also for workers that have other devices. "
+                "Set bf16 or fp32 if they do",
+                device,
+            )
         store, report = _record(params, tower, raw_media, videos, "video", workspace / "features", make_shards)
         image_store, image_report = _record(
             params.image_config(), tower, raw_media, videos, "image", workspace / "image_features", make_shards
