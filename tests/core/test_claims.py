@@ -89,6 +89,13 @@ def test_a_number_that_another_process_has_now_is_not_the_holder(tmp_path: Path)
         assert claims.take("a")
 
 
+def test_a_process_of_which_nothing_is_said_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where /proc hides the processes of other users."""
+    own = this_process()
+    monkeypatch.setattr("umt_pipeline.core.processes._started", lambda pid: "")
+    assert not own.is_known_dead()
+
+
 def test_only_one_at_a_time(tmp_path: Path) -> None:
     with Claims(tmp_path) as first, Claims(tmp_path) as second:
         with first.only("a"):

@@ -8,6 +8,7 @@ if the first one only slept: what is done under a claim must bear being done twi
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Self
 
 from umt_pipeline.core.processes import ProcessName, this_process
+
+logger = logging.getLogger(__name__)
 
 # Longer than files' times are cached by clients of network file systems (NFS: a minute).
 LEASE_S = 150.0
@@ -110,8 +113,10 @@ class Claims:
     @contextmanager
     def only(self, name: str) -> Iterator[None]:
         """Hold a piece while the block runs; waits for it."""
-        while not self.take(name):
-            time.sleep(_ASKS_AGAIN_S)
+        if not self.take(name):
+            logger.info("waiting for %s, which another process holds", self._folder / name)
+            while not self.take(name):
+                time.sleep(_ASKS_AGAIN_S)
         try:
             yield
         finally:

@@ -33,7 +33,8 @@ class ProcessName:
             return True
         except OSError:
             pass  # it is somebody else's, and lives
-        return self.started != _started(self.pid)
+        # "": the system does not say, as of other users' processes where /proc hides them.
+        return _started(self.pid) not in ("", self.started)
 
 
 def this_process() -> ProcessName:

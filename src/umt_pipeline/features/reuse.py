@@ -151,12 +151,15 @@ def drop_damaged(folder: Path) -> None:
     """
     manifest = read_manifest(folder)
     _require_small_files(folder, manifest)
+    shards = [folder / "shards" / shard_name(number) for number in range(len(manifest.shards))]
+    damaged = {number for number, shard in enumerate(shards) if not _is_whole(shard, manifest.shards.entries(number))}
+    # Only now, for hashing takes hours: who is killed after it has an index that is not the manifest's, and loses all.
     restore_index(folder)
     table = read_index(folder)
     places_R2 = places_of(table)
     for number, rows in enumerate(rows_by_shard(places_R2)):
-        shard = folder / "shards" / shard_name(number)
-        if not _is_whole(shard, manifest.shards.entries(number)):
+        if number in damaged:
+            shard = shards[number]
             logger.warning("feature store: %s is not as it was written: its %d views are extracted again", shard, len(rows))
             shutil.rmtree(shard, ignore_errors=True)
             # It is made again without its dead rows.

@@ -31,7 +31,7 @@ from umt_pipeline.core.errors import ConfigError, StoreError, UmtError
 from umt_pipeline.core.files import write_json
 from umt_pipeline.core.processes import cores
 from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, learn_codec
-from umt_pipeline.features.manifest import StoreManifest, shard_name
+from umt_pipeline.features.manifest import MANIFEST_FILE, StoreManifest, shard_name
 from umt_pipeline.features.rejects import OTHER_VIEW, read_rejects
 from umt_pipeline.features.shards import CodecError, ExtractionJob, ShardMaker, Spent, Step
 from umt_pipeline.features.writer import UnfinishedStore
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 JOB_FILE = "job.json"
 # How often shards are looked for that others have made, or have left when they died.
-_LOOKS_EVERY_S = 1.0
+LOOKS_EVERY_S = 1.0
 # Rejected files that a message names.
 _NAMED = 5
 _REMEDY = "Restore the files and run again, or run ingestion again, which rejects them or takes them as they are now"
@@ -155,7 +155,8 @@ def begin(config: FeatureConfig, teacher: Teacher, plan: ExtractionPlan, media_r
         store = UnfinishedStore.begin(folder, plan.header, plan.index, plan.paths)
         if alone:
             store.remove_leftovers()
-        write_json(folder.with_name(JOB_FILE), job.model_dump(mode="json"))
+        with store.disk_errors(0):
+            write_json(folder.with_name(JOB_FILE), job.model_dump(mode="json"))
         store.coder(lambda: learn_codec(config, teacher, store, media_root))
     return job
 
@@ -172,7 +173,8 @@ def finish(job: ExtractionJob) -> StoreManifest:
         store = job.plan()
         rejected = store.rejected()
         lost = dict(zip(rejected["video_id"].to_pylist(), rejected["path"].to_pylist(), strict=True))
-        clips = store.clips
+        # Of a store that another run has finished, they are out of the index.
+        clips = store.clips + (len(lost) if (folder / MANIFEST_FILE).is_file() else 0)
         reasons = {record["path"]: record["detail"] for record in rejected.to_pylist() if record["reason"] != OTHER_VIEW}
         named = "; ".join(f"{path}: {detail}" for path, detail in list(reasons.items())[:_NAMED])
         more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
@@ -199,6 +201,16 @@ def finish(job: ExtractionJob) -> StoreManifest:
 def claims_folder(folder: Path) -> Path:
     """Return where those who make a store claim its shards: beside it, for a store is put in its place whole."""
     return folder.with_name(f".{folder.name}.claims")
+
+
+def take_shard(claims: Claims, store: UnfinishedStore, shard: int) -> bool:
+    """Claim a shard; return whether it is this process' own.
+
+    Raises:
+        StoreError: the disk is full or cannot be written.
+    """
+    with store.disk_errors(int(store.rows_of[shard][0])):
+        return claims.take(shard_name(shard))
 
 
 # --- on this machine ----------------------------------------------------------------------------------------------------
@@ -238,12 +250,13 @@ def _make_claimed(job: ExtractionJob, device: torch.device, teacher: Teacher | N
     """Make shards as long as some are missing that nobody else makes; wait for those that others make, or leave."""
     with Claims(claims_folder(job.store)) as claims, ShardMaker(job, device, teacher) as maker:
         while missing := maker.store.missing:
-            for step in maker.make_all(shard for shard in missing if claims.take(shard_name(shard))):
+            for step in maker.make_all(shard for shard in missing if take_shard(claims, maker.store, shard)):
                 if step.report is not None:
                     claims.give_back(shard_name(step.report.shard))
                 yield step
             if maker.store.missing:
-                time.sleep(_LOOKS_EVERY_S)
+                time.sleep(LOOKS_EVERY_S)
+                yield Step(0, Spent())  # others are at work: whoever listens may say how far they are
 
 
 def _make_in_processes(job: ExtractionJob, devices: list[torch.device]) -> Iterator[Step]:
@@ -341,7 +354,7 @@ class _Tally:
     def progress(self) -> Progress:
         """Return how far it is."""
         now = time.perf_counter()
-        if now - self._looked > _LOOKS_EVERY_S:
+        if now - self._looked > LOOKS_EVERY_S:
             self._looked = now
             others = self._at_first - set(self.store.missing) - self._own
             self._of_others = sum(len(self.store.rows_of[shard]) for shard in others)

@@ -14,11 +14,9 @@ from umt_pipeline.core.executor import Executor, Needs
 from umt_pipeline.core.identity import PACKAGE
 from umt_pipeline.features.extract import RECORDING
 from umt_pipeline.features.manifest import shard_name
-from umt_pipeline.features.runner import claims_folder
+from umt_pipeline.features.runner import LOOKS_EVERY_S, claims_folder, take_shard
 from umt_pipeline.features.shards import ExtractionJob, ShardMaker, Spent, Step
 from umt_pipeline.features.writer import PLAN_FILE
-
-_LOOKS_EVERY_S = 1.0
 
 
 def make_by(executor: Executor, job: ExtractionJob) -> Generator[Step, None, None]:
@@ -31,7 +29,7 @@ def make_by(executor: Executor, job: ExtractionJob) -> Generator[Step, None, Non
         job: what is made.
 
     Yields:
-        News of each shard that is done.
+        News of each shard that is done, and of none now and then while others make the last ones.
 
     Raises:
         StoreError: the disk is full.
@@ -53,7 +51,8 @@ def make_by(executor: Executor, job: ExtractionJob) -> Generator[Step, None, Non
                 if step is not None:
                     yield step
         if store.missing:
-            time.sleep(_LOOKS_EVERY_S)  # others are at them, or have just died
+            time.sleep(LOOKS_EVERY_S)  # others are at them, or have just died
+            yield Step(0, Spent())
 
 
 class _Claimed:
@@ -75,7 +74,7 @@ class _Claimed:
 
     def __call__(self, shard: int) -> Step | None:
         """Make a shard; None: somebody else is at it."""
-        if not self._claims.take(shard_name(shard)):
+        if not take_shard(self._claims, self._maker.store, shard):
             return None
         try:
             steps = list(self._maker.make_all([shard]))

@@ -92,7 +92,7 @@ class UnfinishedStore:
         try:
             begun = read_json(folder / PLAN_FILE)
         except FileNotFoundError:  # finished, maybe at this moment, by another one
-            begun = read_json(folder / MANIFEST_FILE)
+            begun = read_manifest(folder).as_json()
         self._finished = (folder / MANIFEST_FILE).is_file()
         self.header = _header_in(begun)
         self.table = read_index(folder)

@@ -105,8 +105,8 @@ def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRu
 
     Args:
         spec: the run.
-        run_dir: its folder (``training.state``), shared by all ranks; from :func:`umt_pipeline.core.identity.work_folder`,
-            or one that is not there yet.
+        run_dir: its folder (``training.state``), shared by all ranks; from :func:`umt_pipeline.core.identity.work_folder`
+            with the identity of ``spec.resolved()``, or one that is not there yet.
         on_row: called in this process with every row, so that no rank talks to a tracker.
 
     Raises:

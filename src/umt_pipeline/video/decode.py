@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from umt_pipeline.core.errors import UmtError, VideoError
+from umt_pipeline.core.processes import cores
 from umt_pipeline.video.views import View, load_view
 
 # Batches that may wait for the consumer: enough to ride out a slow file, little memory.
@@ -42,7 +43,7 @@ class Decoder:
     """
 
     def __init__(self, workers: int | None) -> None:
-        self._workers = (os.cpu_count() or 1) if workers is None else workers
+        self._workers = cores() if workers is None else workers
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:

@@ -78,6 +78,12 @@ def extract_features(
     logger.info("teacher: %s", tower.describe())
     with open_executor(offline) as executor:
         make_shards = None if executor is None else partial(make_by, executor)
+        if executor is not None and params.precision == "auto":
+            logger.warning(
+                "teacher_features.precision: auto is decided on this machine (%s), also for workers that have other devices. "
+                "Set bf16 or fp32 if they do",
+                device,
+            )
         store, report = _record(params, tower, raw_media, videos, "video", workspace / "features", make_shards)
         image_store, image_report = _record(
             params.image_config(), tower, raw_media, videos, "image", workspace / "image_features", make_shards
@@ -116,20 +122,16 @@ def _record(
             if finished:
                 report = read_json(report_file)
                 logger.info("%s is finished (%d views of %ss): not extracted again", work, report["rows"], media)
-            else:
-                report_file.unlink(missing_ok=True)
-                if not is_begun(store):
-                    others = [path / "store" for path in folder.iterdir() if path != work]
-                    begin_store(store, plan.header, plan.index, others)
-        if not finished:
-            report = _extract(config, tower, plan, raw_media, store, media, make_shards)
+                # At once: as soon as another run may, it removes finished stores that it has no use for.
+                return _handed_out(folder, work), report
+            report_file.unlink(missing_ok=True)
+            if not is_begun(store):
+                others = [path / "store" for path in folder.iterdir() if path != work]
+                begin_store(store, plan.header, plan.index, others)
+        report = _extract(config, tower, plan, raw_media, store, media, make_shards)
         with claims.only("folder"):
             write_json(report_file, report)
-            _collect(folder, work)
-            # Under a name of its own: another run may be about to hand out the same.
-            copy = fresh_folder(folder.parent, f"{folder.name}-{uuid.uuid4().hex[:12]}")
-            linked_copy(store, copy)
-    return copy, report
+            return _handed_out(folder, work), report
 
 
 def _extract(
@@ -212,6 +214,15 @@ def _is_whole(store: Path) -> bool:
             shutil.rmtree(store, ignore_errors=True)
         return False
     return True
+
+
+def _handed_out(folder: Path, work: Path) -> Path:
+    """Return a copy of a finished store (by hard links), and remove what it makes superfluous."""
+    _collect(folder, work)
+    # Under a name of its own: another run may be about to hand out the same.
+    copy = fresh_folder(folder.parent, f"{folder.name}-{uuid.uuid4().hex[:12]}")
+    linked_copy(work / "store", copy)
+    return copy
 
 
 def _collect(folder: Path, work: Path) -> None:
