@@ -52,7 +52,7 @@ def kept_from_children() -> Iterator[None]:
     """In a rank that listens: let processes that are started in the block, and theirs, never get the signals.
 
     Schedulers send them to all processes of a job. Those that read for a rank would end at once, and the rank could not compute
-    the steps in which all ranks agree to stop. They still end with it.
+    the steps in which all ranks agree to stop. They end when the rank tells them to.
     """
     if not _Wish.listening:
         yield
