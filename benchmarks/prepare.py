@@ -26,7 +26,6 @@ import av
 import numpy as np
 from PIL import Image
 
-from umt_pipeline.commands.init import scan_videos
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.media import VideoInfo, VideoRules
 from umt_pipeline.video.reader import probe
@@ -197,13 +196,13 @@ def main() -> None:
                 paths.append(Path(scratch) / f"drawn{seed}.mp4")
                 draw_clip(paths[-1], seed, options.seconds, options.height, options.width)
         else:
-            for name in scan_videos(options.videos, set())[0]:
+            for path in sorted(path for path in options.videos.rglob("*") if path.is_file()):
                 try:
-                    look(options.videos / name)
+                    look(path)
                 except VideoError as error:
-                    print(f"left out: {name}: {error}", file=sys.stderr)
+                    print(f"left out: {path.relative_to(options.videos)}: {error}", file=sys.stderr)
                 else:
-                    paths.append(options.videos / name)
+                    paths.append(path)
         if not paths:
             raise SystemExit(f"{options.videos} holds no video that can be read")
         rows, infos = measure(paths, Path(scratch), options.views)

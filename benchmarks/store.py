@@ -36,7 +36,7 @@ from umt_pipeline.features.manifest import FileEntry, ShardColumns, StoreHeader,
 from umt_pipeline.features.provider import CachedDataset
 from umt_pipeline.features.reading import THREADS, RecordReader
 from umt_pipeline.features.store import FeatureStore, StoreFiles
-from umt_pipeline.features.writer import FeatureStoreWriter
+from umt_pipeline.features.writer import ShardWriter, UnfinishedStore
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.video.views import ViewConfig
 
@@ -135,15 +135,24 @@ def random_records(header: StoreHeader, count: int, seed: int) -> dict[str, np.n
     }
 
 
+def write_store(folder: Path, header: StoreHeader, plan: pa.Table) -> StoreManifest:
+    """Write random records, a shard at a time, as extraction does."""
+    store = UnfinishedStore.begin(folder, header, plan, pa.array([""] * len(plan)))
+    for shard, rows in enumerate(store.rows_of):
+        writer = ShardWriter(store.shard_folder(shard), len(rows), header.arrays())
+        writer.open()
+        writer.append(random_records(header, len(rows), seed=shard))
+        writer.close()
+    return store.finish()
+
+
 def make_large_store(folder: Path, shards: int) -> None:
     """Write the index of a store of so many shards, and link one shard into all their places."""
     # Tiny records: two patches per side.
     view, frames = ViewConfig(frames=8, size=8), 8
     header = header_of(view, patch_size=4, views=VIEWS, shard_rows=SHARD_ROWS)
     one = folder.with_name("one")
-    writer = FeatureStoreWriter(one, header, synthetic_plan(SHARD_ROWS, 1, frames))
-    writer.append(random_records(header, SHARD_ROWS, seed=0))
-    files = writer.close().shards.entries(0)
+    files = write_store(one, header, synthetic_plan(SHARD_ROWS, 1, frames)).shards.entries(0)
     (folder / "shards").mkdir(parents=True)
     for shard in range(shards):
         place = folder / "shards" / shard_name(shard)
@@ -198,10 +207,7 @@ def anonymous_bytes() -> int:
 def make_read_store(folder: Path, records: int) -> int:
     """Write a store of records of the published size, and return the bytes of one."""
     header = header_of(ViewConfig(frames=8, size=224), views=1, shard_rows=PIECE)
-    writer = FeatureStoreWriter(folder, header, synthetic_plan(records, 1, 8))
-    while writer.rows_done < records:
-        writer.append(random_records(header, min(PIECE, records - writer.rows_done), seed=writer.rows_done))
-    writer.close()
+    write_store(folder, header, synthetic_plan(records, 1, 8))
     return sum(size for name, size in header.row_bytes().items() if name != "attention")
 
 

@@ -11,7 +11,8 @@ from common import DATASET, Corpus, Place, Settings
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.data.mapped import write_mapped
-from umt_pipeline.features.extract import FeatureConfig, extract, plan_extraction
+from umt_pipeline.features.extract import FeatureConfig, plan_extraction
+from umt_pipeline.features.runner import extract
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.video.media import VideoRules
 from umt_pipeline.video.reader import probe

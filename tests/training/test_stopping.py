@@ -46,18 +46,20 @@ def test_a_wish_after_the_last_step_changes_nothing(tmp_path: Path, monkeypatch:
     assert state.final_weights(tmp_path).is_file()
 
 
-@pytest.mark.parametrize("number", stopping.SIGNALS)
-def test_a_process_alone_ends_with_the_status_that_means_again(tmp_path: Path, number: signal.Signals) -> None:
-    spec = ToySpec(train=CONFIG.model_copy(update={"steps": 4000, "log_every": 1}), seed=1, pause=0.02)
+# A scheduler sends them to all processes of a job, loader workers too.
+@pytest.mark.parametrize(("number", "workers"), [*((number, 0) for number in stopping.SIGNALS), (signal.SIGUSR1, 1)])
+def test_a_process_alone_ends_with_the_status_that_means_again(tmp_path: Path, number: signal.Signals, workers: int) -> None:
+    config = CONFIG.model_copy(update={"steps": 4000, "log_every": 1, "workers": workers})
+    spec = ToySpec(train=config, seed=1, pause=0.02)
     write_spec(tmp_path / launch.SPEC_FILE, spec)
     command = [sys.executable, "-m", "umt_pipeline.training.launch", str(tmp_path / launch.SPEC_FILE)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         deadline = time.monotonic() + 120
         while not state.read_history(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         assert process.wait(60) == stopping.INTERRUPTED_STATUS
     newest = state.newest_checkpoint(tmp_path)
     assert newest is not None

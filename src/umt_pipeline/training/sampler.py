@@ -17,6 +17,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate as running_sums
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.data.samples import Batch, Corpus, SampleDataset
+from umt_pipeline.training import stopping
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +289,11 @@ class Loader:
         # Not forked from this process: it runs CUDA's and torch's threads, and a fork copies the locks that they hold.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([type(self._reader.dataset).__module__])  # once, in memory that the workers share
-        yield from DataLoader(
+        with stopping.kept_from_children():
+            resource_tracker.ensure_running()  # by itself, for it unblocks signals when it has begun
+        with stopping.kept_from_children():
+            forkserver.ensure_running()
+        loader: Any = DataLoader(
             self._reader,
             batch_size=None,
             sampler=sampler,
@@ -298,6 +304,12 @@ class Loader:
             # Without one of its own the loader draws from the global generator, and so changes the next step's dropout.
             generator=torch.Generator(),
         )
+        batches = iter(loader)
+        try:
+            yield from batches
+        finally:
+            # Not left to the end of its last reference, which the traceback of an error may be: its workers know no SIGTERM.
+            batches._shutdown_workers()
 
     def _thread(self) -> Generator[Batch, None, None]:
         if self._pin:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +27,7 @@ STOP, INTERRUPTED = "stop", "interrupted"
 class _Wish:
     # Plain values: a lock in a signal handler may be one that the interrupted code holds.
     asked: bool = False
+    listening: bool = False
     parent: int | None = None
     # Of the rank's file, open for its lock.
     handle: IO[bytes] | None = None
@@ -34,6 +37,7 @@ def listen() -> None:
     """Take SIGTERM and SIGUSR1 as the wish to stop, from now on; called once, by the main thread of a rank."""
     for number in SIGNALS:
         signal.signal(number, lambda *_: ask())
+    _Wish.listening = True
     if started_by_launcher():
         _Wish.parent = os.getppid()
     if (folder := _folder()) is not None:
@@ -41,6 +45,24 @@ def listen() -> None:
         try_lock(_Wish.handle)
         if (folder / STOP).exists():
             ask()
+
+
+@contextmanager
+def kept_from_children() -> Iterator[None]:
+    """In a rank that listens: let processes that are started in the block, and theirs, never get the signals.
+
+    Schedulers send them to all processes of a job. Those that read for a rank would end at once, and the rank could not compute
+    the steps in which all ranks agree to stop. They end when the rank tells them to.
+    """
+    if not _Wish.listening:
+        yield
+        return
+    # Blocked signals stay so in a child; for this process they wait.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ranks_at_work(folder: Path) -> list[int]:
