@@ -47,7 +47,8 @@ class CorporaTableDataset(AbstractDataset[NoReturn, pd.DataFrame]):
             webvid: {filepath: webvid.json, folder: webvid, columns: {video: video, split: {constant: train}}}
             coco: {filepath: coco.json, folder: coco, columns: {video: image, split: {constant: train}}}
 
-    Rows are in the order of the corpora and of their files. Nothing can be written: the files are the user's.
+    Rows are in the order of the corpora and of their files; all are in memory at once. Nothing can be written: the files are
+    the user's.
 
     Args:
         corpora: name of the corpus -> :class:`CorpusTable`. All have the same columns, one of them ``video``.

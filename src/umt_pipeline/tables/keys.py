@@ -51,14 +51,15 @@ class KeyIndex:
 
     Args:
         parts: :func:`digests` of the texts, in parts, [K, 2] in all.
-        number_K: int64, the number of each; None: they count from 0. The first one of equal texts is found.
+        number_K: the number of each, below 2^31 unless there are as many texts; None: they count from 0. The first one of equal texts is found.
     """
 
     def __init__(self, parts: Sequence[np.ndarray], number_K: np.ndarray | None = None) -> None:
         digest_K2 = np.concatenate([np.empty((0, 2), np.uint64), *parts])
         order_K = np.lexsort((digest_K2[:, 1], digest_K2[:, 0]))  # stable
         self._high_K, self._low_K = digest_K2[order_K, 0], digest_K2[order_K, 1]
-        self._number_K = order_K if number_K is None else number_K[order_K]
+        number_K = order_K if number_K is None else number_K[order_K]
+        self._number_K = number_K if len(number_K) > np.iinfo(np.int32).max else number_K.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self._number_K)
@@ -77,4 +78,4 @@ class KeyIndex:
             if not further_Q.any():
                 break
             place_Q = place_Q + further_Q
-        return np.where(same_Q & (self._low_K[at_Q] == low_Q), self._number_K[at_Q], -1)
+        return np.where(same_Q & (self._low_K[at_Q] == low_Q), self._number_K[at_Q], -1).astype(np.int64)

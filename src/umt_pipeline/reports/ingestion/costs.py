@@ -49,7 +49,7 @@ def rule_costs(
         rules: those in force.
     """
     costs = _Costs(facts, rejects, rejected, rules.splits)
-    frames_F = np.where(facts.still_F, np.iinfo(np.int64).max, facts.frames_F)
+    frames_F = np.where(facts.still_F, np.iinfo(np.int32).max, facts.frames_F)
     nothing_F, leaks_F = np.zeros(len(frames_F), bool), np.zeros(len(frames_F), bool)
     leaks_F[list(leaking)] = True
     return RuleCosts(

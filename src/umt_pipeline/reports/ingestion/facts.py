@@ -16,6 +16,9 @@ import pandas as pd
 from umt_pipeline.tables.blocks import Blocks
 from umt_pipeline.tables.keys import KeyIndex, digests, hash_rows, repeated
 
+# No rule asks for more frames or pixels.
+_MOST = np.iinfo(np.int32).max
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -25,8 +28,8 @@ class Facts:
         ids: finds files by ``video_id``.
         split_F: int8, number of the split.
         still_F: bool, whether it is an image.
-        frames_F: int64.
-        sides_F: int64, pixels of the shorter side.
+        frames_F: int32.
+        sides_F: int32, pixels of the shorter side.
         seconds_F: float64.
         again_F: bool, whether an earlier file has the same bytes.
         rows_of: by table, int32 [F], rows about each.
@@ -67,8 +70,8 @@ def read_facts(videos: Blocks, tables: Mapping[str, Blocks], splits: Sequence[st
         ids.append(digests(block["video_id"]))
         split.append(block["split"].map({name: number for number, name in enumerate(splits)}).to_numpy(np.int8))
         still.append((block["media"] != "video").to_numpy(bool))
-        frames.append(block["num_frames"].to_numpy(np.int64))
-        sides.append(block[["width", "height"]].min(axis=1).to_numpy(np.int64))
+        frames.append(block["num_frames"].clip(upper=_MOST).to_numpy(np.int32))
+        sides.append(block[["width", "height"]].min(axis=1).clip(upper=_MOST).to_numpy(np.int32))
         seconds.append(block["duration_s"].to_numpy(np.float64))
         content.append(hash_rows(block, "sha256"))
     index = KeyIndex(ids)

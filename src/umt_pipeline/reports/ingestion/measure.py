@@ -198,8 +198,7 @@ def _distributions(videos: Blocks, facts: Facts, captions: Blocks, splits: Seque
     def made() -> Iterator[Distribution | None]:
         film_F, of_F = ~facts.still_F, facts.split_F
         for name, title in _OF_FILMS.items():
-            values_F = _column(videos, [name], itemgetter(name))
-            yield distribution(name, title, values_F[film_F], of_F[film_F], splits)
+            yield distribution(name, title, _column(videos, [name], itemgetter(name))[film_F], of_F[film_F], splits)
         for name, (title, columns, value) in _OF_FILES.items():
             yield distribution(name, title, _column(videos, columns, value), of_F, splits)
         said_in_R = np.concatenate([facts.split_of(block) for block in captions.only("video_id")])
