@@ -33,8 +33,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def make_run(folder: Path, toy: dict[str, Any] | None = None, **train: Any) -> ToySpec:
     """Write down a run of 40 steps, of at least 2 s."""
-    settings = {"steps": 40, "batch_size": 8, "lr": 0.01, "log_every": 1, "checkpoint_every": 5, "device": "cpu", "timeout": 60}
-    spec = ToySpec.model_validate({"train": {**settings, **train}, "seed": 1, **EXACT, "pause": 0.05, **(toy or {})})
+    settings = {"steps": 40, "batch_size": 8, "lr": 0.01, "log_every": 1, "checkpoint_every": 5, "timeout": 60}
+    here = {"device": "cpu", "precision": "fp32"}
+    spec = ToySpec.model_validate({"train": {**settings, **here, **train}, "seed": 1, **EXACT, "pause": 0.05, **(toy or {})})
     write_json(folder / IDENTITY_FILE, spec.identity().as_json())
     write_spec(folder / launch.SPEC_FILE, spec)
     return spec

@@ -14,9 +14,12 @@ from umt_pipeline.core.executor import Executor, Needs
 from umt_pipeline.core.identity import PACKAGE
 from umt_pipeline.features.extract import RECORDING
 from umt_pipeline.features.manifest import shard_name
-from umt_pipeline.features.runner import LOOKS_EVERY_S, claims_folder, take_shard
+from umt_pipeline.features.runner import claims_folder, take_shard
 from umt_pipeline.features.shards import ExtractionJob, ShardMaker, Spent, Step
 from umt_pipeline.features.writer import PLAN_FILE
+
+# Each try starts workers, which load the teacher.
+_TRIES_EVERY_S = 15.0
 
 
 def make_by(executor: Executor, job: ExtractionJob) -> Generator[Step, None, None]:
@@ -51,7 +54,7 @@ def make_by(executor: Executor, job: ExtractionJob) -> Generator[Step, None, Non
                 if step is not None:
                     yield step
         if store.missing:
-            time.sleep(LOOKS_EVERY_S)  # others are at them, or have just died
+            time.sleep(_TRIES_EVERY_S)  # others are at them, or have just died
             yield Step(0, Spent())
 
 
