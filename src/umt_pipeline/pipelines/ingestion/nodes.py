@@ -127,7 +127,7 @@ def probe_videos(
     names = filter(is_inside, videos.paths())
     total = sum(map(is_inside, videos.paths()))
     with open_executor(offline) as executor:
-        results = probe_all(Path(raw_media), names, params.rules, params.limits, folder, params.workers, total, executor)
+        results = iter(probe_all(Path(raw_media), names, params.rules, params.limits, folder, params.workers, total, executor))
         usable, rejects = listing.spill.writer(), RejectsWriter(listing.spill)
         for block in videos.blocks():
             found = [next(results) if is_inside(video) else _OUTSIDE for video in block["video"]]
