@@ -32,7 +32,7 @@ def test_a_changed_loss_trains_again_and_a_docstring_or_a_new_setting_does_not(t
     losses = package / "losses.py"
     losses.write_text("# A comment.\n" + losses.read_text(encoding="utf-8"), encoding="utf-8")
     edit(package / "training" / "stage1.py", '"""A run of stage 1.\n', '"""One run of stage 1, said in other words.\n')
-    edit(package / "training" / "task.py", "compile: bool = False\n", "compile: bool = False\n    new_option: int = 3\n")
+    edit(package / "training" / "task.py", "weight_decay: float", "new_option: int = 3\n    weight_decay: float")
     log = kedro_run(project, "stage1,stage2")
     assert log.count("not trained again") >= 3, "stage 1, stage 2 and its control; the text tower too"
     assert (runs(project), weights(project)) == ({"stage1": 1, "stage2": 1}, before)

@@ -76,8 +76,9 @@ def test_a_code_key_follows_what_code_does(tmp_path: Path, old: str, new: str, c
 def test_a_setting_with_a_default_is_no_code(tmp_path: Path) -> None:
     source = (PACKAGE_FOLDER / "training" / "task.py").read_text(encoding="utf-8")
     assert "TrainConfig" in settings_classes()
-    same = source.replace("    compile: bool = False\n", "    compile: bool = True\n    new: int = Field(3, ge=1)\n")
-    other = source.replace("    compile: bool = False\n", "    compile: bool = False\n    new: int = Field(ge=1)\n")
+    setting = "    weight_decay: float = Field("
+    same = source.replace(f"{setting}0.05,", f"    new: int = Field(3, ge=1)\n{setting}0.1,")
+    other = source.replace(setting, f"    new: int = Field(ge=1)\n{setting}")
     assert len({source, same, other}) == 3
     assert key(tmp_path, source) == key(tmp_path, same)
     assert key(tmp_path, source) != key(tmp_path, other), "a required one has no value that means nothing new"

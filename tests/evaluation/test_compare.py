@@ -72,7 +72,7 @@ def test_every_field_is_either_compared_or_the_subject() -> None:
     other = {
         "split": "x", "annotation_sha256": "x", "clips": 1, "queries": 1, "failures": ("x",), "frames": 1, "views": 2,
         "resolution": 1, "pool": "clip", "k": 1, "score_type": "dual", "other_queries": True, "caption": "all",
-        "settings": {}, "version": "x",
+        "settings": {}, "version": "x", "precision": "bf16",
     }  # fmt: skip
     assert set(Protocol.model_fields) - set(other) == {"model", "checkpoint_sha256", "seed", "chosen"}
     for name, value in other.items():
