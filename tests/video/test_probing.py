@@ -140,7 +140,7 @@ def test_a_file_that_took_too_long_is_tried_again_under_other_limits(folder: Pat
     assert isinstance(first, Refusal)
     assert first.reason == "decoder_timeout"
     assert again == first
-    assert isinstance(probe(ReadLimits(), workers=1)[0], VideoInfo)
+    assert isinstance(next(probe(ReadLimits(), workers=1)), VideoInfo)
 
 
 @pytest.mark.parametrize("words", ["", "the last frame does not decode (Cannot allocate memory)"])

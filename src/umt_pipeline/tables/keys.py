@@ -51,7 +51,8 @@ class KeyIndex:
 
     Args:
         parts: :func:`digests` of the texts, in parts, [K, 2] in all.
-        number_K: the number of each, below 2^31 unless there are as many texts; None: they count from 0. The first one of equal texts is found.
+        number_K: the number of each, below 2^31 unless there are as many texts; None: they count from 0. The first one of
+            equal texts is found.
     """
 
     def __init__(self, parts: Sequence[np.ndarray], number_K: np.ndarray | None = None) -> None:
