@@ -13,11 +13,11 @@ import yaml
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
+from tests.raw_tables import read_tables
 from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.corpus import Corpus
 from umt_pipeline.commands.init import Given, init_corpus
 from umt_pipeline.core.errors import ConfigError, TableError
-from umt_pipeline.pipelines.ingestion.nodes import read_raw_tables
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.project_config import config_loader
 
@@ -118,7 +118,7 @@ def test_init_takes_the_images_that_captions_name(dvc_project: Path, media: Path
     assert set(images["split"]) == {"train"}
     params = IngestionParams.model_validate(config_loader(dvc_project, "mine")["parameters"]["ingestion"])
     none = pd.DataFrame()
-    _, listed = read_raw_tables(media, table, pd.read_json(captions), none, none, none, params)
+    listed, _, _ = read_tables(table, pd.read_json(captions), none, none, none, params=params)
     assert set(listed["corpus"]) == {"mine"}, "the demo's column of corpora is not asked for"
     assert listed["video_id"].tolist() == table["video_id"].tolist(), "the table names the files"
 
