@@ -31,7 +31,7 @@ def clean(
     with TemporaryDirectory() as folder:
         spill = Spill(Path(folder))
         writer = spill.writer()
-        writer.add(videos)
+        writer.add(videos.reset_index(drop=True))
         cells = rejected[[*TOLD]].itertuples(index=False, name=None)
         told = [Reject(row, *told) for row, told in enumerate(cells, start=len(videos))]
         settled = settle_videos(writer.finish(), [], Rejects((told,)), {}, len(listed))
