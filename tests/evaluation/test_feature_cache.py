@@ -43,7 +43,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 @pytest.fixture(scope="module")
 def load(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Models]:
-    return functools.partial(load_models, make_folders(tmp_path_factory.mktemp("models"), tables), 0)
+    return functools.partial(load_models, make_folders(tmp_path_factory.mktemp("models"), tables), 0, "fp32")
 
 
 @pytest.fixture(scope="module")

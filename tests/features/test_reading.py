@@ -30,7 +30,7 @@ EVERYTHING = make_arrays(HEADER, 0, ROWS)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
-        return fill(tmp_path_factory.mktemp("reading") / "store", HEADER, (4,) * (ROWS // 4))
+        return fill(tmp_path_factory.mktemp("reading") / "store", HEADER, ROWS)
 
 
 def reader_of(folder: Path, most_open: int, threads: int = 4) -> RecordReader:
@@ -157,7 +157,7 @@ def test_a_pickled_store_opens_its_files_anew_and_is_small(folder: Path) -> None
 
 
 def test_a_file_that_changes_under_way_is_named(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "store", HEADER, (4, 4))
+    folder = fill(tmp_path / "store", HEADER, 8)
     store = FeatureStore(folder)
     store.read(np.array([0]))
     path = folder / "shards/00000/targets.npy"
@@ -186,7 +186,7 @@ def _read_with_256_descriptors(folder: Path, answers: multiprocessing.Queue[tupl
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_more_shards_than_a_process_may_have_files_open(tmp_path: Path) -> None:
     header, shards = make_header(shard_rows=1), 400
-    one = FeatureStore(fill(tmp_path / "one", header, (1,)))
+    one = FeatureStore(fill(tmp_path / "one", header, 1))
     folder = tmp_path / "store"
     for shard in range(shards):
         (folder / "shards" / shard_name(shard)).mkdir(parents=True)

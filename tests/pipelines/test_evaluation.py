@@ -169,7 +169,7 @@ def test_the_same_again(tables: Tables, folders: ModelFolders, result: dict[str,
 
 def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"pool": "frame", "dsl_temperature": 0.5, "tasks": (), "retrieval_sets": ("test",)})
-    found = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
+    found = evaluate(params, 0, tables, functools.partial(load_models, folders, 0, "fp32"), tmp_path)
     protocols = {record.task: record.protocol for record in found.records}
     assert len(protocols) == 8
     for protocol in protocols.values():
@@ -180,7 +180,7 @@ def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFol
 
 
 def test_another_text_length_is_in_the_protocol_and_warned_of(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
-    load = functools.partial(load_models, folders, 0)
+    load = functools.partial(load_models, folders, 0, "fp32")
     base = PARAMS.model_copy(update={"tasks": (), "retrieval_sets": ("test",)})
     found = [
         evaluate(base.model_copy(update={"text_length": length}), 0, tables, load, tmp_path).records for length in (None, 12, 4)
@@ -230,7 +230,7 @@ def test_a_teacher_without_text_is_probed_but_not_searched(tables: Tables, tmp_p
 
 def test_probes_on_fewer_training_clips(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"max_train_clips": 3, "retrieval_sets": ()})
-    result = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
+    result = evaluate(params, 0, tables, functools.partial(load_models, folders, 0, "fp32"), tmp_path)
     protocol = next(record.protocol for record in result.records if record.task == "probe/knn/shape/stage1")
     assert protocol is not None
     assert protocol.settings["train_clips"] == 3
@@ -240,7 +240,7 @@ def test_probes_on_fewer_training_clips(tables: Tables, folders: ModelFolders, t
 def test_attentive_probes_of_every_encoder_that_has_tokens(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
     attentive = AttentiveConfig(lr=(0.01, 0.001), heads=2, epochs=2, batch_size=4)
     params = PARAMS.model_copy(update={"attentive": attentive, "tasks": ("shape",), "retrieval_sets": ()})
-    result = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
+    result = evaluate(params, 0, tables, functools.partial(load_models, folders, 0, "fp32"), tmp_path)
     found = {record.task: record.protocol for record in result.records if "attentive" in record.task}
     assert set(found) == {f"probe/attentive/shape/{name}" for name in ("teacher_cls", "untrained", "stage1", "stage2")}
     for protocol in found.values():
@@ -249,12 +249,12 @@ def test_attentive_probes_of_every_encoder_that_has_tokens(tables: Tables, folde
         assert (protocol.settings["lr"], protocol.settings["train_clips"], protocol.settings["heads"]) == ("0.01, 0.001", 5, 2)
         assert protocol.chosen["lr"] in (0.01, 0.001)
         assert protocol.chosen["validation_accuracy"] is not None
-    again = evaluate(params, 0, tables, functools.partial(load_models, folders, 0), tmp_path)
+    again = evaluate(params, 0, tables, functools.partial(load_models, folders, 0, "fp32"), tmp_path)
     assert again.metrics == result.metrics
 
 
 def test_another_scoring_reads_the_features_of_the_run_before(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
-    load = functools.partial(load_models, folders, 0)
+    load = functools.partial(load_models, folders, 0, "fp32")
     first = evaluate(PARAMS, 0, tables, load, tmp_path / "kept")
     kept = sorted((tmp_path / "kept").iterdir())
     (tmp_path / "kept" / "stage2-of-another-run").mkdir()
@@ -273,7 +273,7 @@ def test_two_processes_measure_the_same_as_one(
 ) -> None:
     monkeypatch.setattr(feature_cache, "_SHARD_CLIPS", 4)  # so that there is a shard for each
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    load = functools.partial(load_models, folders, 0)
+    load = functools.partial(load_models, folders, 0, "fp32")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as each of two has; sums over more threads are rounded elsewhere
     one = evaluate(PARAMS, 0, tables, load, tmp_path / "one")
