@@ -14,6 +14,7 @@ from tests.pipelines.test_ingestion import params
 from tests.reports.pages import EVIL, text_of
 from tests.video_files import write_video
 from umt_pipeline.demo_world.broken_files import write_broken_files
+from umt_pipeline.executors import LOCAL
 from umt_pipeline.pipelines.ingestion import create_pipeline, nodes
 from umt_pipeline.pipelines.ingestion.accepting import Accepted, AcceptedVideos
 from umt_pipeline.pipelines.ingestion.page import describe_corpus, show_corpus
@@ -43,7 +44,7 @@ def ingested(media: Path, workspace: Path, videos: Any, captions: Any, labels: A
         pd.DataFrame(labels, columns=["video", "task", "label"]), pd.DataFrame(), pd.DataFrame(),
     ]  # fmt: skip
     listing = nodes.read_raw_tables(media, *tables, settings, workspace)
-    accepted, again = nodes.accept_videos(listing, nodes.probe_videos(media, listing, settings, workspace), settings)
+    accepted, again = nodes.accept_videos(listing, nodes.probe_videos(media, listing, settings, LOCAL, workspace), settings)
     about = nodes.accept_tables(listing, accepted, settings)
     counts = nodes.reconcile(listing, accepted, about)
     return Ingested(nodes.report(counts, listing, again, accepted, about, settings), accepted, about)
