@@ -32,7 +32,7 @@ sys.meta_path = [Finder if finder is PathFinder else finder for finder in sys.me
 """
 HIDDEN = {
     *("av", "decord", "dvc", "faiss", "kedro", "kedro_mlflow", "matplotlib", "mlflow", "omegaconf", "open_clip", "pandas"),
-    *("pandera", "ray", "rich", "scipy", "sklearn", "tokenizers", "torchmetrics", "transformers", "typer"),
+    *("pandera", "pytest", "ray", "rich", "scipy", "sklearn", "tokenizers", "torchmetrics", "transformers", "typer"),
 }
 
 
