@@ -105,7 +105,7 @@ def test_a_full_disk_stops_extraction_and_the_next_run_goes_on(world: World, mak
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
 
     try:
-        with pytest.raises(StoreError, match=r"cannot write at row \d of 12.*Finished shards are kept; make room \(\d+ bytes"):
+        with pytest.raises(StoreError, match=r"cannot write at row \d+ of 12.*Finished shards are kept; make room \(\d+ bytes"):
             extract(config, world.teacher, plan, world.media, tmp_path / "store", fill_the_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
