@@ -41,12 +41,19 @@ def make_run(folder: Path, toy: dict[str, Any] | None = None, **train: Any) -> T
     return spec
 
 
-def start(cluster: tuple[Machine, ...], folder: Path, port: int, *more: str, ranks: int = 2, nodes: str = "2") -> None:
+# A machine whose endpoint is gone waits so long for it to come back, and asks so often.
+BRIEFLY = "join_timeout=50,read_timeout=10"
+
+
+def start(
+    cluster: tuple[Machine, ...], folder: Path, port: int, *more: str, ranks: int = 2, nodes: str = "2",
+    waiting: str = "join_timeout=120",
+) -> None:  # fmt: skip
     endpoint = f"{cluster[0].address}:{port}"
     arguments = ["--nnodes", nodes, "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
     for machine in cluster:
         own = ["--rdzv-id", folder.name, *more]
-        own += ["--rdzv-conf", f"is_host={machine is cluster[0]},join_timeout=120"] if "--rdzv-conf" not in more else []
+        own += ["--rdzv-conf", f"is_host={machine is cluster[0]},{waiting}"] if "--rdzv-conf" not in more else []
         machine.start(folder / launch.SPEC_FILE, [*arguments, *own])
 
 
@@ -118,7 +125,7 @@ def test_a_killed_rank_is_started_again_with_all_others(cluster: Cluster, tmp_pa
 def test_a_frozen_rank_ends_the_run_with_what_to_do(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     make_run(folder, timeout=5)
-    start(cluster, folder, free_port(), ranks=1)
+    start(cluster, folder, free_port(), ranks=1, waiting=BRIEFLY)
     wait_until(lambda: steps(folder) >= 3, cluster)
     frozen = cluster[1].ranks()[0]
     os.kill(frozen, signal.SIGSTOP)
@@ -166,7 +173,7 @@ def test_a_full_disk_ends_all_ranks_and_names_the_file(cluster: Cluster, tmp_pat
         pytest.skip("no small file system here: mount needs root")
     try:
         make_run(folder, {"pause": 0.0}, checkpoint_every=2, keep=1000)
-        start(cluster, folder, free_port(), "--max-restarts", "1", ranks=1)
+        start(cluster, folder, free_port(), "--max-restarts", "1", ranks=1, waiting=BRIEFLY)
         assert {machine.wait(180) for machine in cluster} == {1}
         said = "".join(machine.said() for machine in cluster)
         assert "cannot be written" in said
