@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
-import os
 import platform
 import shlex
 import subprocess
@@ -32,6 +31,7 @@ from timm.models import save_for_hf
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.peak import matmul_peak
 from umt_pipeline.compute.precision import dtype_of, resolve_precision
+from umt_pipeline.core.processes import cores
 from umt_pipeline.features.manifest import read_manifest
 from umt_pipeline.features.provider import TargetProvider
 from umt_pipeline.features.source import Targets, TargetSource
@@ -254,10 +254,6 @@ def resolve(arguments: argparse.Namespace, defaults: Defaults) -> Settings:
         synthetic=arguments.synthetic,
         size=arguments.size,
     )
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from tests.features.conftest import World
 from tests.features.test_store import bytes_of
-from tests.features.tiny import make_config, make_teacher_folder
+from tests.features.tiny import leave_unfinished, make_config, make_teacher_folder
 from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.features.extract import plan_extraction, select_clips
-from umt_pipeline.features.runner import Progress, extract
+from umt_pipeline.features.runner import begin, extract
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.features.verify import require_settings, verify_store
 from umt_pipeline.masking import MaskConfig
@@ -85,14 +85,8 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(mixed: World, tmp_path:
     assert bytes_of(tmp_path / "parallel") == expected
     config = make_config().image_config()
     plan = plan_extraction(config, mixed.teacher, mixed.videos, "image")
-
-    def stop(progress: Progress) -> None:
-        if progress.done >= 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        extract(config, mixed.teacher, plan, mixed.media, tmp_path / "killed", stop)
-    assert make_store(mixed, tmp_path / "killed")["rows_resumed"] >= 5
+    leave_unfinished(begin(config, mixed.teacher, plan, mixed.media, tmp_path / "killed"), mixed.teacher, shards=1)
+    assert make_store(mixed, tmp_path / "killed")["rows_resumed"] == 5
     assert bytes_of(tmp_path / "killed") == expected
 
 

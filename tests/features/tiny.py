@@ -14,6 +14,8 @@ import torch
 from open_clip.model import CLIP
 
 from umt_pipeline.features.extract import FeatureConfig
+from umt_pipeline.features.shards import ExtractionJob, ShardMaker
+from umt_pipeline.features.writer import ShardWriter
 from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_open_clip
 from umt_pipeline.video.views import ViewConfig
 
@@ -91,3 +93,15 @@ def make_config(**changes: Any) -> FeatureConfig:
         "workers": 0,
     }
     return FeatureConfig.model_validate({**settings, **changes})
+
+
+def leave_unfinished(job: ExtractionJob, teacher: Teacher, shards: int) -> None:
+    """Make the first shards of a store and leave the next one half-written, as somebody does who is killed there."""
+    with ShardMaker(job, torch.device("cpu"), teacher) as maker:
+        for shard in range(shards):
+            maker.make(shard)
+        store = maker.store
+    half = ShardWriter(store.shard_folder(shards), len(store.rows_of[shards]), store.header.arrays())
+    half.open()
+    for handle in half.handles.values():
+        handle.close()

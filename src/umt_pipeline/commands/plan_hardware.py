@@ -6,7 +6,6 @@ What nobody has measured is assumed, and says so. `--rates` takes your numbers; 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from umt_pipeline.compute.peak import matmul_peak
 from umt_pipeline.compute.precision import PAYS
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.processes import cores
 from umt_pipeline.training.device import resolve_device
 
 # Dense peaks in TFLOP/s from NVIDIA's data sheets of the SXM modules: bf16, and fp32 without TF32, which torch leaves off.
@@ -150,7 +150,7 @@ def measured_here(
         decode_rate: measures the corpus' own files; None: there are none.
     """
     devices = 1 if device["shared"] else max(torch.cuda.device_count(), 1)
-    rates: dict[str, float] = {"cores": max(_cores() // devices, 1)}
+    rates: dict[str, float] = {"cores": max(cores() // devices, 1)}
     sources = {"cores": "counted on this machine"}
     if (rate := decode_rate()) is not None:
         rates["decode_rate"] = rate
@@ -161,10 +161,6 @@ def measured_here(
 def _device(name: str, bf16: float, fp32: float, source: str) -> dict[str, Any]:
     sources = dict.fromkeys(("bf16_tflops", "fp32_tflops"), source)
     return {"name": name, "bf16_tflops": bf16, "fp32_tflops": fp32, "sources": sources}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device_here() -> dict[str, Any]:

@@ -167,15 +167,20 @@ def planned_header(features: FeatureConfig, tower: TowerSize) -> StoreHeader:
     return make_header(features.model_copy(update={"views": views}), tower.output_dim, weights_sha256="")
 
 
-def extraction_setup(features: FeatureConfig, train: TrainConfig, hardware: Hardware) -> Setup:
-    """Return who extracts; where ``nproc`` is null, all devices of the machine that trains."""
+def both_modes(
+    features: FeatureConfig, train: TrainConfig, hardware: Hardware, online: Work, extraction: Work, cached: Work
+) -> tuple[Mode, Mode]:
+    """Return training with online targets, and extraction with training on what was extracted.
+
+    Where ``teacher_features.nproc`` is null, all devices of the machine that trains extract.
+    """
+    training = Setup("training", train.nproc, train.precision, train.workers)
     devices = features.nproc or (1 if hardware.shared else train.nproc)
-    return Setup("extraction", devices, features.precision, features.workers)
-
-
-def training_setup(train: TrainConfig) -> Setup:
-    """Return who trains."""
-    return Setup("training", train.nproc, train.precision, train.workers)
+    extracting = Setup("extraction", devices, features.precision, features.workers)
+    return (
+        Mode(phases=(Phase.of(training, online, hardware),)),
+        Mode(phases=(Phase.of(extracting, extraction, hardware), Phase.of(training, cached, hardware))),
+    )
 
 
 def micro_batch(train: TrainConfig, batch_size: int) -> Number:
@@ -315,13 +320,4 @@ class _Work:
             flops=self.steps * self.student, videos=nothing, moved=self.steps * self.read, sample_bytes=self.read,
             rows=rows, **training,
         )  # fmt: skip
-        setup = training_setup(stage1.train)
-        return (
-            Mode(phases=(Phase.of(setup, online, hardware),)),
-            Mode(
-                phases=(
-                    Phase.of(extraction_setup(features, stage1.train, hardware), extraction, hardware),
-                    Phase.of(setup, cached, hardware),
-                )
-            ),
-        )
+        return both_modes(features, stage1.train, hardware, online, extraction, cached)

@@ -17,16 +17,15 @@ from typing import ClassVar, Literal
 
 from umt_pipeline.commands.plan_hardware import Hardware
 from umt_pipeline.commands.plan_numbers import NOTHING, Explained, Number, amount, count
-from umt_pipeline.commands.plan_phases import Mode, Phase, Setup, Work
+from umt_pipeline.commands.plan_phases import Mode, Work
 from umt_pipeline.commands.plan_stage1 import (
     StagePlan,
+    both_modes,
     codec_headers,
-    extraction_setup,
     frame_bytes,
     micro_batch,
     planned_header,
     teacher_cost,
-    training_setup,
 )
 from umt_pipeline.data.samples import Corpus
 from umt_pipeline.features.extract import FeatureConfig
@@ -273,16 +272,7 @@ def _modes(
         flops=trained, videos=nothing, images=nothing, moved=read, batch=batch,
         sample_bytes=amount(largest.read_bytes_per_view, "B"), rows=rows,
     )  # fmt: skip
-    setup: Setup = training_setup(stage2.train)
-    return (
-        Mode(phases=(Phase.of(setup, online, hardware),)),
-        Mode(
-            phases=(
-                Phase.of(extraction_setup(features, stage2.train, hardware), extraction, hardware),
-                Phase.of(setup, cached, hardware),
-            )
-        ),
-    )
+    return both_modes(features, stage2.train, hardware, online, extraction, cached)
 
 
 def _rows(sample: SampleCost) -> int:

@@ -42,9 +42,14 @@ class ParquetWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None or self._writer is not None:
+            self.close()
+
+    def close(self) -> None:
+        """End the file, of at least one block."""
         if self._writer is not None:
             self._writer.close()
-        elif self._first is not None and kind is None:
+        elif self._first is not None:
             pq.write_table(self._with_metadata(self._first), self._path)
 
     def add(self, block: pd.DataFrame) -> None:
@@ -132,7 +137,7 @@ class RowsWriter:
 
     def finish(self) -> SpilledRows:
         """End the table, of at least one block, and return it."""
-        self._writer.__exit__(None, None, None)
+        self._writer.close()
         return SpilledRows(self._path, self._spill)
 
 

@@ -33,6 +33,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError, TrainingInterrupted
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.core.identity import IDENTITY_FILE, Identity, code_parts
+from umt_pipeline.core.processes import cores
 from umt_pipeline.training import state, stopping
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.loop import OnRow, replay, train
@@ -202,8 +203,7 @@ def _rank_environment(spec: RunSpec) -> dict[str, str]:
     environment = dict(os.environ)
     # Whatever can be imported here can be imported there, also in a notebook or a test with its own sys.path.
     environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // spec.train.nproc)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // spec.train.nproc)))
     return environment
 
 

@@ -61,6 +61,8 @@ class Machine:
         self._arguments = ["--signals-to-handle", "SIGQUIT", *arguments]
         self._args = parse_args(self._arguments)
         conf = dict(pair.split("=", 1) for pair in self._args.rdzv_conf.split(",") if "=" in pair)
+        if not self._args.training_script_args:
+            raise TrainingError("expected -m umt_pipeline.training.launch RUN_DIR/spec.json at the end, found no spec")
         self._timeout = float(conf.get("join_timeout", JOIN_TIMEOUT_S))
         self._machines = Path(self._args.training_script_args[-1]).parent / "machines"
         self._asked = False
