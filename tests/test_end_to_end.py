@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ PIPELINES = (
 
 
 @pytest.fixture
-def finished(project: Path) -> Path:
-    """The project after all pipelines have run in the environment ``ci``."""
+def finished(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The project after all pipelines have run in the environment ``ci``, tracked in a database of its own."""
+    earlier = mlflow.get_tracking_uri()
+    # Other tests of this process send runs of the same names to the database of all tests.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     # Kedro wants the source folder inside the project; the package itself is the installed one.
     (project / "src").unlink()
     (project / "src").mkdir()
@@ -39,7 +43,8 @@ def finished(project: Path) -> Path:
     for name in PIPELINES:
         with KedroSession.create(project_path=project, env="ci") as session:
             session.run(pipeline_names=[name])
-    return project
+    yield project
+    mlflow.set_tracking_uri(earlier)
 
 
 def test_the_whole_job_runs(finished: Path) -> None:
