@@ -215,7 +215,7 @@ def report(settings: Settings, found: dict[str, Encoding], out: Any, loads: tupl
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     best = max(encoding.tflops_peak for encoding in found.values())
     for kind, encoding in found.items():
-        memory = f"{encoding.peak_memory_mib:,.0f}" if encoding.peak_memory_mib else ""
+        memory = f"{encoding.peak_memory_mib:,.0f}" if encoding.peak_memory_mib else "not measured"
         mfu = encoding.mfu * encoding.tflops_peak / best
         line = f"| {TITLES[kind]} | {encoding.per_s:.2f} | {mfu:.3f} | {encoding.tflops_peak:.3f} | {encoding.gflops:.1f} "
         yield f"{line}| {memory} |"

@@ -1,10 +1,11 @@
 """How fast features are extracted by one process and by several, and what is waited for.
 
-    python benchmarks/extract.py [--nproc 1 2] [--clips N] [--teacher ViT-B-16] [--videos DIR] [--batch N]
+    python benchmarks/extract.py [--nproc 1 2] [--clips N] [--teacher ViT-B-16] [--videos DIR] [--batch N] [--out FILE.md]
 
 Runs the library's own extraction (decode, teacher, masks, int8, write) with an open_clip teacher of random weights, which are
 as fast as trained ones: views of 8 frames of 224 x 224 pixels, 80 % masked. All numbers of processes are run in turn, the best
-run of each counts; starting the processes is part of it. Prints a table for a Markdown page.
+run of each counts; starting the processes is part of it, and so is the time in which the first clips are decoded. Prints a
+Markdown page.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import argparse
 import itertools
 import logging
 import os
-import platform
+import shlex
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,10 +25,10 @@ from typing import Any
 import open_clip
 import pandas as pd
 import torch
+from common import commit, machine, paragraph
 from drawn_files import draw_files
 
 from umt_pipeline.compute.peak import matmul_peak
-from umt_pipeline.core.processes import cores
 from umt_pipeline.features.extract import FeatureConfig, plan_extraction
 from umt_pipeline.features.runner import extract
 from umt_pipeline.models.teacher import Teacher, TeacherConfig, load_teacher, save_open_clip
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder of videos; without it a few files are drawn")
     parser.add_argument("--batch", type=int, default=32 if torch.cuda.is_available() else 4)
     parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with TemporaryDirectory(prefix="umt-benchmark-") as name:
@@ -50,7 +53,10 @@ def main() -> None:
         media = arguments.videos or folder / "media"
         if arguments.videos is None:
             draw_files(media)
-        table(arguments, folder, make_videos(media, arguments.clips), media)
+        text = "\n".join(page(arguments, folder, make_videos(media, arguments.clips), media)) + "\n"
+    print(text, end="")
+    if arguments.out is not None:
+        arguments.out.write_text(text, encoding="utf-8")
 
 
 def make_videos(media: Path, clips: int) -> pd.DataFrame:
@@ -70,8 +76,8 @@ def make_teacher(arguments: argparse.Namespace, folder: Path) -> Teacher:
     return load_teacher(folder, TeacherConfig(source=f"open_clip:{arguments.teacher}/random", layers=6), 14)
 
 
-def table(arguments: argparse.Namespace, folder: Path, videos: pd.DataFrame, media: Path) -> None:
-    """Run, and print the table."""
+def page(arguments: argparse.Namespace, folder: Path, videos: pd.DataFrame, media: Path) -> Iterator[str]:
+    """Run, and yield the lines of the page."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(arguments, folder / "teacher").to(device)
     peak = matmul_peak(device, torch.float32)
@@ -95,17 +101,36 @@ def table(arguments: argparse.Namespace, folder: Path, videos: pd.DataFrame, med
         shutil.rmtree(folder / "store")
         if nproc not in best or report["clip_views_per_second"] > best[nproc]["clip_views_per_second"]:
             best[nproc] = report
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"\n{arguments.teacher}, fp32, batches of {arguments.batch}, {arguments.clips} clips; {name}, {cores()} cores,")
-    print(f"torch {torch.__version__}, load {load:.1f} before and {os.getloadavg()[0]:.1f} after\n")
-    print("| processes | views/s | MFU | waiting for decode | device | waiting for the disk |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    command = ["python", "benchmarks/extract.py", "--nproc", *map(str, arguments.nproc)]
+    command += ["--clips", str(arguments.clips), "--batch", str(arguments.batch), "--runs", str(arguments.runs)]
+    command += ["--videos", "DIR"] if arguments.videos else []
+    yield "# Speed of extraction"
+    yield ""
+    yield paragraph(
+        f"{arguments.clips} views of 8 frames of 224 x 224 pixels, teacher {arguments.teacher} of open_clip with random "
+        f"weights and 6 layers, fp32, batches of {arguments.batch}: decoding, teacher, masks, int8 and writing. Written by"
+    )
+    yield ""
+    yield f"    {shlex.join([*command, '--out', f'docs/{arguments.out.name}'] if arguments.out else command)}"
+    yield ""
+    yield paragraph(
+        f"on {machine(device.type)}; load average {load:.1f} before, {os.getloadavg()[0]:.1f} after; "
+        f"torch {torch.__version__}; commit {commit(arguments.out)}."
+    )
+    yield ""
+    yield "| processes | views/s | MFU | waiting for decode | device | waiting for the disk |"
+    yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
     for nproc, report in best.items():
         speed, shares = report["clip_views_per_second"], report["time_shares"]
         devices = nproc if device.type == "cuda" else 1
         mfu = 2 * report["macs"] * speed / (peak * devices)
         parts = " | ".join(f"{shares[part]:.1%}" for part in ("decode", "device", "write"))
-        print(f"| {nproc} | {speed:.2f} | {mfu:.2f} | {parts} |")
+        yield f"| {nproc} | {speed:.2f} | {mfu:.2f} | {parts} |"
+    yield ""
+    yield paragraph(
+        "MFU is against a matmul peak measured before. Starting the processes and decoding the first clips is in these "
+        "numbers: the more views, the less it counts."
+    )
 
 
 if __name__ == "__main__":

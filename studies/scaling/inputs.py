@@ -32,13 +32,13 @@ class Input:
 MEASURED_CLIPS = "`benchmarks/stage1.py --videos DIR`, 33 real clips (benchmarks_stage1_real_clips.md)"
 MEASURED_PREPARE = "`benchmarks/prepare.py`, drawn videos (benchmarks_prepare.md)"
 INPUTS: dict[str, Input] = {
-    "decode_small": Input(9.8, "views/s of a core", "decoding small files, some 320 x 240 pixels", MEASURED_CLIPS, "measured"),
-    "decode_hd": Input(1.1, "views/s of a core", "decoding 1080p files", MEASURED_PREPARE, "measured"),
+    "decode_small": Input(5.9, "views/s of a core", "decoding small files, some 320 x 240 pixels", MEASURED_CLIPS, "measured"),
+    "decode_hd": Input(1.2, "views/s of a core", "decoding 1080p files", MEASURED_PREPARE, "measured"),
     "decode_prepared": Input(
-        18.4, "views/s of a core", "decoding files that `prepare` made of them", MEASURED_PREPARE, "measured"
+        18.7, "views/s of a core", "decoding files that `prepare` made of them", MEASURED_PREPARE, "measured"
     ),
-    "prepare_speed": Input(5.3, "s of video a s of a core", "`prepare`, from 1080p", MEASURED_PREPARE, "measured"),
-    "store_core": Input(25_490, "views/s of a core", "reading the store from memory", MEASURED_CLIPS, "measured"),
+    "prepare_speed": Input(5.8, "s of video a s of a core", "`prepare`, from 1080p", MEASURED_PREPARE, "measured"),
+    "store_core": Input(4_074, "views/s of a core", "reading the store from memory", MEASURED_CLIPS, "measured"),
     "clip_mb": Input(1.1, "MB", "a clip's file", MEASURED_CLIPS, "measured"),
     "clip_s": Input(10, "s", "a clip's length", "Kinetics", "published"),
     "peak": Input(989, "TFLOP/s", "H100 SXM, dense, bf16", "NVIDIA's data sheet", "published"),

@@ -27,11 +27,11 @@ HERE = "here"
 ASSUMED: dict[str, tuple[float, str]] = {
     "mfu": (
         0.4,
-        "assumed: on a CPU this code reaches 0.60 (docs/benchmarks_stage1.md); torchtitan publishes 0.33 to 0.39 for language "
+        "assumed: on a CPU this code reaches 0.66 (docs/benchmarks_stage1.md); torchtitan publishes 0.33 to 0.39 for language "
         "models on H100",
     ),
     "cores": (16, "assumed: 128 cores beside 8 devices"),
-    "decode_rate": (16.0, "assumed: between 20.4 of drawn files and 9.8 of 33 real clips (docs/benchmarks_stage1*.md)"),
+    "decode_rate": (9.0, "assumed: between 12.4 of drawn files and 5.9 of 33 real clips (docs/benchmarks_stage1*.md)"),
     "image_rate": (200.0, "assumed: photographs of some 500 pixels a side"),
     "store_rate": (2.0, "assumed: a share of local NVMe drives"),
     "media_rate": (2.0, "assumed: a share of local NVMe drives"),
