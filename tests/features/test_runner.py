@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +23,8 @@ import torch
 from tests.features.conftest import MakeStore, World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config
+from tests.processes import descendants, is_running, wait_until
+from tests.video import crashing
 from umt_pipeline.core.claims import Claims
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.processes import ProcessName
@@ -32,8 +34,10 @@ from umt_pipeline.features.provider import CachedDataset
 from umt_pipeline.features.rejects import read_rejects
 from umt_pipeline.features.reuse import begin_store
 from umt_pipeline.features.runner import begin, claims_folder, extract, finish, make_here
-from umt_pipeline.features.shards import ExtractionJob, ShardMaker
+from umt_pipeline.features.shards import ExtractionJob, ShardMaker, Step
 from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.writer import ShardWriter
+from umt_pipeline.video import decode
 
 CPU = torch.device("cpu")
 
@@ -61,6 +65,39 @@ def test_a_shard_is_made_once_and_its_bytes_depend_on_nothing_else(world: World,
         assert (again.rows, again.made) == (5, False)
     finish(job)
     assert bytes_of(tmp_path / "alone") == bytes_of(make_store("together")[0])
+
+
+def test_a_report_counts_what_was_made_now(world: World, tmp_path: Path) -> None:
+    config = make_config()
+    plan = plan_extraction(config, world.teacher, world.videos)
+
+    def make_twice(job: ExtractionJob) -> Generator[Step, None, None]:
+        with ShardMaker(job, CPU) as maker:
+            yield from maker.make_all([0, 1])
+            yield from maker.make_all([0, 1, 2])
+
+    report = extract(config, world.teacher, plan, world.media, tmp_path / "store", make_shards=make_twice)
+    assert report["clip_views_per_second"] * report["seconds"] == pytest.approx(12, rel=0.01)
+
+
+def test_what_another_one_made_quicker_is_not_counted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: MakeStore
+) -> None:
+    job = begin_job(world, tmp_path / "store")
+    close = ShardWriter.close
+    with ShardMaker(job, CPU) as first, ShardMaker(job, CPU) as second, monkeypatch.context() as patch:
+
+        def late(shard: ShardWriter) -> bool:
+            patch.undo()
+            assert second.make(0).made
+            return close(shard)
+
+        patch.setattr(ShardWriter, "close", late)
+        steps = list(first.make_all([0, 1, 2]))
+    assert [step.report.made for step in steps if step.report is not None] == [False, True, True]
+    assert sum(step.rows for step in steps) == 7
+    finish(job)
+    assert bytes_of(tmp_path / "store") == bytes_of(make_store("expected")[0])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -92,7 +129,7 @@ def test_a_killed_process_costs_its_shard(
     def kill_the_first_that_claims() -> None:
         holder = 0
         while not holder:
-            wait_for(lambda: any(claims_folder(tmp_path / "killed").glob("0*")))
+            wait_until("a shard is claimed", lambda: any(claims_folder(tmp_path / "killed").glob("0*")))
             with suppress(OSError, ValueError, StopIteration):  # given back just now, or half written: then the next one
                 holder = json.loads(next(claims_folder(tmp_path / "killed").glob("0*")).read_text())["pid"]
         os.kill(holder, signal.SIGKILL)
@@ -108,7 +145,7 @@ def test_a_killed_process_costs_its_shard(
 @pytest.mark.slow
 def test_all_killed_is_an_error_and_the_next_run_goes_on(world: World, tmp_path: Path, make_store: MakeStore) -> None:
     def kill_all() -> None:
-        wait_for(lambda: len(multiprocessing.active_children()) == 2)
+        wait_until("both are started", lambda: len(multiprocessing.active_children()) == 2)
         for process in multiprocessing.active_children():
             process.kill()
 
@@ -142,12 +179,14 @@ def test_a_shard_of_a_dead_machine_is_taken_over(
     holder = ProcessName("another machine", 1, "1")
     claim = {"place": holder.place, "pid": holder.pid, "started": holder.started, "token": "x"}
     (folder / "00001").write_text(json.dumps(claim))
+    (folder / ".clock.dead").touch()
     (tmp_path / "store/shards/.00001.dead.part").mkdir()
     # It waits for the lease, which here is soon over.
     monkeypatch.setattr(Claims.__init__, "__defaults__", (1.0,))
     report = run(world, tmp_path / "store")
     assert report["rows"] == 12
     assert bytes_of(tmp_path / "store") == bytes_of(make_store("one")[0])
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -157,7 +196,7 @@ def test_two_runs_share_the_work(world: World, tmp_path: Path, make_store: MakeS
         [sys.executable, "-m", "umt_pipeline.features.runner", str(tmp_path / "job.json")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    wait_for(lambda: (job.store / "shards/00000").is_dir() or helper.poll() is not None)
+    wait_until("the helper has made a shard", lambda: (job.store / "shards/00000").is_dir() or helper.poll() is not None)
     report = run(world, tmp_path / "store", shard_rows=2)
     assert helper.wait(120) == 0
     assert report["rows"] == 12
@@ -165,7 +204,7 @@ def test_two_runs_share_the_work(world: World, tmp_path: Path, make_store: MakeS
 
 
 def _extract(world: tuple[Any, ...], folder: Path) -> None:
-    run(World(*world), folder, lambda news: time.sleep(60), shard_rows=2, nproc=2)
+    run(World(*world), folder, lambda news: time.sleep(60), shard_rows=2, nproc=2, workers=1)
 
 
 @pytest.mark.slow
@@ -173,32 +212,12 @@ def test_processes_end_with_their_parent(world: World, tmp_path: Path) -> None:
     parent = multiprocessing.get_context("spawn").Process(target=_extract, args=(tuple(world), tmp_path / "store"))
     parent.start()
     assert parent.pid is not None
-    wait_for(lambda: any((tmp_path / "store").glob("shards/0*")))
+    wait_until("a shard is made", lambda: any((tmp_path / "store").glob("shards/0*")))
     found = descendants(parent.pid)
-    assert len(found) >= 2
+    assert len(found) >= 4, "two that run the teacher, and a decoder of each"
     parent.kill()
     parent.join()
-    wait_for(lambda: not any(map(is_running, found)))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()] if children.exists() else []
-    return found + [below for child in found for below in descendants(child)]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    wait_until("no process is left", lambda: not any(map(is_running, found)))
 
 
 # --- files that cannot be read ----------------------------------------------------------------------------------------
@@ -230,6 +249,24 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_named(
     ours, theirs = store.read_raw(range(9)), whole.read_raw(kept)  # type: ignore[arg-type]
     assert all((ours[name] == theirs[name]).all() for name in theirs), "the other records are what they always were"
     assert CachedDataset(store, "train").clip_ids.to_pylist() == ["clip0", "clip1", "clip4"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clip_that_crashes_its_decoder_is_left_out_like_any_other(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    damaged = without_clip(world, tmp_path)
+    run(damaged, tmp_path / "expected", max_rejected_share=0.5)
+    (damaged.media / "clip3.mp4").write_bytes(b"crash")
+    monkeypatch.setattr(decode, "_load", crashing.load)
+    report = run(damaged, tmp_path / "store", max_rejected_share=0.5, workers=workers)
+    assert [report[name] for name in ("rows", "rows_rejected", "clips_rejected")] == [9, 3, 1]
+    rejects = read_rejects(tmp_path / "store").to_pylist()
+    assert {(reject["video_id"], reject["reason"]) for reject in rejects} == {("clip3", "decoder_crash")}
+    ours, expected = bytes_of(tmp_path / "store"), bytes_of(tmp_path / "expected")
+    assert {name for name in expected if ours[name] != expected[name]} <= {"rejects.parquet", "manifest.json"} | {
+        name for name in expected if name.endswith("rejects.json")
+    }, "the others go on, and batches keep their shape"
 
 
 def test_one_unreadable_view_takes_the_others_of_its_clip_along(world: World, tmp_path: Path) -> None:
@@ -274,7 +311,8 @@ def test_a_store_with_rejects_is_finished_whole(
     run(damaged, tmp_path / "store", max_rejected_share=0.25)
     assert bytes_of(tmp_path / "store") == bytes_of(tmp_path / "expected")
     # And once more, on what is finished: what is left out is still no more than a fourth of what was planned.
-    assert run(damaged, tmp_path / "store", max_rejected_share=0.25)["rows"] == 9
+    report = run(damaged, tmp_path / "store", max_rejected_share=0.25)
+    assert [report[name] for name in ("rows", "clips", "clips_rejected")] == [9, 4, 1]
 
 
 @pytest.mark.parametrize("finished", [True, False])

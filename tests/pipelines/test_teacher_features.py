@@ -18,6 +18,9 @@ from pydantic import ValidationError
 from tests.features.test_image_store import write_images
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
+from tests.video import crashing
+from umt_pipeline.compute import precision
+from umt_pipeline.compute.gain import Speeds
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from umt_pipeline.core.files import move_folder
 from umt_pipeline.data.mapped import MappedTable, write_mapped
@@ -28,6 +31,7 @@ from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher, plan_teacher
+from umt_pipeline.video import decode
 from umt_pipeline.video.views import ViewConfig
 
 
@@ -101,6 +105,45 @@ def test_one_clip_more_extracts_that_clip_and_abandoned_work_is_collected(
     assert len(list(work.glob("*/store"))) == 2, "of finished stores the latest is kept"
 
 
+def test_auto_stays_with_the_precision_of_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    videos = make_corpus(tmp_path / "media", ["train"] * 3)
+    teacher = make_teacher_folder(tmp_path / "teacher")
+    params = TeacherFeaturesParams(**dict(make_config()))
+
+    def run(rows: int, **changes: object) -> tuple[str, int]:
+        changed = params.model_copy(update=changes)
+        store, _, report = extract_features(changed, teacher, tmp_path / "media", videos.iloc[:rows], tmp_path / "workspace")
+        return FeatureStore(store).manifest.precision, report["rows_found"]
+
+    def measured(gain: float) -> None:
+        monkeypatch.setattr(precision, "measured_speeds", lambda device: Speeds(1e12, gain * 1e12))
+
+    measured(1.31)
+    assert run(1) == ("bf16", 0)
+    measured(1.29)
+    with caplog.at_level(logging.INFO):
+        assert run(1) == ("bf16", 0), "it is found, finished"
+        assert run(2) == ("bf16", 3), "so are its records"
+    assert "precision: bf16, that of the 3 records in" in caplog.text
+    assert "TFLOP/s" not in caplog.text, "nothing is measured"
+
+    assert run(2, precision="fp32") == ("fp32", 0), "what is asked for is taken"
+    measured(1.31)
+    assert run(2, codec="int8") == ("bf16", 0), "other records of the same teacher decide nothing"
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("umt_pipeline.features.shards.run_teacher_on", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(3, pixels="frames")
+    measured(1.29)
+    assert run(3, pixels="frames") == ("bf16", 0), "what was only begun decides too"
+
+
 def test_two_runs_work_on_the_same_store(tmp_path: Path) -> None:
     videos = make_corpus(tmp_path / "media", ["train"] * 3)
     params, teacher = TeacherFeaturesParams(**dict(make_config(shard_rows=2))), make_teacher_folder(tmp_path / "teacher")
@@ -114,7 +157,9 @@ def test_two_runs_work_on_the_same_store(tmp_path: Path) -> None:
     assert FeatureStore(stores[0]).manifest.rows == 9
 
 
-def test_a_clip_that_is_back_is_extracted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_clip_that_is_back_is_extracted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     videos = make_corpus(tmp_path / "media", ["train"] * 3)
     teacher = make_teacher_folder(tmp_path / "teacher")
     params = TeacherFeaturesParams(**dict(make_config(max_rejected_share=0.5)))
@@ -126,6 +171,10 @@ def test_a_clip_that_is_back_is_extracted(tmp_path: Path, caplog: pytest.LogCapt
     views = gather_views(params, teacher, videos, tmp_path / "media", store, images)
     assert views.videos["video_id"].tolist() == ["clip0", "clip2"]
     assert extract_features(*arguments)[2] == report, "it is still not there: nothing is done"
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "_load", crashing.load)
+        (tmp_path / "media/clip1.mp4").write_bytes(b"crash")
+        assert extract_features(*arguments)[2] == report, "what crashes a decoder is not tried in this process"
     (tmp_path / "aside.mp4").rename(tmp_path / "media/clip1.mp4")
     with caplog.at_level(logging.INFO):
         store, _, report = extract_features(*arguments)

@@ -29,14 +29,14 @@ import torch
 from umt_pipeline.core.claims import Claims
 from umt_pipeline.core.errors import ConfigError, StoreError, UmtError
 from umt_pipeline.core.files import write_json
-from umt_pipeline.core.processes import cores
+from umt_pipeline.core.processes import cores, follow_parent
 from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, learn_codec
+from umt_pipeline.features.index import clip_count
 from umt_pipeline.features.manifest import MANIFEST_FILE, StoreManifest, shard_name
 from umt_pipeline.features.rejects import OTHER_VIEW, read_rejects
 from umt_pipeline.features.shards import CodecError, ExtractionJob, ShardMaker, Spent, Step
 from umt_pipeline.features.writer import UnfinishedStore
 from umt_pipeline.models.teacher import Teacher
-from umt_pipeline.video.decode import follow_parent
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def extract(
 
     Raises:
         StoreError: too many files that ingestion accepted cannot be read now, or the disk is full. Finished shards stay.
-        DecoderDiedError: a decoding process was killed.
+        DecoderDiedError: a decoding process cannot be started.
         ConfigError: there are fewer devices than ``nproc``.
     """
     start = time.perf_counter()
@@ -185,6 +185,7 @@ def finish(job: ExtractionJob) -> StoreManifest:
                 f"teacher_features.max_rejected_share ({limit:.1%}): {named}{more}. Finished shards are kept. {_REMEDY}"
             )
         manifest = store.finish()
+        claims.clear()
         if lost:
             logger.warning(
                 "feature store: %d of %d clips are left out, because files that ingestion accepted cannot be read now: %s%s. "
@@ -223,7 +224,7 @@ def make_here(job: ExtractionJob, teacher: Teacher | None = None) -> Generator[S
 
     Raises:
         StoreError: the disk is full, or all processes were killed.
-        DecoderDiedError: a decoding process was killed.
+        DecoderDiedError: a decoding process cannot be started.
         ConfigError: there are fewer devices than ``nproc``.
     """
     devices = _devices(job.config.nproc)
@@ -342,8 +343,7 @@ class _Tally:
         """Count news."""
         report = step.report
         self.spent += step.spent
-        if report is None or report.made:
-            self.made += step.rows
+        self.made += step.rows
         if report is None or not report.made:
             return
         self._own.add(report.shard)
@@ -371,7 +371,8 @@ def _report(plan: ExtractionPlan, manifest: StoreManifest, tally: _Tally, reject
         "rows_resumed": tally.before - tally.store.rows_found,
         "rows_dead": manifest.rows_dead,
         "rows_rejected": rejected,
-        "clips": tally.store.clips,
+        # As planned: a finished store's own index lacks those that were rejected.
+        "clips": clip_count(plan.index),
         "clips_rejected": rejected // max(1, plan.header.views),
         "views": plan.header.views,
         "codec": plan.header.codec.kind,

@@ -6,11 +6,13 @@ import logging
 import shutil
 import time
 import uuid
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from umt_pipeline.compute.peak import matmul_peak
@@ -21,19 +23,19 @@ from umt_pipeline.core.files import linked_copy, read_json, write_json
 from umt_pipeline.core.identity import work_folder
 from umt_pipeline.core.progress import progress
 from umt_pipeline.executors import LOCAL, OfflineParams, open_executor
-from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, plan_extraction
+from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, make_header, plan_extraction
 from umt_pipeline.features.index import views_of
 from umt_pipeline.features.manifest import MANIFEST_FILE
 from umt_pipeline.features.rejects import OTHER_VIEW, read_rejects
-from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
+from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun, kept_precision
 from umt_pipeline.features.runner import MakeShards, Progress, extract
 from umt_pipeline.features.spread import make_by
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
 from umt_pipeline.pipelines.runs import fresh_folder
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
+from umt_pipeline.video.decode import Decoder
 from umt_pipeline.video.media import Media
-from umt_pipeline.video.views import load_view
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ def extract_features(
         ConfigError: the parameters do not fit the teacher or the table; or Ray cannot be reached, or a worker lacks something.
         CheckpointError: the teacher cannot be loaded.
         StoreError: too many files cannot be read, or the disk is full; what is finished will be used by the next attempt.
-        DecoderDiedError: a decoding process was killed.
+        DecoderDiedError: a decoding process cannot be started.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower = load_teacher(teacher, params.teacher, params.grid).to(device)
@@ -113,9 +115,10 @@ def _record(
         folder: holds a folder for each identity. Several runs may work there: on the same store together.
         make_shards: makes the shards; None: this machine.
     """
-    plan = plan_extraction(config, tower, videos, media)
+    plan = plan_extraction(_settled(config, tower, media, folder), tower, videos, media)
     with Claims(folder / ".claims") as claims:
         with claims.only("folder"):
+            claims.clear()
             work = work_folder(folder, plan.identity)
             store, report_file = work / "store", work / "report.json"
             finished = report_file.is_file() and _is_whole(store) and not _can_be_completed(store, plan, raw_media)
@@ -126,12 +129,28 @@ def _record(
                 return _handed_out(folder, work), report
             report_file.unlink(missing_ok=True)
             if not is_begun(store):
-                others = [path / "store" for path in folder.iterdir() if path != work]
-                begin_store(store, plan.header, plan.index, others)
+                begin_store(store, plan.header, plan.index, [path for path in _stores(folder) if path != store])
         report = _extract(config, tower, plan, raw_media, store, media, make_shards)
         with claims.only("folder"):
             write_json(report_file, report)
             return _handed_out(folder, work), report
+
+
+def _settled(config: FeatureConfig, tower: Teacher, media: Media, folder: Path) -> FeatureConfig:
+    """Return the configuration in the precision of what is there, if it leaves the precision open.
+
+    Near the threshold a device measures now so and now otherwise, and in the other precision all would be extracted again.
+    """
+    if config.precision != "auto":
+        return config
+    header = make_header(config, tower.target_dim, tower.weights_sha256, tower.importance, media)
+    kept = kept_precision(header, _stores(folder))
+    return config if kept is None else config.model_copy(update={"precision": kept})
+
+
+def _stores(folder: Path) -> list[Path]:
+    """Return where stores may have been begun or finished, of whatever settings."""
+    return [path / "store" for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
 def _extract(
@@ -182,18 +201,20 @@ def _can_be_completed(store: Path, plan: ExtractionPlan, raw_media: Path) -> boo
     """Whether a file can be read now that could not be when a store was finished; its records are then an earlier store's."""
     rejects = [reject for reject in read_rejects(store).to_pylist() if reject["reason"] != OTHER_VIEW]
     first = {reject["video_id"]: reject["row"] for reject in reversed(rejects)}
-    for row in sorted(first.values())[:_REJECTS_TRIED]:
-        line = plan.index.slice(row, 1)
-        try:
-            load_view(raw_media / plan.paths[row].as_py(), views_of(line, plan.header.view.size)[0])
-        except VideoError:
-            continue
-        logger.info("feature store: %s can be read now: its clip is extracted", plan.paths[row])
-        earlier = store.parent.with_name(f"{store.parent.name}-{uuid.uuid4().hex[:12]}")
-        earlier.mkdir()
-        store.rename(earlier / "store")
-        return True
-    return False
+    rows = sorted(first.values())[:_REJECTS_TRIED]
+    files = [raw_media / plan.paths[row].as_py() for row in rows]
+    views = views_of(plan.index.take(pa.array(rows, pa.int64())), plan.header.view.size)
+    # In another process: a file may be rejected because it crashes the one that decodes it.
+    wanted = ((row, [(file, view)]) for row, file, view in zip(rows, files, views, strict=True))
+    with Decoder(1) as decoder, closing(decoder.decode(wanted)) as decoded:
+        back = next((row for row, [answer] in decoded if not isinstance(answer, VideoError)), None)
+    if back is None:
+        return False
+    logger.info("feature store: %s can be read now: its clip is extracted", plan.paths[back])
+    earlier = store.parent.with_name(f"{store.parent.name}-{uuid.uuid4().hex[:12]}")
+    earlier.mkdir()
+    store.rename(earlier / "store")
+    return True
 
 
 def _is_whole(store: Path) -> bool:
