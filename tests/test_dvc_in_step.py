@@ -114,7 +114,7 @@ def test_setting_a_parameter_changes_its_line_and_no_other(file: Path, tmp_path:
 def plain_values(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Names of values with dots: whole numbers first, then texts."""
     inner = [pair for key, item in values.items() if isinstance(item, dict) for pair in plain_values(item, f"{prefix}{key}.")]
-    own = [(f"{prefix}{key}", item) for key, item in values.items() if isinstance(item, int | str) and not isinstance(item, bool)]
+    own = [(f"{prefix}{key}", item) for key, item in values.items() if type(item) in (int, str)]
     yield from sorted(own + inner, key=lambda pair: isinstance(pair[1], str))
 
 

@@ -39,7 +39,8 @@ def main() -> None:
     with staged_file(RESULTS / "plots" / "claims_runs.csv") as staged:
         runs.drop(columns=list(TIMES)).to_csv(staged, index=False, lineterminator="\n")
     # They tell of the machine: for the document, and for whoever asks, but no result.
-    write_json(REPORTING / "claims_times.json", runs[["arm", "seed", "pretraining_lr", "fine_tuning_lr", *TIMES]].to_dict("list"))
+    named = ["arm", "seed", "pretraining_lr", "fine_tuning_lr"]
+    write_json(REPORTING / "claims_times.json", runs[[*named, *TIMES]].to_dict("list"))
     write_json(RESULTS / "claims.json", findings.metrics())
     write_json(RESULTS / "claims_records.json", [row.model_dump(mode="json") for row in protocol_records(params, runs, bank)])
     for path, text in ((DOCS / FIGURE, figure_svg(findings)), (DOCS / "claims.md", document(findings, FIGURE))):

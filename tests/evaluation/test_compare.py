@@ -132,8 +132,9 @@ def test_the_command_warns_and_is_strict_on_demand(tmp_path: Path) -> None:
 
 def test_the_command_marks_what_another_machine_does_not_explain(tmp_path: Path) -> None:
     other = "retrieval/b/stage2/dual"
-    first = write(tmp_path / "a.json", [record(processor="x86_64 avx512"), record(other, processor="x86_64 avx512")])
-    second = write(tmp_path / "b.json", [record(value=33.2, processor="x86_64 avx2"), record(other, 45.2, processor="x86_64 avx2")])
+    here, there = {"processor": "x86_64 avx512"}, {"processor": "x86_64 avx2"}
+    first = write(tmp_path / "a.json", [record(**here), record(other, **here)])
+    second = write(tmp_path / "b.json", [record(value=33.2, **there), record(other, 45.2, **there)])
     runner = CliRunner()
 
     def changes(*options: str) -> tuple[list[str], str]:

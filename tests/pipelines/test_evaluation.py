@@ -70,7 +70,7 @@ def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = 
     for stage in ("teacher", "stage1", "stage2"):
         data |= {f"{stage}_history": history, f"{stage}_metrics": {"loss": 1.0}}
     # As where the files of times are not there.
-    data |= dict.fromkeys(("teacher_features_times", "stage1_times", "stage2_times"), {})
+    data |= {name: {} for name in ("teacher_features_times", "stage1_times", "stage2_times")}
     data["stage2_control_history"] = history
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in data.items()})
     for name in SAVED:
@@ -177,7 +177,8 @@ def test_a_few_numbers_are_the_headline_and_git_has_them_all(result: dict[str, A
     mean = (metrics[linear.format("shape")] + metrics[linear.format("motion")]) / 2
     assert result["headline"]["probe_stage1"] == pytest.approx(mean, abs=1e-3)
     assert result["headline"]["r1_test"] == pytest.approx(metrics["retrieval/test/stage2/dual/t2v_r1"], abs=1e-3)
-    assert set(result["headline"]) == {"probe_stage1", "probe_stage2", "r1_test", "r1_test_motion"}, "nothing of what is not there"
+    found = {"probe_stage1", "probe_stage2", "r1_test", "r1_test_motion"}
+    assert set(result["headline"]) == found, "nothing of what is not there"
     assert result["evaluation_numbers"]["name"].tolist() == sorted(metrics)
 
 
@@ -277,7 +278,8 @@ def test_another_scoring_reads_the_features_of_the_run_before(tables: Tables, fo
     assert again.metrics == first.metrics
     changed = PARAMS.model_copy(update={"rerank_k": 3, "dsl_temperature": 0.5, "caption": "all"})
     other = evaluate(changed, 0, no_media, load, tmp_path / "kept")
-    assert {record.protocol.k for record in other.records if record.protocol and record.protocol.score_type == "reranked"} == {3}
+    protocols = [record.protocol for record in other.records if record.protocol and record.protocol.score_type == "reranked"]
+    assert {protocol.k for protocol in protocols} == {3}
     assert not any(record.protocol.failures for record in other.records if record.protocol)
     assert sorted((tmp_path / "kept").iterdir()) == kept
 
