@@ -25,7 +25,7 @@ from umt_pipeline.tracking.finished import Output, joins_runs, tracked
 from umt_pipeline.tracking.live import begin, end
 from umt_pipeline.tracking.provenance import provenance_tags, run_tags
 from umt_pipeline.tracking.record import DEPENDENCIES, JOIN, Input, RunRecord, flat_params
-from umt_pipeline.tracking.target import corpus_of, project_target
+from umt_pipeline.tracking.target import corpus_of, project_target, track_command
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,11 @@ class TrackingHook:
             workspace = catalog.get("workspace") if "workspace" in catalog else None
             begin(target, record, workspace.path if isinstance(workspace, PathDataset) else None)
         except Exception as error:  # what is wrong with tracking is no reason for a run to fail
-            _log.warning("This run is not tracked: %s: %s. Its results are the same.", type(error).__name__, error)
+            _log.warning(
+                "This run is not tracked: %s: %s. The run goes on without it, and its results are the same. When it has ended, "
+                "`%s` sends what is missing.",
+                type(error).__name__, error, track_command(corpus_of(run_params["env"])),
+            )  # fmt: skip
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -118,7 +122,7 @@ class TrackingHook:
             outputs = outputs_by_pipeline(run_params, pipeline, catalog)
             made = made_tags(Path(run_params["project_path"]), pipeline, catalog)
         except Exception as error:  # the same
-            _log.warning("What this run wrote is not tracked: %s: %s.", type(error).__name__, error)
+            _log.warning("What this run wrote is not tracked: %s: %s. Its results are the same.", type(error).__name__, error)
         end("FINISHED", outputs, made)
 
     @hook_impl
@@ -143,11 +147,14 @@ def tracked_outputs(pipeline: Pipeline, catalog: DataCatalog) -> list[Output]:
 
 
 def outputs_by_pipeline(run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> dict[str, list[Output]]:
-    """Return the tracked outputs of the pipelines that ran, by their names; of one that ran in part, none."""
+    """Return the tracked outputs of the pipelines that ran, by their names; of those that ran in part by none, ""."""
     names = run_params["pipeline_names"] or [name for name in pipelines if name != "__default__"]
-    made = pipeline.all_outputs()
-    whole = {name: pipelines[name] for name in names if pipelines[name].all_outputs() <= made}
-    return {name: tracked_outputs(found, catalog) for name, found in whole.items()}
+    written = {output.name: output for output in tracked_outputs(pipeline, catalog)}
+    found: dict[str, list[Output]] = {}
+    for name in names:
+        if pipelines[name].all_outputs() <= pipeline.all_outputs():
+            found[name] = [written.pop(made) for made in sorted(pipelines[name].all_outputs()) if made in written]
+    return found | ({"": list(written.values())} if written else {})
 
 
 def new_record(run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> RunRecord:

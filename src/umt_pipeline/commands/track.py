@@ -20,7 +20,7 @@ from umt_pipeline.tracking.provenance import commit_of, provenance_tags
 from umt_pipeline.tracking.record import DEPENDENCIES, JOIN, Input, RunRecord, flat_params, kept_records
 from umt_pipeline.tracking.replay import bring_up_to_date
 from umt_pipeline.tracking.server import SERVER_ERRORS, Server
-from umt_pipeline.tracking.target import DEMO, corpus_of, project_target
+from umt_pipeline.tracking.target import DEMO, corpus_of, project_target, track_command
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,9 @@ def track_corpus(project: Path, name: str | None) -> list[str]:
             if any(output.path.is_file() for output in place.outputs if output.has_numbers):
                 lines.append(f"{pipeline_name}: {_track(server, place, stages, corpus, records)}")
     except SERVER_ERRORS as error:
-        again = f"umt track {name or ''}".rstrip()
         raise UmtError(
             f"MLflow at {target.uri}: expected an answer, found {type(error).__name__}: {error}. "
-            f"Start it, or name another one in MLFLOW_TRACKING_URI, and go on: {again}. What was sent stays."
+            f"Start it, or name another one in MLFLOW_TRACKING_URI, and go on: {track_command(corpus)}. What was sent stays."
         ) from error
     return lines or [f"nothing of {corpus} has finished here: run it, or fetch what others ran (dvc pull)"]
 

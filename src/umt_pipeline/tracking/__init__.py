@@ -9,5 +9,6 @@ Nodes import this room; nothing downstairs does. Without tracking every function
 
 from umt_pipeline.tracking.live import metric_logger
 from umt_pipeline.tracking.provenance import page_provenance, provenance_tags
+from umt_pipeline.tracking.rows import flatten_numbers
 
-__all__ = ["metric_logger", "page_provenance", "provenance_tags"]
+__all__ = ["flatten_numbers", "metric_logger", "page_provenance", "provenance_tags"]

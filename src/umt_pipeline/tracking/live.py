@@ -14,7 +14,7 @@ from umt_pipeline.tracking.machine import Machine
 from umt_pipeline.tracking.record import RunRecord, Status, keep, now_ms
 from umt_pipeline.tracking.rows import Row, training_row
 from umt_pipeline.tracking.sender import Sender
-from umt_pipeline.tracking.target import DEMO, Target
+from umt_pipeline.tracking.target import Target, track_command
 
 # All that a run ever waits for MLflow: at its end, for what is still on its way.
 WAIT_S = 15.0
@@ -76,7 +76,7 @@ class LiveRun:
 
         Args:
             status: how it ended.
-            outputs: of pipelines that ended well, by their names.
+            outputs: of pipelines that ended well, by their names; of those of which a part ran, by "".
             made: tags of data and models that it made.
         """
         until = time.monotonic() + WAIT_S
@@ -126,13 +126,12 @@ class LiveRun:
         if self._has_warned:
             return
         self._has_warned = True
-        command = "umt track" if self._record.corpus == DEMO else f"umt track {self._record.corpus}"
         words = " ".join(str(error).split()) or "no more is known"
         words = words if len(words) <= _MAX_WORDS else f"{words[:_MAX_WORDS]}..."
         _log.warning(
             "MLflow at %s cannot be told of this run: %s: %s. The run goes on without it, and its results are the same. When "
             "it has ended and MLflow answers again, `%s` sends what is missing.",
-            self._target.uri, type(error).__name__, words, command,
+            self._target.uri, type(error).__name__, words, track_command(self._record.corpus),
         )  # fmt: skip
 
     def _keep(self) -> None:

@@ -82,8 +82,8 @@ class RunRecord(Config):
         return self.model_copy(update={"status": status, "ended_ms": now_ms(), "made": dict(made)})
 
     def complete(self, digests: Mapping[str, str]) -> RunRecord:
-        """Return the record of the same run, of which the finished files have these digests, by pipeline."""
-        return self.model_copy(update={"outputs": dict(digests)})
+        """Return the record of the same run, of which the finished files have these digests, by pipeline; "" is in part."""
+        return self.model_copy(update={"outputs": {name: digest for name, digest in digests.items() if name}})
 
     def last_tags(self) -> dict[str, str]:
         """Return the tags that a run gets at its end."""

@@ -116,5 +116,6 @@ class Sender:
             return rows or self._waiting.popleft()  # type: ignore[return-value]
 
     def _is_worth_it(self) -> bool:
-        enough = len(self._waiting) >= ROWS_PER_BATCH or not isinstance(self._waiting[-1], Row) if self._waiting else True
-        return enough or self._closing
+        if self._closing or not self._waiting:
+            return True
+        return len(self._waiting) >= ROWS_PER_BATCH or not isinstance(self._waiting[-1], Row)

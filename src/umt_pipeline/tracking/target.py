@@ -81,6 +81,11 @@ def project_target(loader: AbstractConfigLoader, project: Path) -> Target:
     return target.model_copy(update={"server": Server(mlflow_tracking_uri=f"{_SQLITE}{project.resolve() / file}")})
 
 
+def track_command(corpus: str) -> str:
+    """Return the command that tells MLflow what it missed of a corpus."""
+    return "umt track" if corpus == DEMO else f"umt track {corpus}"
+
+
 def corpus_of(env: str | None) -> str:
     """Return the name of the corpus that an environment is of: the demo's without one, else its own."""
     return DEMO if env in (None, "base", "local") else str(env)
