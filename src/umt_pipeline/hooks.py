@@ -142,7 +142,7 @@ def tracked_outputs(pipeline: Pipeline, catalog: DataCatalog) -> list[Output]:
         dataset = catalog.get(name)
         declared = tracked(name, dataset.metadata) if isinstance(dataset, PathDataset) else None
         if isinstance(dataset, PathDataset) and declared is not None:
-            outputs.append(Output(name, dataset.path, declared))
+            outputs.append(Output(name, dataset.path, declared, dataset.optional))
     return outputs
 
 

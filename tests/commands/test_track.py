@@ -111,7 +111,7 @@ def test_a_page_that_comes_later_is_sent_then(finished: Path) -> None:
     page = finished / "data/08_reporting/ingestion.html"
     page.parent.mkdir(parents=True)
     page.write_text("<p>")
-    assert "ingestion: 1 files sent to run" in track_corpus(finished, None)[0]
+    assert "ingestion: 0 values and 1 files sent to run" in track_corpus(finished, None)[0]
     assert "has everything" in track_corpus(finished, None)[0]
 
 

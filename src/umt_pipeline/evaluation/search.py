@@ -7,8 +7,8 @@ pairs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -122,6 +122,11 @@ def video_text_scores(
     return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 
 
+def search_costs(found: Iterable[tuple[SystemScores, Record]]) -> dict[str, dict[str, float]]:
+    """Return what re-ranking took, by the task of its record: ``pairs`` and ``seconds``."""
+    return {record.task: asdict(system.cost) for system, record in found if system.cost is not None}
+
+
 def search_record(
     params: SearchParams, seed: int, data: RetrievalSet, system: SystemScores, searcher: Searcher, failures: Collection[str]
 ) -> Record:
@@ -156,4 +161,4 @@ def search_record(
         seed=seed,
     )
     values = retrieval_values(data, system)
-    return Record(task=f"retrieval/{data.name}/{system.key}", values=values, protocol=protocol, cost=system.cost)
+    return Record(task=f"retrieval/{data.name}/{system.key}", values=values, protocol=protocol)

@@ -27,7 +27,7 @@ from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import Labelled, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
-from umt_pipeline.evaluation.search import Searcher, clips_with_features, search, search_record
+from umt_pipeline.evaluation.search import Searcher, clips_with_features, search, search_costs, search_record
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
@@ -38,11 +38,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Flat metrics, their records (and notes on what was skipped), and retrieval examples for the report."""
+    """Flat metrics, their records (and notes on what was skipped), retrieval examples for the report, and what re-ranking took.
+
+    The costs are those of :func:`umt_pipeline.evaluation.search.search_costs`.
+    """
 
     metrics: dict[str, float]
     records: list[Record]
     examples: list[RetrievalExample]
+    costs: dict[str, dict[str, float]]
 
 
 def evaluate(
@@ -105,14 +109,16 @@ def _evaluate(work: _Work) -> EvaluationResult:
     for task in work.tasks:
         records += _probe(work, task, fit, test)
     examples: list[RetrievalExample] = []
+    costs: dict[str, dict[str, float]] = {}
     for name in params.retrieval_sets:
-        found_records, found_examples = _search(work, name, test)
+        found_records, found_examples, found_costs = _search(work, name, test)
         records += found_records
         examples += found_examples
+        costs |= found_costs
     for record in records:
         if record.note:
             logger.warning("evaluation: %s: %s", record.task, record.note)
-    return EvaluationResult(flat_metrics(records), records, examples)
+    return EvaluationResult(flat_metrics(records), records, examples, costs)
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -269,14 +275,14 @@ def _listed(values: Sequence[float]) -> str:
 
 
 # --- retrieval --------------------------------------------------------------------------------------------------------
-def _search(work: _Work, name: str, test: Features) -> tuple[list[Record], list[RetrievalExample]]:
-    """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
+def _search(work: _Work, name: str, test: Features) -> tuple[list[Record], list[RetrievalExample], dict[str, dict[str, float]]]:
+    """Measure retrieval and agreement of every system on one set, choose examples for the report; say what re-ranking took."""
     params, tables, teacher = work.params, work.tables, work.models.teacher.teacher
     try:
         data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
         found = [*_search_by_teacher(work, data, test), *search(params, work.seed, data, work.workplace, test)]
     except NoDataError as error:
-        return [Record(task=f"retrieval/{name}", note=str(error))], []
+        return [Record(task=f"retrieval/{name}", note=str(error))], [], {}
     records: list[Record] = []
     if not teacher.has_text:
         note = f"the teacher {teacher.config.source!r} has no text tower: its frames cannot be searched by text"
@@ -287,7 +293,7 @@ def _search(work: _Work, name: str, test: Features) -> tuple[list[Record], list[
     # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures, and so are the
     # scores that no search with one query can give.
     shown = [system for system, _ in reversed(found) if system.model != "control" and system.score != "dsl"]
-    return records, choose_examples(data, shown, params.examples)
+    return records, choose_examples(data, shown, params.examples), search_costs(found)
 
 
 def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[tuple[SystemScores, Record]]:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -72,6 +72,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
     name = "classification"
     params = ClassificationParams
     tables = ("videos", "labels", "raw_media", "stage1_model", "stage2_model")
+    headline: ClassVar = {"top1": "classification/*/{model}/top1"}
     has_picture = True
 
     def gather(self, params: ClassificationParams, tables: Mapping[str, Any], workspace: Path) -> ClassificationData:
@@ -152,9 +153,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         return classification_page(shown, labels, load)
 
 
-def _predict(
-    params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str
-) -> Predictions:
+def _predict(params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str) -> Predictions:
     with Workers(functools.partial(load_classifier, folder), params.test.nproc) as workers:
         return predict(workers, rows.test, data.media, params.fine_tuning.clip, params.test, title)
 

@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
     name = "detection"
     params = DetectionParams
     tables = ("videos", "boxes", "raw_media", "stage1_model", "stage2_model")
+    headline: ClassVar = {"map": "detection/*/{model}/map"}
     has_picture = True
 
     def gather(self, params: DetectionParams, tables: Mapping[str, Any], workspace: Path) -> DetectionData:
@@ -123,9 +124,7 @@ def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: Detection
 
 def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
     with Workers(functools.partial(load_detector, folder), params.test.nproc) as workers:
-        return predict(
-            workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test
-        )
+        return predict(workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test)
 
 
 def _about(data: DetectionData, found: Mapping[str, DetectedActions], scores: Mapping[str, DetectionScores]) -> dict[str, Any]:
