@@ -77,7 +77,7 @@ def track_corpus(project: Path, name: str | None) -> list[str]:
 
 def _track(server: Server, place: Place, stages: Stages, corpus: str, records: Sequence[RunRecord]) -> str:
     if missing := missing_results(place.outputs):
-        return f"not finished, {missing[0].path} is missing"
+        return f"{missing[0].path} is missing: run it, or fetch it (dvc pull)"
     digest = digest_of(place.outputs)
     known = [record for record in records if record.outputs.get(place.pipeline) == digest]
     record = known[0] if known else record_of_lock(place, stages, corpus, digest)
