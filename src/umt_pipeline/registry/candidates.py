@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +33,7 @@ from umt_pipeline.registry.names import (
 )
 from umt_pipeline.serving.predictors import KINDS
 from umt_pipeline.tasks import task_names
+from umt_pipeline.tracking import flatten_numbers
 
 # The pipeline that judges what no task does.
 EVALUATION = "evaluation"
@@ -79,7 +79,7 @@ class Candidate:
         """
         records = [Record.model_validate(record) for record in read_json(self.records)]
         own = [record for record in records if record.protocol and record.protocol.checkpoint_sha256 in self.weights.values()]
-        found = {name: value for name, value in flat_metrics(own).items() if math.isfinite(value)}
+        found = flatten_numbers(flat_metrics(own))
         if not found:
             raise RegistryError(
                 f"{self.records}: expected numbers of the weights in {self.folder}, found none among {len(records)} records: "
