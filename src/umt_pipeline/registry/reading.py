@@ -37,7 +37,11 @@ FILES: dict[What, tuple[str, str]] = {
 
 # How MLflow says that there is no such model, or no such alias.
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
-_SQLITE = "sqlite:///"
+_SQLITE, _MODEL = "sqlite:///", "models:/"
+# With its own seven attempts, each waiting twice as long, MLflow notices after four minutes that a server is not there.
+_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+# They tell of making a database and of each step of packing.
+_TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc")
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ def connect(project: Path) -> str:
     path = uri.removeprefix(_SQLITE)
     if path != uri and not Path(path).is_absolute():
         uri = f"{_SQLITE}{(project / path).resolve()}"
-    # With MLflow's seven, each waiting twice as long, a server that is not there is noticed after four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     return uri
 
@@ -118,16 +124,24 @@ def version_at(name: str, alias: str) -> Version | None:
 def described(client: MlflowClient, found: ModelVersion) -> Version:
     """Return what MLflow knows of a version."""
     metrics: dict[str, float] = {}
+    model_id = model_of(found)
     try:
-        if found.model_id:
-            rows = client.get_logged_model(found.model_id).metrics or []
+        if model_id:
+            rows = client.get_logged_model(model_id).metrics or []
             # The last of each name counts: numbers that were sent again are kept beside the old ones.
             metrics = {row.key: row.value for row in sorted(rows, key=lambda row: int(row.timestamp))}
     except MlflowException as error:
         if error.error_code not in _ABSENT:
             raise
-        logger.warning("%s version %s: its logged model %s was deleted", found.name, found.version, found.model_id)
-    return Version(found.name, str(found.version), dict(found.tags), metrics, found.model_id)
+        logger.warning("%s version %s: its logged model %s was deleted", found.name, found.version, model_id)
+    return Version(found.name, str(found.version), dict(found.tags), metrics, model_id)
+
+
+def model_of(found: ModelVersion) -> str | None:
+    """Return MLflow's id of the logged model that a version points to, or None if it points elsewhere."""
+    # A database does not keep what a version was made with, but for its source.
+    source = str(found.source).removeprefix(_MODEL)
+    return found.model_id or (source if source != found.source else None)
 
 
 def fetch(version: Version, what: What, folder: Path) -> Path:
