@@ -26,6 +26,7 @@ from umt_pipeline.registry.candidates import Candidate, Found, find_candidates
 from umt_pipeline.registry.names import CHALLENGER, COMMIT, CORPUS, EVIDENCE, MD5, STAGE, own_corpus
 from umt_pipeline.registry.packing import collect_files, write_mlflow_model
 from umt_pipeline.registry.reading import FILES, Version, connect, described, fetch, model_of, registry_errors
+from umt_pipeline.tracking.target import project_target
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ class _Registration:
     @cached_property
     def _experiment(self) -> str:
         """The experiment of the project's runs; it is made if it is new."""
-        name = str(self._found.loader["mlflow"]["tracking"]["experiment"]["name"])
+        name = project_target(self._found.loader, self._project).experiment
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self._client.create_experiment(name))
 
