@@ -118,6 +118,8 @@ def find_candidates(project: Path, corpus: str | None, kinds: Sequence[str] | No
         RegistryError: records are of other weights than those in the model folder.
     """
     loader = config_loader(project, corpus or "base")
+    # Else Kedro reads and resolves the catalog again for each file.
+    loader["catalog"] = loader["catalog"]
     pipelines = project_pipelines()
     makers = _makers(loader, pipelines)
     if strange := sorted(set(kinds or ()) - set(makers)):
