@@ -40,9 +40,13 @@ FILES: dict[What, tuple[str, str]] = {
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _MODEL = "models:/"
 # With its own seven attempts, each waiting twice as long, MLflow notices after four minutes that a server is not there.
-_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 # They tell of making a database and of each step of packing.
-_TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc")
+_TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store", "mlflow.pyfunc")
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,6 @@ class _Registration:
             else:
                 self._fill_in(version, candidate, tags, files)
             self._client.set_registered_model_alias(name, CHALLENGER, version.version)
-        logger.info("%s version %s is %s", name, version.version, CHALLENGER)
         return Registered(name, version.version, fresh)
 
     def _ensure_model(self, name: str) -> None:
