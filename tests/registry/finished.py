@@ -17,6 +17,7 @@ from tests.conftest import make_project
 from tests.evaluation.tiny import make_tables
 from tests.project_copies import make_dvc_project
 from tests.serving.folders import ANSWERS, write_folder
+from umt_pipeline.commands.corpus import RECORD
 from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_repo import dvc_repo
@@ -56,6 +57,7 @@ class FinishedProject:
             (folder / "conf" / corpus).mkdir()
             places = {"data": f"data/{corpus}", "results": f"corpora/{corpus}/results"}
             (folder / "conf" / corpus / "globals.yml").write_text(yaml.safe_dump(places), encoding="utf-8")
+            (folder / "conf" / corpus / RECORD).touch()
         self.corpus = corpus
         self.tables: Tables = make_tables(folder.parent / "media", ("train", "test"))
         self.loader = _loader(folder, corpus)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from umt_pipeline.registry.names import CHALLENGER
+from umt_pipeline.commands.corpus import existing_corpus
+from umt_pipeline.registry.names import CHALLENGER, own_corpus
 from umt_pipeline.registry.register import planned, register
 
 
 def registered_lines(project: Path, name: str | None, kinds: Sequence[str] | None, dry_run: bool) -> list[str]:
-    """Register, or with ``dry_run`` only look, and return what to print; see :mod:`umt_pipeline.registry.register`."""
-    done = (planned if dry_run else register)(project, name, kinds)
+    """Register, or with ``dry_run`` only look, and return what to print; see :mod:`umt_pipeline.registry.register`.
+
+    Raises:
+        ConfigError: there is no such corpus, or what :func:`umt_pipeline.registry.register.register` says.
+        RegistryError: likewise.
+    """
+    corpus = own_corpus(name)
+    if corpus is not None:
+        existing_corpus(project, corpus)
+    done = (planned if dry_run else register)(project, corpus, kinds)
     if not done:
         return ["nothing to register: no model has been trained and judged. Run `dvc repro`"]
     lines = []

@@ -37,6 +37,8 @@ from umt_pipeline.tracking.rows import flatten_numbers
 
 # The pipeline that judges what no task does.
 EVALUATION = "evaluation"
+# Reasons that are listed of what cannot be registered; others are counted.
+MAX_REASONS = 12
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def find_candidates(project: Path, corpus: str | None, kinds: Sequence[str] | No
                 candidates.append(found)
         if kinds is not None and left_out:
             raise ConfigError("\n".join(f"{registered_name(corpus, kind)}: {reason}" for kind, reason in left_out.items()))
-        _require_locked(locked, candidates)
+        _require_locked(project, locked, candidates)
         tags = {candidate.kind: _tags(project, locked, candidate) for candidate in candidates}
     return Found(candidates, tags, left_out, loader)
 
@@ -177,7 +179,7 @@ def _candidate(
     stages = [locked.stage_of(path) for path in paths]
     for path, stage in zip(paths, stages, strict=True):
         if stage is None:
-            return f"no stage of this corpus makes {path.relative_to(project)}"
+            return f"no stage of this corpus makes {path.relative_to(project)} (`umt stages` writes them)"
         if not locked.has_run(stage):
             return f"{locked.address(stage)} was never run: dvc repro {locked.address(stage)}"
     folder, evidence, records = paths
@@ -186,20 +188,24 @@ def _candidate(
     return Candidate(corpus, kind, folder, evidence, records, (str(stages[0]), str(stages[1])))
 
 
-def _require_locked(locked: LockedStages, candidates: Sequence[Candidate]) -> None:
-    problems = []
+def _require_locked(project: Path, locked: LockedStages, candidates: Sequence[Candidate]) -> None:
+    models: dict[str, list[str]] = {}
     for candidate in candidates:
-        gone = [str(path) for path in (candidate.folder, candidate.evidence, candidate.records) if not path.exists()]
+        paths = (candidate.folder, candidate.evidence, candidate.records)
+        gone = " ".join(str(path.relative_to(project)) for path in paths if not path.exists())
         reasons = locked.reasons(candidate.stages)
         if gone:
-            reasons.append(f"not here: {', '.join(gone)}. Fetch it: dvc pull {' '.join(gone)}")
+            reasons.append(f"not here: {gone}. Fetch it: dvc pull {gone}")
         elif not candidate.weights:
             reasons.append(f"{candidate.folder} holds no weights, and does not say why: dvc repro {candidate.stages[0]}")
-        problems += [f"{candidate.name}: {reason}" for reason in reasons]
-    if problems:
-        listed = "\n".join(problems)
+        for reason in reasons:
+            models.setdefault(reason, []).append(candidate.name)
+    if models:
+        lines = [f"{', '.join(names)}: {reason}" for reason, names in models.items()]
+        more = [f"and {len(lines) - MAX_REASONS} more: `umt status` says all"] if len(lines) > MAX_REASONS else []
         raise ConfigError(
-            f"{listed}\nOnly what dvc.lock says and git has is registered. Run `dvc repro`, commit, and register again; "
+            "\n".join([*lines[:MAX_REASONS], *more])
+            + "\nOnly what dvc.lock says and git has is registered. Run `dvc repro`, commit, and register again; "
             "`umt register --kind KIND` registers some kinds alone."
         )
 
