@@ -255,6 +255,27 @@ def stages(
 
 
 @app.command()
+def register(
+    name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Kind of model, such as stage2. Repeatable. Default: all that there are."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be registered.")] = False,
+) -> None:
+    """Put finished models into MLflow's registry, with the numbers they were judged by, as challengers.
+
+    Registered is what dvc.lock says and git has, and nothing is trained or measured.
+    Doing it twice makes nothing new.
+
+    umt register mine --kind stage2
+    """
+    from umt_pipeline.commands.register import registered_lines
+
+    _say(registered_lines(project_folder(), name, kind or None, dry_run))
+
+
+@app.command()
 def plan(
     env: Environment = None,
     clips: Annotated[

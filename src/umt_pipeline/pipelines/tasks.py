@@ -47,6 +47,7 @@ class Remembered(NamedTuple):
     records: list[dict[str, Any]]
     predictions: pd.DataFrame
     picture: str
+    evidence: pd.DataFrame
     times: dict[str, Any]
 
 
@@ -54,8 +55,8 @@ def make_pipeline(task: AnyTask) -> Pipeline:
     """Return the pipeline of a task.
 
     Its outputs are named after it: ``<task>_model``, ``_history``, ``_metrics``, ``_numbers``, ``_records``, ``_headline``,
-    ``_predictions``, ``_times``, ``_report``; with a control ``_control_model`` and ``_control_history``, with a picture
-    ``_picture``.
+    ``_predictions``, ``_evidence``, ``_times``, ``_report``; with a control ``_control_model`` and ``_control_history``, with a
+    picture ``_picture``.
     """
     name = task.name
     settings = {"params": f"params:{name}", "seed": "params:seed"}
@@ -82,7 +83,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
         Node(
             _typed(_test(task), task),
             inputs={**settings, "data": f"{name}_data", "inputs": f"{name}_inputs", "workspace": "workspace", **trained},
-            outputs=found,
+            outputs=[*found, f"{name}_evidence"],
             name=f"test_{name}",
         ),
         Node(
@@ -173,11 +174,13 @@ def remembered(folder: Path, measure: Callable[[], Tested]) -> Remembered:
             JsonDataset(str(staged / "times.json")).save(tested.times)
             TableDataset(str(staged / "predictions.csv")).save(tested.predictions)
             TextFileDataset(str(staged / "picture.svg")).save(tested.picture)
+            TableDataset(str(staged / "evidence.parquet")).save(tested.evidence)
     return Remembered(
         JsonDataset(str(found / "metrics.json")).load(),
         JsonDataset(str(found / "records.json")).load(),
         TableDataset(str(found / "predictions.csv")).load(),
         TextFileDataset(str(found / "picture.svg")).load(),
+        TableDataset(str(found / "evidence.parquet")).load(),
         JsonDataset(str(found / "times.json")).load(),
     )
 
@@ -233,7 +236,8 @@ def _test(task: AnyTask) -> Any:
         found = remembered(folder, measure)
         # What training says of itself is not part of what a test finds.
         metrics, took_all = {**found.metrics, "training": summaries}, {"training": times, "test": found.times}
-        return metrics, found.records, found.predictions, took_all, *((found.picture,) if task.has_picture else ())
+        pictures = (found.picture,) if task.has_picture else ()
+        return metrics, found.records, found.predictions, took_all, *pictures, found.evidence
 
     return test
 
