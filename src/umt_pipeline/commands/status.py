@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from umt_pipeline.commands.corpus import Corpus, existing_corpus
-from umt_pipeline.commands.dvc_repo import dvc_repo
 from umt_pipeline.commands.init import scan
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.dvc_repo import dvc_repo
 from umt_pipeline.dvc_stages import describe_stages, render_stages, stages_file
 from umt_pipeline.video.probe_cache import FileState
 
@@ -72,7 +72,7 @@ def stage_states(repo: Any, file: Path) -> list[StageState]:
     """Return the stages of a dvc.yaml, in its order, each with what would happen to it.
 
     Args:
-        repo: from :func:`umt_pipeline.commands.dvc_repo.dvc_repo`.
+        repo: from :func:`umt_pipeline.dvc_repo.dvc_repo`.
         file: a dvc.yaml.
     """
     if not file.is_file():
