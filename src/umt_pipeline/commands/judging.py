@@ -228,9 +228,7 @@ def _seeds_of_challenger(asked: Asked, challenger: Version, seeds: Sequence[int]
     return found
 
 
-def _kept_seeds(
-    asked: Asked, champion: Version, seeds: Sequence[int], mine: Measured, names: Sequence[str]
-) -> list[Measured]:
+def _kept_seeds(asked: Asked, champion: Version, seeds: Sequence[int], mine: Measured, names: Sequence[str]) -> list[Measured]:
     """Return what the champion's other seeds gave when it was a challenger, as far as that is here and comparable."""
     folders = [folder for seed in seeds if (folder := _seed_folder(asked, champion, seed)).is_dir()]
     kept = [_read_seed(folder) for folder in folders]

@@ -13,11 +13,6 @@ from umt_pipeline.reports.promotion.compared import Contender, Promotion
 from umt_pipeline.reports.tables import facts, percent, table
 
 OUTCOMES = {"promoted": "promoted", "refused": "refused", "cannot_be_told": "cannot be told"}
-_VERDICTS = {
-    "promoted": "{challenger} is promoted",
-    "refused": "{challenger} is refused",
-    "cannot_be_told": "It cannot be told whether {challenger} is better",
-}
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -25,7 +20,7 @@ def promotion_page(found: Promotion) -> Page:
     """Return the page; provenance and the gate's parameters are added when it is rendered (:func:`provenance`)."""
     return Page(
         title=f"Promotion of {found.kind.replace('_', ' ')}: {OUTCOMES[found.verdict.verdict]}",
-        summary=[verdict_sentence(found), _against(found)],
+        summary=[verdict_sentence(found), *([found.verdict.reason] if found.champion else [])],
         tiles=_tiles(found),
         notes=[found.again] if found.again else [],
         sections=[_verdict(found), _training(found), _measured(found)],
@@ -34,9 +29,15 @@ def promotion_page(found: Promotion) -> Page:
 
 
 def verdict_sentence(found: Promotion) -> str:
-    """Return the verdict in one sentence."""
-    said = _VERDICTS[found.verdict.verdict].format(challenger=found.challenger.title)
-    return f"{said}: {found.verdict.reason.rstrip('.')}."
+    """Return the verdict in one sentence, without the numbers that it rests on."""
+    challenger, champion = found.challenger.title, found.champion
+    if champion is None:
+        return f"{challenger} is promoted: it is the first, there is no champion to compare it with."
+    return {
+        "promoted": f"{challenger} is promoted: it is better than {champion.title} in all that the gate demands.",
+        "refused": f"{challenger} is refused: it is not better than {champion.title} where it must be, or worse in a guard.",
+        "cannot_be_told": f"It cannot be told whether {challenger} is better than {champion.title}.",
+    }[found.verdict.verdict]
 
 
 def provenance(found: Promotion) -> dict[str, Any]:
@@ -67,12 +68,6 @@ def demand(metric: MetricVerdict) -> str:
     if metric.margin is not None:
         return f"above {signed(metric.margin)}"
     return f"not below {signed(-(metric.tolerance or 0.0))}"
-
-
-def _against(found: Promotion) -> str:
-    if found.champion is None:
-        return "There was no champion to compare it with."
-    return f"It was compared with the champion, {found.champion.title}."
 
 
 def _tiles(found: Promotion) -> list[Tile]:
@@ -157,9 +152,7 @@ def _measured(found: Promotion) -> Section:
         heading = "The champion's evaluation, as it was registered (first), against the challenger's (second)"
         blocks = [table(heading, ("", "difference"), rows, words=True), Text(found.again) if found.again else None]
     else:
-        blocks = [
-            Text("Both were measured in the same way: equal clips, annotations, frames, views, resolution and scores.")
-        ]
+        blocks = [Text("Both were measured in the same way: equal clips, annotations, frames, views, resolution and scores.")]
     sides = [("Challenger", found.challenger), ("Champion", found.champion)]
     blocks += [facts(f"{name}: {side.title}", side.facts) for name, side in sides if side is not None]
     return Section("Who was compared, and how they were measured", blocks)
