@@ -75,7 +75,7 @@ def measure_of(name: str) -> Measure | None:
 def evidence_rows(
     task: str,
     metric: str,
-    items: Sequence[object],
+    items: Iterable[object],
     videos: Sequence[str],
     values: np.ndarray,
     answers: Sequence[str | None] | np.ndarray | None = None,

@@ -32,8 +32,8 @@ AnyTask = DownstreamTask[Any, Any]
 def make_pipeline(task: AnyTask) -> Pipeline:
     """Return the pipeline of a task.
 
-    Its outputs are named after it: ``<task>_model``, ``_history``, ``_metrics``, ``_records``, ``_predictions``, ``_report``;
-    with a control ``_control_model`` and ``_control_history``, with a picture ``_picture``.
+    Its outputs are named after it: ``<task>_model``, ``_history``, ``_metrics``, ``_records``, ``_predictions``, ``_evidence``,
+    ``_report``; with a control ``_control_model`` and ``_control_history``, with a picture ``_picture``.
     """
     name = task.name
     settings = {"params": f"params:{name}", "seed": "params:seed"}
@@ -59,7 +59,7 @@ def make_pipeline(task: AnyTask) -> Pipeline:
         Node(
             _typed(_test(task), task),
             inputs={**settings, "data": f"{name}_data", "inputs": f"{name}_inputs", "workspace": "workspace", **trained},
-            outputs=found,
+            outputs=[*found, f"{name}_evidence"],
             name=f"test_{name}",
         ),
         Node(
@@ -129,8 +129,8 @@ def _run_name(model: str, part: str) -> str:
     return f"{model}_{part}" if part else model
 
 
-def remembered(folder: Path, measure: Callable[[], Tested]) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame, str]:
-    """Return metrics, records, predictions and picture of a test: those in the folder, or measured now and kept there."""
+def remembered(folder: Path, measure: Callable[[], Tested]) -> tuple[Any, Any, pd.DataFrame, str, pd.DataFrame]:
+    """Return metrics, records, predictions, picture and evidence of a test: of the folder, or measured now and kept there."""
     found = folder / "tested"
     if found.is_dir():
         logger.info("%s: these models were tested on these data by this code before", found)
@@ -142,11 +142,13 @@ def remembered(folder: Path, measure: Callable[[], Tested]) -> tuple[dict[str, A
             JsonDataset(str(staged / "records.json")).save(records)
             TableDataset(str(staged / "predictions.csv")).save(tested.predictions)
             TextFileDataset(str(staged / "picture.svg")).save(tested.picture)
+            TableDataset(str(staged / "evidence.parquet")).save(tested.evidence)
     return (
         JsonDataset(str(found / "metrics.json")).load(),
         JsonDataset(str(found / "records.json")).load(),
         TableDataset(str(found / "predictions.csv")).load(),
         TextFileDataset(str(found / "picture.svg")).load(),
+        TableDataset(str(found / "evidence.parquet")).load(),
     )
 
 
@@ -195,9 +197,10 @@ def _test(task: AnyTask) -> Any:
             return task.test(params, seed, data, folders, workspace)
 
         folder = work_folder(workspace / "tests" / task.name, identity)
-        metrics, records, predictions, picture = remembered(folder, measure)
+        metrics, records, predictions, picture, evidence = remembered(folder, measure)
+        pictures = (picture,) if task.has_picture else ()
         # What training says of itself is not part of what a test finds.
-        return {**metrics, "training": summaries}, records, predictions, *((picture,) if task.has_picture else ())
+        return {**metrics, "training": summaries}, records, predictions, *pictures, evidence
 
     return test
 

@@ -72,13 +72,15 @@ class Tested:
     Attributes:
         metrics: numbers, nested.
         records: each number with its protocol.
-        predictions: the evidence: a row for each clip, query, question or box and model.
+        predictions: for people, and for the page: texts, scores, reasons of failures, in columns of the task's own.
+        evidence: of which the records' numbers are made (:mod:`umt_pipeline.evaluation.evidence`).
         picture: SVG; empty for a task without one.
     """
 
     metrics: Mapping[str, Any]
     records: list[Record]
     predictions: pd.DataFrame
+    evidence: pd.DataFrame
     picture: str = ""
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from umt_pipeline.core.files import read_json, sha256_file, write_json
+from umt_pipeline.core.files import read_json, sha256_file, staged_folder, write_json
 from umt_pipeline.core.identity import Identity, code_key, settings_of, work_folder
+from umt_pipeline.datasets import TableDataset
 from umt_pipeline.evaluation.encoders import frame_loader
 from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.evaluation.loading import ModelFolders, load_models
@@ -45,31 +46,33 @@ def gather_models(
 
 def evaluate_models(
     params: EvaluationParams, seed: int, tables: Tables, models: ModelFolders, workspace: Path
-) -> tuple[dict[str, float], list[dict[str, Any]], list[RetrievalExample]]:
+) -> tuple[dict[str, float], list[dict[str, Any]], pd.DataFrame, list[RetrievalExample]]:
     """Measure probes, retrieval and agreement on the held-out splits.
 
     The workspace keeps the features of an earlier run, to be found again.
 
     Returns:
-        Flat metrics, records with their protocols, and retrieval examples for the page; those of before if code, settings,
-        data and models are those of before.
+        Flat metrics, records with their protocols, what was found item by item, and retrieval examples for the page; those of
+        before if code, settings, data and models are those of before.
     """
     precision = work_precision(params)
     params = params.model_copy(update={"precision": precision})
     identity = Identity(settings_of(params), _inputs(tables, models, seed), code_key("evaluation.suite", "evaluation.loading"))
     folder = work_folder(workspace / "tests" / "evaluation", identity)
-    found = folder / "evaluated.json"
-    if found.is_file():
+    found = folder / "evaluated"
+    if found.is_dir():
         logger.info("%s: these models were evaluated on these data by this code before", folder)
     else:
         load = functools.partial(load_models, models, seed, precision)
         result = evaluate(params, seed, tables, load, workspace / "evaluation_features")
         records = [record.model_dump(mode="json") for record in result.records]
         shown = [asdict(example) for example in result.examples]
-        write_json(found, {"metrics": result.metrics, "records": records, "examples": shown})
-    evaluated = read_json(found)
+        with staged_folder(found) as staged:
+            write_json(staged / "results.json", {"metrics": result.metrics, "records": records, "examples": shown})
+            TableDataset(str(staged / "evidence.parquet")).save(result.evidence)
+    evaluated = read_json(found / "results.json")
     examples = [RetrievalExample(**example) for example in evaluated["examples"]]
-    return evaluated["metrics"], evaluated["records"], examples
+    return evaluated["metrics"], evaluated["records"], TableDataset(str(found / "evidence.parquet")).load(), examples
 
 
 def _inputs(tables: Tables, models: ModelFolders, seed: int) -> dict[str, str]:

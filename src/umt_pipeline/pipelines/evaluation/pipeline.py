@@ -33,7 +33,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 evaluate_models,
                 inputs=["params:evaluation", "params:seed", "evaluation_data", "evaluated_models", "workspace"],
-                outputs=["metrics", "records", "retrieval_examples"],
+                outputs=["metrics", "records", "evaluation_evidence", "retrieval_examples"],
                 name="evaluate_models",
             ),
             Node(

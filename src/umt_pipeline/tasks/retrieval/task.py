@@ -17,6 +17,7 @@ from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.chance import random_retrieval
 from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, frame_loader
+from umt_pipeline.evaluation.evidence import joined
 from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
@@ -141,6 +142,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         tested = {video_id for found in data.sets.values() for video_id in found.video_ids}
         clips = data.videos[data.videos["video_id"].isin(tested)].sort_values("video_id")
         records: list[Record] = []
+        evidence: list[pd.DataFrame] = []
         examples: list[RetrievalExample] = []
         with open_workplace(load, workspace / "retrieval_features", test.nproc) as workplace:
             features = workplace.features(
@@ -156,11 +158,12 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
                 except NoDataError as error:
                     records.append(Record(task=f"retrieval/{found.name}", note=str(error)))
                     continue
-                records += [record for _, record in searched]
+                records += [one.record for one in searched]
+                evidence += [one.evidence for one in searched]
                 # The last model, the fine-tuned one, decides what is a hit.
-                reranked = [system for system, _ in reversed(searched) if system.score == "reranked"]
+                reranked = [one.system for one in reversed(searched) if one.system.score == "reranked"]
                 examples += choose_examples(found, reranked, test.examples)
-        return Tested({"test": _by_set(records)}, records, example_table(examples))
+        return Tested({"test": _by_set(records)}, records, example_table(examples), joined(evidence))
 
     def page(self, shown: Shown[RetrievalParams, RetrievalData]) -> Page:
         """Show numbers before and after, cost, curves, and queries with the clips that were found."""
