@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from umt_pipeline.commands.evaluate_again import only_one, promotion_workspace
-from umt_pipeline.commands.judging import Asked, document, judge_versions
+from umt_pipeline.commands.judging import Asked, document, gate_params, judge_versions
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file, write_json
 from umt_pipeline.project_config import config_loader
@@ -52,9 +52,10 @@ def promote(asked: Asked, confirm: Callable[[Promotion], bool]) -> Promoted:
         confirm: asked before the alias moves; the verdict is written down already.
 
     Raises:
-        ConfigError: there is no challenger.
+        ConfigError: there is no challenger, or no gate for models of this kind.
         UmtError: see :func:`umt_pipeline.commands.judging.judge_versions`.
     """
+    gate_params(asked)
     connect(asked.project)
     name = registered_name(asked.corpus, asked.kind)
     documents, pages = _folders(asked)

@@ -13,7 +13,6 @@ from umt_pipeline.reports.promotion.compared import Contender, Promotion
 from umt_pipeline.reports.tables import facts, percent, table
 
 OUTCOMES = {"promoted": "promoted", "refused": "refused", "cannot_be_told": "cannot be told"}
-_MINUS = "\N{MINUS SIGN}"
 
 
 def promotion_page(found: Promotion) -> Page:
@@ -50,7 +49,7 @@ def provenance(found: Promotion) -> dict[str, Any]:
 def signed(value: float) -> str:
     """Return points with one digit and their sign; of what rounds to zero there is none."""
     rounded = round(value, 1) + 0.0
-    return f"{rounded:.1f}" if rounded == 0 else f"{rounded:+.1f}".replace("-", _MINUS)
+    return f"{rounded:.1f}" if rounded == 0 else f"{rounded:+.1f}"
 
 
 def interval(low: float, high: float) -> str:
