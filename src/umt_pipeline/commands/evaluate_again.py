@@ -144,6 +144,7 @@ def _run(project: Path, env: str | None, kind: str, model: Path | None, seed: in
         place, workspace = folder / "again" / "place", folder / "again" / "work"
         shutil.rmtree(place, ignore_errors=True)  # of a killed one
         place.mkdir()
+        workspace.mkdir(exist_ok=True)
         request = Request(project=project, env=env, kind=kind, place=place, workspace=workspace, model=model, seed=seed)
         try:
             write_json(place / "request.json", request.model_dump(mode="json"))
@@ -167,8 +168,6 @@ def answer_request(request: Request) -> None:
     from kedro.framework.startup import bootstrap_project
     from kedro.runner import SequentialRunner
 
-    from umt_pipeline.hooks import require_files
-
     bootstrap_project(request.project)
     moved: dict[str, Any] = {"data": str(request.place / "data"), "results": str(request.place / "results")}
     if request.seed is not None:
@@ -176,9 +175,8 @@ def answer_request(request: Request) -> None:
     with KedroSession.create(project_path=request.project, env=request.env, runtime_params=moved) as session:
         catalog = session.load_context().catalog
         pipeline, evidence, records = chosen_nodes(request.kind, trained=request.model is None)
-        link_inputs(request, pipeline, catalog)
         try:
-            require_files(pipeline, catalog)
+            link_inputs(request, pipeline, catalog)
             SequentialRunner().run(pipeline, catalog)
             answer = {"evidence": str(catalog.get(evidence).path), "records": str(catalog.get(records).path)}
         except (UmtError, DatasetError, OSError) as error:
@@ -211,8 +209,13 @@ def _is_model(dataset: str) -> bool:
 
 
 def link_inputs(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> None:
-    """Put what the nodes read into the place: today's files and folders as links, and the model that is asked about."""
+    """Put what the nodes read into the place: today's files and folders as links, and the model that is asked about.
+
+    Raises:
+        EvaluationImpossibleError: something is not there.
+    """
     loader = config_loader(request.project, request.env)
+    missing = []
     for name in sorted(pipeline.inputs()):
         dataset = catalog.get(name)
         if name.endswith("_summary"):
@@ -223,9 +226,15 @@ def link_inputs(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> N
         there = request.workspace if name == "workspace" else catalog_path(request.project, loader, name)
         if name == model_dataset(request.kind) and request.model is not None:
             there = request.model
-        if there != dataset.path and there.exists():
+        if not there.exists():
+            missing += [] if dataset.optional else [f"{name} ({there})"]
+        elif there != dataset.path:
             dataset.path.parent.mkdir(parents=True, exist_ok=True)
             dataset.path.symlink_to(there.resolve())
+    if missing:
+        raise EvaluationImpossibleError(
+            f"{', '.join(missing)}: expected to measure {request.kind} with, found nothing. Fetch it: dvc pull"
+        )
 
 
 if __name__ == "__main__":
