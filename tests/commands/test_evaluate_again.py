@@ -85,7 +85,7 @@ def test_what_is_missing_is_named(evaluated: Path) -> None:
     videos = evaluated / "data" / "ci" / "03_primary" / "videos.parquet"
     videos.rename(videos.with_suffix(".away"))
     try:
-        with pytest.raises(EvaluationImpossibleError, match=r"videos \(.*videos\.parquet\).*found nothing\. Fetch it: dvc pull"):
+        with pytest.raises(EvaluationImpossibleError, match=r"videos \(.*/03_primary/videos\.parquet\).*dvc pull"):
             measure_again(evaluated, "ci", "stage2", evaluated / "data" / "ci" / "06_models" / "stage2")
     finally:
         videos.with_suffix(".away").rename(videos)

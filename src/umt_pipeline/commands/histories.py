@@ -52,17 +52,17 @@ def version_history(project: Path, corpus: str | None, kind: str, version: Versi
         version: of the registry.
     """
     md5, name = version.tags.get(MD5, ""), _relative(project, corpus, f"{kind}_history")
-    if md5 and md5 == locked_md5(project, corpus, kind) and (project / name).is_file():
-        return History(pd.read_csv(project / name))
     lock = stages_file(project, corpus).with_name("dvc.lock").relative_to(project).as_posix()
     try:
+        if md5 and md5 == locked_md5(project, corpus, kind) and (project / name).is_file():
+            return History(pd.read_csv(project / name))
         commits = _git(project, "log", "--all", "--reverse", "--format=%H", f"-S{md5}", "--", lock).split() if md5 else []
         if not commits:
             return History(pd.DataFrame(), f"no commit here has a {lock} with its model, {md5 or 'of no known hash'}")
         return History(pd.read_csv(io.StringIO(_git(project, "show", f"{commits[0]}:./{name}"))))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         said = str(getattr(error, "stderr", None) or error).strip().splitlines() or [type(error).__name__]
-        return History(pd.DataFrame(), f"git cannot show {name} of its commit: {said[-1]}")
+        return History(pd.DataFrame(), f"{name} of its commit cannot be read: {said[-1]}")
 
 
 def last_runs(project: Path, corpus: str | None, kind: str, columns: Collection[str]) -> dict[str, pd.DataFrame]:

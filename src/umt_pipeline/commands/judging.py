@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,11 +176,13 @@ def _comparable(
         damage = f" ({error})"
     why = "its registered evidence cannot be used" if damage else "it had been measured in another way"
     title = _title(champion)
+    folder = promotion_workspace(asked.project, asked.corpus, asked.kind) / "champion"
     try:
-        with TemporaryDirectory(prefix="umt-promote-") as temporary:
-            again = measure_again(asked.project, asked.corpus, asked.kind, fetch(champion, "model", Path(temporary)))
+        again = measure_again(asked.project, asked.corpus, asked.kind, fetch(champion, "model", folder))
     except (EvaluationImpossibleError, RegistryError) as error:
         return None, differences, f"{title} could not be measured again, {why}{damage}: {error}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return again, differences, f"{title} was measured again under today's protocol: {why}{damage}."
 
 
