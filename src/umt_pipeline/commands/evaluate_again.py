@@ -220,10 +220,10 @@ def link_inputs(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> N
     loader = config_loader(request.project, request.env)
     missing = []
     for name in sorted(pipeline.inputs()):
-        dataset = catalog.get(name)
         if name.endswith("_summary"):
             # What a training said of itself: a test hands it on, and no number follows from it.
             catalog[name] = MemoryDataset({})
+        dataset = catalog.get(name)
         if not isinstance(dataset, PathDataset):
             continue
         there = request.workspace if name == "workspace" else catalog_path(request.project, loader, name)

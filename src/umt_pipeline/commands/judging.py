@@ -22,6 +22,7 @@ from umt_pipeline.commands.histories import last_runs, locked_md5, version_histo
 from umt_pipeline.core.errors import ConfigError, RegistryError
 from umt_pipeline.core.files import staged_folder, write_json
 from umt_pipeline.evaluation.compare import compare_protocols, load_records
+from umt_pipeline.evaluation.evidence import rows_of
 from umt_pipeline.evaluation.gate import GateParams, Outcome, Verdict, judge_seeds
 from umt_pipeline.evaluation.records import Protocol, Record
 from umt_pipeline.evaluation.spread import ranged_share
@@ -85,6 +86,8 @@ def judge_versions(asked: Asked, challenger: Version, champion: Version | None) 
     """
     params = gate_params(asked)
     mine = fetched(challenger)
+    for name in _names(params):
+        rows_of(mine.evidence, name)
     found = Promotion(asked.kind, _no_comparison("promoted", "it is the first, no champion was there", params), params,
                       _contender(challenger, mine, params))  # fmt: skip
     if champion is not None:
@@ -191,13 +194,15 @@ def _contender(version: Version, measured: Measured | None, params: GateParams) 
     facts = {"registered as": _title(version), **{name: version.tags[tag] for name, tag in tags.items() if tag in version.tags}}
     if measured is None:
         return Contender(_title(version), facts)
-    names = _names(params)
-    tasks = {_task(name, set(_protocols(measured.records))) for name in names}
+    known = {str(task) for task in measured.evidence["task"].unique()}
+    tasks = {name: _task(name, known) for name in _names(params)}
+    # What the challenger lacks is an error (judge_versions), what the champion lacks a difference of protocols.
+    there = [name for name, task in tasks.items() if task in known]
     return Contender(
         title=_title(version),
         facts=facts,
-        numbers={name: ranged_share(measured.evidence, name, params) for name in names},
-        records=[record.model_dump(mode="json") for record in measured.records if record.task in tasks],
+        numbers={name: ranged_share(measured.evidence, name, params) for name in there},
+        records=[record.model_dump(mode="json") for record in measured.records if record.task in tasks.values()],
     )
 
 
