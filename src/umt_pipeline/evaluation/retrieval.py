@@ -27,7 +27,7 @@ from umt_pipeline.evaluation.metrics import (
     retrieval_ranks,
 )
 from umt_pipeline.evaluation.params import CaptionRule, ScoreType
-from umt_pipeline.evaluation.records import Cost, rows_sha256
+from umt_pipeline.evaluation.records import rows_sha256
 from umt_pipeline.models.tokenizer import clean_caption
 
 # Scores pairs: (text index [G], clip index [G]) -> higher is better [G].
@@ -62,6 +62,24 @@ class RetrievalSet:
     query_clip_Q: np.ndarray
     truth_UC: np.ndarray
     annotation_sha256: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it took to score pairs of a text and a clip with the matching head, on the machine of the run.
+
+    Attributes:
+        pairs: pairs scored, those of both directions together, each once.
+        seconds: wall time for them; the clips were encoded before.
+    """
+
+    pairs: int
+    seconds: float
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Pairs per second; 0 where no time could be measured."""
+        return self.pairs / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)

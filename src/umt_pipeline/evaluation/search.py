@@ -7,8 +7,8 @@ pairs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -133,6 +133,11 @@ def video_text_scores(
     return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 
 
+def search_costs(found: Iterable[Searched]) -> dict[str, dict[str, float]]:
+    """Return what re-ranking took, by the task of its record: ``pairs`` and ``seconds``."""
+    return {one.record.task: asdict(one.system.cost) for one in found if one.system.cost is not None}
+
+
 def searched(
     params: SearchParams, seed: int, data: RetrievalSet, system: SystemScores, searcher: Searcher, failures: Collection[str]
 ) -> Searched:
@@ -167,7 +172,7 @@ def searched(
         seed=seed,
     )
     task, ranks = f"retrieval/{data.name}/{system.key}", query_ranks(data, system)
-    record = Record(task=task, values=retrieval_values(ranks), protocol=protocol, cost=system.cost)
+    record = Record(task=task, values=retrieval_values(ranks), protocol=protocol)
     return Searched(system, record, _evidence(task, data, ranks, query_answers(data, system)))
 
 

@@ -29,7 +29,7 @@ from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import Labelled, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set, dual_scores, dual_softmax
-from umt_pipeline.evaluation.search import Searched, Searcher, clips_with_features, search, searched
+from umt_pipeline.evaluation.search import Searched, Searcher, clips_with_features, search, search_costs, searched
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
@@ -40,12 +40,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Flat metrics, their records (and notes on what was skipped), what they are made of, and examples for the report."""
+    """Flat metrics, their records (and notes on what was skipped), what they are made of, examples, and what re-ranking took.
+
+    The costs are those of :func:`umt_pipeline.evaluation.search.search_costs`.
+    """
 
     metrics: dict[str, float]
     records: list[Record]
     evidence: pd.DataFrame
     examples: list[RetrievalExample]
+    costs: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -117,16 +121,18 @@ def _evaluate(work: _Work) -> EvaluationResult:
     for task in work.tasks:
         found += _probe(work, task, fit, test)
     examples: list[RetrievalExample] = []
+    costs: dict[str, dict[str, float]] = {}
     for name in params.retrieval_sets:
-        of_set, examples_of_set = _search(work, name, test)
+        of_set, examples_of_set, costs_of_set = _search(work, name, test)
         found += of_set
         examples += examples_of_set
+        costs |= costs_of_set
     records = [one.record for one in found]
     for record in records:
         if record.note:
             logger.warning("evaluation: %s: %s", record.task, record.note)
     evidence = joined(one.evidence for one in found if one.evidence is not None)
-    return EvaluationResult(flat_metrics(records), records, evidence, examples)
+    return EvaluationResult(flat_metrics(records), records, evidence, examples, costs)
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -292,14 +298,16 @@ def _listed(values: Sequence[float]) -> str:
 
 
 # --- retrieval --------------------------------------------------------------------------------------------------------
-def _search(work: _Work, name: str, test: Features) -> tuple[list[_Measured], list[RetrievalExample]]:
-    """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
+def _search(
+    work: _Work, name: str, test: Features
+) -> tuple[list[_Measured], list[RetrievalExample], dict[str, dict[str, float]]]:
+    """Measure retrieval and agreement of every system on one set, choose examples for the report; say what re-ranking took."""
     params, tables, teacher = work.params, work.tables, work.models.teacher.teacher
     try:
         data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
         found = [*_search_by_teacher(work, data, test), *search(params, work.seed, data, work.workplace, test)]
     except NoDataError as error:
-        return [_Measured(Record(task=f"retrieval/{name}", note=str(error)))], []
+        return [_Measured(Record(task=f"retrieval/{name}", note=str(error)))], [], {}
     measured: list[_Measured] = []
     if not teacher.has_text:
         note = f"the teacher {teacher.config.source!r} has no text tower: its frames cannot be searched by text"
@@ -311,7 +319,7 @@ def _search(work: _Work, name: str, test: Features) -> tuple[list[_Measured], li
     # scores that no search with one query can give.
     systems = [one.system for one in reversed(found)]
     shown = [system for system in systems if system.model != "control" and system.score != "dsl"]
-    return measured, choose_examples(data, shown, params.examples)
+    return measured, choose_examples(data, shown, params.examples), search_costs(found)
 
 
 def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[Searched]:

@@ -120,7 +120,9 @@ def described(client: MlflowClient, found: ModelVersion) -> Version:
     metrics: dict[str, float] = {}
     try:
         if found.model_id:
-            metrics = {metric.key: metric.value for metric in client.get_logged_model(found.model_id).metrics or ()}
+            rows = client.get_logged_model(found.model_id).metrics or []
+            # The last of each name counts: numbers that were sent again are kept beside the old ones.
+            metrics = {row.key: row.value for row in sorted(rows, key=lambda row: int(row.timestamp))}
     except MlflowException as error:
         if error.error_code not in _ABSENT:
             raise

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -80,6 +80,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
     name = "classification"
     params = ClassificationParams
     tables = ("videos", "labels", "raw_media", "stage1_model", "stage2_model")
+    headline: ClassVar = {"top1": "classification/*/{model}/top1"}
     has_picture = True
 
     def gather(self, params: ClassificationParams, tables: Mapping[str, Any], workspace: Path) -> ClassificationData:

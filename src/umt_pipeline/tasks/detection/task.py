@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,7 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
     name = "detection"
     params = DetectionParams
     tables = ("videos", "boxes", "raw_media", "stage1_model", "stage2_model")
+    headline: ClassVar = {"map": "detection/*/{model}/map"}
     has_picture = True
 
     def gather(self, params: DetectionParams, tables: Mapping[str, Any], workspace: Path) -> DetectionData:

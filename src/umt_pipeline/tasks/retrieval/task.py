@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
-from umt_pipeline.evaluation.search import search
+from umt_pipeline.evaluation.search import search, search_costs
 from umt_pipeline.evaluation.workers import default_device, require_devices, work_precision
 from umt_pipeline.evaluation.workplace import Part, open_workplace
 from umt_pipeline.models.folders import load_config, weights_sha256
@@ -67,6 +67,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
     name = "retrieval"
     params = RetrievalParams
     tables = ("videos", "captions", "raw_media", "stage2_model")
+    headline: ClassVar = {"tuned_r1": "retrieval/*/{model}/dual/t2v_r1"}
     has_control = False
 
     def model_name(self, params: RetrievalParams) -> str:
@@ -144,6 +145,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         records: list[Record] = []
         evidence: list[pd.DataFrame] = []
         examples: list[RetrievalExample] = []
+        costs: dict[str, dict[str, float]] = {}
         with open_workplace(load, workspace / "retrieval_features", test.nproc) as workplace:
             features = workplace.features(
                 {"test clips": Part(clips["video_id"].tolist(), _encoders)},
@@ -160,10 +162,13 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
                     continue
                 records += [one.record for one in searched]
                 evidence += [one.evidence for one in searched]
+                costs |= search_costs(searched)
                 # The last model, the fine-tuned one, decides what is a hit.
                 reranked = [one.system for one in reversed(searched) if one.system.score == "reranked"]
                 examples += choose_examples(found, reranked, test.examples)
-        return Tested({"test": _by_set(records)}, records, example_table(examples), joined(evidence))
+        return Tested(
+            {"test": _by_set(records)}, records, example_table(examples), joined(evidence), times={"reranking": costs}
+        )
 
     def page(self, shown: Shown[RetrievalParams, RetrievalData]) -> Page:
         """Show numbers before and after, cost, curves, and queries with the clips that were found."""
@@ -224,15 +229,13 @@ def _encoders(models: _Models) -> Sequence[VideoTextEncoder]:
 
 
 def _by_set(records: list[Record]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Return the values of ``retrieval/<set>/<model>/<score>``, and what re-ranking took."""
+    """Return the values of ``retrieval/<set>/<model>/<score>``."""
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for record in records:
         if record.protocol is None:
             continue
         _, name, model, score = record.task.split("/")
-        cost = record.cost
-        taken = {} if cost is None else {"pairs": float(cost.pairs), "pairs_per_second": cost.pairs_per_second}
-        found.setdefault(name, {}).setdefault(model, {})[score] = {**record.values, **taken}
+        found.setdefault(name, {}).setdefault(model, {})[score] = dict(record.values)
     return found
 
 
