@@ -121,7 +121,7 @@ def test_only_a_better_model_is_promoted(registry: Registry, challenger: np.ndar
     tags = registry.tags(second)
     assert (tags["gate.verdict"], tags["gate.champion"]) == (expected, first)
     assert {f"gate.{T2V}", f"gate.{V2T}"} <= set(tags)
-    assert MlflowClient().get_model_version_by_alias(NAME, "challenger").version == second
+    assert str(MlflowClient().get_model_version_by_alias(NAME, "challenger").version) == second
     document = registry.document.read_bytes()
     page = registry.page.read_bytes()
     again = run(registry)
@@ -292,7 +292,7 @@ def test_the_version_of_the_package_is_no_protocol(registry: Registry, monkeypat
     monkeypatch.setattr(judging, "measure_again", None)
     done = run(registry)
     assert done.found is not None
-    assert (verdict(done), done.found.differences) == ("promoted", ())
+    assert (verdict(done), list(done.found.differences)) == ("promoted", [])
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
