@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 TEACHER, EVALUATION = "teacher", "evaluation"
 _ANSWER = "answer.json"
+# How datasets end that hold what a training said of itself.
+_SAID_OF_TRAINING = ("_summary", "_took")
 _SAID = 15  # lines of a failed process' output that go into the message
 
 
@@ -220,8 +222,8 @@ def link_inputs(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> N
     loader = config_loader(request.project, request.env)
     missing = []
     for name in sorted(pipeline.inputs()):
-        if name.endswith("_summary"):
-            # What a training said of itself: a test hands it on, and no number follows from it.
+        if name.endswith(_SAID_OF_TRAINING):
+            # A test hands it on, and no number follows from it.
             catalog[name] = MemoryDataset({})
         dataset = catalog.get(name)
         if not isinstance(dataset, PathDataset):
