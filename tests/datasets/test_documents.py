@@ -37,6 +37,13 @@ def test_text_keeps_its_line_ends(tmp_path: Path) -> None:
     assert dataset.load() == "<p>ä</p>\n\n"
 
 
+def test_an_optional_json_file_may_be_missing(tmp_path: Path) -> None:
+    path = str(tmp_path / "times.json")
+    assert JsonDataset(path, optional=True).load() == {}
+    with pytest.raises(DatasetError, match="found nothing"):
+        JsonDataset(path).load()
+
+
 def test_kedro_viz_shows_documents(tmp_path: Path) -> None:
     numbers, page = JsonDataset(str(tmp_path / "m.json")), TextFileDataset(str(tmp_path / "p.html"))
     numbers.save({"a": 1})

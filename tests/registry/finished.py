@@ -23,7 +23,7 @@ from umt_pipeline.dvc_repo import dvc_repo
 from umt_pipeline.evaluation.records import Protocol, Record
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.models.vit import ViTConfig
-from umt_pipeline.project_config import catalog_path, config_loader
+from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
 from umt_pipeline.registry.serving_settings import serving_settings
 
 # Stage -> the kind of model that it makes, and the stages that it reads models from.
@@ -51,7 +51,7 @@ class FinishedProject:
     def __init__(self, folder: Path, kinds: Iterable[str]) -> None:
         self.folder = make_dvc_project(make_project(folder))
         self.tables: Tables = make_tables(folder.parent / "media", ("train", "test"))
-        self.loader = config_loader(folder, "base")
+        self.loader = _loader(folder)
         self.kinds = tuple(kinds)
         self._write_tables()
         for kind in self.kinds:
@@ -66,7 +66,7 @@ class FinishedProject:
         """Return a copy of the project, which may be spoilt."""
         shutil.copytree(self.folder, folder, symlinks=True)
         found = copy.copy(self)
-        found.folder, found.loader = folder, config_loader(folder, "base")
+        found.folder, found.loader = folder, _loader(folder)
         return found
 
     def path(self, dataset: str) -> Path:
@@ -176,6 +176,12 @@ class FinishedProject:
             found.append(name if name.startswith("data/") else {name: {"cache": False}})
         deps = [path.relative_to(self.folder).as_posix() for path in reads] + [f"made/{source}" for source in outs]
         return {"cmd": " && ".join(lines), "deps": deps, "outs": found}
+
+
+def _loader(project: Path) -> ProjectConfigLoader:
+    loader = config_loader(project, "base")
+    loader["catalog"] = loader["catalog"]  # read once
+    return loader
 
 
 def record(task: str, weights: str, value: float) -> Record:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from kedro.pipeline import Pipeline
 
@@ -33,7 +32,8 @@ from umt_pipeline.registry.names import (
 )
 from umt_pipeline.serving.predictors import KINDS
 from umt_pipeline.tasks import task_names
-from umt_pipeline.tracking import flatten_numbers
+from umt_pipeline.tracking.finished import tracked
+from umt_pipeline.tracking.rows import flatten_numbers
 
 # The pipeline that judges what no task does.
 EVALUATION = "evaluation"
@@ -118,6 +118,8 @@ def find_candidates(project: Path, corpus: str | None, kinds: Sequence[str] | No
         RegistryError: records are of other weights than those in the model folder.
     """
     loader = config_loader(project, corpus or "base")
+    # Else Kedro reads and resolves the catalog again for each file.
+    loader["catalog"] = loader["catalog"]
     pipelines = project_pipelines()
     makers = _makers(loader, pipelines)
     if strange := sorted(set(kinds or ()) - set(makers)):
@@ -146,10 +148,9 @@ def _makers(loader: ProjectConfigLoader, pipelines: Mapping[str, Pipeline]) -> d
     found = {}
     for pipeline in pipelines.values():
         for name in sorted(pipeline.all_outputs()):
-            metadata: Mapping[str, Any] = resolver.resolve_pattern(name).get("metadata") or {}
-            kind = (metadata.get("mlflow") or {}).get("model")
-            if kind is not None:
-                found[str(kind)] = name
+            declared = tracked(name, resolver.resolve_pattern(name).get("metadata"))
+            if declared is not None and declared.model is not None:
+                found[declared.model] = name
     return found
 
 
