@@ -10,7 +10,6 @@ data. They are the pipelines' own nodes, called without MLflow: what is measured
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -152,9 +151,7 @@ def _run(project: Path, env: str | None, kind: str, model: Path | None, seed: in
         try:
             write_json(place / "request.json", request.model_dump(mode="json"))
             command = [sys.executable, "-m", __name__, str(place / "request.json")]
-            # It is nobody's run: what is opened of MLflow on the way lies in the place and goes with it.
-            environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
-            done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
             if done.returncode:
                 said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_SAID:])
                 raise EvaluationImpossibleError(f"{kind}: measuring a model again ended with status {done.returncode}:\n{said}")

@@ -14,8 +14,9 @@ from umt_pipeline.commands.evaluate_again import TEACHER
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.project_config import catalog_path, config_loader
 from umt_pipeline.registry.locked import git
-from umt_pipeline.registry.names import COMMIT
+from umt_pipeline.registry.names import COMMIT, CORPUS, DEMO
 from umt_pipeline.registry.reading import Version, registry_errors
+from umt_pipeline.tracking.target import project_target
 
 LAST_RUNS = 4  # beside champion and challenger
 
@@ -58,13 +59,13 @@ def last_runs(project: Path, corpus: str | None, kind: str, columns: Collection[
     Raises:
         RegistryError: MLflow cannot be asked.
     """
-    experiment = str(config_loader(project, "base")["mlflow"]["tracking"]["experiment"]["name"])
+    experiment = project_target(config_loader(project, corpus), project).experiment
     stage = "teacher_features" if kind == TEACHER else kind
     with registry_errors(f"runs of {stage}"):
         client = MlflowClient()
         if (known := client.get_experiment_by_name(experiment)) is None:
             return {}
-        wanted = f"attributes.run_name = '{stage}' and attributes.status = 'FINISHED'"
+        wanted = f"attributes.run_name = '{stage}' and attributes.status = 'FINISHED' and tags.`{CORPUS}` = '{corpus or DEMO}'"
         found = {}
         for run in client.search_runs([known.experiment_id], wanted, max_results=LAST_RUNS, order_by=["start_time DESC"]):
             keys = [column for column in columns if f"{kind}/{column}" in run.data.metrics]
