@@ -174,7 +174,8 @@ def answer_request(request: Request) -> None:
     moved: dict[str, Any] = {"data": str(request.place / "data"), "results": str(request.place / "results")}
     if request.seed is not None:
         moved["seed"] = request.seed
-    with KedroSession.create(project_path=request.project, env=request.env, runtime_params=moved) as session:
+    session: Any = KedroSession.create(project_path=request.project, env=request.env, runtime_params=moved)
+    with session:
         catalog = session.load_context().catalog
         pipeline, evidence, records = chosen_nodes(request.kind, trained=request.model is None)
         try:
