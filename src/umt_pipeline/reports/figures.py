@@ -279,7 +279,7 @@ def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str) -> Pane
         for span in spans
     )
     # Inches: as wide as a telephone shows it, and as high as the rows need.
-    size = (5.0, 0.5 + 0.52 * len(spans))
+    size = (4.2, 0.5 + 0.52 * len(spans))
     return Panel(title, _draw(key, f"{title}. {described}", paint, size), wide=True)
 
 
