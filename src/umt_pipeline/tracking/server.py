@@ -172,7 +172,7 @@ class Server:
 
     def _artifacts(self, run_id: str, folder: str) -> dict[str, int]:
         found = self._client.list_artifacts(run_id, folder or None)
-        return {PurePosixPath(item.path).name: item.file_size for item in found if not item.is_dir}
+        return {PurePosixPath(item.path).name: item.file_size or 0 for item in found if not item.is_dir}
 
 
 def _as_dataset(entry: Input) -> DatasetInput:
