@@ -89,7 +89,7 @@ def content(target: Target, run: Run) -> dict[str, Any]:
         "params": run.data.params,
         "tags": {name: value for name, value in run.data.tags.items() if name not in (KEY, "mlflow.runName")},
         "metrics": run.data.metrics,
-        "history": [(m.step, m.value) for m in client.get_metric_history(run_id, "train/loss")],
+        "history": sorted((m.step, m.value) for m in client.get_metric_history(run_id, "train/loss")),
         "files": {item.path: item.file_size for folder in folders for item in client.list_artifacts(run_id, folder)},
         "inputs": [(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs],
     }
