@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,10 +24,19 @@ METRICS, HISTORY = "data/08_reporting/stage1_metrics.json", "results/plots/stage
 ROWS = [{"step": step, "loss": 1 / step} for step in range(1, 6)]
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow, of which making takes longer than copying."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def finished(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def finished(project: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose stage 1 has finished elsewhere: its results and lock are here, its model and pages are not."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    shutil.copy(database, project / "mlflow.db")
     (project / METRICS).parent.mkdir(parents=True)
     (project / HISTORY).parent.mkdir(parents=True)
     pd.DataFrame(ROWS).to_csv(project / HISTORY, index=False)

@@ -31,7 +31,7 @@ class Place:
         pipeline: name.
         outputs: what it writes that is tracked.
         reads: paths of its inputs that are files or folders, by dataset.
-        joining: paths of the models and tables that it made.
+        joining: paths of the data and models that it made.
     """
 
     pipeline: str
@@ -147,7 +147,7 @@ class _Catalog:
                 if found is not None
             ),
             {dataset: self._relative(self._project / str(entry["filepath"])) for dataset, entry in read.items()},
-            tuple(self._relative(paths[dataset]) for dataset, found in declared.items() if joins_runs(found, paths[dataset])),
+            tuple(self._relative(paths[dataset]) for dataset, found in declared.items() if joins_runs(found)),
         )
 
     def _entry(self, dataset: str) -> dict[str, Any] | None:

@@ -70,12 +70,9 @@ class Finished:
     digest: str
 
 
-def joins_runs(declared: TrackedDataset | None, path: Path) -> bool:
-    """Whether runs that made or read a dataset are to be found by its md5: models and tables are, and no reports.
-
-    Of other folders the md5 is not known before DVC has hashed them, and they may be large.
-    """
-    return path.is_file() if declared is None else declared.model is not None and path.is_dir()
+def joins_runs(declared: TrackedDataset | None) -> bool:
+    """Whether runs that made or read a dataset are to be found by its md5: data and models are, and no reports."""
+    return declared is None or declared.model is not None
 
 
 def tracked(name: str, metadata: Mapping[str, Any] | None) -> TrackedDataset | None:
