@@ -1,0 +1,269 @@
+"""`umt retrain`: from changed data, parameters or code to a pull request with new models, numbers and the gate's verdict.
+
+It calls what a person would call, in that person's order, and each step may be done twice: killed anywhere, the next `umt
+retrain` goes on. What is expensive is kept by DVC as soon as it is made, what is decided by git.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from umt_pipeline.commands.corpus import existing_corpus
+from umt_pipeline.commands.dvc_repo import dvc_repo
+from umt_pipeline.commands.overrides import Override, apply_overrides
+from umt_pipeline.commands.pull_request import changed_stages, open_pull_request, pull_request_text
+from umt_pipeline.commands.retrain_branch import Attempt, Branch, top_of_repository
+from umt_pipeline.commands.shell import Shell
+from umt_pipeline.commands.stage_states import stage_states
+from umt_pipeline.commands.status import DEMO
+from umt_pipeline.commands.worktrees import passing_worktree
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.files import staged_file
+from umt_pipeline.core.locking import try_lock
+from umt_pipeline.dvc_stages import stages_file
+
+# Exit statuses of `umt promote`: promoted, refused, cannot be told. None of them is a failure of retraining.
+VERDICTS = (0, 3, 4)
+AGAIN = "What was done is kept: the same `umt retrain` goes on from there."
+# A token that may write to the repository is for git and gh, not for the code that trains.
+_TOKENS = ("GH_TOKEN", "GITHUB_TOKEN", "GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody asked of a retraining.
+
+    Attributes:
+        corpus: name of a corpus; None: the demo.
+        stage: reproduce this one, with what it needs; None: all.
+        overrides: parameters to change.
+        update_imports: let DVC look whether imported data has changed where it comes from.
+        branch: name of the branch; None: one that tells the retraining from others.
+        base: branch that the pull request is for.
+        remote: git's name of the repository that the branch goes to.
+        push: data goes to DVC's remote and the branch to git's.
+        pull_request: gh opens one.
+    """
+
+    corpus: str | None = None
+    stage: str | None = None
+    overrides: tuple[Override, ...] = ()
+    update_imports: bool = False
+    branch: str | None = None
+    base: str = "main"
+    remote: str = "origin"
+    push: bool = True
+    pull_request: bool = True
+
+    @property
+    def name(self) -> str:
+        """The corpus as the commands take it."""
+        return self.corpus or DEMO
+
+
+def retrain(project: Path, asked: Asked) -> Iterator[str]:
+    """Retrain, yielding what is done, for people.
+
+    Raises:
+        ConfigError: something that is needed is missing, another retraining is at work, or a step failed.
+    """
+    require(project, asked)
+    with _alone(project):
+        yield from _Retraining(project, asked).run()
+
+
+def require(project: Path, asked: Asked) -> None:
+    """Refuse what would fail after the training: before it.
+
+    Raises:
+        ConfigError: what is missing, and what to do.
+    """
+    top_of_repository(project)
+    if asked.corpus:
+        existing_corpus(project, asked.corpus)
+    shell = Shell(project)
+    if asked.push and shell.try_read("git", "remote", "get-url", asked.remote) is None:
+        raise ConfigError(
+            f"--remote {asked.remote}: expected a remote of git, found {_listed(shell.read('git', 'remote'))}. Name one, "
+            f"`git remote add {asked.remote} URL`, or keep everything here: --no-push."
+        )
+    if asked.push and not has_dvc_remote(project):
+        raise ConfigError(
+            "dvc remote: expected a default one, found none. A pull request would name data and models that nobody else has. "
+            "`dvc remote add --default storage URL`, or keep everything here: --no-push."
+        )
+    if asked.push and asked.pull_request and not shell.has("gh"):
+        raise ConfigError(
+            "gh: expected GitHub's command line on the PATH, found none. Install it, or push the branch alone: "
+            "--no-pull-request."
+        )
+
+
+def has_dvc_remote(project: Path) -> bool:
+    """Whether DVC knows where to keep data outside this machine."""
+    with dvc_repo(project) as repo:
+        return bool(repo.config["core"].get("remote"))
+
+
+def preview(project: Path, asked: Asked) -> list[str]:
+    """Return what a retraining would do. Nothing is changed: parameters are tried in a checkout that is deleted again."""
+    top_of_repository(project)
+    shell = Shell(project)
+    branch = Branch(shell, asked.name, asked.corpus)
+    with passing_worktree(project) as folder:
+        for path in branch.changed():
+            if (project / path).is_file():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes((project / path).read_bytes())
+        told = [f"sets {line}" for line in apply_overrides(folder, asked.overrides)]
+        with dvc_repo(folder) as repo:
+            states = stage_states(repo, stages_file(folder, asked.corpus))
+    due = [state for state in states if state.would_run and (asked.stage is None or state.name == asked.stage)]
+    told += [f"{state.name} {state.state}: {'; '.join(state.why)}" for state in due]
+    if asked.update_imports:
+        told += [
+            f"looks whether {file.relative_to(project)} has changed where it comes from" for file in _imports(project, asked)
+        ]
+    if not due:
+        return [*told, "no stage would run"]
+    steps = [" ".join(step) for step in (_repro(project, asked), *([_push(project, asked)] if asked.push else []))]
+    steps += [f"git commit on a branch retrain/{asked.name}-…", f"umt register {asked.name}", f"umt promote {asked.name} --yes"]
+    return [*told, *steps, *([f"git push {asked.remote}"] if asked.push else []), *_opens(asked)]
+
+
+def _opens(asked: Asked) -> list[str]:
+    return [f"gh pr create --base {asked.base}"] if asked.push and asked.pull_request else []
+
+
+class _Retraining:
+    def __init__(self, project: Path, asked: Asked) -> None:
+        self._project, self._asked = project, asked
+        self._shell = Shell(project)
+        kept = {name: value for name, value in self._shell.environment.items() if name not in _TOKENS}
+        self._work = replace(self._shell, environment=kept)
+        self._branch = Branch(self._shell, asked.name, asked.corpus)
+
+    def run(self) -> Iterator[str]:
+        branch, asked = self._branch, self._asked
+        name, attempt = yield from self._begin()
+        if inputs := branch.inputs():
+            # First, so that every run is one of a commit.
+            attempt = replace(attempt, judged=False)
+            branch.commit(name, f"Retrain {asked.name}: inputs", attempt, inputs)
+        self._work.show(*_repro(self._project, asked), remedy=AGAIN)
+        results = branch.changed()
+        if branch.head() == attempt.base and not results:
+            yield f"Nothing changed: the lock of {asked.name} is that of the code, parameters and data that are here."
+            return
+        if asked.stage is None:
+            self._require_in_step()
+        if asked.push:
+            self._work.show(*_push(self._project, asked), remedy=f"The data is not where others find it. {AGAIN}")
+        if results:
+            attempt = replace(attempt, judged=False)
+            branch.commit(name, self._subject(attempt), attempt, results)
+        yield f"committed on {name}"
+        self._send(name)
+        if not attempt.judged:
+            self._work.show("umt", "register", asked.name, remedy=AGAIN)
+            self._work.show("umt", "promote", asked.name, "--yes", fine=VERDICTS, remedy=AGAIN)
+            attempt = replace(attempt, judged=True)
+            branch.commit(name, f"Verdict on {asked.name}", attempt, branch.changed())
+            self._send(name)
+        yield from self._propose(name, attempt)
+
+    def _begin(self) -> Generator[str, None, tuple[str, Attempt]]:
+        """Bring the inputs up to date; return the branch's name, and what an earlier attempt has done."""
+        asked, branch = self._asked, self._branch
+        for line in apply_overrides(self._project, asked.overrides):
+            yield f"set {line}"
+        if asked.update_imports and (files := _imports(self._project, asked)):
+            self._work.show("dvc", "update", *(str(file.relative_to(self._project)) for file in files))
+        branch.changed()  # refuses what is on no branch, before anything is paid for
+        current = branch.current()
+        earlier = branch.attempt("HEAD") if current not in ("", asked.base) else None
+        if earlier is not None and asked.branch in (None, current):
+            yield f"going on with {current}"
+            return current, earlier
+        id = branch.identify([asked.stage or ""])
+        name, commit = branch.find(id, asked.branch, asked.remote if asked.push else None)
+        if commit is None:
+            return name, Attempt(id, branch.head(), judged=False)
+        branch.go_on(name, commit)
+        yield f"going on with {name}, which an earlier attempt has made"
+        earlier = branch.attempt("HEAD")
+        assert earlier is not None  # `find` has read it
+        return name, earlier
+
+    def _require_in_step(self) -> None:
+        with dvc_repo(self._project) as repo:
+            states = stage_states(repo, stages_file(self._project, self._asked.corpus))
+        wrong = [f"{state.name}: {'; '.join(state.why)}" for state in states if state.would_run]
+        if wrong:
+            raise ConfigError(
+                "dvc.lock: expected every stage to be done, found that one would run again: " + "\n  ".join(wrong)
+            )
+
+    def _send(self, name: str) -> None:
+        if self._asked.push:
+            self._shell.show("git", "push", "--quiet", self._asked.remote, f"HEAD:refs/heads/{name}", remedy=AGAIN)
+
+    def _subject(self, attempt: Attempt) -> str:
+        stages = changed_stages(self._shell, stages_file(self._project, self._asked.corpus), attempt.base)
+        return f"Retrain {self._asked.name}: {', '.join(stages) or 'no stage'}"
+
+    def _propose(self, name: str, attempt: Attempt) -> Iterator[str]:
+        asked = self._asked
+        text = self._project / "data" / ".checkpoints" / "retrain" / f"{attempt.id}.md"
+        with staged_file(text) as staged:
+            staged.write_text(pull_request_text(self._shell, self._project, asked.corpus, attempt.base), encoding="utf-8")
+        if summary := self._shell.environment.get("GITHUB_STEP_SUMMARY"):
+            with Path(summary).open("a", encoding="utf-8") as handle:
+                handle.write(text.read_text(encoding="utf-8"))
+        if asked.push and asked.pull_request:
+            yield open_pull_request(self._shell, asked.base, name, self._subject(attempt), text)
+        else:
+            yield f"what a pull request would say: {text.relative_to(self._project)}"
+        yield f"you are on {name}; back with: git switch {asked.base} && dvc checkout"
+
+
+@contextmanager
+def _alone(project: Path) -> Iterator[None]:
+    lock = project / "data" / ".checkpoints" / "retrain" / ".lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as handle:
+        if not try_lock(handle):
+            raise ConfigError(f"{project}: another `umt retrain` is at work here. Wait until it has ended, or end it.")
+        yield
+
+
+def _repro(project: Path, asked: Asked) -> tuple[str, ...]:
+    file = str(stages_file(project, asked.corpus).relative_to(project))
+    target = f"{file}:{asked.stage}" if asked.stage else file
+    # What is not touched by the change is not fetched.
+    return ("dvc", "repro", *(["--pull"] if has_dvc_remote(project) else []), "--allow-missing", target)
+
+
+def _push(project: Path, asked: Asked) -> tuple[str, ...]:
+    file = str(stages_file(project, asked.corpus).relative_to(project))
+    return ("dvc", "push", "--run-cache", file, *(str(path.relative_to(project)) for path in _dvc_files(project, asked)))
+
+
+def _dvc_files(project: Path, asked: Asked) -> list[Path]:
+    """Return the .dvc files of a corpus; the demo's are in the numbered layers."""
+    folders = [project / "data" / asked.corpus] if asked.corpus else sorted((project / "data").glob("[0-9]*"))
+    return sorted(path for folder in folders for path in folder.rglob("*.dvc") if path.is_file())
+
+
+def _imports(project: Path, asked: Asked) -> list[Path]:
+    """Return the .dvc files of data that comes from elsewhere: by `dvc import` or `dvc import-url`."""
+    return [path for path in _dvc_files(project, asked) if yaml.safe_load(path.read_text(encoding="utf-8")).get("deps")]
+
+
+def _listed(names: str) -> str:
+    return ", ".join(names.split()) or "none"
