@@ -209,12 +209,13 @@ def status(
     check: Annotated[bool, typer.Option("--check", help="Exit status 1 if something would run.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as for a pull request.")] = False,
     due: Annotated[bool, typer.Option("--due", help="Print the corpora of which a stage would run, as a JSON list.")] = False,
+    imports: Annotated[bool, typer.Option("--imports", help="With --due: those whose data comes from elsewhere, too.")] = False,
 ) -> None:
     """Say which stages `dvc repro` would run, and why. Needs no data."""
     from umt_pipeline.commands.status import due_corpora, given_corpus, markdown_status, print_status, project_status
 
     if due:
-        typer.echo(json.dumps(due_corpora(project_folder())))
+        typer.echo(json.dumps(due_corpora(project_folder(), imports)))
         return
     if markdown:
         found = project_status(project_folder(), given_corpus(name))
@@ -286,7 +287,7 @@ def reproduce(
     run_id: Annotated[str, typer.Argument(help="Id of a run in MLflow.")],
     into: Annotated[
         Path | None,
-        typer.Option(help="New folder for the checkout. Default: beside the project, PROJECT-run-<first of the id>."),
+        typer.Option(help="New folder for the checkout. Default: beside the project, PROJECT-run-ID."),
     ] = None,
     run: Annotated[bool, typer.Option("--run", help="Run the stage again, and compare its numbers with the run's.")] = False,
     remote: Annotated[str, typer.Option(help="git's name of the repository to ask for a commit that is not here.")] = "origin",

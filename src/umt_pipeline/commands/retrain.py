@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from umt_pipeline.commands.corpus import existing_corpus
-from umt_pipeline.commands.dvc_repo import dvc_repo
+from umt_pipeline.commands.dvc_repo import dvc_repo, has_remote
+from umt_pipeline.commands.imports import dvc_files, has_address, imported_files, update_imports
 from umt_pipeline.commands.overrides import Override, apply_overrides
 from umt_pipeline.commands.pull_request import changed_stages, open_pull_request, pull_request_text
 from umt_pipeline.commands.retrain_branch import Attempt, Branch, top_of_repository
@@ -92,7 +91,7 @@ def require(project: Path, asked: Asked) -> None:
             f"--remote {asked.remote}: expected a remote of git, found {_listed(shell.read('git', 'remote'))}. Name one, "
             f"`git remote add {asked.remote} URL`, or keep everything here: --no-push."
         )
-    if asked.push and not has_dvc_remote(project):
+    if asked.push and not has_remote(project):
         raise ConfigError(
             "dvc remote: expected a default one, found none. A pull request would name data and models that nobody else has. "
             "`dvc remote add --default storage URL`, or keep everything here: --no-push."
@@ -102,12 +101,6 @@ def require(project: Path, asked: Asked) -> None:
             "gh: expected GitHub's command line on the PATH, found none. Install it, or push the branch alone: "
             "--no-pull-request."
         )
-
-
-def has_dvc_remote(project: Path) -> bool:
-    """Whether DVC knows where to keep data outside this machine."""
-    with dvc_repo(project) as repo:
-        return bool(repo.config["core"].get("remote"))
 
 
 def preview(project: Path, asked: Asked) -> list[str]:
@@ -126,9 +119,8 @@ def preview(project: Path, asked: Asked) -> list[str]:
     due = [state for state in states if state.would_run and (asked.stage is None or state.name == asked.stage)]
     told += [f"{state.name} {state.state}: {'; '.join(state.why)}" for state in due]
     if asked.update_imports:
-        told += [
-            f"looks whether {file.relative_to(project)} has changed where it comes from" for file in _imports(project, asked)
-        ]
+        told += [f"dvc update {file.relative_to(project)}" for file in imported_files(project, asked.corpus)]
+        told += [f"umt update {asked.name}"] if has_address(project, asked.corpus) else []
     if not due:
         return [*told, "no stage would run"]
     steps = [" ".join(step) for step in (_repro(project, asked), *([_push(project, asked)] if asked.push else []))]
@@ -180,11 +172,11 @@ class _Retraining:
     def _begin(self) -> Generator[str, None, tuple[str, Attempt]]:
         """Bring the inputs up to date; return the branch's name, and what an earlier attempt has done."""
         asked, branch = self._asked, self._branch
+        branch.changed()  # refuses what would be on no branch, before anything is touched
         for line in apply_overrides(self._project, asked.overrides):
             yield f"set {line}"
-        if asked.update_imports and (files := _imports(self._project, asked)):
-            self._work.show("dvc", "update", *(str(file.relative_to(self._project)) for file in files))
-        branch.changed()  # refuses what is on no branch, before anything is paid for
+        if asked.update_imports:
+            update_imports(self._project, asked.corpus, self._work, AGAIN)
         current = branch.current()
         earlier = branch.attempt("HEAD") if current not in ("", asked.base) else None
         if earlier is not None and asked.branch in (None, current):
@@ -246,23 +238,12 @@ def _repro(project: Path, asked: Asked) -> tuple[str, ...]:
     file = str(stages_file(project, asked.corpus).relative_to(project))
     target = f"{file}:{asked.stage}" if asked.stage else file
     # What is not touched by the change is not fetched.
-    return ("dvc", "repro", *(["--pull"] if has_dvc_remote(project) else []), "--allow-missing", target)
+    return ("dvc", "repro", *(["--pull"] if has_remote(project) else []), "--allow-missing", target)
 
 
 def _push(project: Path, asked: Asked) -> tuple[str, ...]:
     file = str(stages_file(project, asked.corpus).relative_to(project))
-    return ("dvc", "push", "--run-cache", file, *(str(path.relative_to(project)) for path in _dvc_files(project, asked)))
-
-
-def _dvc_files(project: Path, asked: Asked) -> list[Path]:
-    """Return the .dvc files of a corpus; the demo's are in the numbered layers."""
-    folders = [project / "data" / asked.corpus] if asked.corpus else sorted((project / "data").glob("[0-9]*"))
-    return sorted(path for folder in folders for path in folder.rglob("*.dvc") if path.is_file())
-
-
-def _imports(project: Path, asked: Asked) -> list[Path]:
-    """Return the .dvc files of data that comes from elsewhere: by `dvc import` or `dvc import-url`."""
-    return [path for path in _dvc_files(project, asked) if yaml.safe_load(path.read_text(encoding="utf-8")).get("deps")]
+    return ("dvc", "push", "--run-cache", file, *(str(path.relative_to(project)) for path in dvc_files(project, asked.corpus)))
 
 
 def _listed(names: str) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from umt_pipeline.commands.corpus import RECORD, Corpus, existing_corpus
 from umt_pipeline.commands.dvc_repo import dvc_repo
+from umt_pipeline.commands.imports import has_address, imported_files
 from umt_pipeline.commands.init import scan
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.stage_states import MISSING, UP_TO_DATE, StageState, due, some, stage_states, study_states
@@ -75,11 +76,19 @@ def project_status(project: Path, name: str | None) -> list[Status]:
     return found
 
 
-def due_corpora(project: Path) -> list[str]:
-    """Return the corpora of which a stage would run, by the names that `umt retrain` takes."""
+def due_corpora(project: Path, imports: bool = False) -> list[str]:
+    """Return the corpora of which a stage would run, by the names that `umt retrain` takes.
+
+    Args:
+        project: the project's folder.
+        imports: also those whose data comes from elsewhere, where it may have changed.
+    """
     corpora = [None, *sorted(path.parent.name for path in (project / "conf").glob(f"*/{RECORD}"))]
     with dvc_repo(project) as repo:
-        return [name or DEMO for name in corpora if due(stage_states(repo, stages_file(project, name)))]
+        found = {name for name in corpora if due(stage_states(repo, stages_file(project, name)))}
+    if imports:
+        found |= {name for name in corpora if imported_files(project, name) or has_address(project, name)}
+    return [name or DEMO for name in corpora if name in found]
 
 
 def print_status(console: Console, project: Path, name: str | None) -> bool:
