@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,14 +80,16 @@ def test_each_path_that_starts_a_retraining_can_change() -> None:
 
 
 def test_everything_that_decides_a_result_starts_a_retraining() -> None:
-    patterns = [pattern.replace("**", "*") for pattern in load("retrain")[True]["push"]["paths"] if not pattern.startswith("!")]
+    paths = load("retrain")[True]["push"]["paths"]
+    patterns = [pattern.replace("**", "*") for pattern in paths if not pattern.startswith("!")]
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
-    made = {next(iter(out)) if isinstance(out, dict) else out for stage in stages for key in ("outs", "metrics", "plots") for out in stage.get(key, ())}  # fmt: skip # noqa: E501
+    outs = [out for stage in stages for key in ("outs", "metrics", "plots") for out in stage.get(key, ())]
+    made = {next(iter(out)) if isinstance(out, dict) else out for out in outs}
     read = {path for stage in stages for path in stage["deps"]} - made
     read |= {file for stage in stages for entry in stage["params"] for file in entry}
-    assert not [
-        path for path in (*read, *OF_A_CORPUS) if not any(fnmatch(path, p) or fnmatch(f"{path}/x", p) for p in patterns)
-    ]
+    for path in (*read, *OF_A_CORPUS):
+        # A room of code is a folder.
+        assert [pattern for pattern in patterns if fnmatch(path, pattern) or fnmatch(f"{path}/x", pattern)], path
 
 
 def test_a_retraining_is_one_call_with_options_that_exist() -> None:
@@ -100,6 +101,4 @@ def test_a_retraining_is_one_call_with_options_that_exist() -> None:
 
 
 def test_the_token_that_may_write_is_given_to_one_step() -> None:
-    text = WORKFLOWS["retrain"].read_text(encoding="utf-8")
-    assert text.count("secrets.RETRAIN_TOKEN") == 1
-    assert Path(".github/workflows").as_posix() not in text
+    assert WORKFLOWS["retrain"].read_text(encoding="utf-8").count("secrets.RETRAIN_TOKEN") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,9 +70,8 @@ def test_what_is_missing_is_said_before_anything_runs(project: Path, monkeypatch
     with pytest.raises(ConfigError, match="expected a remote of git, found origin"):
         require(project, Asked(remote="elsewhere"))
     (project.parent / "bin" / "gh").unlink()
-    monkeypatch.setattr(
-        "umt_pipeline.commands.shell.shutil.which", lambda name, path: None if name == "gh" else f"/usr/bin/{name}"
-    )
+    (project.parent / "bin" / "git").symlink_to(str(shutil.which("git")))
+    monkeypatch.setenv("PATH", str(project.parent / "bin"))
     with pytest.raises(ConfigError, match="expected GitHub's command line"):
         require(project, Asked())
     require(project, Asked(pull_request=False))
