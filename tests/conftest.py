@@ -72,11 +72,16 @@ def root() -> Path:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Kedro project with this checkout's code and a copy of its configuration, as the current folder."""
-    folder = tmp_path / "project"
+    folder = make_project(tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def make_project(folder: Path) -> Path:
+    """Make a folder a Kedro project with this checkout's code and a copy of its configuration."""
     folder.mkdir()
     shutil.copy(ROOT / "pyproject.toml", folder)
     shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
     (folder / "conf" / "local").mkdir()
     (folder / "src").symlink_to(ROOT / "src")
-    monkeypatch.chdir(folder)
     return folder

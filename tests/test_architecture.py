@@ -30,10 +30,11 @@ LIBRARY = (
     ("exchange", "serving"),
 )
 WIRING = (
-    ("project_config", "tracking", "datasets", "executors"),
+    ("project_config", "tracking", "datasets", "executors", "dvc_repo"),
     ("hooks",),
     ("pipelines",),
     ("dvc_stages",),
+    ("registry",),
     ("commands",),
     ("settings", "pipeline_registry", "cli"),
     ("__main__",),

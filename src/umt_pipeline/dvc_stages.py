@@ -42,7 +42,8 @@ HEADER = """\
 #         change there changes no result, ends in seconds: features, runs and tests are known by their content and by the code
 #         that decides them, and found again.
 # params  plain values only, so that `dvc exp run -S {parameters}:stage1.…=…` works
-# outs    kept by DVC; {results} is small and kept by git, so that `dvc metrics diff` can compare commits
+# outs    kept by DVC; {results} is small and kept by git: `dvc metrics diff` compares the headline numbers of commits, `dvc
+#         plots diff` all of them. Every stage is one that DVC's run cache takes: a parameter flipped back runs nothing.
 #
 # Written by `{command}` from the pipelines, the catalog, the parameter files and the imports: change those, not this file.
 """
@@ -52,17 +53,23 @@ class DvcOptions(Config):
     """The ``metadata.dvc`` of a catalog entry.
 
     Attributes:
+        metrics: the file's numbers are those that ``dvc exp show`` and ``dvc metrics diff`` show.
         plot: the file is a plot. ``x`` and ``y``, if it is a table, are the columns that ``dvc plots`` draws.
         x: column.
         y: column; it is in the title too.
+        template: how DVC draws it; None: as lines.
         instead: a file that stages depend on in place of the dataset: a list of hashes, where the dataset is a folder that
             DVC does not keep.
+        dependency: false: a stage that reads it does not run again because it differs.
     """
 
+    metrics: bool = False
     plot: bool = False
     x: str | None = None
     y: str | None = None
+    template: str | None = None
     instead: str | None = None
+    dependency: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,6 @@ class Kept:
         path: relative to the project, or absolute outside it.
         optional: pipelines run where there is nothing.
         in_git: it is small and kept by git.
-        metrics: it is a file of numbers.
         options: of ``metadata.dvc``.
     """
 
@@ -82,7 +88,6 @@ class Kept:
     path: str
     optional: bool
     in_git: bool
-    metrics: bool
     options: DvcOptions
 
     @property
@@ -141,6 +146,7 @@ def describe_stages(project: Path, corpus: str | None, names: Iterable[str] | No
     for name, pipeline in chosen.items():
         inputs = [kept[read] for read in pipeline.inputs() if read in kept and read != "workspace"]
         inputs = [entry for entry in inputs if entry.name in made or not entry.optional or _is_there(project, entry.path)]
+        inputs = [entry for entry in inputs if entry.options.dependency]
         inputs.sort(key=lambda entry: (entry.in_git, order[entry.name]))
         stages[name] = {
             **({"wdir": "../.."} if corpus else {}),
@@ -196,7 +202,7 @@ def code_rooms(stage: str) -> list[str]:
     if any(name.partition(".")[0] == "reports" for file in own for name in imported_modules(file)):
         # No run depends on pages, so that closures leave them out; but a stage that writes one does.
         found.add("reports")
-    return sorted(found | ({"pipelines/tasks.py"} if stage in task_names() else set()))
+    return sorted(found | ({"pipelines/numbers.py", "pipelines/tasks.py"} if stage in task_names() else set()))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -243,7 +249,6 @@ def _kept_datasets(project: Path, corpus: str | None, chosen: Iterable[Pipeline]
             path=(path.relative_to(project) if path.is_relative_to(project) else path).as_posix(),
             optional=bool(entry.get("optional", False)),
             in_git=path.is_relative_to(results),
-            metrics="metrics" in (metadata.get("mlflow") or {}),
             options=validated(DvcOptions, metadata.get("dvc") or {}, f"catalog entry '{name}', metadata.dvc"),
         )
     return found | dict(sorted(factories.items(), key=lambda item: item[1].path))
@@ -258,10 +263,17 @@ def _results(outputs: list[Kept]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {"outs": [], "metrics": [], "plots": []}
     for entry in outputs:
         options = _Options({"cache": False} if entry.in_git else {})
-        kind = "metrics" if entry.metrics else "plots" if entry.options.plot else "outs"
+        kind = "metrics" if entry.options.metrics else "plots" if entry.options.plot else "outs"
+        if entry.in_git and kind == "outs":
+            raise ConfigError(
+                f"catalog entry '{entry.name}': expected metadata.dvc to say `plot` or `metrics` of a file that git keeps, for "
+                f"DVC's run cache takes no stage with others; found {entry.path}. Say so, or move it below `data`"
+            )
         if entry.options.x and entry.options.y:
-            title = f"{_spoken(entry.name.removesuffix('_history'))}: {entry.options.y}"
-            options |= {"x": entry.options.x, "y": entry.options.y, "title": title}
+            name, _, what = entry.name.rpartition("_")
+            title = f"{_spoken(name)}: {'numbers' if what == 'numbers' else entry.options.y}"
+            template = {"template": entry.options.template} if entry.options.template else {}
+            options |= {**template, "x": entry.options.x, "y": entry.options.y, "title": title}
         found[kind].append({entry.path: options} if options else entry.path)
     return {kind: entries for kind, entries in found.items() if entries}
 

@@ -18,6 +18,7 @@ from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.corpus import Corpus
 from umt_pipeline.commands.init import Given, init_corpus
 from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.evaluation.gate import GateParams
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
 from umt_pipeline.project_config import config_loader
 
@@ -138,6 +139,21 @@ def test_parameter_files_are_complete_and_literal(dvc_project: Path, media: Path
     assert resolved["ingestion"]["splits"] == ["train", "validation", "test"]
 
 
+def test_gates_are_of_numbers_that_the_corpus_has(dvc_project: Path, media: Path) -> None:
+    tables = {name: media.parent / f"{name}.csv" for name in ("captions", "labels")}
+    init_corpus(dvc_project, "mine", Given(media, tables))
+    gates = config_loader(dvc_project, "mine")["parameters"]["gate"]
+    for gate in gates.values():
+        GateParams.model_validate(gate)
+    assert gates["stage1"]["metrics"] == {"probe/linear/label/stage1": 0.0}
+    assert gates["stage2"]["guards"] == {f"retrieval/test/stage2/{name}": 2.0 for name in ("dual/v2t_r1", "reranked/t2v_r5")}
+    assert gates["classification"]["metrics"] == {"classification/label/stage2/top1": 0.0}
+    init_corpus(dvc_project, "unlabelled", Given(media, {"captions": tables["captions"]}))
+    gates = config_loader(dvc_project, "unlabelled")["parameters"]["gate"]
+    assert set(gates) == {"teacher", "stage2", "retrieval", "question_answering", "detection"}
+    assert gates["teacher"]["metrics"] == {"retrieval/test/teacher/dual/t2v_r1": 0.0}
+
+
 def test_sidecars_are_copied_whatever_the_case_of_their_suffix(dvc_project: Path, media: Path) -> None:
     for name, text in {"a.TXT": "one\n", "a.Json": '{"caption": "two"}', "other.txt": "of no video\n"}.items():
         (media / name).write_text(text)
@@ -220,9 +236,7 @@ def test_init_refuses(dvc_project: Path, media: Path) -> None:
         init_corpus(dvc_project, "mine", Given(media, {"labels": media.parent / "labels.csv"}, class_folders=True))
     bad = media.parent / "bad.csv"
     bad.write_text("file,caption\na,b\n")
-    with pytest.raises(
-        TableError, match=r"bad\.csv: expected the columns video, caption; found file, caption; missing: video"
-    ):
+    with pytest.raises(TableError, match=r"bad\.csv: expected the columns video, caption; found file, caption; missing: video"):
         init_corpus(dvc_project, "mine", Given(media, {"captions": bad}))
     shutil.move(dvc_project / ".git", dvc_project / "git")
     with pytest.raises(ConfigError, match="expected a git repository beside"):

@@ -9,8 +9,8 @@ import pytest
 
 from tests.commands.small_project import PARAMETERS, clone, finish, git, make_project
 from tests.project_copies import edit
-from umt_pipeline.commands.dvc_repo import dvc_repo
 from umt_pipeline.commands.stage_states import EARLIER, MISSING, RUNS, UP_TO_DATE, WAITS, due, stage_states, study_states
+from umt_pipeline.dvc_repo import dvc_repo
 
 
 @pytest.fixture(scope="module")

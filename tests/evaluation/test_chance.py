@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from umt_pipeline.evaluation.chance import chance_agreement, majority_share, random_retrieval
-from umt_pipeline.evaluation.retrieval import SystemScores, build_retrieval_set, retrieval_values
+from umt_pipeline.evaluation.retrieval import SystemScores, build_retrieval_set, query_ranks, retrieval_values
 
 
 def test_chance_levels_follow_from_the_tables() -> None:
@@ -37,7 +37,7 @@ def test_chance_equals_the_mean_of_many_random_orders() -> None:
     runs = []
     for _ in range(3000):
         scores_UC = rng.random(data.truth_UC.shape)
-        runs.append(retrieval_values(data, SystemScores("x", "dual", scores_UC, scores_UC.T)))
+        runs.append(retrieval_values(query_ranks(data, SystemScores("x", "dual", scores_UC, scores_UC.T))))
     chance = random_retrieval(videos, captions, "test", "first")
     for name in ("t2v_r1", "t2v_r5", "v2t_r1", "v2t_r5"):
         assert chance[name] == pytest.approx(np.mean([run[name] for run in runs]), abs=2)

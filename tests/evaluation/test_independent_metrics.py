@@ -21,8 +21,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from umt_pipeline.evaluation.metrics import EvaluationError, accuracy, recall_summary, retrieval_ranks
-from umt_pipeline.evaluation.retrieval import SystemScores, build_retrieval_set, retrieval_values
+from umt_pipeline.evaluation.metrics import EvaluationError, accuracy, best_candidates, recall_summary, retrieval_ranks
+from umt_pipeline.evaluation.retrieval import SystemScores, build_retrieval_set, query_ranks, retrieval_values
 from umt_pipeline.models.tokenizer import train_wordpiece
 from umt_pipeline.tasks.classification.testing import Predictions, Scores, score
 from umt_pipeline.tasks.question_answering.answering import (
@@ -32,7 +32,7 @@ from umt_pipeline.tasks.question_answering.answering import (
     choice_accuracy,
     make_answer_list,
 )
-from umt_pipeline.tasks.question_answering.testing import accuracy_by_type, predicted_options
+from umt_pipeline.tasks.question_answering.testing import accuracy_by_type
 
 NAMES = tuple("abcdefgh")
 # The same tokens in upper and in lower case: such answers are equals.
@@ -120,7 +120,7 @@ def test_both_directions_are_those_of_a_plain_loop(data: st.DataObject) -> None:
     captions = pd.DataFrame({"caption_id": range(len(texts)), "video_id": owners, "caption": texts})
     made = build_retrieval_set("test", ids, captions, "all")
     scores_UC = data.draw(arrays(np.float64, made.truth_UC.shape, elements=SCORES))
-    found = retrieval_values(made, SystemScores("model", "dual", scores_UC, scores_UC.T))
+    found = retrieval_values(query_ranks(made, SystemScores("model", "dual", scores_UC, scores_UC.T)))
 
     said = {(text, clip) for text, clip in zip(texts, owners, strict=True)}
     score_of = {(text, clip): scores_UC[u, c] for u, text in enumerate(made.texts) for c, clip in enumerate(made.video_ids)}
@@ -197,7 +197,7 @@ def test_choices_are_right_if_alone_on_top(data: st.DataObject) -> None:
         scores_QO[index, : len(row)] = row
     right = [all(value < row[true] for i, value in enumerate(row) if i != true) for row, true in zip(rows, truth, strict=True)]
     assert choice_accuracy(scores_QO, np.array(truth), failures) == pytest.approx(100 * sum(right) / (len(rows) + failures))
-    said_Q = predicted_options(scores_QO, np.array(truth))
+    said_Q = best_candidates(scores_QO, np.arange(scores_QO.shape[1]) == np.array(truth)[:, None])
     assert (said_Q == np.array(truth)).tolist() == right
     assert all(said < width for said, width in zip(said_Q.tolist(), widths, strict=True)), "one of its own options"
 

@@ -64,7 +64,7 @@ def test_a_set_without_queries() -> None:
 
 def test_perfect_and_failed() -> None:
     data = diagonal(4)
-    values = retrieval_values(data, scores_of(np.eye(4)))
+    values = retrieval_values(query_ranks(data, scores_of(np.eye(4))))
     assert values["t2v_r1"] == values["v2t_r1"] == 100.0
     failed = dual_scores("stage2", np.eye(4), np.eye(4)[[0, 1, 3]], np.array([0, 1, 3]), 4)
     to_video, to_text = query_ranks(data, failed)
@@ -99,7 +99,7 @@ def test_rerank_orders_the_best_k_by_match_and_the_rest_as_before(seed: int, row
 def test_a_constant_matching_head_does_not_look_good() -> None:
     data = diagonal(10)
     result = rerank(scores_of(np.eye(10)), lambda text, clip: np.zeros(len(text)), k=100)
-    assert retrieval_values(data, result)["t2v_r1"] == 0.0
+    assert retrieval_values(query_ranks(data, result))["t2v_r1"] == 0.0
     assert result.k == 10
     assert result.cost is not None
     assert result.cost.pairs == 100
@@ -129,15 +129,15 @@ def test_dual_softmax_takes_a_clip_that_all_queries_like_from_all_but_one() -> N
     # Clip 0 is a hub: the best of every text. Text 1 likes it a little less than its own clip deserves.
     cosines = np.array([[0.9, 0.1, 0.1], [0.8, 0.7, 0.1], [0.8, 0.1, 0.7]])
     data = diagonal(3)
-    assert retrieval_values(data, scores_of(cosines))["t2v_r1"] == pytest.approx(100 / 3)
-    assert retrieval_values(data, dual_softmax(scores_of(cosines), 0.05))["t2v_r1"] == 100.0
+    assert retrieval_values(query_ranks(data, scores_of(cosines)))["t2v_r1"] == pytest.approx(100 / 3)
+    assert retrieval_values(query_ranks(data, dual_softmax(scores_of(cosines), 0.05)))["t2v_r1"] == 100.0
 
 
 def test_constant_scores_rank_last_in_every_row() -> None:
     data = diagonal(10)
     dual = scores_of(np.full((10, 10), 0.3))
     for system in (dual, dual_softmax(dual, 0.07), rerank(dual, lambda text, clip: np.zeros(len(text)), k=100)):
-        values = retrieval_values(data, system)
+        values = retrieval_values(query_ranks(data, system))
         assert (values["t2v_r10"], values["t2v_meanr"], values["v2t_meanr"]) == (100.0, 10.0, 10.0)
         assert (values["t2v_r5"], values["v2t_r5"]) == (0.0, 0.0)
 
@@ -147,7 +147,7 @@ def test_a_nan_names_the_system_and_a_clip_without_text_asks_nothing() -> None:
     scores[2, 1] = np.nan
     for system in (scores_of(scores), dual_softmax(scores_of(scores), 0.07)):
         with pytest.raises(EvaluationError, match=f"stage2/{system.score}, text to video: .*NaN"):
-            retrieval_values(diagonal(4), system)
+            retrieval_values(query_ranks(diagonal(4), system))
     data = build_retrieval_set("test", ["a", "b", "c", "d"], TABLE, "first")  # d has no caption
     _, to_text = query_ranks(data, scores_of(np.ones((3, 4))))
     assert len(to_text) == 3
@@ -171,15 +171,16 @@ def test_agreement() -> None:
     data = diagonal(4)
     label_of = {"v000": "disc", "v001": "disc", "v002": "star"}
     shifted = np.roll(np.eye(4), 1, axis=1)  # every query finds the next clip
-    value, queries = top1_agreement(data, scores_of(shifted), label_of)
-    assert queries == 3
-    assert value == pytest.approx(100 / 3)
+    found = top1_agreement(data, scores_of(shifted), label_of)
+    assert found.query_L.tolist() == [0, 1, 2]
+    assert found.value == pytest.approx(100 / 3)
+    assert (found.own_L.tolist(), found.found_L.tolist()) == (["disc", "disc", "star"], ["disc", "star", None])
     # Ties are pessimistic: all best clips must agree.
-    assert top1_agreement(data, scores_of(np.zeros((4, 4))), label_of)[0] == 0.0
+    assert top1_agreement(data, scores_of(np.zeros((4, 4))), label_of).value == 0.0
     # A query whose own clip has no features counts as wrong, though the best of the others would agree.
     failed = np.roll(np.eye(4), 1, axis=1)
     failed[:, 0] = -np.inf
-    assert top1_agreement(data, scores_of(failed), label_of)[0] == 0.0
+    assert top1_agreement(data, scores_of(failed), label_of).value == 0.0
     with pytest.raises(NoDataError, match="label"):
         top1_agreement(data, scores_of(shifted), {"other": "disc"})
 

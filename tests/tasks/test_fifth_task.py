@@ -29,6 +29,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.data.mapped import MappedTable, write_table
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset
+from umt_pipeline.evaluation.evidence import CORRECT, evidence_rows
 from umt_pipeline.evaluation.records import Protocol, Record
 from umt_pipeline.reports.page import Page, Tile
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Shown, Skipped, Tested
@@ -103,13 +104,15 @@ class Length(DownstreamTask[LengthParams, pd.DataFrame]):
         state = load_file(models["linear"] / "model.safetensors")
         sides = torch.tensor(data[["width", "height"]].to_numpy()) / 64
         found = (sides.float() @ state["weight"].T + state["bias"])[:, 0]
-        error = float((found - torch.tensor(data["num_frames"].to_numpy())).abs().mean())
+        off = (found - torch.tensor(data["num_frames"].to_numpy())).abs()
+        error = float(off.mean())
         protocol = Protocol(
             split="train", annotation_sha256="0" * 64, clips=len(data), frames=0, resolution=0, model="linear",
             checkpoint_sha256=None, seed=seed, version=__version__,
         )
         record = Record(task="length/all/linear", values={"error": error}, protocol=protocol)
-        return Tested({"error": error}, [record], data[["video_id"]].assign(length=found.tolist()))
+        near = evidence_rows("length/all/linear", CORRECT, data["video_id"], data["video_id"], off.numpy() < 1)
+        return Tested({"error": error}, [record], data[["video_id"]].assign(length=found.tolist()), near)
 
     def page(self, shown: Shown[LengthParams, pd.DataFrame]) -> Page:
         tiles = [Tile("Frames off", f"{shown.metrics['error']:.1f}")]

@@ -38,6 +38,35 @@ def derived_parameters(tables: Mapping[str, pd.DataFrame], videos: pd.DataFrame,
     }
 
 
+def derived_gates(gates: Mapping[str, Any], derived: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the gates of a corpus: the demo's are of labels and of a test set that others do not have.
+
+    The first label task must rise, the others must not fall. Without labels nothing is measured of stage 1 and of
+    classification, and they have no gate.
+
+    Args:
+        gates: by kind, of the parameters that a corpus starts from: what else they say stays.
+        derived: of :func:`derived_parameters`.
+    """
+    searched, probed, told = "retrieval/test/{}", "probe/linear/{}/{}", "classification/{}/{}/top1"
+    numbers: dict[str, list[str]] = {
+        "teacher": [searched.format("teacher/dual/t2v_r1")],
+        "stage2": [searched.format(f"stage2/{name}") for name in ("dual/t2v_r1", "dual/v2t_r1", "reranked/t2v_r5")],
+        "retrieval": [searched.format(f"fine_tuned/dual/{name}") for name in ("t2v_r1", "v2t_r1")],
+        "question_answering": ["question_answering/test/stage2/accuracy"],
+        "detection": [f"detection/test/{derived['detection']['start']}/top1"],
+    }
+    if tasks := derived["evaluation"]["tasks"]:
+        numbers["teacher"] = [probed.format(task, "teacher_patch") for task in tasks]
+        numbers["stage1"] = [probed.format(task, "stage1") for task in tasks]
+        numbers["classification"] = [told.format(task, derived["classification"]["start"]) for task in tasks]
+    return {
+        kind: {**gate, "metrics": {numbers[kind][0]: 0.0}, "guards": dict.fromkeys(numbers[kind][1:], 2.0)}
+        for kind, gate in gates.items()
+        if kind in numbers
+    }
+
+
 def follow_tables(conf: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Write what follows from tables into a corpus' configuration; return what to tell the user.
 

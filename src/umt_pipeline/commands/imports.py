@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from umt_pipeline.commands.corpus import existing_corpus
-from umt_pipeline.commands.dvc_repo import has_remote
 from umt_pipeline.commands.shell import Shell
+from umt_pipeline.dvc_repo import has_remote
 from umt_pipeline.tables.staging import is_address
 
 

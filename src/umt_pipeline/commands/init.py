@@ -25,13 +25,13 @@ from umt_pipeline.commands.corpus import (
     table_with,
     written_paths,
 )
-from umt_pipeline.commands.derived import derived_parameters
-from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
+from umt_pipeline.commands.derived import derived_gates, derived_parameters
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.splits import SPLITS, Assign, read_splits
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file, staged_folder
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.dvc_stages import CORPORA, write_stages
 from umt_pipeline.project_config import config_loader, environments
 from umt_pipeline.tables.folders import FolderTables, read_folder
@@ -299,7 +299,7 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
         name = getattr(overlay.files.get(kind), "name", f"{kind}{suffix}")
         catalog[f"raw_{kind}"] = {"type": TABLE_TYPE, "filepath": str(raw / name), "optional": True}
     # Without captions there is no stage 2, and tasks start from stage 1.
-    for model, metadata in {"stage2": {"metadata": {"mlflow": {"model": "umt_stage2"}}}, "stage2_control": {}}.items():
+    for model, metadata in {"stage2": {"metadata": {"mlflow": {"model": "stage2"}}}, "stage2_control": {}}.items():
         path = f"data/{corpus.name}/06_models/{model}"
         catalog[f"{model}_model"] = {"type": FOLDER_TYPE, "filepath": path, "optional": True, **metadata}
     settings = {"data": f"data/{corpus.name}", "results": f"{CORPORA}/{corpus.name}/results", "media": str(media)}
@@ -308,7 +308,8 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
         (conf / file_name).write_text(header + text, encoding="utf-8")
 
-    own = _own_parameters(corpus, derived_parameters(overlay.tables, overlay.videos, overlay.start))
+    derived = derived_parameters(overlay.tables, overlay.videos, overlay.start)
+    own = _own_parameters(corpus, derived)
     for base in sorted((project / "conf" / "base").glob("parameters*.yml")):
         if base.stem == "parameters_demo_corpus":
             continue
@@ -318,6 +319,9 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
             for block in list(blocks):
                 _set(blocks, {block: overlay.start[block]})
                 _set(blocks, {block: own.get(block, {})} if block in own else {})
+            if "gate" in blocks:
+                # Names are the keys here: those of the demo go.
+                blocks["gate"] = derived_gates(overlay.start["gate"], derived)
         file.write_text(header + file.read_text(encoding="utf-8"), encoding="utf-8")
 
 

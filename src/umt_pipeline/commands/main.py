@@ -96,16 +96,31 @@ def summary(env: Environment = None) -> None:
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Records of one run: its results/records.json.")],
+    first: Annotated[Path, typer.Argument(help="Records of one run: data/07_model_output/*_records.json.")],
     second: Annotated[Path, typer.Argument(help="Records of the other run.")],
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if the protocols differ.")] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Points that numbers may differ by between kinds of machines, unmarked; 6.5 if not given."),
+    ] = None,
 ) -> None:
     """Print the numbers of two evaluations side by side, and warn where they were not measured in the same way."""
-    from umt_pipeline.commands.compare import print_comparison
+    from umt_pipeline.commands.compare import TOLERANCE, print_comparison
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    if not print_comparison(console, first, second) and strict:
+    if not print_comparison(console, first, second, TOLERANCE if tolerance is None else tolerance) and strict:
         raise typer.Exit(1)
+
+
+@app.command()
+def experiments(
+    corpus: Annotated[str | None, typer.Argument(help="The corpus: the name given to `umt init`. Without: the demo.")] = None,
+) -> None:
+    """Print the experiments of `dvc exp run` as a table: what was changed in each, and the headline numbers."""
+    from umt_pipeline.commands.experiments import print_experiments
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    print_experiments(console, project_folder(), corpus)
 
 
 @app.command()
@@ -328,6 +343,27 @@ def stages(
     project = project_folder()
     names = existing_corpus(project, name).pipelines() if name else None
     Console().print(str(write_stages(project, name, names)), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def register(
+    name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Kind of model, such as stage2. Repeatable. Default: all that there are."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be registered.")] = False,
+) -> None:
+    """Put finished models into MLflow's registry, with the numbers they were judged by, as challengers.
+
+    Registered is what dvc.lock says and git has, and nothing is trained or measured.
+    Doing it twice makes nothing new.
+
+    umt register mine --kind stage2
+    """
+    from umt_pipeline.commands.register import registered_lines
+
+    _say(registered_lines(project_folder(), name, kind or None, dry_run))
 
 
 @app.command()

@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from umt_pipeline.commands.corpus import edited
-from umt_pipeline.commands.dvc_repo import dvc_repo
 from umt_pipeline.commands.shell import Shell
 from umt_pipeline.commands.worktrees import add_worktree
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json
+from umt_pipeline.dvc_repo import dvc_repo
 from umt_pipeline.dvc_stages import project_pipelines, stages_file
 from umt_pipeline.project_config import catalog_resolver, config_loader
 from umt_pipeline.tracking.dependencies import dvc_md5

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from umt_pipeline.commands.corpus import existing_corpus
-from umt_pipeline.commands.dvc_repo import dvc_repo, has_remote
 from umt_pipeline.commands.imports import dvc_files, has_address, imported_files, update_imports
 from umt_pipeline.commands.overrides import Override, apply_overrides
 from umt_pipeline.commands.pull_request import changed_stages, open_pull_request, pull_request_text
@@ -24,6 +23,7 @@ from umt_pipeline.commands.worktrees import passing_worktree
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.core.locking import try_lock
+from umt_pipeline.dvc_repo import dvc_repo, has_remote
 from umt_pipeline.dvc_stages import stages_file
 
 # Exit statuses of `umt promote`: promoted, refused, cannot be told. None of them is a failure of retraining.

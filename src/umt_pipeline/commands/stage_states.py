@@ -61,7 +61,7 @@ def stage_states(repo: Any, file: Path) -> list[StageState]:
     """Return the stages of a dvc.yaml, in its order, each with what would happen to it.
 
     Args:
-        repo: from :func:`umt_pipeline.commands.dvc_repo.dvc_repo`.
+        repo: from :func:`umt_pipeline.dvc_repo.dvc_repo`.
         file: a dvc.yaml.
 
     Raises:

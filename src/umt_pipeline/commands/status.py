@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from umt_pipeline.commands.corpus import RECORD, Corpus, existing_corpus
-from umt_pipeline.commands.dvc_repo import dvc_repo
 from umt_pipeline.commands.imports import has_address, imported_files
 from umt_pipeline.commands.init import scan
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.stage_states import MISSING, UP_TO_DATE, StageState, due, some, stage_states, study_states
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.dvc_repo import dvc_repo
 from umt_pipeline.dvc_stages import describe_stages, render_stages, stages_file
 from umt_pipeline.video.probe_cache import FileState
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +16,17 @@ from umt_pipeline.core.files import read_json
 from umt_pipeline.evaluation.records import Record, flat_metrics
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
 from umt_pipeline.tasks import task_names
+
+# Pipelines with training runs, beside the tasks.
+_TRAINING = ("teacher_features", "stage1", "stage2")
+# Of the times of a run, the head of the column and how it is written.
+_TIMES = {
+    "seconds": ("seconds", "{:.0f}"),
+    "median_clips_per_s": ("clips/s", "{:.0f}"),
+    "median_mfu": ("MFU", "{:.0%}"),
+    "median_data_wait": ("waiting for data", "{:.1%}"),
+    "peak_memory_mib": ("peak MiB", "{:.0f}"),
+}
 
 
 def grouped(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
@@ -50,6 +62,36 @@ def finished_tasks(project: Path, loader: ProjectConfigLoader) -> dict[str, Path
     return {task: path for task, path in paths.items() if path.is_file()}
 
 
+def run_times(project: Path, loader: ProjectConfigLoader) -> dict[str, dict[str, float]]:
+    """Return what each training run took on the machine that it ran on, as far as the files are there."""
+    found: dict[str, dict[str, float]] = {}
+    for name in (*_TRAINING, *task_names()):
+        path = catalog_path(project, loader, f"{name}_times")
+        if path.is_file():
+            found |= dict(_runs(name, read_json(path)))
+    return found
+
+
+def _runs(name: str, times: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
+    if "rows" in times:
+        yield name, {column: times[column] for column in _TIMES if column in times}
+        return
+    for part, inner in times.items():
+        if isinstance(inner, Mapping):
+            yield from _runs(f"{name}/{part}".replace("/training/", "/"), inner)
+
+
+def times_table(runs: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return what training runs took as a table."""
+    table = Table(title="Training runs, on the machine that they ran on", title_justify="left", title_style="bold")
+    table.add_column("")
+    for head, _ in _TIMES.values():
+        table.add_column(head, justify="right")
+    for name, row in runs.items():
+        table.add_row(name, *(shown.format(row[column]) if column in row else "" for column, (_, shown) in _TIMES.items()))
+    return table
+
+
 def print_summary(console: Console, project: Path, env: str | None) -> None:
     """Print the metrics of the evaluation and of the tasks that were run, and where pages, numbers and runs are.
 
@@ -57,7 +99,7 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
         UmtError: neither was run.
     """
     loader = config_loader(project, env)
-    metrics = catalog_path(project, loader, "metrics")
+    metrics = catalog_path(project, loader, "evaluation_numbers")
     tasks = finished_tasks(project, loader)
     if not metrics.is_file() and not tasks:
         raise UmtError(
@@ -65,16 +107,20 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
         )
     paths: list[tuple[str, Path]] = []
     if metrics.is_file():
-        for title, rows in grouped(read_json(metrics)).items():
+        numbers = pd.read_csv(metrics)
+        for title, rows in grouped(dict(zip(numbers["name"], numbers["value"], strict=True))).items():
             console.print(metrics_table(title, rows))
         paths = [("Report", catalog_path(project, loader, "report")), ("Metrics", metrics)]
     for task, page in tasks.items():
-        numbers = catalog_path(project, loader, f"{task}_records")
-        if numbers.is_file():
+        records = catalog_path(project, loader, f"{task}_records")
+        if records.is_file():
             console.print(f"\nPipeline {task}", style="bold")
-            for title, rows in grouped(flat_metrics(map(Record.model_validate, read_json(numbers)))).items():
+            for title, rows in grouped(flat_metrics(map(Record.model_validate, read_json(records)))).items():
                 console.print(metrics_table(title, rows))
         paths.append(("Task", page))
+    if taken := run_times(project, loader):
+        console.print()
+        console.print(times_table(taken))
     console.print()
     for what, path in paths:
         console.print(f"{what:<8} {path}", soft_wrap=True, highlight=False)

@@ -21,12 +21,12 @@ from umt_pipeline.commands.corpus import (
     written_paths,
 )
 from umt_pipeline.commands.derived import derived_parameters, follow_tables
-from umt_pipeline.commands.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.commands.init import labels_of, scan, write_table
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.splits import Assign, read_splits
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.dvc_stages import write_stages
 from umt_pipeline.project_config import config_loader
 from umt_pipeline.tables.folders import FolderTables

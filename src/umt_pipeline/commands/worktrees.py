@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from umt_pipeline.commands.dvc_repo import dvc_repo
 from umt_pipeline.commands.shell import Shell
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.dvc_repo import dvc_repo
 
 
 def add_worktree(project: Path, commit: str, folder: Path) -> Shell:

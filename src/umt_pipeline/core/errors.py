@@ -40,6 +40,10 @@ class StoreError(UmtError):
     """A feature store is missing, incomplete or does not fit what is asked of it."""
 
 
+class RegistryError(UmtError):
+    """The model registry cannot be reached, or what it holds is not what was registered."""
+
+
 class CheckpointError(UmtError):
     """A checkpoint or model folder is missing, damaged or does not fit the model."""
 

@@ -114,9 +114,9 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def sha256_folder(folder: Path) -> str:
-    """Return a SHA-256 of the names and bytes of all files in a folder, at any depth."""
+def sha256_folder(folder: Path, pattern: str = "*") -> str:
+    """Return a SHA-256 of the names and bytes of all files in a folder, at any depth, whose names fit the pattern."""
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob(pattern) if path.is_file()):
         total.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return total.hexdigest()

@@ -11,14 +11,26 @@ from umt_pipeline.datasets.base import PathDataset
 
 
 class JsonDataset(PathDataset[Any, Any]):
-    """A JSON file: indented, keys sorted, so that differences in git are small."""
+    """A JSON file: indented, keys sorted, so that differences in git are small.
+
+    Args:
+        filepath: where it is.
+        optional: a missing file is an empty mapping. For what pages show where it is there.
+        metadata: see :class:`~umt_pipeline.datasets.base.PathDataset`.
+    """
+
+    def __init__(self, filepath: str, optional: bool = False, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath, metadata)
+        self.optional = optional
 
     def load(self) -> Any:
         """Return the file's content.
 
         Raises:
-            UmtError: the file is missing or is not JSON.
+            UmtError: the file is missing and not optional, or is not JSON.
         """
+        if self.optional and not self._path.exists():
+            return {}
         try:
             return read_json(self._path)
         except FileNotFoundError as error:

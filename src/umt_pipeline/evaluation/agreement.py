@@ -2,21 +2,44 @@
 
 Recall says that the wrong clip came first; agreement says what was wrong about it.
 
-Shapes: Q text queries, U distinct texts, C clips.
+Shapes: Q text queries, L of them whose clip has a label, U distinct texts, C clips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from umt_pipeline.evaluation.metrics import NoDataError
+from umt_pipeline.evaluation.metrics import NoDataError, best_candidates
 from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores
 
 
-def top1_agreement(data: RetrievalSet, scores: SystemScores, label_of: Mapping[str, str]) -> tuple[float, int]:
-    """Return how often the top-1 clip has the label of the query's own clip, in percent, and the number of queries.
+@dataclass(frozen=True)
+class Agreement:
+    """Whether the best clips have the labels of the queries' own.
+
+    Args:
+        query_L: the text-to-video queries whose own clip has a label.
+        agrees_L: bool, of each.
+        found_L: the best clip's label, object; None where it has none, or no clip has features.
+        own_L: the label of the query's own clip, object.
+    """
+
+    query_L: np.ndarray
+    agrees_L: np.ndarray
+    found_L: np.ndarray
+    own_L: np.ndarray
+
+    @property
+    def value(self) -> float:
+        """How often they agree, in percent."""
+        return 100.0 * float(self.agrees_L.mean())
+
+
+def top1_agreement(data: RetrievalSet, scores: SystemScores, label_of: Mapping[str, str]) -> Agreement:
+    """Return for which queries the top-1 clip has the label of the query's own clip.
 
     Ties are pessimistic: of several best clips all must agree. A query whose own clip has no features, and a best clip
     without a label, count as disagreement. A query whose own clip has no label is left out.
@@ -32,12 +55,15 @@ def top1_agreement(data: RetrievalSet, scores: SystemScores, label_of: Mapping[s
     names = sorted(set(label_of.values()))
     number = {name: index for index, name in enumerate(names)}
     label_C = np.array([number[label_of[video_id]] if video_id in label_of else -1 for video_id in data.video_ids])
-    own_label_Q = label_C[data.query_clip_Q]
-    labelled_Q = own_label_Q >= 0
-    if not labelled_Q.any():
+    query_L = np.flatnonzero(label_C[data.query_clip_Q] >= 0)
+    if not query_L.size:
         raise NoDataError(f"agreement on set {data.name!r}: no query's clip has a label in this task")
-    scores_QC = scores.text_to_video_UC[data.query_text_Q]
-    best_QC = scores_QC == scores_QC.max(axis=1, keepdims=True)
-    agrees_Q = (~best_QC | (label_C[None, :] == own_label_Q[:, None])).all(axis=1)
-    own_Q = np.isfinite(scores_QC[np.arange(len(own_label_Q)), data.query_clip_Q])
-    return 100.0 * float((agrees_Q & own_Q)[labelled_Q].mean()), int(labelled_Q.sum())
+    clip_L = data.query_clip_Q[query_L]
+    own_L = label_C[clip_L]
+    scores_LC = scores.text_to_video_UC[data.query_text_Q[query_L]]
+    # A clip with the query's label is what is to be found: of several best ones another is taken.
+    best_L = best_candidates(scores_LC, label_C[None, :] == own_L[:, None])
+    found_L = np.where(best_L < 0, -1, label_C[best_L])
+    has_features_L = np.isfinite(scores_LC[np.arange(len(clip_L)), clip_L])
+    texts = np.array([*names, None], dtype=object)
+    return Agreement(query_L, (found_L == own_L) & has_features_L, texts[found_L], texts[own_L])

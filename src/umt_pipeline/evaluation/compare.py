@@ -15,6 +15,12 @@ from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics
 
 # What is compared, not how: two runs have other models, weights and seeds, and choose other numbers on validation.
 _SUBJECT = frozenset({"model", "checkpoint_sha256", "seed", "chosen"})
+# Where it was measured: no difference of protocol, but numbers of the same training differ by it.
+_MACHINE = ("processor", "threads")
+# Points (of per cent, or of a rank) by which the numbers of the demo may differ between kinds of machines though code, data and
+# seed are the same: of 264 numbers 111 did on another kind of CPU, by 0.7 points in the median and 6.3 at most. Training, too,
+# was done there: what is added in another order in each of thousands of steps ends up as another model of the same worth.
+TOLERANCE = 6.5
 _ANSWERS = {None: "not applicable", True: "yes", False: "no"}
 _SHOWN = 3
 
@@ -35,14 +41,22 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All numbers of two runs, and a warning for each difference of protocol with the tasks that it concerns."""
+    """All numbers of two runs, and in what they were measured otherwise.
+
+    Attributes:
+        numbers: each.
+        warnings: for each difference of protocol, with the tasks that it concerns.
+        machines: for each difference of the machine, likewise: another kind of processor changes numbers by itself, up to about
+            :data:`TOLERANCE`.
+    """
 
     numbers: tuple[Difference, ...]
     warnings: tuple[str, ...]
+    machines: tuple[str, ...] = ()
 
 
 def load_records(path: Path) -> list[Record]:
-    """Read a records file, such as ``results/records.json``.
+    """Read a records file, such as ``data/07_model_output/evaluation_records.json``.
 
     Raises:
         UmtError: the file is missing, is no JSON, or holds something else than records.
@@ -51,10 +65,12 @@ def load_records(path: Path) -> list[Record]:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UmtError(
-            f"{path}: expected a file of records (results/records.json of an evaluation), and it cannot be read: {error}"
+            f"{path}: expected a file of records (data/07_model_output/evaluation_records.json), and it cannot be read: {error}"
         ) from error
     if not isinstance(content, list):
-        raise UmtError(f"{path}: expected a list of records, found {type(content).__name__}; give results/records.json")
+        raise UmtError(
+            f"{path}: expected a list of records, found {type(content).__name__}; give data/07_model_output/*_records.json"
+        )
     records = []
     for index, item in enumerate(content):
         try:
@@ -73,18 +89,28 @@ def load_records(path: Path) -> list[Record]:
 def compare_protocols(first: Protocol, second: Protocol) -> list[str]:
     """Return in sentences how two results differ in how they were measured; none means that they may be compared.
 
-    Model, weights, seed and what was chosen on validation clips are the subject of a comparison, not a difference.
+    Model, weights, seed and what was chosen on validation clips are the subject of a comparison, not a difference. The machine
+    is none either: see :func:`compare_machines`.
     """
     said = [
         _sentence(name, getattr(first, name), getattr(second, name))
         for name in Protocol.model_fields
-        if name not in _SUBJECT and name != "settings" and getattr(first, name) != getattr(second, name)
+        if name not in _SUBJECT and name not in ("settings", *_MACHINE) and getattr(first, name) != getattr(second, name)
     ]
     for name in dict.fromkeys((*first.settings, *second.settings)):
         one, other = first.settings.get(name), second.settings.get(name)
         if one != other:
             said.append(_sentence(name, one, other))
     return said
+
+
+def compare_machines(first: Protocol, second: Protocol) -> list[str]:
+    """Return in sentences how the machines differ on which two results were measured; none: the same numbers are promised."""
+    return [
+        _sentence(name, getattr(first, name), getattr(second, name))
+        for name in _MACHINE
+        if getattr(first, name) != getattr(second, name)
+    ]
 
 
 def compare_records(first: Iterable[Record], second: Iterable[Record]) -> Comparison:
@@ -100,15 +126,20 @@ def compare_records(first: Iterable[Record], second: Iterable[Record]) -> Compar
     numbers = tuple(Difference(name, one.get(name), other.get(name)) for name in dict.fromkeys((*one, *other)))
     protocols = [{record.task: record.protocol for record in run if record.protocol is not None} for run in (first, second)]
     found: dict[str, list[str]] = {}
+    machines: dict[str, list[str]] = {}
     for task in dict.fromkeys((*protocols[0], *protocols[1])):
         ours, theirs = protocols[0].get(task), protocols[1].get(task)
         if ours is None or theirs is None:
             sentences = [f"only the {'second' if ours is None else 'first'} run measured it"]
         else:
             sentences = compare_protocols(ours, theirs)
+            for sentence in compare_machines(ours, theirs):
+                machines.setdefault(sentence, []).append(task)
         for sentence in sentences:
             found.setdefault(sentence, []).append(task)
-    return Comparison(numbers, tuple(f"{sentence} ({_tasks(tasks)})" for sentence, tasks in found.items()))
+    return Comparison(
+        numbers, *(tuple(f"{said} ({_tasks(tasks)})" for said, tasks in each.items()) for each in (found, machines))
+    )
 
 
 def _sentence(name: str, one: object, other: object) -> str:

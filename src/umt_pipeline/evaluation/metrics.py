@@ -64,6 +64,22 @@ def retrieval_ranks(scores_QC: np.ndarray, truth_QC: np.ndarray, system: str = "
     return 1 + ahead_QC.sum(axis=1, dtype=np.int64)
 
 
+def best_candidates(scores_QC: np.ndarray, truth_QC: np.ndarray) -> np.ndarray:
+    """Return each query's best candidate, int64 [Q]: of equals the first that is not true; -1 where none scores above -inf.
+
+    So it is a true one exactly where the rank is 1, but for a query whose candidates all have no features.
+
+    Args:
+        scores_QC: higher is better; finite or -inf; at least one candidate.
+        truth_QC: bool.
+    """
+    highest_Q1 = scores_QC.max(axis=1, keepdims=True)
+    best_QC = scores_QC == highest_Q1
+    wrong_QC = best_QC & ~truth_QC
+    chosen_Q = np.where(wrong_QC.any(axis=1), wrong_QC.argmax(axis=1), best_QC.argmax(axis=1))
+    return np.where(np.isneginf(highest_Q1[:, 0]), -1, chosen_Q)
+
+
 def recall_summary(ranks_Q: np.ndarray) -> dict[str, float]:
     """Return ``r1``, ``r5``, ``r10`` in percent, and median and mean rank (``medr``, ``meanr``), of at least one query.
 

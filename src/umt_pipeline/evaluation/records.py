@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from umt_pipeline import __version__
+from umt_pipeline.compute.machine import Machine
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.core.config import Config
 from umt_pipeline.evaluation.metrics import EvaluationError
@@ -44,6 +45,9 @@ class Protocol(Config):
         checkpoint_sha256: hash of its weights file; None for an untrained model, which ``seed`` makes.
         seed: seed of the run.
         version: version of this package.
+        processor: kind of processor that it was measured on; None in records of earlier versions, like ``threads``. On the same
+            kind with as many threads the same numbers come out, to the bit; elsewhere sums are made in another order.
+        threads: that a computation in the measuring process may use.
     """
 
     split: str
@@ -66,6 +70,8 @@ class Protocol(Config):
     checkpoint_sha256: str | None
     seed: int
     version: str = __version__
+    processor: str | None = None
+    threads: int | None = None
 
     @model_validator(mode="after")
     def _honest(self) -> Self:
@@ -77,23 +83,6 @@ class Protocol(Config):
         return self
 
 
-class Cost(Config):
-    """What it took to score pairs of a text and a clip with the matching head, on the machine of the run.
-
-    Args:
-        pairs: pairs scored, those of both directions together, each once.
-        seconds: wall time for them; the clips were encoded before.
-    """
-
-    pairs: int = Field(ge=0)
-    seconds: float = Field(ge=0)
-
-    @property
-    def pairs_per_second(self) -> float:
-        """Pairs per second; 0 where no time could be measured."""
-        return self.pairs / self.seconds if self.seconds else 0.0
-
-
 class Record(Config):
     """One result: values with their protocol, or a reason why there are none.
 
@@ -101,14 +90,12 @@ class Record(Config):
         task: what was measured, e.g. ``retrieval/test/stage2/dual`` or ``probe/linear/shape/stage1``.
         values: metric name to value, percent except for ranks. The empty name stands for the task itself.
         protocol: how; None only where nothing was measured.
-        cost: of re-ranking. It tells of the machine, not of the model, and is the one part that differs between equal runs.
         note: why nothing was measured, or what to know about the values.
     """
 
     task: str
     values: dict[str, float] = Field(default_factory=dict)
     protocol: Protocol | None = None
-    cost: Cost | None = None
     note: str | None = None
 
     @model_validator(mode="after")
@@ -116,6 +103,13 @@ class Record(Config):
         if self.note is None and (not self.values or self.protocol is None):
             raise ValueError(f"record {self.task!r}: expected values and their protocol, or a note that says why not")
         return self
+
+
+def dumped(records: Iterable[Record], machine: Machine) -> list[dict[str, Any]]:
+    """Return records as JSON, with the machine that measured them in their protocols."""
+    place = {"processor": machine.processor, "threads": machine.threads}
+    found = [record.model_dump(mode="json") for record in records]
+    return [{**one, "protocol": one["protocol"] and {**one["protocol"], **place}} for one in found]
 
 
 def flat_metrics(records: Iterable[Record]) -> dict[str, float]:

@@ -19,9 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, recall_summary, retrieval_ranks
+from umt_pipeline.evaluation.metrics import (
+    EvaluationError,
+    NoDataError,
+    best_candidates,
+    recall_summary,
+    retrieval_ranks,
+)
 from umt_pipeline.evaluation.params import CaptionRule, ScoreType
-from umt_pipeline.evaluation.records import Cost, rows_sha256
+from umt_pipeline.evaluation.records import rows_sha256
 from umt_pipeline.models.tokenizer import clean_caption
 
 # Scores pairs: (text index [G], clip index [G]) -> higher is better [G].
@@ -41,6 +47,7 @@ class RetrievalSet:
         name: name of the split.
         video_ids: C clips, sorted.
         texts: U distinct texts.
+        query_ids: caption_id of each text-to-video query.
         query_text_Q: index of each text-to-video query into ``texts``.
         query_clip_Q: index of the clip that each query was written for.
         truth_UC: which text describes which clip.
@@ -50,10 +57,29 @@ class RetrievalSet:
     name: str
     video_ids: tuple[str, ...]
     texts: tuple[str, ...]
+    query_ids: tuple[int, ...]
     query_text_Q: np.ndarray
     query_clip_Q: np.ndarray
     truth_UC: np.ndarray
     annotation_sha256: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it took to score pairs of a text and a clip with the matching head, on the machine of the run.
+
+    Attributes:
+        pairs: pairs scored, those of both directions together, each once.
+        seconds: wall time for them; the clips were encoded before.
+    """
+
+    pairs: int
+    seconds: float
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Pairs per second; 0 where no time could be measured."""
+        return self.pairs / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +141,7 @@ def build_retrieval_set(name: str, video_ids: Sequence[str], captions: pd.DataFr
         name=name,
         video_ids=clips,
         texts=tuple(str(caption) for caption in own.loc[distinct.index, "caption"]),
+        query_ids=tuple(int(caption_id) for caption_id in queries["caption_id"]),
         query_text_Q=plain_queries.map(text_of).to_numpy(dtype=np.int64),
         query_clip_Q=queries["video_id"].map(clip_of).to_numpy(dtype=np.int64),
         truth_UC=truth_UC,
@@ -210,9 +237,26 @@ def query_ranks(data: RetrievalSet, scores: SystemScores) -> tuple[np.ndarray, n
     return text_to_video_Q, video_to_text
 
 
-def retrieval_values(data: RetrievalSet, scores: SystemScores) -> dict[str, float]:
-    """Return recalls and ranks of both directions, keyed ``t2v_r1`` … ``v2t_meanr``."""
-    text_to_video_Q, video_to_text = query_ranks(data, scores)
+def query_answers(data: RetrievalSet, scores: SystemScores) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the queries of :func:`query_ranks` find first: the clips' indices [Q], and the texts' [clips with a text].
+
+    See :func:`umt_pipeline.evaluation.metrics.best_candidates`.
+    """
+    described = np.flatnonzero(data.truth_UC.any(axis=0))
+    clips = [
+        best_candidates(scores.text_to_video_UC[text_B], data.truth_UC[text_B])
+        for text_B in (data.query_text_Q[rows] for rows in _blocks(len(data.query_text_Q)))
+    ]
+    texts = [
+        best_candidates(scores.video_to_text_CU[clip_B], data.truth_UC.T[clip_B])
+        for clip_B in (described[rows] for rows in _blocks(len(described)))
+    ]
+    return np.concatenate(clips), np.concatenate(texts)
+
+
+def retrieval_values(ranks: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """Return recalls and ranks of both directions, from :func:`query_ranks`, keyed ``t2v_r1`` … ``v2t_meanr``."""
+    text_to_video_Q, video_to_text = ranks
     both = {"t2v": recall_summary(text_to_video_Q), "v2t": recall_summary(video_to_text)}
     return {f"{direction}_{name}": value for direction, part in both.items() for name, value in part.items()}
 

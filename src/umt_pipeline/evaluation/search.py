@@ -7,13 +7,15 @@ pairs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
+from umt_pipeline.evaluation.evidence import evidence_rows, joined
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import SearchParams
@@ -23,6 +25,8 @@ from umt_pipeline.evaluation.retrieval import (
     SystemScores,
     dual_scores,
     dual_softmax,
+    query_answers,
+    query_ranks,
     rerank,
     retrieval_values,
 )
@@ -49,10 +53,17 @@ class Searcher:
     text_length: int | None = None
 
 
-def search(
-    params: SearchParams, seed: int, data: RetrievalSet, workplace: Workplace[T], features: Features
-) -> list[tuple[SystemScores, Record]]:
-    """Search one set with each model of video and text; return the scores and their records, in the order of the models.
+@dataclass(frozen=True)
+class Searched:
+    """What one system found in a set: its scores, the record of them, and the ranks that the record's values are made of."""
+
+    system: SystemScores
+    record: Record
+    evidence: pd.DataFrame
+
+
+def search(params: SearchParams, seed: int, data: RetrievalSet, workplace: Workplace[T], features: Features) -> list[Searched]:
+    """Search one set with each model of video and text; return what they found, in the order of the models.
 
     Args:
         params: how to score.
@@ -70,7 +81,7 @@ def search(
         length = model.text_length(params.text_length)
         searcher = Searcher(model.view, workplace.models.weights[model.name], model.precision, length)
         for system in video_text_scores(params, model, data, features, workplace):
-            found.append((system, search_record(params, seed, data, system, searcher, features.failures)))
+            found.append(searched(params, seed, data, system, searcher, features.failures))
     return found
 
 
@@ -122,9 +133,14 @@ def video_text_scores(
     return [dual, dual_softmax(dual, params.dsl_temperature or model.temperature), reranked]
 
 
-def search_record(
+def search_costs(found: Iterable[Searched]) -> dict[str, dict[str, float]]:
+    """Return what re-ranking took, by the task of its record: ``pairs`` and ``seconds``."""
+    return {one.record.task: asdict(one.system.cost) for one in found if one.system.cost is not None}
+
+
+def searched(
     params: SearchParams, seed: int, data: RetrievalSet, system: SystemScores, searcher: Searcher, failures: Collection[str]
-) -> Record:
+) -> Searched:
     """Return the recalls and ranks of one system on one set, in both directions, and how they were measured.
 
     Raises:
@@ -155,5 +171,23 @@ def search_record(
         checkpoint_sha256=searcher.checkpoint_sha256,
         seed=seed,
     )
-    values = retrieval_values(data, system)
-    return Record(task=f"retrieval/{data.name}/{system.key}", values=values, protocol=protocol, cost=system.cost)
+    task, ranks = f"retrieval/{data.name}/{system.key}", query_ranks(data, system)
+    record = Record(task=task, values=retrieval_values(ranks), protocol=protocol)
+    return Searched(system, record, _evidence(task, data, ranks, query_answers(data, system)))
+
+
+def _evidence(
+    task: str, data: RetrievalSet, ranks: tuple[np.ndarray, np.ndarray], answers: tuple[np.ndarray, np.ndarray]
+) -> pd.DataFrame:
+    # One more, which -1 stands for: nothing was found.
+    clips, texts = (np.array([*names, None], dtype=object) for names in (data.video_ids, data.texts))
+    own_Q = clips[data.query_clip_Q]
+    described = np.flatnonzero(data.truth_UC.any(axis=0))
+    truth_CU = data.truth_UC.T[described]
+    only = np.where(truth_CU.sum(axis=1) == 1, truth_CU.argmax(axis=1), -1)
+    return joined(
+        [
+            evidence_rows(task, "t2v_rank", data.query_ids, own_Q, ranks[0], clips[answers[0]], own_Q),
+            evidence_rows(task, "v2t_rank", clips[described], clips[described], ranks[1], texts[answers[1]], texts[only]),
+        ]
+    )

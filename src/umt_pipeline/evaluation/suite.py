@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import ClipTokens, attentive_probe
 from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader
+from umt_pipeline.evaluation.evidence import CORRECT, evidence_rows, joined
 from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.loading import Models
@@ -26,8 +28,8 @@ from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import Labelled, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
-from umt_pipeline.evaluation.retrieval import RetrievalSet, SystemScores, build_retrieval_set, dual_scores, dual_softmax
-from umt_pipeline.evaluation.search import Searcher, clips_with_features, search, search_record
+from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set, dual_scores, dual_softmax
+from umt_pipeline.evaluation.search import Searched, Searcher, clips_with_features, search, search_costs, searched
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
@@ -38,11 +40,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Flat metrics, their records (and notes on what was skipped), and retrieval examples for the report."""
+    """Flat metrics, their records (and notes on what was skipped), what they are made of, examples, and what re-ranking took.
+
+    The costs are those of :func:`umt_pipeline.evaluation.search.search_costs`.
+    """
 
     metrics: dict[str, float]
     records: list[Record]
+    evidence: pd.DataFrame
     examples: list[RetrievalExample]
+    costs: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A record, and the items that its values are made of; None where it has no values."""
+
+    record: Record
+    evidence: pd.DataFrame | None = None
 
 
 def evaluate(
@@ -96,23 +111,28 @@ class _Work:
 
 def _evaluate(work: _Work) -> EvaluationResult:
     params, models = work.params, work.models
-    records = [] if models.skipped is None else [Record(task="retrieval/control", note=models.skipped)]
+    found = [] if models.skipped is None else [_Measured(Record(task="retrieval/control", note=models.skipped))]
     for task in params.tasks:
         if task not in work.tasks:
-            found = ", ".join(sorted(set(work.tables.labels["task"]))) or "no task at all"
-            records.append(Record(task=f"probe/{task}", note=f"the labels table has no task {task!r}; it has {found}"))
+            known = ", ".join(sorted(set(work.tables.labels["task"]))) or "no task at all"
+            note = f"the labels table has no task {task!r}; it has {known}"
+            found.append(_Measured(Record(task=f"probe/{task}", note=note)))
     fit, test = _features(work)
     for task in work.tasks:
-        records += _probe(work, task, fit, test)
+        found += _probe(work, task, fit, test)
     examples: list[RetrievalExample] = []
+    costs: dict[str, dict[str, float]] = {}
     for name in params.retrieval_sets:
-        found_records, found_examples = _search(work, name, test)
-        records += found_records
-        examples += found_examples
+        of_set, examples_of_set, costs_of_set = _search(work, name, test)
+        found += of_set
+        examples += examples_of_set
+        costs |= costs_of_set
+    records = [one.record for one in found]
     for record in records:
         if record.note:
             logger.warning("evaluation: %s: %s", record.task, record.note)
-    return EvaluationResult(flat_metrics(records), records, examples)
+    evidence = joined(one.evidence for one in found if one.evidence is not None)
+    return EvaluationResult(flat_metrics(records), records, evidence, examples, costs)
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -177,6 +197,14 @@ class _Clips:
         """How many clips have no features."""
         return len(self.video_ids) - len(self.rows)
 
+    def evidence(self, task: str, predicted: np.ndarray) -> pd.DataFrame:
+        """Return whether each clip's label was predicted; ``predicted`` [R] is of those that have features."""
+        clips, _ = self.features.select(self.video_ids)
+        answers = np.full(len(self.video_ids), None, dtype=object)
+        answers[clips] = predicted
+        truths = np.array([self.label_of[video_id] for video_id in self.video_ids], dtype=object)
+        return evidence_rows(task, CORRECT, self.video_ids, self.video_ids, answers == truths, answers, truths)
+
     def vectors(self, name: str) -> Labelled[np.ndarray]:
         """Return one encoder's vectors."""
         array = self.features.arrays[name][self.rows].float().numpy() if len(self.rows) else np.zeros((0, 1), dtype=np.float32)
@@ -188,7 +216,7 @@ class _Clips:
         return Labelled(ClipTokens(tokens, self.rows), self.labels, self.failures)
 
 
-def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Record]:
+def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[_Measured]:
     """Run all probes on every encoder for one label task."""
     params, label_of = work.params, work.tables.label_of(task)
     known = {*fit.video_ids, *fit.failures}  # not all of the training split, if there is a limit
@@ -212,7 +240,7 @@ def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Re
             try:
                 result, given, chosen = _fit_probe(work, kind, name, parts)
             except NoDataError as error:
-                yield Record(task=key, note=str(error))
+                yield _Measured(Record(task=key, note=str(error)))
                 continue
             protocol = Protocol(
                 split=params.test_split,
@@ -230,7 +258,8 @@ def _probe(work: _Work, task: str, fit: Features, test: Features) -> Iterator[Re
                 seed=work.seed,
             )
             note = None if len(validation.rows) else "no validation clip to choose on: the middle setting was taken"
-            yield Record(task=key, values={"": result.accuracy}, protocol=protocol, note=note)
+            record = Record(task=key, values={"": result.accuracy}, protocol=protocol, note=note)
+            yield _Measured(record, tested.evidence(key, result.predicted))
 
 
 def _fit_probe(
@@ -269,28 +298,31 @@ def _listed(values: Sequence[float]) -> str:
 
 
 # --- retrieval --------------------------------------------------------------------------------------------------------
-def _search(work: _Work, name: str, test: Features) -> tuple[list[Record], list[RetrievalExample]]:
-    """Measure retrieval and agreement of every system on one set, and choose examples for the report."""
+def _search(
+    work: _Work, name: str, test: Features
+) -> tuple[list[_Measured], list[RetrievalExample], dict[str, dict[str, float]]]:
+    """Measure retrieval and agreement of every system on one set, choose examples for the report; say what re-ranking took."""
     params, tables, teacher = work.params, work.tables, work.models.teacher.teacher
     try:
         data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
         found = [*_search_by_teacher(work, data, test), *search(params, work.seed, data, work.workplace, test)]
     except NoDataError as error:
-        return [Record(task=f"retrieval/{name}", note=str(error))], []
-    records: list[Record] = []
+        return [_Measured(Record(task=f"retrieval/{name}", note=str(error)))], [], {}
+    measured: list[_Measured] = []
     if not teacher.has_text:
         note = f"the teacher {teacher.config.source!r} has no text tower: its frames cannot be searched by text"
-        records.append(Record(task=f"retrieval/{name}/teacher/dual", note=note))
-    for system, record in found:
-        records.append(record)
-        records += [_agreement(data, system, task, tables.label_of(task), record) for task in work.tasks]
+        measured.append(_Measured(Record(task=f"retrieval/{name}/teacher/dual", note=note)))
+    for one in found:
+        measured.append(_Measured(one.record, one.evidence))
+        measured += [_agreement(data, one, task, tables.label_of(task)) for task in work.tasks]
     # The last score of stage 2, its best, decides what is a hit. The control is left out of the pictures, and so are the
     # scores that no search with one query can give.
-    shown = [system for system, _ in reversed(found) if system.model != "control" and system.score != "dsl"]
-    return records, choose_examples(data, shown, params.examples)
+    systems = [one.system for one in reversed(found)]
+    shown = [system for system in systems if system.model != "control" and system.score != "dsl"]
+    return measured, choose_examples(data, shown, params.examples), search_costs(found)
 
 
-def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[tuple[SystemScores, Record]]:
+def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[Searched]:
     """Search one set with the teacher's frames, if it knows text; without clips that have features raises NoDataError."""
     params, teacher = work.params, work.models.teacher
     clip_S, rows = clips_with_features(data, test)
@@ -302,19 +334,22 @@ def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[
     dual = dual_scores("teacher", teacher.encode_text(data.texts), video_SE, clip_S, len(data.video_ids))
     searcher = Searcher(teacher.view, work.models.weights["teacher"], teacher.precision)
     return [
-        (system, search_record(params, work.seed, data, system, searcher, test.failures))
+        searched(params, work.seed, data, system, searcher, test.failures)
         for system in (dual, dual_softmax(dual, params.dsl_temperature or teacher.temperature))
     ]
 
 
-def _agreement(data: RetrievalSet, system: SystemScores, task: str, label_of: Mapping[str, str], found: Record) -> Record:
-    key = f"agreement/{data.name}/{system.key.replace('/', '_')}/{task}"
+def _agreement(data: RetrievalSet, found: Searched, task: str, label_of: Mapping[str, str]) -> _Measured:
+    key = f"agreement/{data.name}/{found.system.key.replace('/', '_')}/{task}"
     try:
-        value, queries = top1_agreement(data, system, label_of)
+        agreement = top1_agreement(data, found.system, label_of)
     except NoDataError as error:
-        return Record(task=key, note=str(error))
+        return _Measured(Record(task=key, note=str(error)))
     rows = [{"video_id": video_id, "label": label_of.get(video_id)} for video_id in data.video_ids]
     sha256 = rows_sha256([{"retrieval": data.annotation_sha256}, *rows])
-    assert found.protocol is not None
-    labelled = found.protocol.model_copy(update={"annotation_sha256": sha256, "queries": queries})
-    return Record(task=key, values={"": value}, protocol=labelled)
+    assert found.record.protocol is not None
+    protocol = found.record.protocol.model_copy(update={"annotation_sha256": sha256, "queries": len(agreement.query_L)})
+    items = [data.query_ids[query] for query in agreement.query_L]
+    videos = [data.video_ids[clip] for clip in data.query_clip_Q[agreement.query_L]]
+    evidence = evidence_rows(key, CORRECT, items, videos, agreement.agrees_L, agreement.found_L, agreement.own_L)
+    return _Measured(Record(task=key, values={"": agreement.value}, protocol=protocol), evidence)

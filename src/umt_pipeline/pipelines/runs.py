@@ -30,6 +30,8 @@ MODEL_FILES = ("*.safetensors", "config.json", SKIPPED_FILE)
 # How datasets end whose values are runs by name.
 RUNS = "_runs"
 NamedRuns = Mapping[str, RunSpec]
+# What a node returns of a model: its folder, the history and the summary of its training, and what that took.
+TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any], dict[str, Any]]
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +94,38 @@ def exported(finished: FinishedRun, workspace: Path, name: str) -> Path:
     return folder
 
 
-def skipped_model(workspace: Path, name: str, reason: str) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
-    """Return what a node returns of a model that is not trained: a folder that says why, a history without rows, no summary."""
+def trained_model(finished: FinishedRun, workspace: Path, name: str) -> TrainedModel:
+    """Return what a node returns of a model that was trained."""
+    return exported(finished, workspace, name), finished.history, finished.summary(), finished.times()
+
+
+def skipped_model(workspace: Path, name: str, reason: str) -> TrainedModel:
+    """Return what a node returns of a model that is not trained: a folder that says why, a history without rows, no numbers."""
     folder = fresh_folder(workspace, name)
     write_json(folder / SKIPPED_FILE, {"reason": reason})
-    return folder, pd.DataFrame({"step": pd.Series(dtype="int64"), "loss": pd.Series(dtype=float)}), {}
+    return folder, pd.DataFrame({"step": pd.Series(dtype="int64"), "loss": pd.Series(dtype=float)}), {}, {}
+
+
+def with_speeds(history: pd.DataFrame, times: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a history with the columns of its times, where there are any, for a page.
+
+    Args:
+        history: rows of training; with a column ``part`` where parts have names.
+        times: of :meth:`FinishedRun.times`; by part where parts have names.
+    """
+    if "part" in history:
+        parts = history.groupby("part", sort=False)
+        whole = [with_speeds(rows.drop(columns="part"), times.get(part, {})).assign(part=part) for part, rows in parts]
+        return pd.concat(whole, ignore_index=True)
+    rows = times.get("rows")
+    return history if not rows else history.merge(pd.DataFrame(rows), on="step", how="left")
+
+
+def without_rows(times: Mapping[str, Any]) -> dict[str, Any]:
+    """Return times, nested or not, without what each row of a history took."""
+    return {
+        name: without_rows(value) if isinstance(value, Mapping) else value for name, value in times.items() if name != "rows"
+    }
 
 
 def content_keys(contents: Mapping[str, pd.DataFrame | Path]) -> dict[str, str]:

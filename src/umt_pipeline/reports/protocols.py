@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from umt_pipeline.reports.page import Card, Cards, Cell, Fold, Section, Table
-from umt_pipeline.reports.tables import NOTHING, cell, number, table
+from umt_pipeline.reports.tables import NOTHING, cell, table
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 # In this order, as far as they say something; whatever else a protocol has follows.
@@ -56,8 +56,6 @@ def _one_table(cards: Sequence[Card]) -> Table | None:
 def _card(record: Mapping[str, Any]) -> Card:
     values = [(name.replace("_", " ") or "value", f"{value:.2f}") for name, value in record["values"].items()]
     facts = _facts(record["protocol"]) if record.get("protocol") else []
-    if cost := record.get("cost"):
-        facts.append(("cost", Cell(f"{number(cost['pairs'])} pairs in {number(cost['seconds'])} s")))
     return Card(str(record["task"]), values, facts, str(record.get("note") or ""))
 
 
@@ -79,8 +77,6 @@ def _facts(protocol: Mapping[str, Any]) -> list[tuple[str, Cell]]:
         told.append(("reads other queries", Cell("yes")))
     for group, prefix in (("settings", "setting"), ("chosen", "chosen")):
         told += [
-            (f"{prefix}: {name.replace('_', ' ')}", cell(value))
-            for name, value in protocol[group].items()
-            if value is not None
+            (f"{prefix}: {name.replace('_', ' ')}", cell(value)) for name, value in protocol[group].items() if value is not None
         ]
     return told

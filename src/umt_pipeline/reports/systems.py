@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.reports.page import Block, Cell, Example, Film, Heading, Said, Table
@@ -98,15 +97,14 @@ def _column_name(column: str) -> str:
     return f"R@{recall.group(1)}" if recall else {"medr": "MedR", "meanr": "MeanR"}.get(metric, metric)
 
 
-def cost_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Return what re-ranking cost for each set and system that has it."""
+def cost_table(costs: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """Return what re-ranking cost, by the task of the record: ``pairs`` and ``seconds``."""
     rows = []
-    for record in records:
-        if cost := record.get("cost"):
-            name, system = str(record["task"]).removeprefix("retrieval/").split("/", 1)
-            pairs, seconds = int(cost["pairs"]), float(cost["seconds"])
-            rate = f"{pairs / seconds:,.0f}" if seconds else NOTHING
-            rows.append((system_name(system), name, pairs, f"{seconds:.2f}", rate))
+    for task, cost in costs.items():
+        name, system = task.removeprefix("retrieval/").split("/", 1)
+        pairs, seconds = int(cost["pairs"]), float(cost["seconds"])
+        rate = f"{pairs / seconds:,.0f}" if seconds else NOTHING
+        rows.append((system_name(system), name, pairs, f"{seconds:.2f}", rate))
     note = "Each pair of both directions is scored once. Time of the matching head alone, on the machine of this run."
     return table("What re-ranking costs", ("", "Set", "Pairs", "Seconds", "Pairs/s"), rows, note)
 

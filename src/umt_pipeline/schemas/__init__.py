@@ -5,6 +5,7 @@ The ingestion checks what it writes by the models, row group by row group; they 
 :func:`select_columns` maps them to ours and checks them here.
 """
 
+from umt_pipeline.schemas.evidence import Evidence
 from umt_pipeline.schemas.mapping import Column, Constant, check_table, select_columns
 from umt_pipeline.schemas.models import (
     SCHEMA_VERSION,
@@ -28,6 +29,7 @@ __all__ = [
     "Captions",
     "Column",
     "Constant",
+    "Evidence",
     "Labels",
     "Questions",
     "RawBoxes",

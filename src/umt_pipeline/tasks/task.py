@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -72,14 +72,18 @@ class Tested:
     Attributes:
         metrics: numbers, nested.
         records: each number with its protocol.
-        predictions: the evidence: a row for each clip, query, question or box and model.
+        predictions: for people, and for the page: texts, scores, reasons of failures, in columns of the task's own.
+        evidence: of which the records' numbers are made (:mod:`umt_pipeline.evaluation.evidence`).
         picture: SVG; empty for a task without one.
+        times: what the test took, nested: what differs between equal runs, and is in no other part.
     """
 
     metrics: Mapping[str, Any]
     records: list[Record]
     predictions: pd.DataFrame
+    evidence: pd.DataFrame
     picture: str = ""
+    times: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ class Shown(Generic[Params, Data]):
         predictions: likewise.
         picture: likewise.
         histories: rows of training by what results call the model, and of ``control``, with a column ``part`` where parts have
-            names; without rows where training was skipped.
+            names; without rows where training was skipped. Speeds of the run that is shown are among the columns.
+        times: from ``test``, likewise.
     """
 
     params: Params
@@ -104,6 +109,7 @@ class Shown(Generic[Params, Data]):
     predictions: pd.DataFrame
     picture: str
     histories: Mapping[str, pd.DataFrame]
+    times: Mapping[str, Any] = field(default_factory=dict)
 
 
 class DownstreamTask(ABC, Generic[Params, Data]):
@@ -115,6 +121,7 @@ class DownstreamTask(ABC, Generic[Params, Data]):
         tables: what it reads: entries of the catalog, given to :meth:`gather` by name. A model is a folder.
         has_control: whether it may train a control.
         has_picture: whether its test draws one.
+        headline: the one or two numbers by which runs are compared: see :meth:`headline_of`.
     """
 
     name: ClassVar[str]
@@ -122,6 +129,7 @@ class DownstreamTask(ABC, Generic[Params, Data]):
     tables: ClassVar[tuple[str, ...]]
     has_control: ClassVar[bool] = True
     has_picture: ClassVar[bool] = False
+    headline: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def gather(self, params: Params, tables: Mapping[str, Any], workspace: Path) -> Data:
@@ -154,6 +162,14 @@ class DownstreamTask(ABC, Generic[Params, Data]):
     def model_name(self, params: Params) -> str:
         """Return what results call the model; by default what its training started from."""
         return str(params.start)  # type: ignore[attr-defined]
+
+    def headline_of(self, params: Params) -> dict[str, str]:
+        """Return, by the name of each headline number, the pattern of the ``TASK/VALUE`` of the records that it is the mean of.
+
+        In :attr:`headline` ``{model}`` stands for what results call the model, ``*`` for anything. Names are the heads of
+        columns in a terminal: short, and no other task's.
+        """
+        return {name: pattern.replace("{model}", self.model_name(params)) for name, pattern in self.headline.items()}
 
     @abstractmethod
     def page(self, shown: Shown[Params, Data]) -> Page:

@@ -37,7 +37,7 @@ from umt_pipeline.core.processes import cores
 from umt_pipeline.training import state, stopping
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.loop import OnRow, replay, train
-from umt_pipeline.training.metrics import Progress
+from umt_pipeline.training.metrics import MEASURED, Progress
 from umt_pipeline.training.peers import Peers, lost_peers_named
 from umt_pipeline.training.spec import RunSpec, read_spec, write_spec
 from umt_pipeline.training.state import TrainResult
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPEC_FILE = "spec.json"
+# Of a run, their median is told.
+_PACE = ("clips_per_s", "mfu", "data_wait")
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +71,10 @@ class FinishedRun:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row per logged step."""
+        """One row per logged step, with what code, data and seed decide; :meth:`times` has the rest."""
         import pandas as pd  # ranks have no use for it
 
-        return pd.DataFrame(self.result.history)
+        return pd.DataFrame(self.result.history).drop(columns=list(MEASURED), errors="ignore")
 
     def weights(self) -> dict[str, Tensor]:
         """Read the trained weights, named as in the task's model."""
@@ -83,22 +85,35 @@ class FinishedRun:
         self.spec.export(self.weights(), folder, {"steps": self.result.steps, "seed": self.spec.seed, "run": self.key})
 
     def summary(self) -> dict[str, Any]:
-        """Return what metric files say of a run: steps, seconds, median speed and waiting, and the last row's losses.
+        """Return what metric files say of a run: steps, its key, and the last row's losses.
 
         ``unreadable`` is how many media could not be read and were replaced, ``matching_skipped`` how many samples had no
         negative, both per sample of the whole run.
         """
-        pace, counted = ("clips_per_s", "mfu", "data_wait"), ("unreadable", "matching_skipped")
+        counted = ("unreadable", "matching_skipped")
         history = self.history
-        last = history.iloc[-1].drop(labels=["step", "eta_s", *pace, *counted], errors="ignore")
-        medians = {f"median_{name}": float(history[name].median()) for name in pace if name in history}
+        last = history.iloc[-1].drop(labels=["step", *counted], errors="ignore")
         losses = {f"final_{name}": float(value) for name, value in last.items()}
         for name in counted:
             if name in history:
                 # Each row is the mean of the steps since the row before.
                 steps = history["step"].diff().fillna(history["step"])
                 losses[name] = float((history[name] * steps).sum() / steps.sum())
-        return {"steps": self.result.steps, "seconds": round(self.result.seconds, 1), **medians, **losses, "run": self.key}
+        return {"steps": self.result.steps, **losses, "run": self.key}
+
+    def times(self) -> dict[str, Any]:
+        """Return what the run took on the machine that it ran on, which differs between equal runs.
+
+        ``seconds`` of training; the median speed, utilisation and waiting; the peak of memory; and ``rows``: the step and
+        these numbers of each row of the history, by column.
+        """
+        import pandas as pd
+
+        rows = pd.DataFrame(self.result.history)
+        there = [name for name in MEASURED if name in rows]
+        medians = {f"median_{name}": float(rows[name].median()) for name in _PACE if name in there}
+        peak = {"peak_memory_mib": float(rows["peak_memory_mib"].max())} if "peak_memory_mib" in there else {}
+        return {"seconds": round(self.result.seconds, 1), **medians, **peak, "rows": rows[["step", *there]].to_dict("list")}
 
 
 def run(spec: RunSpec, run_dir: Path, on_row: OnRow | None = None) -> FinishedRun:

@@ -38,6 +38,8 @@ COLUMNS = (
     "seconds",  # training time so far, including that before a resume
     "eta_s",  # seconds to the end at the speed since the start or resume
 )
+# Of these, those that tell of the machine and its load: they differ between equal runs.
+MEASURED = ("clips_per_s", "mfu", "data_wait", "peak_memory_mib", "seconds", "eta_s")
 NEVER = 2**62  # a step that no run reaches
 
 
@@ -200,9 +202,7 @@ class Progress:
             self._line = self._bar.add_task(self._name, total=self._total, text="")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -217,4 +217,3 @@ class Progress:
             self._bar.update(self._line, completed=row["step"], text=text)
         else:
             logger.info("%s: step %d%s  %s", self._name, row["step"], f"/{self._total}" if self._total else "", text)
-

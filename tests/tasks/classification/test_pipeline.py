@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.evaluation.tiny import make_folders, make_tables
+from tests.evidenced import check_evidence
 from tests.tasks.running import run_task
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.metrics import EvaluationError
@@ -76,6 +77,7 @@ def test_every_task_is_trained_tested_and_recorded(inputs: dict[str, Any]) -> No
         _, task, model = record["task"].split("/")
         assert metrics["test"][task][model] == record["values"]
         assert set(record["values"]) == {"top1", "mean_class"}
+    check_evidence(found["evidence"], records)
     assert metrics["training"]["control"]["motion"]["steps"] == 2
     assert metrics["unlabelled_training_videos"] == {"motion": 0, "shape": 0}
     assert load_classes(folder / "shape") == ("disc", "star")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from tests.evaluation.tiny import VISION, make_tables
+from umt_pipeline.evaluation.evidence import aggregate
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.tasks.classification.figures import Confusion, confusion_svg
@@ -21,6 +22,7 @@ from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig
 from umt_pipeline.tasks.classification.testing import (
     MultiViewTest,
     Predictions,
+    class_evidence,
     predict,
     prediction_table,
     score,
@@ -66,7 +68,8 @@ def test_ties_unseen_classes_and_failures_never_flatter(data: st.DataObject) -> 
     failed = data.draw(st.lists(st.integers(0, classes), max_size=3))
     truth = {f"v{row}": NAMES[index] for row, index in enumerate(true_S)}
     truth |= {f"f{row}": NAMES[index] for row, index in enumerate(failed)}
-    found = score(predictions(np.array(rows), [f"f{row}" for row in range(len(failed))]), truth, NAMES[:classes])
+    said = predictions(np.array(rows), [f"f{row}" for row in range(len(failed))])
+    found = score(said, truth, NAMES[:classes])
 
     def right(row: list[int], true: int, k: int) -> bool:
         return true < classes and sum(value >= row[true] for index, value in enumerate(row) if index != true) < k
@@ -82,6 +85,12 @@ def test_ties_unseen_classes_and_failures_never_flatter(data: st.DataObject) -> 
     assert found.confusion_LL.sum() == len(truth)
     assert found.confusion_LL[:, -1].sum() == len(failed)
     assert found.confusion_LL.diagonal().sum() == sum(hits[1])
+    evidence = class_evidence("test", said, truth, NAMES[:classes])
+    assert {name: aggregate(evidence, f"test/{name}") for name in found.values} == pytest.approx(found.values)
+    assert (evidence["value"].eq(1) == evidence["answer"].eq(evidence["truth"])).all()
+    assert evidence.loc[evidence["item"].str.startswith("f"), ["value", "answer"]].to_numpy().tolist() == [
+        [classes + 1, pytest.approx(np.nan, nan_ok=True)]
+    ] * len(failed)
 
 
 def test_a_constant_classifier_is_never_right() -> None:

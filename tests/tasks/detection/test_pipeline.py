@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.evaluation.tiny import make_folders, make_tables
+from tests.evidenced import check_evidence
 from tests.pipelines.clean import clean
 from tests.tables.reading import read
 from tests.tasks.running import run_task
@@ -114,7 +115,12 @@ def test_both_models_are_trained_tested_and_recorded(world: dict[str, Any]) -> N
     assert protocol["settings"] | {"boxes": "detected", "min_iou": 0.5, "key_frames": 3} == protocol["settings"]
     for record in records:
         assert metrics["test"][record["protocol"]["model"]] == record["values"]
-        assert set(record["values"]) == {"map", "map_moving", "map_still"}
+        assert set(record["values"]) == {"map", "map_moving", "map_still", "top1"}
+    check_evidence(found["evidence"], records)
+    chances = found["evidence"].query("task == 'detection/test/chance'")
+    # All actions tie. Of two walkers who wave one action is wrong, of one who only walks and of three sitters two are.
+    assert sorted(chances["value"]) == [2.0] * 4 + [3.0] * 4
+    assert set(chances["video"]) == set(world["videos"].set_index("path").loc[clips(world, "test"), "video_id"])
     # Seven detected boxes are sure enough: three on the left (0.95), one that is nobody (0.9), three on the right (0.85).
     # Chance knows no more than this order: walkers come first, two of three tied boxes wave, and sitters come last.
     chance = {action: values["chance"] for action, values in metrics["per_action"].items()}
@@ -200,6 +206,10 @@ def test_key_frames_that_cannot_be_read_are_missed_and_listed(world: dict[str, A
         for path in away:
             path.with_suffix(".away").rename(path)
     metrics, table, svg = found.metrics, found.predictions, found.picture
+    check_evidence(found.evidence, found.records)
+    unread = found.evidence[found.evidence["answer"].isna()]
+    assert unread["video"].nunique() == count
+    assert set(unread["value"]) == {4.0}, "behind all three actions"
     assert found.records[0].protocol is not None
     assert found.records[0].protocol.failures == tuple(f"{name}@0.1" for name in gone)
     assert (metrics["missed"]["stage1"]["frames"], list(metrics["missed"]["stage1"]["videos"])) == (count, gone)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve
 
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
-from umt_pipeline.tasks.detection.scoring import NO_DETECTION, DetectionScores, score
+from umt_pipeline.tasks.detection.scoring import NO_DETECTION, DetectionScores, action_evidence, score
 from umt_pipeline.video.box_views import box_iou
 
 COLUMNS = ["video", "timestamp_s", "x1", "y1", "x2", "y2", "label"]
@@ -239,3 +239,64 @@ def test_twice_the_same_detections_never_help(truth: list[Row], found: list[Any]
     assert twice <= once + 1e-9
     less = score(detected, pd.concat([known, known.assign(video="b")], ignore_index=True), ["walk"]).mean_ap
     assert less <= once + 1e-9, "more to be found, and no more found"
+
+
+# --- item by item -----------------------------------------------------------------------------------------------------
+IDS = {"a": "clip a", "b": "clip b"}
+
+
+def ranks_of(found: pd.DataFrame, truth: pd.DataFrame, classes: list[str]) -> list[tuple[str, float, Any]]:
+    evidence = action_evidence("test", found, truth, classes, IDS)
+    return [(row.truth, row.value, None if pd.isna(row.answer) else row.answer) for row in evidence.itertuples()]
+
+
+def test_an_action_ranks_among_those_that_its_person_does_not_do() -> None:
+    truth = truth_of(
+        ("a", 902, LEFT, "walk"), ("a", 902, LEFT, "wave"), ("a", 902, RIGHT, "sit"), ("b", 902, LEFT, "sit"),
+        ("b", 1, LEFT, "fly"),
+    )  # fmt: skip
+    near = (0.05, 0.0, 0.4, 1.0)
+    found = found_of(
+        ("a", 902.0, near, "walk", 0.5), ("a", 902.0, near, "wave", 0.9), ("a", 902.0, near, "sit", 0.5),
+        ("a", 902.0, RIGHT, "walk", 0.1), ("a", 902.0, RIGHT, "wave", 0.2), ("a", 902.0, RIGHT, "sit", 0.3),
+        ("b", 902.0, RIGHT, "sit", 0.9),
+    )  # fmt: skip
+    # The walker waves too, which does not count against walking; that sitting scores as high does. In "b" nobody is found
+    # where one sits.
+    expected = [("walk", 2.0, "wave"), ("wave", 1.0, "wave"), ("sit", 1.0, "sit"), ("sit", 4.0, None)]
+    assert ranks_of(found, truth, ["walk", "wave", "sit"]) == expected
+    evidence = action_evidence("test", found, truth, ["walk", "wave", "sit"], IDS)
+    assert evidence["item"].iloc[0] == "clip a 902.0 s 0.0,0.0,0.4,1.0 walk"
+    assert evidence["video"].tolist() == ["clip a"] * 3 + ["clip b"]
+
+
+def test_an_action_that_the_detector_does_not_tell_ranks_last() -> None:
+    truth = truth_of(("a", 1, LEFT, "walk"), ("a", 1, LEFT, "fly"))
+    found = found_of(("a", 1, LEFT, "walk", 0.5), ("a", 1, LEFT, "sit", 0.1))
+    assert ranks_of(found, truth, ["walk", "sit", "fly"]) == [("walk", 1.0, "walk"), ("fly", 4.0, "walk")]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(places, min_size=1, max_size=10, unique=True),
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([1.0, 2.5]), boxes), max_size=8, unique=True),
+    st.integers(0, 1000),
+)
+def test_ranks_are_what_a_plain_loop_gives(truth: list[Row], boxes_found: list[Row], seed: int) -> None:
+    classes = ["walk", "sit", "run"]
+    rng = np.random.default_rng(seed)
+    scores = {box: rng.choice([0.1, 0.5, 0.9], size=3) for box in boxes_found}
+    found = found_of(*[(*box, name, value) for box in boxes_found for name, value in zip(classes, scores[box], strict=True)])
+    expected = []
+    for video, at, box, label in truth:
+        overlaps = [
+            (float(box_iou(np.array(box), np.array(other[2]))), other) for other in boxes_found if other[:2] == (video, at)
+        ]
+        best = max(overlaps, key=lambda pair: pair[0], default=(0.0, ()))
+        own = {name for other_video, other_at, other, name in truth if (other_video, other_at, other) == (video, at, box)}
+        if best[0] < 0.5:
+            expected.append((label, 4.0))
+            continue
+        mine = dict(zip(classes, scores[best[1]], strict=True))
+        expected.append((label, 1.0 + sum(value >= mine[label] for name, value in mine.items() if name not in own)))
+    assert [told[:2] for told in ranks_of(found, truth_of(*truth), classes)] == expected

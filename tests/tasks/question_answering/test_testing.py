@@ -17,7 +17,7 @@ from umt_pipeline.evaluation.encoders import all_patches, clip_loader
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import load_video_text
-from umt_pipeline.tasks.question_answering.answering import choice_accuracy, make_answer_list, rank_answers, score_choices
+from umt_pipeline.tasks.question_answering.answering import make_answer_list, rank_answers, score_choices
 from umt_pipeline.tasks.question_answering.model import QuestionAnsweringModel
 from umt_pipeline.tasks.question_answering.testing import (
     ChoiceConfig,
@@ -27,7 +27,6 @@ from umt_pipeline.tasks.question_answering.testing import (
     chance,
     choose_options,
     majority_answers,
-    predicted_options,
     question_types,
     true_answers,
 )
@@ -60,11 +59,7 @@ def test_the_majority_answers_by_the_text_of_the_question() -> None:
     assert majority_answers(training, questions) == {"1": "star", "2": "left", "3": "left"}
 
 
-def test_options_that_are_predicted() -> None:
-    scores, truth = np.array([[0.1, 0.5, 0.2], [0.5, 0.5, 0.1], [0.3, 0.1, -np.inf]]), np.array([1, 0, 0])
-    predicted = predicted_options(scores, truth)
-    assert predicted.tolist() == [1, 1, 0], "a tie is a wrong prediction"
-    assert choice_accuracy(scores, truth) == pytest.approx(100 * float((predicted == truth).mean()))
+def test_the_chance_of_a_choice() -> None:
     assert chance(pd.DataFrame({"options": [["x", "y"], ["x", "y", "z", "w"]]})) == pytest.approx(37.5)
 
 

@@ -6,12 +6,14 @@ from kedro.pipeline import Node, Pipeline
 
 from umt_pipeline.pipelines.evaluation.nodes import (
     evaluate_models,
+    evaluation_headline,
     gather_models,
     gather_prepared,
     gather_tables,
     gather_trained,
     write_report,
 )
+from umt_pipeline.pipelines.numbers import numbers_table
 
 
 def create_pipeline() -> Pipeline:
@@ -33,12 +35,12 @@ def create_pipeline() -> Pipeline:
             Node(
                 evaluate_models,
                 inputs=["params:evaluation", "params:seed", "evaluation_data", "evaluated_models", "workspace"],
-                outputs=["metrics", "records", "retrieval_examples"],
+                outputs=["metrics", "records", "evaluation_evidence", "retrieval_examples", "evaluation_times"],
                 name="evaluate_models",
             ),
             Node(
                 gather_prepared,
-                inputs=["rejects", "ingestion_report", "feature_report", "feature_store"],
+                inputs=["rejects", "ingestion_report", "feature_report", "teacher_features_times", "feature_store"],
                 outputs="prepared",
                 name="gather_prepared",
             ),
@@ -52,6 +54,9 @@ def create_pipeline() -> Pipeline:
                     "stage2_history",
                     "stage2_control_history",
                     "stage2_metrics",
+                    "teacher_features_times",
+                    "stage1_times",
+                    "stage2_times",
                 ],
                 outputs="trained",
                 name="gather_trained",
@@ -66,9 +71,17 @@ def create_pipeline() -> Pipeline:
                     "trained",
                     "records",
                     "retrieval_examples",
+                    "evaluation_times",
                 ],
                 outputs="report",
                 name="write_report",
+            ),
+            Node(numbers_table, inputs="metrics", outputs="evaluation_numbers", name="tell_evaluation_numbers"),
+            Node(
+                evaluation_headline,
+                inputs=["params:evaluation", "records"],
+                outputs="headline",
+                name="tell_evaluation_headline",
             ),
         ]
     )

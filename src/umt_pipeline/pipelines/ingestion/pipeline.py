@@ -14,6 +14,7 @@ from umt_pipeline.pipelines.ingestion.nodes import (
     report,
 )
 from umt_pipeline.pipelines.ingestion.page import describe_corpus, show_corpus
+from umt_pipeline.pipelines.numbers import numbers_table
 
 
 def create_pipeline() -> Pipeline:
@@ -61,6 +62,12 @@ def create_pipeline() -> Pipeline:
                 name="report_ingestion",
                 inputs=["row_counts", "listing_data", "repeated_content", *settled, "params:ingestion"],
                 outputs="ingestion_report",
+            ),
+            Node(
+                numbers_table,
+                name="tell_ingestion_numbers",
+                inputs="ingestion_report",
+                outputs="ingestion_numbers",
             ),
             Node(
                 finish,

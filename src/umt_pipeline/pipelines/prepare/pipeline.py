@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
+from umt_pipeline.pipelines.numbers import numbers_table
 from umt_pipeline.pipelines.prepare.nodes import prepare_media
 
 
@@ -14,8 +15,9 @@ def create_pipeline() -> Pipeline:
             Node(
                 prepare_media,
                 inputs=["source_media", "params:prepare", "params:offline", "workspace"],
-                outputs=["raw_media", "prepare_report"],
+                outputs=["raw_media", "prepare_report", "prepare_times"],
                 name="prepare_media",
-            )
+            ),
+            Node(numbers_table, inputs="prepare_report", outputs="prepare_numbers", name="tell_prepare_numbers"),
         ]
     )

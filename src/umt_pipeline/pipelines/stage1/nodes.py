@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.features.manifest import read_manifest
-from umt_pipeline.pipelines.runs import NamedRuns, exported, train
+from umt_pipeline.pipelines.runs import NamedRuns, TrainedModel, train, trained_model
 from umt_pipeline.pipelines.sources import RecordedViews
 from umt_pipeline.training.stage1 import Stage1Config, Stage1Spec
 
@@ -38,7 +35,7 @@ def plan_student(params: Stage1Config, seed: int, views: RecordedViews, workspac
     return {"stage1": spec}
 
 
-def train_student(runs: NamedRuns, workspace: Path) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
+def train_student(runs: NamedRuns, workspace: Path) -> TrainedModel:
     """Distil the teacher into the student.
 
     Args:
@@ -46,10 +43,9 @@ def train_student(runs: NamedRuns, workspace: Path) -> tuple[Path, pd.DataFrame,
         workspace: folder for unfinished work, in which a killed run is found again.
 
     Returns:
-        The student's model folder, the history of the run, and its summary.
+        The student's model folder, the history of the run, its summary, and what it took.
 
     Raises:
         TrainingError: training failed.
     """
-    finished = train("stage1", runs["stage1"], workspace)
-    return exported(finished, workspace, "stage1_model"), finished.history, finished.summary()
+    return trained_model(train("stage1", runs["stage1"], workspace), workspace, "stage1_model")

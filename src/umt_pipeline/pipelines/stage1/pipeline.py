@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
+from umt_pipeline.pipelines.numbers import numbers_table
 from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.stage1.nodes import plan_student, train_student
 
@@ -27,8 +28,9 @@ def create_pipeline() -> Pipeline:
             Node(
                 train_student,
                 inputs=["stage1_runs", "workspace"],
-                outputs=["stage1_model", "stage1_history", "stage1_metrics"],
+                outputs=["stage1_model", "stage1_history", "stage1_metrics", "stage1_times"],
                 name="train_student",
             ),
+            Node(numbers_table, inputs="stage1_metrics", outputs="stage1_numbers", name="tell_stage1_numbers"),
         ]
     )

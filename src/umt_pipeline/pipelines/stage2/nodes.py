@@ -17,14 +17,12 @@ from umt_pipeline.models.folders import load_config
 from umt_pipeline.models.student import KIND as STUDENT_KIND
 from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
-from umt_pipeline.pipelines.runs import NamedRuns, exported, skipped_model, train
+from umt_pipeline.pipelines.runs import NamedRuns, TrainedModel, skipped_model, train, trained_model
 from umt_pipeline.pipelines.sources import RecordedViews
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec
 from umt_pipeline.training.text_tower import TextTowerSpec
 
 logger = logging.getLogger(__name__)
-
-TrainedModel = tuple[Path, pd.DataFrame, dict[str, Any]]
 
 
 def make_tokenizer(params: Stage2Config, videos: pd.DataFrame, captions: pd.DataFrame, workspace: Path) -> Path:
@@ -132,14 +130,15 @@ def plan_text(params: Stage2Config, spec: Stage2Spec) -> NamedRuns:
 
 def pretrain_text(
     params: Stage2Config, spec: Stage2Spec, text_runs: NamedRuns, workspace: Path
-) -> tuple[NamedRuns, dict[str, Any]]:
+) -> tuple[NamedRuns, dict[str, Any], dict[str, Any]]:
     """Train the text tower, if :func:`plan_text` found that it should be.
 
     Returns:
         The stage's runs, which start from that tower: the model, and the control, the same from scratch, unless ``control`` is
-        false; and the summary of the tower's training, empty without one.
+        false; the summary of the tower's training, and what it took, both empty without one.
     """
     summary: dict[str, Any] = {}
+    times: dict[str, Any] = {}
     for name, text in text_runs.items():
         finished = train(name, text, workspace)
         # Beside the run and not in the outbox, for the spec names it, and other machines may train by the spec.
@@ -147,9 +146,9 @@ def pretrain_text(
         if not tower.is_dir():
             with staged_folder(tower) as staged:
                 finished.export(staged)
-        spec, summary = spec.model_copy(update={"text_tower": tower}), finished.summary()
+        spec, summary, times = spec.model_copy(update={"text_tower": tower}), finished.summary(), finished.times()
     control = {"stage2_control": spec.model_copy(update={"student": None})} if params.control else {}
-    return {"stage2": spec, **control}, summary
+    return {"stage2": spec, **control}, summary, times
 
 
 def train_video_text(runs: NamedRuns, workspace: Path) -> TrainedModel:
@@ -160,14 +159,13 @@ def train_video_text(runs: NamedRuns, workspace: Path) -> TrainedModel:
         workspace: folder for unfinished work, in which a killed run is found again.
 
     Returns:
-        The model folder, the history of the run, and its summary.
+        The model folder, the history of the run, its summary, and what it took.
 
     Raises:
         ConfigError: no training clip has a caption.
         TrainingError: training failed.
     """
-    finished = train("stage2", runs["stage2"], workspace)
-    return exported(finished, workspace, "stage2_model"), finished.history, finished.summary()
+    return trained_model(train("stage2", runs["stage2"], workspace), workspace, "stage2_model")
 
 
 def train_control(runs: NamedRuns, workspace: Path) -> TrainedModel:
@@ -177,12 +175,4 @@ def train_control(runs: NamedRuns, workspace: Path) -> TrainedModel:
     """
     if "stage2_control" not in runs:
         return skipped_model(workspace, "stage2_control_model", "stage2.control is false")
-    finished = train("stage2_control", runs["stage2_control"], workspace)
-    return exported(finished, workspace, "stage2_control_model"), finished.history, finished.summary()
-
-
-def summarise(
-    text_summary: dict[str, Any], stage2_summary: dict[str, Any], stage2_control_summary: dict[str, Any]
-) -> dict[str, Any]:
-    """Put the runs' summaries into one metrics file."""
-    return {"text": text_summary, "stage2": stage2_summary, "control": stage2_control_summary}
+    return trained_model(train("stage2_control", runs["stage2_control"], workspace), workspace, "stage2_control_model")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
+from umt_pipeline.pipelines.numbers import numbers_table, put_together
 from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.stage2.nodes import (
     gather_data,
     make_tokenizer,
     plan_text,
     pretrain_text,
-    summarise,
     train_control,
     train_video_text,
 )
@@ -55,26 +55,33 @@ def create_pipeline() -> Pipeline:
             Node(
                 pretrain_text,
                 inputs=["params:stage2", "stage2_run", "text_runs", "workspace"],
-                outputs=["stage2_runs", "text_summary"],
+                outputs=["stage2_runs", "text_summary", "text_took"],
                 name="pretrain_text",
             ),
             Node(
                 train_video_text,
                 inputs=["stage2_runs", "workspace"],
-                outputs=["stage2_model", "stage2_history", "stage2_summary"],
+                outputs=["stage2_model", "stage2_history", "stage2_summary", "stage2_took"],
                 name="train_video_text",
             ),
             Node(
                 train_control,
                 inputs=["stage2_runs", "workspace"],
-                outputs=["stage2_control_model", "stage2_control_history", "stage2_control_summary"],
+                outputs=["stage2_control_model", "stage2_control_history", "stage2_control_summary", "stage2_control_took"],
                 name="train_stage2_control",
             ),
             Node(
-                summarise,
-                inputs=["text_summary", "stage2_summary", "stage2_control_summary"],
+                put_together,
+                inputs={"text": "text_summary", "stage2": "stage2_summary", "control": "stage2_control_summary"},
                 outputs="stage2_metrics",
                 name="summarise_stage2",
             ),
+            Node(
+                put_together,
+                inputs={"text": "text_took", "stage2": "stage2_took", "control": "stage2_control_took"},
+                outputs="stage2_times",
+                name="time_stage2",
+            ),
+            Node(numbers_table, inputs="stage2_metrics", outputs="stage2_numbers", name="tell_stage2_numbers"),
         ]
     )

@@ -30,6 +30,7 @@ from umt_pipeline.features.runner import MakeShards, Progress, extract
 from umt_pipeline.features.spread import make_by
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
+from umt_pipeline.pipelines.numbers import split_off
 from umt_pipeline.pipelines.runs import fresh_folder
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.video.media import Media
@@ -39,6 +40,19 @@ logger = logging.getLogger(__name__)
 
 # Unfinished work that nothing was written to for so long is removed when other work is finished.
 _ABANDONED_DAYS = 14
+# What a report says of the run that filled the store: another run that finds, or resumes, or removes other records of earlier
+# stores says something else of the same clips and settings.
+_OF_THIS_RUN = (
+    "rows_found",
+    "rows_resumed",
+    "rows_dead",
+    "store_bytes",
+    "codec_cosine_error",
+    "seconds",
+    "clip_views_per_second",
+    "time_shares",
+    "mfu",
+)
 # Rejected clips of a finished store that are looked at again.
 _REJECTS_TRIED = 20
 
@@ -50,7 +64,7 @@ def extract_features(
     videos: pd.DataFrame,
     workspace: Path,
     offline: OfflineParams = LOCAL,
-) -> tuple[Path, Path, dict[str, Any]]:
+) -> tuple[Path, Path, dict[str, Any], dict[str, Any]]:
     """Record the teacher's targets for the views of every video and of every image of the wanted splits.
 
     Args:
@@ -64,8 +78,8 @@ def extract_features(
 
     Returns:
         Copies of the finished store of the videos and of that of the images (without rows where there are none), in the
-        workspace, from which the catalog moves them into place; and a report of sizes, speed and the codec's error, with
-        that of the images under ``images``.
+        workspace, from which the catalog moves them into place; a report of what is recorded; and what this run took, found
+        in earlier stores and measured of the codec. In both, that of the images is under ``images``.
 
     Raises:
         ConfigError: the parameters do not fit the teacher or the table; or Ray cannot be reached, or a worker lacks something.
@@ -88,7 +102,8 @@ def extract_features(
         image_store, image_report = _record(
             params.image_config(), tower, raw_media, videos, "image", workspace / "image_features", make_shards
         )
-    return store, image_store, {**report, "images": image_report}
+    (told, took), (image_told, image_took) = (split_off(found, _OF_THIS_RUN) for found in (report, image_report))
+    return store, image_store, {**told, "images": image_told}, {**took, "images": image_took}
 
 
 def _record(

@@ -19,7 +19,7 @@ from umt_pipeline.features.extract import select_clips
 from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher
 from umt_pipeline.models.teacher_sources import fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
-from umt_pipeline.pipelines.runs import NamedRuns, fresh_folder, train
+from umt_pipeline.pipelines.runs import NamedRuns, TrainedModel, fresh_folder, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.training import small_teacher
 from umt_pipeline.training.small_teacher import SmallClipConfig, SmallTeacherSpec
@@ -95,7 +95,7 @@ def get_teacher(
     videos: pd.DataFrame,
     labels: pd.DataFrame,
     workspace: Path,
-) -> tuple[Path, pd.DataFrame, dict[str, Any]]:
+) -> TrainedModel:
     """Get the teacher that ``teacher.source`` names.
 
     Args:
@@ -109,7 +109,7 @@ def get_teacher(
 
     Returns:
         The teacher's folder (open_clip's or timm's local layout), its training history (empty for a published teacher),
-        and its metrics.
+        its metrics, and what its training took.
 
     Raises:
         ConfigError: the source is not known, its tower cannot teach the student (no plain ViT, too few blocks), or the small
@@ -124,13 +124,14 @@ def get_teacher(
         finished.export(folder)
         small_clip = small_teacher.trained_small_clip(run.model, finished.weights())
         zero_shot = _zero_shot(params, small_clip, small.label_tasks(), sentences, _HeldOut(raw_media, videos, labels))
-        return folder, finished.history, {"source": TRAIN_SMALL, **finished.summary(), "zero_shot": zero_shot}
+        metrics = {"source": TRAIN_SMALL, **finished.summary(), "zero_shot": zero_shot}
+        return folder, finished.history, metrics, finished.times()
     fetch_teacher(params.teacher.source, folder)
     # Loaded once here, so that a tower that cannot teach is refused before anything depends on it.
     teacher = load_teacher(folder, params.teacher, params.grid)
     logger.info("teacher: %s", teacher.describe())
     metrics = {"source": params.teacher.source, "importance": teacher.importance, "target_dim": teacher.target_dim}
-    return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), metrics
+    return folder, pd.DataFrame({"step": pd.Series(dtype="int64")}), metrics, {}
 
 
 def _described_clips(small: SmallClipConfig, videos: pd.DataFrame, captions: pd.DataFrame) -> pd.DataFrame:

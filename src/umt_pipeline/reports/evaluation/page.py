@@ -98,7 +98,7 @@ def _retrieval_tables(found: EvaluationResults) -> list[Block | None]:
     for name, systems in sorted(found.metrics("retrieval").items()):
         caption = f"Retrieval on {name}, {clips_in(found, name)}: recall in percent, median and mean rank"
         made.append(system_table(caption, systems, RETRIEVAL_COLUMNS, found.references(name)))
-    return [*made, cost_table(found.records), Text(_RETRIEVAL_NOTE)] if made else []
+    return [*made, cost_table(found.costs), Text(_RETRIEVAL_NOTE)] if made else []
 
 
 def _agreement_tables(found: EvaluationResults) -> list[Table | None]:
@@ -118,6 +118,9 @@ def _training(trained: Trained) -> Section:
             runs = {"From stage 1": trained.histories[stage], "From scratch (control)": trained.histories["control"]}
         blocks += subsection(title, [training_curves(stage, runs)], "Not run, or nothing was logged.")
     numbers = [
-        facts(f"{title.partition(':')[0]}: numbers of the stage", trained.metrics[stage]) for stage, title in _STAGES.items()
+        facts(f"{title.partition(':')[0]}: {what} of the stage", told[stage])
+        for stage, title in _STAGES.items()
+        for what, told in (("numbers", trained.metrics), ("times", trained.times))
+        if stage in told
     ]
     return Section("Training", [*blocks, Fold("Numbers of each stage", numbers) if any(numbers) else None])

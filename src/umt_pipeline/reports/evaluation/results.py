@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,12 @@ class Trained:
         histories: rows of training of ``teacher``, ``stage1``, ``stage2`` and ``control``, without rows for what was not
             trained: ``step``, ``loss``, its parts, ``lr``, ``grad_norm``, ``clips_per_s``, ``data_wait``.
         metrics: numbers of ``teacher``, ``stage1`` and ``stage2``, nested as they are.
+        times: likewise what they took, on the machine of the run that is shown.
     """
 
     histories: Mapping[str, pd.DataFrame]
     metrics: Mapping[str, Mapping[str, Any]]
+    times: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class EvaluationResults:
         trained: the stages.
         records: each number with its protocol, as :class:`umt_pipeline.evaluation.records.Record` dumps them.
         examples: retrieval queries with what was found.
+        costs: what re-ranking took, by the task of its record: ``pairs`` and ``seconds``.
     """
 
     params: EvaluationParams
@@ -72,6 +75,7 @@ class EvaluationResults:
     trained: Trained
     records: Sequence[Mapping[str, Any]]
     examples: Sequence[RetrievalExample]
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @cached_property
     def clips(self) -> pd.DataFrame:

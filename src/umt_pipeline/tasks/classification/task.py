@@ -6,12 +6,13 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from umt_pipeline.data.mapped import write_table
+from umt_pipeline.evaluation.evidence import joined
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers, require_devices, work_precision
@@ -24,7 +25,14 @@ from umt_pipeline.tasks.classification.figures import Confusion, confusion_svg
 from umt_pipeline.tasks.classification.model import load_classes, load_classifier
 from umt_pipeline.tasks.classification.page import classification_page
 from umt_pipeline.tasks.classification.params import ClassificationParams
-from umt_pipeline.tasks.classification.testing import Predictions, Scores, predict, prediction_table, score
+from umt_pipeline.tasks.classification.testing import (
+    Predictions,
+    Scores,
+    class_evidence,
+    predict,
+    prediction_table,
+    score,
+)
 from umt_pipeline.tasks.classification.training import ClassificationSpec, class_names, labelled_clips
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
 from umt_pipeline.video.action_views import evaluation_views, load_views
@@ -72,6 +80,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
     name = "classification"
     params = ClassificationParams
     tables = ("videos", "labels", "raw_media", "stage1_model", "stage2_model")
+    headline: ClassVar = {"top1": "classification/*/{model}/top1"}
     has_picture = True
 
     def gather(self, params: ClassificationParams, tables: Mapping[str, Any], workspace: Path) -> ClassificationData:
@@ -115,6 +124,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
     ) -> Tested:
         records: list[Record] = []
         tables: list[pd.DataFrame] = []
+        evidence: list[pd.DataFrame] = []
         figures: list[Confusion] = []
         values: dict[str, Any] = {task: {} for task in data.tasks}
         per_class: dict[str, Any] = {task: {} for task in data.tasks}
@@ -130,6 +140,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
                 table.insert(0, "model", name)
                 table.insert(0, "task", task)
                 tables.append(table)
+                evidence.append(class_evidence(records[-1].task, predictions, truth, classes))
                 figures.append(Confusion(f"{task}, {name}", scores.labels, scores.confusion_LL))
                 values[task][name], per_class[task][name] = scores.values, scores.per_class
         metrics = {
@@ -137,7 +148,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
             "per_class": per_class,
             "unlabelled_training_videos": {task: rows.unlabelled for task, rows in data.tasks.items()},
         }
-        return Tested(metrics, records, pd.concat(tables), confusion_svg(figures))
+        return Tested(metrics, records, pd.concat(tables), joined(evidence), confusion_svg(figures))
 
     def page(self, shown: Shown[ClassificationParams, ClassificationData]) -> Page:
         data, clip = shown.data, shown.params.fine_tuning.clip
@@ -152,9 +163,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         return classification_page(shown, labels, load)
 
 
-def _predict(
-    params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str
-) -> Predictions:
+def _predict(params: ClassificationParams, data: ClassificationData, rows: LabelTask, folder: Path, title: str) -> Predictions:
     with Workers(functools.partial(load_classifier, folder), params.test.nproc) as workers:
         return predict(workers, rows.test, data.media, params.fine_tuning.clip, params.test, title)
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.precision import autocast
 from umt_pipeline.evaluation.decoding import decoded
-from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, retrieval_ranks
+from umt_pipeline.evaluation.evidence import CLASS_RANK, evidence_rows
+from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, best_candidates, retrieval_ranks
 from umt_pipeline.evaluation.params import WorkParams
 from umt_pipeline.evaluation.workers import Tick, Workers, default_device, work_precision
 from umt_pipeline.tasks.classification.model import Classifier
@@ -184,7 +185,7 @@ def score(predictions: Predictions, truth: Mapping[str, str], classes: Sequence[
     true_S = np.array([number[truth[video_id]] for video_id in predictions.video_ids], dtype=np.int64)
     rank_S = _ranks(scores_SC, true_S)
     confusion_LL = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
-    np.add.at(confusion_LL, (true_S, _answers(scores_SC, true_S)), 1)
+    np.add.at(confusion_LL, (true_S, best_candidates(scores_SC, _truth(scores_SC, true_S))), 1)
     np.add.at(confusion_LL, ([number[truth[video_id]] for video_id in predictions.failures], len(labels)), 1)
     count_L, right_L = confusion_LL.sum(axis=1), confusion_LL.diagonal()
     per_class = {name: 100.0 * float(right_L[i] / count_L[i]) for name, i in number.items() if count_L[i]}
@@ -207,22 +208,41 @@ def prediction_table(predictions: Predictions, truth: Mapping[str, str], classes
     return pd.DataFrame(rows, columns=["video_id", "label", "failure", *columns]).sort_values("video_id", ignore_index=True)
 
 
+def class_evidence(task: str, predictions: Predictions, truth: Mapping[str, str], classes: Sequence[str]) -> pd.DataFrame:
+    """Return the rank of each video's true class, which the values of :func:`score` are made of.
+
+    A video that could not be read, and one of a class that the head does not have, rank behind all classes.
+
+    Args:
+        task: of the record.
+        predictions: as for :func:`score`, as are the others.
+        truth: video -> label.
+        classes: C labels.
+    """
+    number = {name: index for index, name in enumerate(classes)}
+    scores_SC = predictions.probabilities_SC
+    true_S = np.array([number.get(truth[video_id], len(classes)) for video_id in predictions.video_ids], dtype=np.int64)
+    answer_S = np.array(classes, dtype=object)[best_candidates(scores_SC, _truth(scores_SC, true_S))]
+    unread = len(predictions.failures)
+    videos = [*predictions.video_ids, *predictions.failures]
+    ranks = np.concatenate([_ranks(scores_SC, true_S), np.full(unread, len(classes) + 1)])
+    answers = np.concatenate([answer_S, np.full(unread, None, dtype=object)])
+    rows = evidence_rows(task, CLASS_RANK, videos, videos, ranks, answers, [truth[video_id] for video_id in videos])
+    return rows.sort_values("item", ignore_index=True)
+
+
 def _ranks(scores_SC: np.ndarray, true_S: np.ndarray) -> np.ndarray:
     """Return the rank of each video's true class, int64 [S]; beyond the last one where the head does not have it."""
     classes = scores_SC.shape[1]
     rank_S = np.full(len(true_S), classes + 1, dtype=np.int64)
     known_S = true_S < classes
-    truth = np.arange(classes) == true_S[known_S, None]
-    rank_S[known_S] = retrieval_ranks(scores_SC[known_S], truth)
+    rank_S[known_S] = retrieval_ranks(scores_SC[known_S], _truth(scores_SC, true_S)[known_S])
     return rank_S
 
 
-def _answers(scores_SC: np.ndarray, true_S: np.ndarray) -> np.ndarray:
-    """Return each video's best class, int64 [S]: of several the first that is not the true one."""
-    best_SC = scores_SC == scores_SC.max(axis=1, keepdims=True)
-    true_SC = np.arange(scores_SC.shape[1]) == true_S[:, None]
-    wrong_SC = best_SC & ~true_SC
-    return np.where(wrong_SC.any(axis=1), wrong_SC.argmax(axis=1), best_SC.argmax(axis=1))
+def _truth(scores_SC: np.ndarray, true_S: np.ndarray) -> np.ndarray:
+    """Return which class is true of each video, bool [S, C]."""
+    return np.arange(scores_SC.shape[1]) == true_S[:, None]
 
 
 def _require_same(predicted: set[str], labelled: set[str]) -> None:

@@ -213,6 +213,8 @@ def _compared(test: Mapping[str, Mapping[str, float]]) -> list[Compared]:
 
 
 def _column(name: str) -> str:
+    if name == "top1":
+        return "Actions that no wrong one outscores"
     return "mAP, all actions" if name == "map" else f"mAP, {name.removeprefix('map_').replace('_', ' ')}"
 
 

@@ -9,7 +9,11 @@ evaluated actions that have ground truth. Ties are broken the pessimistic way: o
 Source: AVA's evaluation script, which takes PASCAL's from TensorFlow's object detection. That script keeps the 50 best
 detections of a frame (``per_frame``), the code that Unmasked Teacher's numbers come from keeps all.
 
-Shapes: G ground truth rows, D detections, N pairs of a detection and a ground truth box of its frame and action, C actions.
+Average precision is no mean over boxes, so it cannot tell on which of them two detectors differ. :func:`action_evidence` can:
+for each annotated action, how many wrong ones of the same person score as high.
+
+Shapes: G ground truth rows, D detections, N pairs of a detection and a ground truth box of its frame and action, C actions, R
+detected boxes, P annotated ones.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
-from umt_pipeline.tasks.detection.boxes import BOX, FRAME
+from umt_pipeline.evaluation.evidence import CLASS_RANK, evidence_rows
+from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, best_candidates
+from umt_pipeline.tasks.detection.boxes import BOX, FRAME, best_overlaps
 from umt_pipeline.video.box_views import box_iou
 
 MIN_IOU = 0.5
@@ -101,6 +106,54 @@ def score(
         skipped=tuple(name for i, name in enumerate(classes) if not count_C[i]),
         missing={video: failures.get(video, NO_DETECTION) for video in silent},
     )
+
+
+def action_evidence(
+    task: str, detections: pd.DataFrame, truth: pd.DataFrame, classes: Sequence[str], video_ids: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the rank of each annotated action among the actions of the detected box that its box overlaps most.
+
+    The rank is one more than the number of evaluated actions that the annotated box does not have and that score at least as
+    high. It is the last one, C + 1, where no detected box overlaps by at least one half, the frame could not be read, or the
+    detector does not tell the action. ``top1`` of it is the share of annotated actions that no wrong one outscores.
+
+    Args:
+        task: of the record.
+        detections: as for :func:`score`, as are the next two; of a box and an action one row.
+        truth: annotated boxes, of a box and an action one row.
+        classes: the actions that are evaluated.
+        video_ids: of each of the tables' videos.
+    """
+    number = pd.Index(classes)
+    known = _in_ticks(truth[truth["label"].isin(list(classes))])
+    found = _in_ticks(detections[detections["label"].isin(list(classes))])
+    box_G, box_D = (table.groupby([*FRAME, *BOX], sort=False).ngroup().to_numpy(np.int64) for table in (known, found))
+    label_G, label_D = (number.get_indexer(pd.Index(table["label"])) for table in (known, found))
+    annotated, detected = (table[[*FRAME, *BOX]].drop_duplicates(ignore_index=True) for table in (known, found))
+    # One row more, of scores of nothing, for boxes that nobody detected.
+    score_RC = np.full((len(detected) + 1, len(classes)), -np.inf)
+    score_RC[box_D, label_D] = found["score"].to_numpy(np.float64)
+    true_PC = np.zeros((len(annotated), len(classes)), dtype=bool)
+    true_PC[box_G, label_G] = True
+    near = best_overlaps(annotated, detected.assign(detection=detected.index), MIN_IOU)
+    detection_P = np.full(len(annotated), len(detected))
+    detection_P[near["index"].to_numpy(np.int64)] = near["detection"].to_numpy(np.int64)
+    score_GC, true_GC = score_RC[detection_P[box_G]], true_PC[box_G]
+    own_G = score_GC[np.arange(len(known)), label_G]
+    ahead_G = (~true_GC & (score_GC >= own_G[:, None])).sum(axis=1)
+    rank_G = np.where(np.isneginf(own_G), len(classes) + 1, 1 + ahead_G)
+    answer_G = np.array([*classes, None], dtype=object)[best_candidates(score_GC, true_GC)]
+    video = known["video"].map(video_ids)
+    corners = known[BOX].astype(str)
+    box = corners[BOX[0]].str.cat([corners[edge] for edge in BOX[1:]], sep=",")
+    item = video.astype(str).str.cat([known["timestamp_s"].astype(str) + " s", box, known["label"]], sep=" ")
+    return evidence_rows(task, CLASS_RANK, item, video, rank_G, answer_G, known["label"])
+
+
+def _in_ticks(table: pd.DataFrame) -> pd.DataFrame:
+    """Round times, so that equal frames have equal ones."""
+    time = (table["timestamp_s"].astype(np.float64) * _TICKS_PER_S).round() / _TICKS_PER_S
+    return table.assign(timestamp_s=time, **{edge: table[edge].astype(np.float64) for edge in BOX})
 
 
 def _require_valid(table: pd.DataFrame, name: str, columns: list[str]) -> None:

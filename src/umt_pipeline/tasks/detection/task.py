@@ -6,11 +6,12 @@ import functools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from umt_pipeline.evaluation.evidence import aggregate, joined
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers, work_precision
 from umt_pipeline.models.folders import weights_sha256
@@ -21,7 +22,7 @@ from umt_pipeline.tasks.detection.figures import detection_svg, shown_frames
 from umt_pipeline.tasks.detection.model import load_actions, load_detector
 from umt_pipeline.tasks.detection.page import Actions, detection_page
 from umt_pipeline.tasks.detection.params import DetectionParams
-from umt_pipeline.tasks.detection.scoring import MIN_IOU, DetectionScores, score
+from umt_pipeline.tasks.detection.scoring import MIN_IOU, DetectionScores, action_evidence, score
 from umt_pipeline.tasks.detection.testing import DetectedActions, predict, prediction_table
 from umt_pipeline.tasks.detection.training import DetectionSpec, locate
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
@@ -38,6 +39,7 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
     name = "detection"
     params = DetectionParams
     tables = ("videos", "boxes", "raw_media", "stage1_model", "stage2_model")
+    headline: ClassVar = {"map": "detection/*/{model}/map"}
     has_picture = True
 
     def gather(self, params: DetectionParams, tables: Mapping[str, Any], workspace: Path) -> DetectionData:
@@ -81,7 +83,15 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
             )
             for name, actions in found.items()
         }  # fmt: skip
-        values = {name: _values(result, data) for name, result in scores.items()}
+        video_ids = dict(zip(data.videos["path"], data.videos["video_id"], strict=True))
+        tasks = {name: f"detection/{params.test_split}/{name}" for name in found}
+        evidence = joined(
+            action_evidence(tasks[name], actions.table, truth, data.evaluated, video_ids) for name, actions in found.items()
+        )
+        values = {
+            name: {**_values(result, data), "top1": aggregate(evidence, f"{tasks[name]}/top1")}
+            for name, result in scores.items()
+        }
         weights = {name: weights_sha256(folder) for name, folder in models.items()}
         records = [_record(params, seed, data, name, values[name], found[name], weights.get(name)) for name in scores]
         tables = [prediction_table(found[name], truth, data.classes).assign(model=name) for name in models]
@@ -93,7 +103,7 @@ class Detection(DownstreamTask[DetectionParams, DetectionData]):
             start_s = params.fine_tuning.start_s
             frames = shown_frames(found[self.model_name(params)].table, truth, data.media, data.videos, start_s)
         picture = detection_svg({name: result.per_class for name, result in scores.items()}, frames)
-        return Tested(metrics, records, table, picture)
+        return Tested(metrics, records, table, evidence, picture)
 
     def page(self, shown: Shown[DetectionParams, DetectionData]) -> Page:
         """Show numbers, curves, actions, and key frames with their boxes."""
@@ -123,9 +133,7 @@ def _with_confidence(table: pd.DataFrame, boxes: pd.DataFrame, params: Detection
 
 def _predict(params: DetectionParams, data: DetectionData, folder: Path) -> DetectedActions:
     with Workers(functools.partial(load_detector, folder), params.test.nproc) as workers:
-        return predict(
-            workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test
-        )
+        return predict(workers, load_actions(folder), data.videos, data.boxes, data.media, params.fine_tuning, params.test)
 
 
 def _about(data: DetectionData, found: Mapping[str, DetectedActions], scores: Mapping[str, DetectionScores]) -> dict[str, Any]:

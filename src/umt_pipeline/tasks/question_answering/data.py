@@ -73,13 +73,12 @@ def gather_questions(params: QuestionAnsweringParams, tables: Mapping[str, Any],
     questions, videos = tables["questions"], tables["videos"]
     clips = videos.loc[videos["media"] == "video", CLIP_COLUMNS].reset_index(drop=True)
     split_of = questions["video_id"].map(dict(zip(clips["video_id"], clips["split"], strict=True)))
-    free = is_open(questions)
-    answered = free & (questions["answers"].map(len).astype(int) > 0)
+    free, answered = is_open(questions), _answered(questions)
     training = questions[answered & (split_of == params.train_split)]
     tests = {split: questions[answered & (split_of == split)].reset_index(drop=True) for split in params.test_splits}
     _check_splits(params, training, tests)
     choices = {split: questions[~free & (split_of == split)].reset_index(drop=True) for split in params.test_splits}
-    rows = training.explode("answers").rename(columns={"answers": "answer"})[list(COLUMNS)].reset_index(drop=True).astype(str)
+    rows = _rows(training)
     starts = {"stage2": tables["stage2_model"]}
     no_control = None if params.control else "question_answering.control is false"
     if params.control and (tables["stage2_control_model"] / SKIPPED_FILE).is_file():
@@ -109,9 +108,35 @@ def gather_questions(params: QuestionAnsweringParams, tables: Mapping[str, Any],
     )
 
 
+def training_answers(params: QuestionAnsweringParams, questions: pd.DataFrame, videos: pd.DataFrame) -> tuple[str, ...]:
+    """Return the answers that the trained model chooses from, in their order: as training and test have it.
+
+    Args:
+        params: of the task.
+        questions: clean table of questions.
+        videos: clean table of videos.
+
+    Raises:
+        ConfigError: ``params.answers`` is no list of texts.
+    """
+    clips = videos[videos["media"] == "video"]
+    split_of = questions["video_id"].map(dict(zip(clips["video_id"], clips["split"], strict=True)))
+    return _answers(params, _rows(questions[_answered(questions) & (split_of == params.train_split)]))
+
+
 def is_open(questions: pd.DataFrame) -> pd.Series:
     """Tell for each question whether its answer is free, rather than one of its options."""
     return questions["correct"] == NO_OPTION
+
+
+def _answered(questions: pd.DataFrame) -> pd.Series:
+    return is_open(questions) & (questions["answers"].map(len).astype(int) > 0)
+
+
+def _rows(questions: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per answer."""
+    exploded = questions.explode("answers").rename(columns={"answers": "answer"})
+    return exploded[list(COLUMNS)].reset_index(drop=True).astype(str)
 
 
 def _check_splits(params: QuestionAnsweringParams, training: pd.DataFrame, tests: Mapping[str, pd.DataFrame]) -> None:

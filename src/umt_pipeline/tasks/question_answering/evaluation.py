@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation.encoders import clip_loader
-from umt_pipeline.evaluation.metrics import accuracy
+from umt_pipeline.evaluation.evidence import CORRECT, evidence_rows, joined
+from umt_pipeline.evaluation.metrics import accuracy, best_candidates
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
 from umt_pipeline.evaluation.workers import Workers, work_precision
 from umt_pipeline.models.folders import weights_sha256
@@ -27,7 +28,6 @@ from umt_pipeline.tasks.question_answering.testing import (
     chance,
     choose_options,
     majority_answers,
-    predicted_options,
     question_types,
     true_answers,
 )
@@ -59,6 +59,7 @@ class _Results:
         self.load = clip_loader(data.videos[data.videos["video_id"].isin(tested)], data.media)
         self.records: list[Record] = []
         self.tables: list[pd.DataFrame] = []
+        self.evidence: list[pd.DataFrame] = []
         self.test: dict[str, dict[str, float]] = {}
         self.per_type: dict[str, dict[str, dict[str, float]]] = {}
         self.choice: dict[str, dict[str, float]] = {}
@@ -87,7 +88,7 @@ class _Results:
         )
 
     def table(self, kind: str, split: str, model: str, questions: pd.DataFrame, found: _Predictions) -> None:
-        """Add the predictions of one model for one split."""
+        """Add the predictions of one model for one split, and the evidence that they are."""
         ids = questions["question_id"]
         values = {
             "kind": kind, "split": split, "model": model, "question_id": ids, "video_id": questions["video_id"],
@@ -95,7 +96,13 @@ class _Results:
             "right": ids.map(found.right).fillna(False).astype(bool),
             "failure": questions["video_id"].map(found.failures).fillna(""),
         }  # fmt: skip
-        self.tables.append(pd.DataFrame(values, columns=list(PREDICTION_COLUMNS)))
+        table = pd.DataFrame(values, columns=list(PREDICTION_COLUMNS))
+        self.tables.append(table)
+        said = table["predicted"].to_numpy(object)
+        answers = np.where(ids.isin(list(found.predicted)), said, np.full(len(said), None, dtype=object))
+        task = f"{'multiple_choice' if kind == 'choice' else 'question_answering'}/{split}/{model}"
+        rows = evidence_rows(task, CORRECT, ids, table["video_id"], table["right"], answers, table["answer"])
+        self.evidence.append(rows)
 
 
 def evaluate_models(params: QuestionAnsweringParams, seed: int, data: QuestionData, models: Mapping[str, Path]) -> Tested:
@@ -127,7 +134,8 @@ def evaluate_models(params: QuestionAnsweringParams, seed: int, data: QuestionDa
         _choose(results, name, folder)
     metrics = {"test": results.test, "per_type": results.per_type, "choice": results.choice, "answers": answers}
     empty = pd.DataFrame(columns=list(PREDICTION_COLUMNS))
-    return Tested(metrics, results.records, pd.concat(results.tables, ignore_index=True) if results.tables else empty)
+    tables = pd.concat(results.tables, ignore_index=True) if results.tables else empty
+    return Tested(metrics, results.records, tables, joined(results.evidence))
 
 
 def _majority(results: _Results, split: str, questions: pd.DataFrame, truth: Mapping[str, str]) -> None:
@@ -182,7 +190,8 @@ def _choose(results: _Results, name: str, folder: Path) -> None:
             truth_Q = read["correct"].to_numpy(dtype=np.int64)
             value = choice_accuracy(found.scores, truth_Q, failures=len(questions) - len(read))
             results.choice[split][name] = value
-            predicted_Q = predicted_options(found.scores, truth_Q) if len(read) else truth_Q
+            truth_QO = np.arange(found.scores.shape[1]) == truth_Q[:, None]
+            predicted_Q = best_candidates(found.scores, truth_QO)
             options = dict(zip(questions["question_id"], questions["options"], strict=True))
             true = {key: options[key][index] for key, index in zip(by_id.index, by_id["correct"], strict=True)}
             predicted = {key: options[key][index] for key, index in zip(read.index, predicted_Q.tolist(), strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from umt_pipeline.evaluation.encoders import frame_loader
 from umt_pipeline.reports.page import Page
@@ -22,6 +22,7 @@ class QuestionAnswering(DownstreamTask[QuestionAnsweringParams, QuestionData]):
     name = "question_answering"
     params = QuestionAnsweringParams
     tables = ("videos", "questions", "raw_media", "stage2_model", "stage2_control_model")
+    headline: ClassVar = {"answers": "question_answering/*/{model}/accuracy"}
 
     def model_name(self, params: QuestionAnsweringParams) -> str:
         return "stage2"

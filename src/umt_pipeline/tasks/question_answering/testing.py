@@ -121,9 +121,7 @@ def majority_answers(training: pd.DataFrame, questions: pd.DataFrame) -> dict[st
     return {name: best.get(text, overall) for name, text in zip(questions["question_id"], cleaned, strict=True)}
 
 
-def accuracy_by_type(
-    truth: Mapping[str, str], predicted: Mapping[str, str], types: Mapping[str, str]
-) -> dict[str, float]:
+def accuracy_by_type(truth: Mapping[str, str], predicted: Mapping[str, str], types: Mapping[str, str]) -> dict[str, float]:
     """Return percent right of each type of question; a question without a prediction is wrong."""
     right: defaultdict[str, list[bool]] = defaultdict(list)
     for question_id, answer in truth.items():
@@ -299,13 +297,6 @@ def _score_batches(
                     parts.append(scores)
         tick(len(batch))
     return Scored(tuple(question_ids), parts, failures)
-
-
-def predicted_options(scores_QO: np.ndarray, truth_Q: np.ndarray) -> np.ndarray:
-    """Return the predicted option of each question, int64 [Q]: of equally good ones the first that is not the true one."""
-    best_QO = scores_QO == scores_QO.max(axis=1, keepdims=True)
-    wrong_QO = best_QO & (np.arange(scores_QO.shape[1]) != truth_Q[:, None])
-    return np.where(wrong_QO.any(axis=1), wrong_QO.argmax(axis=1), best_QO.argmax(axis=1))
 
 
 def chance(questions: pd.DataFrame) -> float:

@@ -80,7 +80,7 @@ def retrieval_page(
                 "queries at once, and does not compete: the best value of each column among the others is set in bold.",
                 "No set could be searched.",
             ),
-            Section("Re-ranking", [cost_table(shown.records)], missing="Nothing was re-ranked."),
+            Section("Re-ranking", [cost_table(shown.times.get("reranking", {}))], missing="Nothing was re-ranked."),
             Section(
                 "Training",
                 [training_curves("retrieval", {"Fine-tuning": shown.histories[_AFTER]})],

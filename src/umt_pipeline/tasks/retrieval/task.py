@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -17,12 +17,13 @@ from umt_pipeline.data.captions import CaptionSource, captioned_media
 from umt_pipeline.data.mapped import write_table
 from umt_pipeline.evaluation.chance import random_retrieval
 from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader, frame_loader
+from umt_pipeline.evaluation.evidence import joined
 from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
 from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
-from umt_pipeline.evaluation.search import search
+from umt_pipeline.evaluation.search import search, search_costs
 from umt_pipeline.evaluation.workers import default_device, require_devices, work_precision
 from umt_pipeline.evaluation.workplace import Part, open_workplace
 from umt_pipeline.models.folders import load_config, weights_sha256
@@ -66,6 +67,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
     name = "retrieval"
     params = RetrievalParams
     tables = ("videos", "captions", "raw_media", "stage2_model")
+    headline: ClassVar = {"tuned_r1": "retrieval/*/{model}/dual/t2v_r1"}
     has_control = False
 
     def model_name(self, params: RetrievalParams) -> str:
@@ -141,7 +143,9 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         tested = {video_id for found in data.sets.values() for video_id in found.video_ids}
         clips = data.videos[data.videos["video_id"].isin(tested)].sort_values("video_id")
         records: list[Record] = []
+        evidence: list[pd.DataFrame] = []
         examples: list[RetrievalExample] = []
+        costs: dict[str, dict[str, float]] = {}
         with open_workplace(load, workspace / "retrieval_features", test.nproc) as workplace:
             features = workplace.features(
                 {"test clips": Part(clips["video_id"].tolist(), _encoders)},
@@ -156,11 +160,15 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
                 except NoDataError as error:
                     records.append(Record(task=f"retrieval/{found.name}", note=str(error)))
                     continue
-                records += [record for _, record in searched]
+                records += [one.record for one in searched]
+                evidence += [one.evidence for one in searched]
+                costs |= search_costs(searched)
                 # The last model, the fine-tuned one, decides what is a hit.
-                reranked = [system for system, _ in reversed(searched) if system.score == "reranked"]
+                reranked = [one.system for one in reversed(searched) if one.system.score == "reranked"]
                 examples += choose_examples(found, reranked, test.examples)
-        return Tested({"test": _by_set(records)}, records, example_table(examples))
+        return Tested(
+            {"test": _by_set(records)}, records, example_table(examples), joined(evidence), times={"reranking": costs}
+        )
 
     def page(self, shown: Shown[RetrievalParams, RetrievalData]) -> Page:
         """Show numbers before and after, cost, curves, and queries with the clips that were found."""
@@ -221,15 +229,13 @@ def _encoders(models: _Models) -> Sequence[VideoTextEncoder]:
 
 
 def _by_set(records: list[Record]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Return the values of ``retrieval/<set>/<model>/<score>``, and what re-ranking took."""
+    """Return the values of ``retrieval/<set>/<model>/<score>``."""
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for record in records:
         if record.protocol is None:
             continue
         _, name, model, score = record.task.split("/")
-        cost = record.cost
-        taken = {} if cost is None else {"pairs": float(cost.pairs), "pairs_per_second": cost.pairs_per_second}
-        found.setdefault(name, {}).setdefault(model, {})[score] = {**record.values, **taken}
+        found.setdefault(name, {}).setdefault(model, {})[score] = dict(record.values)
     return found
 
 

@@ -1,0 +1,185 @@
+"""What the registry holds: versions by alias, and their files, checked against the hashes that they were registered with."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from umt_pipeline.core.errors import RegistryError
+from umt_pipeline.core.files import move_folder, sha256_file, sha256_folder
+from umt_pipeline.project_config import config_loader
+from umt_pipeline.registry.names import COMMIT, CORPUS, DEMO, EVIDENCE, FOLDER, KIND, RECORDS, SERVING, own_corpus
+
+logger = logging.getLogger(__name__)
+
+What = Literal["model", "evidence", "records", "serving"]
+
+# What a version keeps, below the folder `artifacts` of the MLflow model, and the tag with its hash.
+ARTIFACTS = "artifacts"
+FILES: dict[What, tuple[str, str]] = {
+    "model": ("model", FOLDER),
+    "evidence": ("evidence.parquet", EVIDENCE),
+    "records": ("records.json", RECORDS),
+    "serving": ("serving.json", SERVING),
+}
+
+# How MLflow says that there is no such model, or no such alias.
+_ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+_SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        name: of the registered model.
+        version: its number.
+        tags: where it comes from, and the hashes of its files; :mod:`umt_pipeline.registry.names` has their names.
+        metrics: the numbers that its model was judged by, under the names of the metrics files.
+        model_id: MLflow's id of the logged model that the version points to.
+    """
+
+    name: str
+    version: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    model_id: str | None = None
+
+
+def connect(project: Path) -> str:
+    """Let MLflow, in this process, speak with what the project's runs are sent to, and return its address.
+
+    A database file is looked for in the project, whatever folder is the current one.
+    """
+    uri = str(config_loader(project, "base")["mlflow"]["server"]["mlflow_tracking_uri"])
+    path = uri.removeprefix(_SQLITE)
+    if path != uri and not Path(path).is_absolute():
+        uri = f"{_SQLITE}{(project / path).resolve()}"
+    # With MLflow's seven, each waiting twice as long, a server that is not there is noticed after four minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+@contextmanager
+def registry_errors(what: str) -> Iterator[None]:
+    """Turn the errors of MLflow, its database and its disks into ours.
+
+    Args:
+        what: is asked in the block, for the message.
+
+    Raises:
+        RegistryError: something failed.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RegistryError(
+            f"{what}: MLflow at {mlflow.get_tracking_uri()} says: {reason}. Start the server (`make mlflow`) or correct "
+            "MLFLOW_TRACKING_URI, and run again: what was done stays, and what is missing is filled in."
+        ) from error
+
+
+def version_at(name: str, alias: str) -> Version | None:
+    """Return the version of a registered model that has an alias, or None if there is none.
+
+    Args:
+        name: from :func:`umt_pipeline.registry.names.registered_name`.
+        alias: ``challenger`` or ``champion``.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
+    """
+    with registry_errors(f"{name}@{alias}"):
+        client = MlflowClient()
+        try:
+            found = client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+        return described(client, found)
+
+
+def described(client: MlflowClient, found: ModelVersion) -> Version:
+    """Return what MLflow knows of a version."""
+    metrics: dict[str, float] = {}
+    try:
+        if found.model_id:
+            rows = client.get_logged_model(found.model_id).metrics or []
+            # The last of each name counts: numbers that were sent again are kept beside the old ones.
+            metrics = {row.key: row.value for row in sorted(rows, key=lambda row: int(row.timestamp))}
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+        logger.warning("%s version %s: its logged model %s was deleted", found.name, found.version, found.model_id)
+    return Version(found.name, str(found.version), dict(found.tags), metrics, found.model_id)
+
+
+def fetch(version: Version, what: What, folder: Path) -> Path:
+    """Bring files of a version into a folder, whole and as they were registered, or not at all.
+
+    Args:
+        version: from :func:`version_at`.
+        what: ``model``: the model folder; ``evidence``, ``records``: the files.
+        folder: where; it is made if it is not there.
+
+    Returns:
+        ``folder/model``, ``folder/evidence.parquet`` or ``folder/records.json``; what was there is replaced.
+
+    Raises:
+        RegistryError: the files are gone, their hash is not the one that they were registered with, or the registry cannot
+            be asked.
+    """
+    name, tag = FILES[what]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetched-") as temporary:
+        found = _download(version, name, Path(temporary))
+        digest = sha256_folder(found) if found.is_dir() else sha256_file(found)
+        if digest != version.tags.get(tag):
+            raise RegistryError(
+                f"{version.name} version {version.version}: {name} is not what was registered: expected {tag} "
+                f"{version.tags.get(tag)}, found {digest}. {_again(version)}"
+            )
+        target = folder / name
+        if found.is_dir():
+            move_folder(found, target)
+        else:
+            found.replace(target)
+    return target
+
+
+def _download(version: Version, name: str, folder: Path) -> Path:
+    uri = f"models:/{version.name}/{version.version}/{ARTIFACTS}/{name}"
+    try:
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        if not found.exists() or (found.is_dir() and not any(found.iterdir())):
+            raise FileNotFoundError(f"no such artifact: {uri}")
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RegistryError(
+            f"{version.name} version {version.version}: {name} cannot be fetched: {reason}. {_again(version)}"
+        ) from error
+    return found
+
+
+def _again(version: Version) -> str:
+    """Say how a version gets its files back."""
+    tags: Mapping[str, Any] = version.tags
+    corpus = own_corpus(tags.get(CORPUS, DEMO))
+    command = " ".join(["umt register", *([corpus] if corpus else []), "--kind", str(tags.get(KIND, "KIND"))])
+    return f"Register it again: `git checkout {tags.get(COMMIT, 'COMMIT')}`, `dvc pull`, `{command}` puts the files back."
