@@ -1,4 +1,4 @@
-"""A DVC project of two stages that need no package, a bare git remote, a folder as DVC's remote, stand-ins for umt and gh."""
+"""A DVC project of two small stages, named as real ones, with remotes of git and DVC; stand-ins for umt and gh."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-PARAMETERS = "conf/base/parameters_make.yml"
+PARAMETERS = "conf/base/parameters_stage2.yml"
 DVC_YAML = """\
 stages:
-  make:
+  stage2:
     cmd: python src/make.py
     deps: [src/make.py]
     params:
-      - conf/base/parameters_make.yml: [make]
+      - conf/base/parameters_stage2.yml: [stage2]
     outs: [data/06_models/model.txt]
     metrics:
       - results/headline.json: {cache: false}
-  use:
+  evaluation:
     cmd: python src/use.py
     deps: [data/06_models/model.txt, src/use.py]
     outs: [data/07_model_output/answer.txt]
 """
+CATALOG = """\
+stage2_model:
+  type: umt_pipeline.datasets.FolderDataset
+  filepath: data/06_models/model.txt
+  metadata: {mlflow: {model: stage2}}
+evaluation_evidence:
+  type: umt_pipeline.datasets.TableDataset
+  filepath: data/07_model_output/answer.txt
+"""
 MAKE = """\
 import json, pathlib, re
-size = re.search(r"size: (\\d+)", pathlib.Path("conf/base/parameters_make.yml").read_text())[1]
+size = re.search(r"size: (\\d+)", pathlib.Path("conf/base/parameters_stage2.yml").read_text())[1]
 pathlib.Path("data/06_models").mkdir(parents=True, exist_ok=True)
 pathlib.Path("data/06_models/model.txt").write_text("model " + size)
 pathlib.Path("results").mkdir(exist_ok=True)
@@ -89,7 +98,15 @@ def programs(folder: Path) -> dict[str, str]:
 def make_project(folder: Path) -> Path:
     """Make the project, never run, committed on ``main`` and pushed."""
     project = folder / "project"
-    files = {"dvc.yaml": DVC_YAML, PARAMETERS: "make:\n  size: 1\n", "src/make.py": MAKE, "src/use.py": USE}
+    files = {
+        "dvc.yaml": DVC_YAML,
+        PARAMETERS: "stage2:\n  size: 1\n",
+        "conf/base/parameters_gate.yml": "gate:\n  stage2: {}\n",
+        "conf/base/globals.yml": "data: data\nresults: results\n",
+        "conf/base/catalog.yml": CATALOG,
+        "src/make.py": MAKE,
+        "src/use.py": USE,
+    }
     for name, text in files.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(text, encoding="utf-8")

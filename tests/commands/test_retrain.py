@@ -20,7 +20,7 @@ from umt_pipeline.commands.shell import Shell
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.locking import try_lock
 
-LARGER = f"{PARAMETERS}:make.size=2"
+LARGER = f"{PARAMETERS}:stage2.size=2"
 # In a process of its own, which a stand-in can kill.
 RETRAIN = """
 import sys
@@ -108,7 +108,7 @@ def test_the_name_of_a_retraining_follows_from_its_inputs(project: Path) -> None
     branch = Branch(Shell(project), "demo", None)
     first = branch.identify([""])
     assert branch.identify([""]) == first
-    assert branch.identify(["make"]) != first
+    assert branch.identify(["stage2"]) != first
     edit(project / PARAMETERS, "size: 1", "size: 2")
     assert branch.identify([""]) != first
 
@@ -158,12 +158,17 @@ def test_a_change_becomes_a_pull_request_in_a_clone_without_data(finished: Path)
     assert git(elsewhere, "rev-parse", "HEAD") == git(elsewhere, "ls-remote", "origin", f"refs/heads/{branch}").split()[0]
     assert git(elsewhere, "status", "--porcelain") == ""
     subjects = git(elsewhere, "log", "--format=%s", "main..HEAD").splitlines()
-    assert subjects == ["Verdict on demo", "Retrain demo: make, use", "Retrain demo: inputs"]
-    assert calls(finished) == ["umt register demo", "umt promote demo --yes", "gh pr list", "gh pr create"]
+    assert subjects == ["Verdict on demo", "Retrain demo: stage2, evaluation", "Retrain demo: inputs"]
+    assert calls(finished) == [
+        "umt register demo --kind stage2",
+        "umt promote demo --kind stage2 --yes",
+        "gh pr list",
+        "gh pr create",
+    ]
     body = (finished.parent / "calls.body").read_text(encoding="utf-8")
     assert "**stage2: refused.** it is worse" in body
     assert "| t2v_r1" in body
-    assert "| make.size | 1" in body
+    assert "| stage2.size | 1" in body
 
     # Again, and in another clone: there is nothing left to do, and the pull request is the same.
     for place in (elsewhere, clone(finished, "third")):
@@ -173,7 +178,7 @@ def test_a_change_becomes_a_pull_request_in_a_clone_without_data(finished: Path)
         assert "is open" in told.stdout
         assert git(place, "rev-parse", "HEAD") == git(elsewhere, "rev-parse", "HEAD")
     assert calls(finished).count("gh pr create") == 1
-    assert calls(finished).count("umt promote demo --yes") == 1
+    assert calls(finished).count("umt promote demo --kind stage2 --yes") == 1
 
 
 @pytest.mark.slow
@@ -187,7 +192,7 @@ def test_killed_between_two_steps_a_second_run_finishes_the_job(
     told = retrain(finished, LARGER)
     assert told.returncode == 0, told.stdout + told.stderr
     assert git(finished, "log", "--format=%s", "main..HEAD").splitlines() == [
-        "Verdict on demo", "Retrain demo: make, use", "Retrain demo: inputs",
+        "Verdict on demo", "Retrain demo: stage2, evaluation", "Retrain demo: inputs",
     ]  # fmt: skip
     assert git(finished, "branch", "--list", "retrain/*").count("retrain/") == 1
     assert calls(finished)[-1] == "gh pr create"
@@ -197,8 +202,8 @@ def test_killed_between_two_steps_a_second_run_finishes_the_job(
 @pytest.mark.slow
 def test_a_preview_changes_nothing(finished: Path) -> None:
     told = preview(finished, Asked(overrides=(Override.parse(LARGER),)))
-    assert told[0] == f"sets {PARAMETERS}: make.size: 1 became 2"
-    assert "make will run: parameter make.size: 1 became 2" in told
+    assert told[0] == f"sets {PARAMETERS}: stage2.size: 1 became 2"
+    assert "stage2 will run: parameter stage2.size: 1 became 2" in told
     assert "dvc repro --pull --allow-missing dvc.yaml" in told
     assert git(finished, "status", "--porcelain") == ""
     assert git(finished, "worktree", "list").count("\n") == 0

@@ -36,43 +36,43 @@ def test_what_is_locked_and_missing_is_no_reason_to_run(fresh: Path, monkeypatch
     monkeypatch.chdir(fresh)
     found = states(fresh)
     assert {state for state, _ in found.values()} == {MISSING}
-    assert "dvc pull" in found["use"][1]
+    assert "dvc pull" in found["evaluation"][1]
 
 
 def test_a_changed_parameter_is_named_and_what_follows_waits(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)
     edit(fresh / PARAMETERS, "size: 1", "size: 2")
     found = states(fresh)
-    assert found["make"] == (RUNS, "parameter make.size: 1 became 2")
-    assert found["use"] == (WAITS, "after make, if what it reads of it changes")
+    assert found["stage2"] == (RUNS, "parameter stage2.size: 1 became 2")
+    assert found["evaluation"] == (WAITS, "after stage2, if what it reads of it changes")
 
 
 def test_changed_code_is_named(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)
     edit(fresh / "src/use.py", "[:5]", "[:4]")
     found = states(fresh)
-    assert found["make"][0] == MISSING
-    assert found["use"] == (RUNS, "src/use.py changed")
+    assert found["stage2"][0] == MISSING
+    assert found["evaluation"] == (RUNS, "src/use.py changed")
     (fresh / "src/use.py").unlink()
-    assert states(fresh)["use"] == (RUNS, "src/use.py is missing")
+    assert states(fresh)["evaluation"] == (RUNS, "src/use.py is missing")
 
 
 def test_another_lock_of_what_is_read_is_a_reason(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)
     lock = (fresh / "dvc.lock").read_text(encoding="utf-8")
-    start, made = lock.partition("  use:")[::2]
+    start, made = lock.partition("  evaluation:")[::2]
     md5 = start[start.index("model.txt") :].split("md5: ")[1][:32]
-    (fresh / "dvc.lock").write_text(start.replace(md5, "0" * 32) + "  use:" + made, encoding="utf-8")
-    assert states(fresh)["use"] == (RUNS, "data/06_models/model.txt changed, as make has made it anew")
+    (fresh / "dvc.lock").write_text(start.replace(md5, "0" * 32) + "  evaluation:" + made, encoding="utf-8")
+    assert states(fresh)["evaluation"] == (RUNS, "data/06_models/model.txt changed, as stage2 has made it anew")
 
 
 def test_a_result_that_git_keeps_must_be_there(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)
     (fresh / "results/headline.json").unlink()
-    assert states(fresh)["make"][0] == RUNS
+    assert states(fresh)["stage2"][0] == RUNS
     git(fresh, "restore", "results/headline.json")
     (fresh / "results/headline.json").write_text("{}", encoding="utf-8")
-    assert states(fresh)["make"] == (RUNS, "results/headline.json, a result, was changed by hand")
+    assert states(fresh)["stage2"] == (RUNS, "results/headline.json, a result, was changed by hand")
 
 
 def test_with_data_all_is_up_to_date(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +88,10 @@ def test_a_study_may_be_of_earlier_code_and_of_no_other_parameters(fresh: Path, 
             found = study_states(repo, fresh / "dvc.yaml")
             return {state.name: (state.state, "; ".join(state.why)) for state in found} | {"due": (str(due(found)), "")}
 
-    assert told()["make"] == (UP_TO_DATE, "")
+    assert told()["stage2"] == (UP_TO_DATE, "")
     edit(fresh / "src/make.py", "model ", "Model ")
-    assert told()["make"] == (EARLIER, "src/make.py changed")
+    assert told()["stage2"] == (EARLIER, "src/make.py changed")
     assert told()["due"] == ("False", "")
     edit(fresh / PARAMETERS, "size: 1", "size: 2")
-    assert told()["make"] == (RUNS, "parameter make.size: 1 became 2")
+    assert told()["stage2"] == (RUNS, "parameter stage2.size: 1 became 2")
     assert told()["due"] == ("True", "")

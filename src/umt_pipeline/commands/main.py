@@ -227,18 +227,19 @@ def status(
     imports: Annotated[bool, typer.Option("--imports", help="With --due: those whose data comes from elsewhere, too.")] = False,
 ) -> None:
     """Say which stages `dvc repro` would run, and why. Needs no data."""
-    from umt_pipeline.commands.status import due_corpora, given_corpus, markdown_status, print_status, project_status
+    from umt_pipeline.commands.status import due_corpora, markdown_status, print_status, project_status
+    from umt_pipeline.registry.names import own_corpus
 
     if due:
         typer.echo(json.dumps(due_corpora(project_folder(), imports)))
         return
     if markdown:
-        found = project_status(project_folder(), given_corpus(name))
+        found = project_status(project_folder(), own_corpus(name))
         typer.echo(markdown_status(found))
         in_step = all(status.in_step for status in found)
     else:
         console = Console() if sys.stdout.isatty() else Console(width=160)
-        in_step = print_status(console, project_folder(), given_corpus(name))
+        in_step = print_status(console, project_folder(), own_corpus(name))
     if check and not in_step:
         raise typer.Exit(1)
 
@@ -276,10 +277,10 @@ def retrain(
     from umt_pipeline.commands.overrides import Override
     from umt_pipeline.commands.retrain import Asked, preview
     from umt_pipeline.commands.retrain import retrain as retrain_corpus
-    from umt_pipeline.commands.status import given_corpus
+    from umt_pipeline.registry.names import own_corpus
 
     asked = Asked(
-        corpus=given_corpus(name),
+        corpus=own_corpus(name),
         stage=stage,
         overrides=tuple(Override.parse(text) for text in set_ or ()),
         update_imports=update_imports,

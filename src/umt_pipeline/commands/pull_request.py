@@ -50,7 +50,7 @@ def pull_request_text(shell: Shell, project: Path, corpus: str | None, base: str
     parts = [
         f"Retrained from {base[:12]}. Stages whose lock changed: {', '.join(stages) or 'none'}.\n",
         "## Verdict of the gate\n",
-        *(list(_verdicts(results)) or ["No model was compared.\n"]),
+        *(list(_verdicts(shell, results, base)) or ["No model was compared.\n"]),
         "## Headline numbers\n",
         _difference(shell, "metrics", base, str(headline.relative_to(project))) if headline.is_file() else _NONE,
         "## Parameters\n",
@@ -72,19 +72,19 @@ def _difference(shell: Shell, what: str, base: str, target: str | None = None) -
     return f"{told}\n" if told.count("\n") > 1 else _NONE
 
 
-def _verdicts(results: Path) -> Iterator[str]:
+def _verdicts(shell: Shell, results: Path, base: str) -> Iterator[str]:
     for file in sorted(results.glob("promotion_*.json")):
-        kind = file.stem.removeprefix("promotion_")
+        before = shell.try_read("git", "show", f"{base}:{file.relative_to(shell.folder)}")
         found: Mapping[str, Any] = read_json(file)
-        # Who was compared stands beside the gate's own words.
-        judged: Mapping[str, Any] = found if isinstance(found.get("verdict"), str) else found["verdict"]
-        yield f"**{kind}: {str(judged['verdict']).replace('_', ' ')}.** {judged['reason']}\n"
-        metrics = judged.get("metrics") or ()
-        if metrics:
+        if before is not None and json.loads(before) == found:
+            continue  # of an earlier retraining
+        kind = file.stem.removeprefix("promotion_")
+        yield f"**{kind}: {str(found['verdict']).replace('_', ' ')}.** {found['reason']}\n"
+        if metrics := found["metrics"]:
             rows = ["| | champion | challenger | difference | interval | clips |", "| --- | ---: | ---: | ---: | --- | ---: |"]
             rows += [
                 f"| {one['name']} | {one['champion']:.1f} | {one['challenger']:.1f} | {one['difference']:+.1f} "
-                f"| {one['low']:+.1f} to {one['high']:+.1f} | {one['clips']} |"
+                f"| {one['low']:+.1f} to {one['high']:+.1f} | {one['clips']:,} |"
                 for one in metrics
             ]
             yield "\n".join(rows) + "\n"

@@ -11,20 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+
 from umt_pipeline.commands.corpus import existing_corpus
 from umt_pipeline.commands.imports import dvc_files, has_address, imported_files, update_imports
 from umt_pipeline.commands.overrides import Override, apply_overrides
 from umt_pipeline.commands.pull_request import changed_stages, open_pull_request, pull_request_text
 from umt_pipeline.commands.retrain_branch import Attempt, Branch, top_of_repository
+from umt_pipeline.commands.retrain_models import touched_models
 from umt_pipeline.commands.shell import Shell
 from umt_pipeline.commands.stage_states import stage_states
-from umt_pipeline.commands.status import DEMO
 from umt_pipeline.commands.worktrees import passing_worktree
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file
 from umt_pipeline.core.locking import try_lock
 from umt_pipeline.dvc_repo import dvc_repo, has_remote
 from umt_pipeline.dvc_stages import stages_file
+from umt_pipeline.registry.names import DEMO
 
 # Exit statuses of `umt promote`: promoted, refused, cannot be told. None of them is a failure of retraining.
 VERDICTS = (0, 3, 4)
@@ -162,8 +165,7 @@ class _Retraining:
         yield f"committed on {name}"
         self._send(name)
         if not attempt.judged:
-            self._work.show("umt", "register", asked.name, remedy=AGAIN)
-            self._work.show("umt", "promote", asked.name, "--yes", fine=VERDICTS, remedy=AGAIN)
+            self._judge(attempt)
             attempt = replace(attempt, judged=True)
             branch.commit(name, f"Verdict on {asked.name}", attempt, branch.changed())
             self._send(name)
@@ -200,6 +202,24 @@ class _Retraining:
             raise ConfigError(
                 "dvc.lock: expected every stage to be done, found that one would run again: " + "\n  ".join(wrong)
             )
+
+    def _judge(self, attempt: Attempt) -> None:
+        """Register the models that the retraining touched, and let the gate speak about each."""
+        asked = self._asked
+        file = stages_file(self._project, asked.corpus)
+        stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
+        models = touched_models(self._project, asked.corpus, stages, changed_stages(self._shell, file, attempt.base))
+        # An earlier attempt may have been elsewhere, and what is up to date was not fetched.
+        if missing := sorted({path for model in models for path in model.files if not (self._project / path).exists()}):
+            self._work.show("dvc", "pull", *missing, remedy=AGAIN)
+        models = [model for model in models if not model.is_left_out(self._project)]
+        if models:
+            kinds = (option for model in models for option in ("--kind", model.kind))
+            self._work.show("umt", "register", asked.name, *kinds, remedy=AGAIN)
+        for model in models:
+            if model.gated:
+                command = ("umt", "promote", asked.name, "--kind", model.kind, "--yes")
+                self._work.show(*command, fine=VERDICTS, remedy=AGAIN)
 
     def _send(self, name: str) -> None:
         if self._asked.push:

@@ -17,15 +17,10 @@ from umt_pipeline.commands.stage_states import MISSING, UP_TO_DATE, StageState, 
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_repo import dvc_repo
 from umt_pipeline.dvc_stages import describe_stages, render_stages, stages_file
+from umt_pipeline.registry.names import DEMO
 from umt_pipeline.video.probe_cache import FileState
 
-DEMO = "demo"
 STUDIES = "studies/dvc.yaml"
-
-
-def given_corpus(name: str | None) -> str | None:
-    """Return a corpus' name as the other commands take it: the demo, which may be named, is None."""
-    return None if name == DEMO else name
 
 
 @dataclass
