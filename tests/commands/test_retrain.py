@@ -159,12 +159,8 @@ def test_a_change_becomes_a_pull_request_in_a_clone_without_data(finished: Path)
     assert git(elsewhere, "status", "--porcelain") == ""
     subjects = git(elsewhere, "log", "--format=%s", "main..HEAD").splitlines()
     assert subjects == ["Verdict on demo", "Retrain demo: stage2, evaluation", "Retrain demo: inputs"]
-    assert calls(finished) == [
-        "umt register demo --kind stage2",
-        "umt promote demo --kind stage2 --yes",
-        "gh pr list",
-        "gh pr create",
-    ]
+    kind = "--kind stage2"
+    assert calls(finished) == [f"umt register demo {kind}", f"umt promote demo {kind} --yes", "gh pr list", "gh pr create"]
     body = (finished.parent / "calls.body").read_text(encoding="utf-8")
     assert "**stage2: refused.** it is worse" in body
     assert "| t2v_r1" in body
@@ -178,7 +174,7 @@ def test_a_change_becomes_a_pull_request_in_a_clone_without_data(finished: Path)
         assert "is open" in told.stdout
         assert git(place, "rev-parse", "HEAD") == git(elsewhere, "rev-parse", "HEAD")
     assert calls(finished).count("gh pr create") == 1
-    assert calls(finished).count("umt promote demo --kind stage2 --yes") == 1
+    assert calls(finished).count(f"umt promote demo {kind} --yes") == 1
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.commands.small_project import PARAMETERS, clone, finish, git, make_project
 from tests.project_copies import edit
@@ -59,10 +60,9 @@ def test_changed_code_is_named(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_another_lock_of_what_is_read_is_a_reason(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)
-    lock = (fresh / "dvc.lock").read_text(encoding="utf-8")
-    start, made = lock.partition("  evaluation:")[::2]
-    md5 = start[start.index("model.txt") :].split("md5: ")[1][:32]
-    (fresh / "dvc.lock").write_text(start.replace(md5, "0" * 32) + "  evaluation:" + made, encoding="utf-8")
+    lock = yaml.safe_load((fresh / "dvc.lock").read_text(encoding="utf-8"))
+    lock["stages"]["stage2"]["outs"][0]["md5"] = "0" * 32
+    (fresh / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
     assert states(fresh)["evaluation"] == (RUNS, "data/06_models/model.txt changed, as stage2 has made it anew")
 
 
