@@ -22,6 +22,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     KEDRO_DISABLE_TELEMETRY="1",
     MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING="false",
 )
 
 ROOT = Path(__file__).resolve().parents[1]

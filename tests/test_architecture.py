@@ -41,7 +41,7 @@ WIRING = (
 )
 FLOORS = {room: number for number, rooms in enumerate((*LIBRARY, *WIRING)) for room in rooms}
 GROUND = {room for rooms in LIBRARY for room in rooms}
-TOOLS = {"dvc", "dvclive", "fastapi", "kedro", "kedro_mlflow", "mlflow", "ray"}
+TOOLS = {"dvc", "dvclive", "fastapi", "kedro", "mlflow", "ray"}
 # Imported by every `kedro` command, so what these modules import at the top delays each of them.
 HEAVY = {"decord", "open_clip", "sklearn", "timm", "torch", "torchvision", "transformers"}
 

@@ -31,7 +31,7 @@ class Finder(PathFinder):
 sys.meta_path = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
 """
 HIDDEN = {
-    *("av", "decord", "dvc", "faiss", "kedro", "kedro_mlflow", "matplotlib", "mlflow", "omegaconf", "open_clip", "pandas"),
+    *("av", "decord", "dvc", "faiss", "kedro", "matplotlib", "mlflow", "omegaconf", "open_clip", "pandas"),
     *("pandera", "pytest", "ray", "rich", "scipy", "sklearn", "tokenizers", "torchmetrics", "transformers", "typer"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,8 +18,8 @@ from mlflow.tracking import MlflowClient
 from tests.conftest import ROOT
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError, ConfigError
-from umt_pipeline.datasets import FolderDataset, JsonDataset, TableDataset, WorkspaceDataset
-from umt_pipeline.hooks import InputsHook, track_outputs, tracked_dataset
+from umt_pipeline.datasets import JsonDataset, TableDataset, WorkspaceDataset
+from umt_pipeline.hooks import InputsHook, tracked_outputs
 
 FILES = {
     "pyproject.toml": """
@@ -34,12 +34,16 @@ FILES = {
         model:
           type: umt_pipeline.datasets.FolderDataset
           filepath: data/model
-          metadata: {mlflow: {model: toy_model}}
+          metadata: {mlflow: {model: toy}}
+        table:
+          type: umt_pipeline.datasets.TableDataset
+          filepath: data/table.csv
         scores:
           type: umt_pipeline.datasets.JsonDataset
           filepath: data/scores.json
           metadata: {mlflow: {metrics: toy, artifact: reports}}
         """,
+    "data/table.csv": "a,b\n1,2",
     "src/toy/__init__.py": "",
     "src/toy/settings.py": "from umt_pipeline.settings import *",
     "src/toy/pipeline_registry.py": """
@@ -62,8 +66,8 @@ FILES = {
                 if self.lr == 5.0:
                     raise CheckpointError("lr: there is no such model")
 
-        def train(params: Train, seed: int, everything: dict) -> tuple[Path, dict]:
-            log_row = metric_logger()
+        def train(params: Train, seed: int, everything: dict, table) -> tuple[Path, dict]:
+            log_row = metric_logger("train")
             for step in (1, 2, 3):
                 log_row({"step": step, "loss": 1 / step})
             if params.lr > 1:
@@ -74,7 +78,7 @@ FILES = {
             return folder, {"accuracy": {"top1": 50.0}, "note": "text"}
 
         def register_pipelines() -> dict:
-            node = Node(train, ["params:train", "params:seed", "parameters"], ["model", "scores"])
+            node = Node(train, ["params:train", "params:seed", "parameters", "table"], ["model", "scores"])
             return {"__default__": Pipeline([node]), "train": Pipeline([node])}
         """,
     "run.py": """
@@ -138,37 +142,33 @@ def test_typed_parameters_are_flattened_with_their_defaults(client: MlflowClient
 
 def test_metrics_arrive_even_from_a_failed_run(client: MlflowClient) -> None:
     for run in runs(client):
-        assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 3
     assert runs(client)[0].data.metrics["toy/accuracy/top1"] == 50.0
 
 
-def test_artifacts_and_models(client: MlflowClient) -> None:
-    first, second, failed = runs(client)
+def test_what_the_pipeline_wrote_is_kept_and_no_model_is_registered(client: MlflowClient) -> None:
+    first, _, failed = runs(client)
     assert [item.path for item in client.list_artifacts(first.info.run_id, "reports")] == ["reports/scores.json"]
     assert client.list_artifacts(failed.info.run_id) == []
-    version = client.get_model_version_by_alias("toy_model", "challenger")
-    assert (int(version.version), version.run_id) == (2, second.info.run_id)
-    assert version.tags["toy/accuracy/top1"] == "50"
+    assert client.search_registered_models() == [], "`umt register` does that, of finished files"
+
+
+def test_runs_say_how_they_were_started_and_what_they_made(client: MlflowClient) -> None:
+    first, second, failed = runs(client)
+    assert first.data.tags["mlflow.source.name"].startswith("kedro run --pipelines train --params {")
+    assert first.data.tags["umt.corpus"] == "demo"
+    assert first.data.tags["dvc.md5.data/model"] != second.data.tags["dvc.md5.data/model"], "they trained another model"
+    assert "umt.outputs.train" in first.data.tags
+    assert "umt.outputs.train" not in failed.data.tags
+    (read,) = first.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("table", hashlib.md5(b"a,b\n1,2\n").hexdigest())
 
 
 def test_a_misspelt_declaration_is_an_error() -> None:
     dataset = JsonDataset("scores.json", metadata={"mlflow": {"metric": "toy"}})
+    node = Node(dict, inputs=None, outputs="scores", name="score")
     with pytest.raises(ConfigError, match=r"catalog entry 'scores', metadata\.mlflow"):
-        tracked_dataset("scores", dataset)
-
-
-def test_a_model_folder_without_weights_is_not_registered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As of a pipeline that had nothing to train on; registering would fail here, where no run is active."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "skipped.json").write_text("{}")
-    folder = FolderDataset(str(tmp_path / "model"), metadata={"mlflow": {"model": "toy"}})
-    node = Node(lambda: tmp_path, inputs=None, outputs="model", name="train")
-    with caplog.at_level(logging.INFO):
-        track_outputs(Pipeline([node]), DataCatalog({"model": folder}))
-    assert "holds no weights" in caplog.text
-    (tmp_path / "model" / "model.safetensors").write_text("weights")
-    with pytest.raises(RuntimeError, match="expected an active MLflow run"):
-        track_outputs(Pipeline([node]), DataCatalog({"model": folder}))
+        tracked_outputs(Pipeline([node]), DataCatalog({"scores": dataset}))
 
 
 class Named(Config):

@@ -32,7 +32,7 @@ CORPORA = "corpora"
 # The demo draws its own videos; a corpus has them.
 DEMO_ONLY = "demo_corpus"
 # Rooms whose change does not change what a stage computes: a stage need not depend on them.
-WITHOUT_EFFECT = {"core", "datasets", "exchange", "executors", "tracking.py", "pipelines/runs.py"}
+WITHOUT_EFFECT = {"core", "datasets", "exchange", "executors", "tracking", "pipelines/runs.py"}
 PLOTS = "_plots"
 
 HEADER = """\

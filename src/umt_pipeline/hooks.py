@@ -7,35 +7,27 @@ import os
 from pathlib import Path
 from typing import Any
 
-import mlflow
+from kedro.config import AbstractConfigLoader
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
-from kedro.pipeline.node import Node
-from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from pydantic import BaseModel
 
-from umt_pipeline import tracking
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, UmtError
+from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.datasets.base import PathDataset
 from umt_pipeline.executors import OFFLINE
+from umt_pipeline.tracking.dependencies import Stages, dvc_md5, joining_tags
+from umt_pipeline.tracking.finished import Output, joins_runs, tracked
+from umt_pipeline.tracking.live import begin, end
+from umt_pipeline.tracking.provenance import provenance_tags, run_tags
+from umt_pipeline.tracking.record import DEPENDENCIES, JOIN, Input, RunRecord, flat_params
+from umt_pipeline.tracking.target import corpus_of, project_target, track_command
 
 _log = logging.getLogger(__name__)
-
-
-class TrackedDataset(Config):
-    """The ``metadata.mlflow`` of a catalog entry.
-
-    Args:
-        metrics: the dataset is a JSON file whose numbers are metrics; the value is put before their names.
-        artifact: the dataset is a file to keep with the run; the value is the folder inside the run's artifacts.
-        model: the dataset is a model folder; the value is the name of the registered model.
-    """
-
-    metrics: str | None = None
-    artifact: str | None = None
-    model: str | None = None
 
 
 class InputsHook:
@@ -85,93 +77,132 @@ def require_files(pipeline: Pipeline, catalog: DataCatalog) -> None:
         )
 
 
-class TrackingHook(MlflowHook):  # type: ignore[misc]  # kedro-mlflow has no types
-    """kedro-mlflow's hook, which starts and ends the run and logs parameters, and what this project adds to it.
+class TrackingHook:
+    """Tracks each `kedro run` as a run of MLflow, and never stops it (:mod:`umt_pipeline.tracking`).
 
-    - Typed parameters (pydantic models) are logged field by field, with the defaults that the files leave out.
-    - Tags join the runs of one `dvc repro`: stage, experiment, git commit, uncommitted changes.
+    - Parameters are logged field by field, with the defaults that the files leave out.
+    - Tags, inputs and `dvc_dependencies.json` say which code, data and models a run is of, and join runs.
     - When a pipeline has ended well, each dataset that it wrote is tracked as ``metadata.mlflow`` says.
     """
 
-    @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Start the run and tag it."""
-        super().before_pipeline_run(run_params=run_params, pipeline=pipeline, catalog=catalog)
-        if self._is_mlflow_enabled:
-            mlflow.set_tags(tracking.provenance_tags(Path(run_params["project_path"]), os.environ))
+    _loader: AbstractConfigLoader
 
     @hook_impl
-    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any], is_async: bool) -> None:
-        """Log the node's parameters."""
-        # `parameters` is every pipeline's parameters: a report may want them, but they are not this run's.
-        parameters = {
-            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            for name, value in inputs.items()
-            if name.startswith("params:")
-        }
-        super().before_node_run(node=node, catalog=catalog, inputs=parameters, is_async=is_async)
+    def after_context_created(self, context: KedroContext) -> None:
+        """Remember where the configuration is; it is read when a pipeline runs."""
+        self._loader = context.config_loader
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Begin the run.
+
+        Raises:
+            ConfigError: ``mlflow.yml`` or a ``metadata.mlflow`` is not as expected.
+        """
+        project = Path(run_params["project_path"])
+        target = project_target(self._loader, project)
+        tracked_outputs(pipeline, catalog)  # a misspelt declaration is found before anything is paid for
+        try:
+            record = new_record(run_params, pipeline, catalog)
+            workspace = catalog.get("workspace") if "workspace" in catalog else None
+            begin(target, record, workspace.path if isinstance(workspace, PathDataset) else None)
+        except Exception as error:  # what is wrong with tracking is no reason for a run to fail
+            _log.warning(
+                "This run is not tracked: %s: %s. The run goes on without it, and its results are the same. When it has ended, "
+                "`%s` sends what is missing.",
+                type(error).__name__, error, track_command(corpus_of(run_params["env"])),
+            )  # fmt: skip
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Track what the pipeline wrote, then end the run."""
-        if self._is_mlflow_enabled:
-            try:
-                tracking.flush()
-                track_outputs(pipeline, catalog)
-            except BaseException:
-                # Kedro calls no other hook after this one: the run must not stay open, nor look finished.
-                mlflow.end_run("FAILED")
-                raise
-        super().after_pipeline_run(run_params=run_params, pipeline=pipeline, catalog=catalog)
+        """Track what the pipelines wrote, and end the run."""
+        outputs: dict[str, list[Output]] = {}
+        made: dict[str, str] = {}
+        try:
+            outputs = outputs_by_pipeline(run_params, pipeline, catalog)
+            made = made_tags(Path(run_params["project_path"]), pipeline, catalog)
+        except Exception as error:  # the same
+            _log.warning("What this run wrote is not tracked: %s: %s. Its results are the same.", type(error).__name__, error)
+        end("FINISHED", outputs, made)
 
     @hook_impl
-    def on_pipeline_error(
-        self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
-    ) -> None:
-        """Mark the run as failed; the metrics that were on their way still arrive."""
-        if self._is_mlflow_enabled:
-            tracking.flush()
-        super().on_pipeline_error(error=error, run_params=run_params, pipeline=pipeline, catalog=catalog)
+    def on_pipeline_error(self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Mark the run as failed; the metrics that are on their way still arrive."""
+        end("FAILED", {}, {})
 
 
-def tracked_dataset(name: str, dataset: object) -> TrackedDataset | None:
-    """Return what the catalog says about tracking a dataset, or ``None``.
+def tracked_outputs(pipeline: Pipeline, catalog: DataCatalog) -> list[Output]:
+    """Return what a pipeline writes that the catalog says to track.
 
     Raises:
-        ConfigError: the catalog entry has keys or values that mean nothing.
+        ConfigError: a catalog entry has a ``metadata.mlflow`` that means nothing.
     """
-    declared = (dataset.metadata or {}).get("mlflow") if isinstance(dataset, PathDataset) else None
-    if declared is None:
-        return None
-    try:
-        return TrackedDataset.model_validate(declared)
-    except ValueError as error:
-        raise ConfigError(f"catalog entry '{name}', metadata.mlflow: {error}") from error
-
-
-def track_outputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
-    """Send the metrics, files and models that a finished pipeline has written to the active MLflow run."""
-    outputs: list[tuple[PathDataset[Any, Any], TrackedDataset]] = []
+    outputs = []
     for name in sorted(pipeline.all_outputs()):
         dataset = catalog.get(name)
-        tracked = tracked_dataset(name, dataset)
-        if isinstance(dataset, PathDataset) and tracked is not None:
-            outputs.append((dataset, tracked))
+        declared = tracked(name, dataset.metadata) if isinstance(dataset, PathDataset) else None
+        if isinstance(dataset, PathDataset) and declared is not None:
+            outputs.append(Output(name, dataset.path, declared))
+    return outputs
 
-    metrics: dict[str, float] = {}
-    for dataset, tracked in outputs:
-        if tracked.metrics is not None:
-            metrics |= tracking.flatten_numbers(dataset.load(), tracked.metrics)
-    tracking.log_numbers(metrics)
 
-    for dataset, tracked in outputs:
-        if tracked.artifact is not None:
-            mlflow.log_artifact(str(dataset.path), tracked.artifact)
-        if tracked.model is not None and not any(dataset.path.rglob("*.safetensors")):
-            _log.info("%s holds no weights, its pipeline left the model out: nothing is registered", dataset.path)
-        elif tracked.model is not None:
-            # A version carries the numbers of the run that made it, so that versions can be compared in the registry.
-            version = tracking.register_model(
-                tracked.model, dataset.load(), {name: f"{value:.6g}" for name, value in metrics.items()}
-            )
-            _log.info("registered %s version %s as %s", tracked.model, version, tracking.CHALLENGER)
+def outputs_by_pipeline(run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> dict[str, list[Output]]:
+    """Return the tracked outputs of the pipelines that ran, by their names; of those that ran in part by none, ""."""
+    names = run_params["pipeline_names"] or [name for name in pipelines if name != "__default__"]
+    written = {output.name: output for output in tracked_outputs(pipeline, catalog)}
+    found: dict[str, list[Output]] = {}
+    for name in names:
+        if pipelines[name].all_outputs() <= pipeline.all_outputs():
+            found[name] = [written.pop(made) for made in sorted(pipelines[name].all_outputs()) if made in written]
+    return found | ({"": list(written.values())} if written else {})
+
+
+def new_record(run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> RunRecord:
+    """Return what is known of a run at its start."""
+    project, env = Path(run_params["project_path"]), run_params["env"]
+    names, corpus = run_params["pipeline_names"] or ["__default__"], corpus_of(env)
+    stages = Stages.of(project, corpus, under_dvc="DVC_STAGE" in os.environ)
+    dependencies = {path: md5 for name in names for path, md5 in stages.dependencies(name).items()}
+    inputs = tuple(
+        Input(name=name, path=path, md5=md5)
+        for name, path in _read_paths(project, pipeline, catalog).items()
+        if (md5 := stages.md5_of(path)) is not None
+    )
+    provenance = provenance_tags(project, os.environ)
+    tags = {
+        **provenance,
+        **run_tags(run_params, provenance.get("git.commit")),
+        **joining_tags({**dependencies, **{entry.path: entry.md5 for entry in inputs}}),
+        **({JOIN: join} if (join := stages.join()) else {}),
+        **({DEPENDENCIES: fingerprint(dependencies)} if dependencies else {}),
+    }
+    return RunRecord(
+        name="+".join(names), corpus=corpus, tags=tags, params=flat_params(_parameters(pipeline, catalog)), inputs=inputs,
+        dependencies=dependencies,
+    )  # fmt: skip
+
+
+def _parameters(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Any]:
+    # `parameters` is every pipeline's parameters: a report may want them, but they are not this run's.
+    names = sorted(name for name in pipeline.inputs() if name.startswith("params:"))
+    loaded = {name.removeprefix("params:"): catalog.load(name) for name in names}
+    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in loaded.items()}
+
+
+def made_tags(project: Path, pipeline: Pipeline, catalog: DataCatalog) -> dict[str, str]:
+    """Return tags of the models and tables that a pipeline made."""
+    md5s = {}
+    for name in sorted(pipeline.all_outputs()):
+        dataset = catalog.get(name)
+        if isinstance(dataset, PathDataset) and joins_runs(tracked(name, dataset.metadata), dataset.path):
+            md5s[_in_project(project, dataset.path)] = dvc_md5(dataset.path)
+    return joining_tags(md5s)
+
+
+def _read_paths(project: Path, pipeline: Pipeline, catalog: DataCatalog) -> dict[str, str]:
+    datasets = {name: catalog.get(name) for name in sorted(pipeline.inputs())}
+    return {name: _in_project(project, entry.path) for name, entry in datasets.items() if isinstance(entry, PathDataset)}
+
+
+def _in_project(project: Path, path: Path) -> str:
+    return (path.relative_to(project) if path.is_relative_to(project) else path).as_posix()

@@ -23,6 +23,8 @@ LOADER_ARGS: dict[str, Any] = {
     "default_run_env": "local",
     # An overlay (`--env NAME`) names only the keys that it changes.
     "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
+    # Where runs are tracked, which Kedro knows nothing of.
+    "config_patterns": {"mlflow": ["mlflow*"]},
     # Kedro offers oc.env for credentials only; mlflow.yml needs it for MLFLOW_TRACKING_URI.
     "custom_resolvers": {"oc.env": oc.env},
 }

@@ -5,7 +5,7 @@ from umt_pipeline.project_config import LOADER_ARGS, ProjectConfigLoader
 
 HOOKS = (InputsHook(), TrackingHook())
 
-# TrackingHook is a subclass of kedro-mlflow's own hook and takes its place. (With a hyphen the name would be ignored.)
+# Whoever has kedro-mlflow installed, for its datasets, has one run of MLflow and not two. (With a hyphen it would be ignored.)
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader

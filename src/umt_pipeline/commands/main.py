@@ -331,6 +331,18 @@ def reproduce(
 
 
 @app.command()
+def track(
+    name: Annotated[
+        str | None, typer.Argument(help="A corpus, or another overlay that runs were made with. Without it, the demo.")
+    ] = None,
+) -> None:
+    """Tell MLflow what it missed: the finished files are read, and runs brought up to date. Nothing is sent twice."""
+    from umt_pipeline.commands.track import track_corpus
+
+    _say(track_corpus(project_folder(), name))
+
+
+@app.command()
 def stages(
     name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo: the dvc.yaml of the project.")] = None,
 ) -> None:

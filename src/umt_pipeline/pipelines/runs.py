@@ -19,7 +19,7 @@ from umt_pipeline.core.files import read_json, sha256_file, write_json
 from umt_pipeline.core.identity import IDENTITY_FILE, Identity, fingerprint, work_folder
 from umt_pipeline.data.mapped import table_sha256
 from umt_pipeline.models.folders import SKIPPED_FILE
-from umt_pipeline.tracking import flush, metric_logger
+from umt_pipeline.tracking import metric_logger
 from umt_pipeline.training.launch import SPEC_FILE, FinishedRun, run
 from umt_pipeline.training.spec import RunSpec, write_spec
 from umt_pipeline.training.state import final_weights, newest_checkpoint
@@ -53,7 +53,6 @@ def train(name: str, spec: RunSpec, workspace: Path) -> FinishedRun:
     if spec.train.precision == "auto":
         _require_not_begun_otherwise(chosen, workspace / name)
     finished = run(chosen, work_folder(workspace / name, chosen.identity()), metric_logger(name))
-    flush()
     logger.info("%s: %d steps in %.1f s, run %s", name, finished.result.steps, finished.result.seconds, finished.key)
     return finished
 
