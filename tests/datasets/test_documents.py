@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,12 @@ def test_text_keeps_its_line_ends(tmp_path: Path) -> None:
     dataset.save("<p>ä</p>\r\n\n")
     assert dataset.path.read_bytes() == "<p>ä</p>\r\n\n".encode()
     assert dataset.load() == "<p>ä</p>\n\n"
+
+
+def test_kedro_viz_shows_documents(tmp_path: Path) -> None:
+    numbers, page = JsonDataset(str(tmp_path / "m.json")), TextFileDataset(str(tmp_path / "p.html"))
+    numbers.save({"a": 1})
+    page.save("<p>b</p>")
+    assert (numbers.preview(), page.preview()) == ('{"a": 1}', "<p>b</p>")
+    kinds = [str(inspect.signature(dataset.preview).return_annotation) for dataset in (numbers, page)]
+    assert kinds == ["JSONPreview", "HTMLPreview"], "Kedro-Viz knows by the name how to show it"

@@ -116,3 +116,12 @@ def test_a_clean_table_knows_its_version(tmp_path: Path, monkeypatch: pytest.Mon
         clean.load()
     with pytest.raises(TableError, match=r"clean table to end in \.parquet"):
         TableDataset(str(tmp_path / "t.csv"), clean=True)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_kedro_viz_shows_the_first_rows(tmp_path: Path, suffix: str) -> None:
+    dataset = TableDataset(str(tmp_path / f"table{suffix}"))
+    dataset.save(pd.DataFrame({"video": ["a", "b", "c"], "caption": ["x", "y", "z"]}))
+    assert dataset.preview(rows=2) == {"columns": ["video", "caption"], "index": [0, 1], "data": [["a", "x"], ["b", "y"]]}
+    missing = TableDataset(str(tmp_path / f"other{suffix}"), optional=True)
+    assert missing.preview()["data"] == []

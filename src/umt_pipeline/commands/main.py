@@ -343,6 +343,34 @@ def track(
 
 
 @app.command()
+def promote(
+    name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="teacher, stage1, stage2, classification, retrieval, question_answering or detection.")
+    ] = "stage2",
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Trainings to compare, each with another seed: as many times the cost of training, once."),
+    ] = 1,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nobody before the alias moves. The gate is never skipped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+) -> None:
+    """Compare the challenger with the champion, and make it the champion if it is better.
+
+    Both are measured on the same clips in the same way; conf/base/parameters_gate.yml
+    says what must rise, and what must not fall. Writes results/promotion_KIND.json and
+    a page. Exit status 0: promoted, or the champion already; 3: refused; 4: cannot be
+    told; 1: an error, or somebody said no.
+    """
+    from umt_pipeline.commands.judging import Asked
+    from umt_pipeline.commands.promote import run_promotion
+    from umt_pipeline.registry.names import own_corpus
+
+    status = run_promotion(Asked(project_folder(), own_corpus(name), kind, seeds), yes, as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
 def stages(
     name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo: the dvc.yaml of the project.")] = None,
 ) -> None:

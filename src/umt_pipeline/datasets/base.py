@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NewType, TypeVar
 
 from kedro.io import AbstractDataset
 
@@ -13,6 +13,11 @@ from umt_pipeline.core.errors import UmtError
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
+
+# What a dataset's `preview` returns: Kedro-Viz knows by these names how to show it.
+TablePreview = NewType("TablePreview", dict[str, Any])
+JSONPreview = NewType("JSONPreview", str)
+HTMLPreview = NewType("HTMLPreview", str)
 
 
 class PathDataset(AbstractDataset[_Saved, _Loaded]):

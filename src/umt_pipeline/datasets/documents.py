@@ -7,7 +7,7 @@ from typing import Any
 
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.core.files import read_json, staged_file, write_json
-from umt_pipeline.datasets.base import PathDataset
+from umt_pipeline.datasets.base import HTMLPreview, JSONPreview, PathDataset
 
 
 class JsonDataset(PathDataset[Any, Any]):
@@ -39,6 +39,14 @@ class JsonDataset(PathDataset[Any, Any]):
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UmtError(f"{self._path}: expected JSON in UTF-8, found something else: {error}.") from error
 
+    def preview(self) -> JSONPreview:
+        """Return the file's content as Kedro-Viz shows it.
+
+        Raises:
+            UmtError: see :meth:`load`.
+        """
+        return JSONPreview(json.dumps(self.load()))
+
     def save(self, data: Any) -> None:
         """Write ``data``.
 
@@ -59,6 +67,10 @@ class TextFileDataset(PathDataset[str, str]):
     def load(self) -> str:
         """Return the file's text."""
         return self._path.read_text(encoding="utf-8")
+
+    def preview(self) -> HTMLPreview:
+        """Return the file's text as Kedro-Viz shows it: a page as it is, and a picture, which is a part of one."""
+        return HTMLPreview(self.load())
 
     def save(self, data: str) -> None:
         """Write ``data`` with the line ends it has.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from umt_pipeline.core.errors import TableError
 from umt_pipeline.core.files import staged_file
-from umt_pipeline.datasets.base import PathDataset
+from umt_pipeline.datasets.base import PathDataset, TablePreview
 from umt_pipeline.schemas import SCHEMA_VERSION
 from umt_pipeline.tables.blocks import Blocks, Table, as_blocks, regroup
 from umt_pipeline.tables.files import SUFFIXES, open_table
@@ -78,6 +79,15 @@ class TableDataset(PathDataset[Table, Any]):
                 "Run the pipeline that makes it, or correct `filepath` in the catalog."
             )
         return open_table(self._path)
+
+    def preview(self, rows: int = 10) -> TablePreview:
+        """Return the first rows as Kedro-Viz shows them; ``metadata: {kedro-viz: {preview_args: {rows: 20}}}`` shows more.
+
+        Raises:
+            TableError: see :meth:`load`.
+        """
+        head = next(iter(self._open()), pd.DataFrame()).head(rows)
+        return TablePreview(json.loads(head.to_json(orient="split", default_handler=str, date_format="iso")))
 
     def save(self, data: Table) -> None:
         """Write a table without its index. Of one in blocks, one block is in memory at a time if the file is Parquet.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,21 @@ def load_records(path: Path) -> list[Record]:
     return records
 
 
-def compare_protocols(first: Protocol, second: Protocol) -> list[str]:
+def compare_protocols(first: Protocol, second: Protocol, ignored: Collection[str] = ()) -> list[str]:
     """Return in sentences how two results differ in how they were measured; none means that they may be compared.
 
-    Model, weights, seed and what was chosen on validation clips are the subject of a comparison, not a difference. The machine
-    is none either: see :func:`compare_machines`.
+    Model, weights, seed and what was chosen on validation clips are the subject of a comparison, not a difference.
+
+    Args:
+        first: of a result.
+        second: of the other one.
+        ignored: further fields that may differ.
     """
+    told = Protocol.model_fields.keys() - _SUBJECT - {"settings", *_MACHINE, *ignored}
     said = [
         _sentence(name, getattr(first, name), getattr(second, name))
         for name in Protocol.model_fields
-        if name not in _SUBJECT and name not in ("settings", *_MACHINE) and getattr(first, name) != getattr(second, name)
+        if name in told and getattr(first, name) != getattr(second, name)
     ]
     for name in dict.fromkeys((*first.settings, *second.settings)):
         one, other = first.settings.get(name), second.settings.get(name)

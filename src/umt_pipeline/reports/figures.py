@@ -166,7 +166,9 @@ def mask_strips(
     return filmstrip(frames_THWC, size), filmstrip(np.stack(heat), size), filmstrip(np.stack(shown), size)
 
 
-def training_curves(key: str, histories: Mapping[str, pd.DataFrame]) -> Panels | None:
+def training_curves(
+    key: str, histories: Mapping[str, pd.DataFrame], others: Mapping[str, pd.DataFrame] | None = None
+) -> Panels | None:
     """Return the curves of training runs, at most two, to be compared: a panel for each quantity; None where none was logged.
 
     Quantities that were the same all the time, such as no unreadable clips or two boxes in each, are left out; what was logged
@@ -175,8 +177,10 @@ def training_curves(key: str, histories: Mapping[str, pd.DataFrame]) -> Panels |
     Args:
         key: short name, unique in the page.
         histories: rows by the name of the run, with a column ``step``.
+        others: runs to see the two against, as thin grey lines behind them. What only they logged is not shown.
     """
     there = {label: rows for label, rows in histories.items() if not rows.empty}
+    behind = {label: rows for label, rows in (others or {}).items() if not rows.empty}
     if not there:
         return None
     logged = pd.concat([rows.select_dtypes("number") for rows in there.values()])
@@ -187,29 +191,96 @@ def training_curves(key: str, histories: Mapping[str, pd.DataFrame]) -> Panels |
     }
     kept = {label: rows[[name for name in rows.columns if name in changing]] for label, rows in there.items()}
     names = list(dict.fromkeys(name for rows in kept.values() for name in _ordered_columns(rows)))
-    return Panels([_curve(key, name, kept) for name in names], list(kept))
+    return Panels([_curve(key, name, kept, behind) for name in names], list(kept), ", ".join(behind))
 
 
-def _curve(key: str, name: str, histories: Mapping[str, pd.DataFrame]) -> Panel:
-    lines = {
-        label: rows.set_index("step")[name].astype(float) for label, rows in histories.items() if name in rows.columns
-    }
+def _curve(key: str, name: str, histories: Mapping[str, pd.DataFrame], behind: Mapping[str, pd.DataFrame]) -> Panel:
+    lines, others = (
+        {label: rows.set_index("step")[name].astype(float) for label, rows in runs.items() if name in rows.columns}
+        for runs in (histories, behind)
+    )
     title = _LABELS.get(name, name.replace("_", " "))
-    described = "; ".join(f"{label}: {_describe(values.to_numpy())}" for label, values in lines.items())
+    described = "; ".join(f"{label}: {_describe(values.to_numpy())}" for label, values in {**lines, **others}.items())
 
     def paint(axes: Axes) -> None:
+        for values in others.values():
+            axes.plot(values.index, _smooth(name, values), color=_INK, linewidth=0.8, alpha=0.55)
         for values, colour in zip(lines.values(), _SERIES, strict=False):
-            noisy = name not in _EXACT and len(values) >= _SMOOTH_FROM
+            noisy = _is_noisy(name, values)
             width, alpha = (1, 0.3) if noisy else (1.8, 1)
             marker = "o" if len(values) == 1 else ""
             axes.plot(values.index, values, color=colour, linewidth=width, alpha=alpha, marker=marker)
             if noisy:
-                mean = values.rolling(max(3, len(values) // 20), min_periods=1, center=True).mean()
-                axes.plot(values.index, mean, color=colour, linewidth=1.8)
+                axes.plot(values.index, _smooth(name, values), color=colour, linewidth=1.8)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
 
     return Panel(title, _draw(f"{key}-{name}", f"{title} by step. {described}", paint))
+
+
+def _is_noisy(name: str, values: pd.Series[float]) -> bool:
+    return name not in _EXACT and len(values) >= _SMOOTH_FROM
+
+
+def _smooth(name: str, values: pd.Series[float]) -> pd.Series[float]:
+    if not _is_noisy(name, values):
+        return values
+    return values.rolling(max(3, len(values) // 20), min_periods=1, center=True).mean()
+
+
+@dataclass(frozen=True)
+class Span:
+    """A value with the interval that it lies in, for :func:`spans_panel`.
+
+    Attributes:
+        label: what it is.
+        low: the interval's lower end.
+        value: the value.
+        high: its upper end.
+        bound: a value to see it against, such as a margin.
+    """
+
+    label: str
+    low: float
+    value: float
+    high: float
+    bound: float
+
+
+def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str) -> Panel:
+    """Return values with their intervals below each other on one axis, with zero and a bound of each marked.
+
+    Args:
+        key: short name, unique in the page.
+        title: what they are, with its unit.
+        spans: in order from above.
+        bound: what their bounds are, for the description.
+    """
+
+    def paint(axes: Axes) -> None:
+        axes.axvline(0.0, color=_INK, linewidth=0.9)
+        for row, span in enumerate(spans):
+            axes.plot([span.low, span.high], [-row, -row], color=_SERIES[0], linewidth=3, solid_capstyle="round")
+            axes.plot([span.value], [-row], color=_SERIES[0], marker="o", markersize=6)
+            axes.plot([span.bound] * 2, [-row - 0.22, -row + 0.22], color=_SERIES[1], linewidth=2)
+            axes.annotate(
+                span.label, (0, -row + 0.3), xycoords=("axes fraction", "data"), color=_INK, va="bottom", annotation_clip=False
+            )
+        ends = [end for span in spans for end in (span.low, span.high, span.bound, 0.0)]
+        reach = max(max(ends) - min(ends), 1e-6) * 0.06
+        axes.set_xlim(min(ends) - reach, max(ends) + reach)
+        axes.set_ylim(-len(spans) + 0.5, 0.75)
+        axes.set_yticks([])
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-12 else f"{value:+g}"))
+
+    described = "; ".join(
+        f"{span.label}: {span.value:+.2f}, from {span.low:+.2f} to {span.high:+.2f}, {bound} {span.bound:+.2f}"
+        for span in spans
+    )
+    # Inches: as wide as a telephone shows it, and as high as the rows need.
+    size = (5.0, 0.5 + 0.52 * len(spans))
+    return Panel(title, _draw(key, f"{title}. {described}", paint, size), wide=True)
 
 
 def histogram_panel(key: str, title: str, values: np.ndarray) -> Panel:
@@ -268,12 +339,15 @@ def _describe(values: np.ndarray) -> str:
     return f"{len(finite)} values {ends}"
 
 
-def _draw(key: str, description: str, paint: Callable[[Axes], None]) -> str:
-    """Let ``paint`` fill a pair of axes and return it as themed, scalable inline SVG."""
+def _draw(key: str, description: str, paint: Callable[[Axes], None], size: tuple[float, float] = (3.6, 1.9)) -> str:
+    """Let ``paint`` fill a pair of axes and return it as themed, scalable inline SVG of a size in inches."""
     key = re.sub(r"[^a-z0-9-]+", "-", key.lower())
+    # Room for the ticks, of an equal width whatever the size.
+    left, below = 0.468 / size[0], 0.247 / size[1]
+    place = (left, below, 1 - left - 0.072 / size[0], 1 - below - 0.152 / size[1])
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "path.simplify": True, "font.size": 9}):
-        figure = Figure(figsize=(3.6, 1.9))
-        axes = figure.add_axes((0.13, 0.13, 0.85, 0.79))  # fixed: a layout engine would double the time
+        figure = Figure(figsize=size)
+        axes = figure.add_axes(place)  # fixed: a layout engine would double the time
         for patch in (figure.patch, axes.patch):
             patch.set_visible(False)  # the page's own background, which may be dark
         paint(axes)

@@ -132,18 +132,20 @@ class Cards:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Panel:
-    """One small figure: a title and inline SVG that is safe to put into a page."""
+    """One small figure: a title and inline SVG that is safe to put into a page; ``wide``: it has a line of its own."""
 
     title: str
     svg: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class Panels:
-    """Small figures beside each other, and the names of their lines, if there are several."""
+    """Small figures beside each other, the names of their lines, if there are several, and of grey lines behind them."""
 
     panels: Sequence[Panel]
     lines: Sequence[str] = ()
+    behind: str = ""
 
 
 @dataclass(frozen=True)
