@@ -38,7 +38,7 @@ def test_init_writes_a_corpus_that_kedro_and_dvc_read(dvc_project: Path, media: 
     catalog = loader["catalog"]
     assert catalog["raw_media"]["filepath"] == str(media), "given once, in globals.yml"
     assert catalog["videos"]["filepath"] == "data/mine/03_primary/videos.parquet"
-    assert catalog["metrics"]["filepath"] == "corpora/mine/results/metrics.json", "where git keeps it"
+    assert catalog["headline"]["filepath"] == "corpora/mine/results/headline.json", "where git keeps it"
     videos = pd.read_csv(dvc_project / catalog["raw_videos"]["filepath"])
     assert videos["video"].tolist() == ["a.mp4", "b.MOV", "deep/ç 1.webm"]
     assert videos["video_id"].tolist() == ["a", "b", "deep/ç 1"]

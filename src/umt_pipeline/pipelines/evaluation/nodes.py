@@ -109,7 +109,7 @@ def gather_prepared(
 ) -> Prepared:
     """Collect what the page shows of ingestion and feature store."""
     took = teacher_features_times.get("features", {})
-    images = {**feature_report["images"], **took.get("images", {})}
+    images = {**feature_report.get("images", {}), **took.get("images", {})}
     sha256 = sha256_file(feature_store / MANIFEST_FILE)
     features = {**feature_report, **took, "images": images, "manifest_sha256": sha256}
     return Prepared(rejects, ingestion_report, features, feature_store)
