@@ -45,14 +45,14 @@ def pull_request_text(shell: Shell, project: Path, corpus: str | None, base: str
     """
     file = stages_file(project, corpus)
     results = file.parent / "results"
-    headline = results / "headline.json"
+    headline = [str(path.relative_to(project)) for path in sorted(results.glob("headline*.json"))]
     stages = changed_stages(shell, file, base)
     parts = [
         f"Retrained from {base[:12]}. Stages whose lock changed: {', '.join(stages) or 'none'}.\n",
         "## Verdict of the gate\n",
         *(list(_verdicts(shell, results, base)) or ["No model was compared.\n"]),
         "## Headline numbers\n",
-        _difference(shell, "metrics", base, str(headline.relative_to(project))) if headline.is_file() else _NONE,
+        _difference(shell, "metrics", base, *headline) if headline else _NONE,
         "## Parameters\n",
         _difference(shell, "params", base),
         "## To have it here\n",
@@ -65,9 +65,9 @@ def pull_request_text(shell: Shell, project: Path, corpus: str | None, base: str
     return text
 
 
-def _difference(shell: Shell, what: str, base: str, target: str | None = None) -> str:
+def _difference(shell: Shell, what: str, base: str, *targets: str) -> str:
     # No difference is an empty text for DVC, or a table of no rows.
-    command = ["dvc", what, "diff", "--md", base, *(["--targets", target] if target else [])]
+    command = ["dvc", what, "diff", "--md", base, *(["--targets", *targets] if targets else [])]
     told = shell.read(*command).strip()
     return f"{told}\n" if told.count("\n") > 1 else _NONE
 

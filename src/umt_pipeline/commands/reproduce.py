@@ -6,7 +6,6 @@ committed after the run. So what the run read is fetched by its md5, wherever DV
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import yaml
 from umt_pipeline.commands.corpus import edited
 from umt_pipeline.commands.shell import Shell
 from umt_pipeline.commands.worktrees import add_worktree
+from umt_pipeline.compute.machine import this_machine
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json
 from umt_pipeline.dvc_repo import dvc_repo
@@ -26,10 +26,12 @@ from umt_pipeline.project_config import catalog_resolver, config_loader
 from umt_pipeline.tracking.dependencies import dvc_md5
 from umt_pipeline.tracking.record import CORPUS
 from umt_pipeline.tracking.rows import flatten_numbers
-from umt_pipeline.tracking.server import DEPENDENCIES, SERVER_ERRORS
-from umt_pipeline.tracking.target import DEMO, read_target
+from umt_pipeline.tracking.server import DEPENDENCIES_FILE, SERVER_ERRORS
+from umt_pipeline.tracking.target import DEMO, project_target
 
 COMMIT, DIRTY, STAGE = "git.commit", "git.dirty", "dvc.stage"
+# Of a run that is repeated they are others.
+_TIMES = "_times"
 # Numbers that are listed of those that differ.
 MAX_LISTED = 10
 
@@ -43,12 +45,14 @@ class TrackedRun:
         tags: of the run.
         metrics: its last values.
         dependencies: md5 by path of what it read; empty if it did not say.
+        processors: kinds of machines that its records name; a training has none.
     """
 
     id: str
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     dependencies: Mapping[str, str]
+    processors: frozenset[str] = frozenset()
 
     @property
     def corpus(self) -> str | None:
@@ -84,7 +88,7 @@ class Comparison:
 
 def tracking_uri(project: Path) -> str:
     """Return the address of MLflow's server or database."""
-    return read_target(config_loader(project, "base")["mlflow"], project).uri
+    return project_target(config_loader(project, "base"), project).uri
 
 
 def read_run(project: Path, run_id: str) -> TrackedRun:
@@ -108,12 +112,18 @@ def read_run(project: Path, run_id: str) -> TrackedRun:
             f"{run_id}: expected tags {COMMIT} and {STAGE}, found no {', no '.join(missing)}. A run that `dvc repro` starts "
             "in a git repository has them; any other can only be repeated by hand."
         )
+    place = run.info.artifact_uri
     try:
-        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{DEPENDENCIES}")
-        dependencies = {str(path): str(md5) for path, md5 in json.loads(text).items()}
-    except (MlflowException, OSError, ValueError):
+        dependencies = {str(path): str(md5) for path, md5 in mlflow.artifacts.load_dict(f"{place}/{DEPENDENCIES_FILE}").items()}
+    except (MlflowException, OSError):
         dependencies = {}
-    return TrackedRun(run_id, tags, dict(run.data.metrics), dependencies)
+    try:
+        listed = [file.path for file in client.list_artifacts(run_id, "reports") if file.path.endswith("_records.json")]
+        records = [record for file in listed for record in mlflow.artifacts.load_dict(f"{place}/{file}")]
+    except (MlflowException, OSError):
+        records = []
+    kinds = frozenset(str(record["protocol"]["processor"]) for record in records if record.get("protocol"))
+    return TrackedRun(run_id, tags, dict(run.data.metrics), dependencies, kinds)
 
 
 class Reproduction:
@@ -146,10 +156,19 @@ class Reproduction:
         if run.stage not in stages:
             raise ConfigError(f"{file}: expected the stage {run.stage}, found {', '.join(stages) or 'none'} in {commit[:12]}.")
         if not run.dependencies:
-            self._miss(f"{DEPENDENCIES}: the run does not say what it read; the lock of its commit is taken")
+            self._miss(f"{DEPENDENCIES_FILE}: the run does not say what it read; the lock of its commit is taken")
         self._pin(file)
         self._bring(shell, stages[run.stage]["deps"])
+        self._compare_machines()
         yield from self.missing or ["nothing is missing"]
+
+    def _compare_machines(self) -> None:
+        import torch
+
+        here = this_machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")).processor
+        if self._run.processors and here not in self._run.processors:
+            kinds = ", ".join(sorted(self._run.processors))
+            self._miss(f"a processor of the kind {kinds}; this is {here}, on which the last digits are others")
 
     def _miss(self, text: str) -> None:
         self.missing.append(f"missing: {text}")
@@ -220,16 +239,14 @@ class Reproduction:
         return found
 
     def _numbers(self) -> dict[str, float]:
-        """Return the numbers of the stage's metrics files, named as in MLflow."""
+        """Return the numbers of the stage's metrics files but for times, named as in MLflow."""
         resolver = catalog_resolver(config_loader(self._folder, self._run.corpus or "base"))
-        stage = self._stages()[self._run.stage]
-        written = {entry if isinstance(entry, str) else next(iter(entry)) for entry in stage.get("metrics", ())}
         numbers: dict[str, float] = {}
-        for name in project_pipelines()[self._run.stage].all_outputs():
+        for name in sorted(project_pipelines()[self._run.stage].all_outputs()):
             entry = resolver.resolve_pattern(name)
             prefix = ((entry.get("metadata") or {}).get("mlflow") or {}).get("metrics")
-            if prefix is not None and str(entry["filepath"]) in written:
-                numbers |= flatten_numbers(read_json(self._folder / str(entry["filepath"])), prefix)
+            if prefix is not None and not name.endswith(_TIMES) and (file := self._folder / str(entry["filepath"])).is_file():
+                numbers |= flatten_numbers(read_json(file), prefix)
         return numbers
 
 
