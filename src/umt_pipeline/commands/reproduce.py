@@ -101,7 +101,9 @@ def read_run(project: Path, run_id: str) -> TrackedRun:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(project)
-    client = mlflow.MlflowClient(tracking_uri=uri)
+    # Artifacts of a server are asked of this one.
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient()
     try:
         run = client.get_run(run_id)
     except SERVER_ERRORS as error:
