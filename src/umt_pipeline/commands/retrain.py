@@ -119,7 +119,10 @@ def preview(project: Path, asked: Asked) -> list[str]:
         told = [f"sets {line}" for line in apply_overrides(folder, asked.overrides)]
         with dvc_repo(folder) as repo:
             states = stage_states(repo, stages_file(folder, asked.corpus))
-    due = [state for state in states if state.would_run and (asked.stage is None or state.name == asked.stage)]
+    if asked.stage is not None:
+        # What comes after it does not run.
+        states = states[: 1 + next((at for at, state in enumerate(states) if state.name == asked.stage), len(states))]
+    due = [state for state in states if state.would_run]
     told += [f"{state.name} {state.state}: {'; '.join(state.why)}" for state in due]
     if asked.update_imports:
         told += [f"dvc update {file.relative_to(project)}" for file in imported_files(project, asked.corpus)]
@@ -128,11 +131,8 @@ def preview(project: Path, asked: Asked) -> list[str]:
         return [*told, "no stage would run"]
     steps = [" ".join(step) for step in (_repro(project, asked), *([_push(project, asked)] if asked.push else []))]
     steps += [f"git commit on a branch retrain/{asked.name}-…", f"umt register {asked.name}", f"umt promote {asked.name} --yes"]
-    return [*told, *steps, *([f"git push {asked.remote}"] if asked.push else []), *_opens(asked)]
-
-
-def _opens(asked: Asked) -> list[str]:
-    return [f"gh pr create --base {asked.base}"] if asked.push and asked.pull_request else []
+    steps += [f"git push {asked.remote}"] if asked.push else []
+    return [*told, *steps, *([f"gh pr create --base {asked.base}"] if asked.push and asked.pull_request else [])]
 
 
 class _Retraining:
