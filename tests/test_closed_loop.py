@@ -25,7 +25,7 @@ import pytest
 import yaml
 from mlflow.exceptions import MlflowException
 
-from tests.commands.small_project import GH, git
+from tests.commands.small_project import GH, git, set_dvc_remote
 from tests.project_copies import copy_project, make_dvc_project
 from tests.video_files import write_video
 
@@ -92,8 +92,7 @@ class Loop:
     def _first_clone(self) -> Path:
         project = make_dvc_project(copy_project(self.folder))
         (project / "conf/local/.gitkeep").touch()
-        with (project / ".dvc/config").open("a", encoding="utf-8") as config:
-            config.write(f"[core]\n    remote = kept\n['remote \"kept\"']\n    url = {self.folder / 'kept'}\n")
+        set_dvc_remote(project, self.folder / "kept")
         for count, split in ((TRAIN, "train"), (VALIDATION, "validation"), (TEST, "test")):
             self.film(count, split)
         tables = ["--captions", str(self.captions), "--splits", f"{self.captions}:set"]

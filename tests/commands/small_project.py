@@ -95,6 +95,13 @@ def programs(folder: Path) -> dict[str, str]:
     return {"PATH": path, "CALLS": str(folder / "calls"), "DEATH": "", **author}
 
 
+def set_dvc_remote(project: Path, folder: Path) -> None:
+    """Make a folder DVC's remote, in the configuration that git keeps."""
+    config = project / ".dvc/config"
+    text = config.read_text(encoding="utf-8").replace("[core]\n", "[core]\n    remote = kept\n")
+    config.write_text(f"{text}['remote \"kept\"']\n    url = {folder}\n", encoding="utf-8")
+
+
 def make_project(folder: Path) -> Path:
     """Make the project, never run, committed on ``main`` and pushed."""
     project = folder / "project"
@@ -113,8 +120,7 @@ def make_project(folder: Path) -> Path:
     for name in (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project / name)
-    with (project / ".dvc/config").open("a", encoding="utf-8") as config:
-        config.write(f"[core]\n    remote = kept\n['remote \"kept\"']\n    url = {folder / 'kept'}\n")
+    set_dvc_remote(project, folder / "kept")
     git(folder, "init", "-q", "--bare", "-b", "main", "origin.git")
     git(project, "init", "-q", "-b", "main")
     git(project, "remote", "add", "origin", str(folder / "origin.git"))

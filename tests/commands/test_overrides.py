@@ -53,12 +53,12 @@ def test_one_value_changes(small: Path, key: str, value: str, old: str, new: str
         ("stage1.lr=3", "expected FILE:key.inner=value"),
         (f"{FILE}:stage1.lr", "expected FILE:key.inner=value"),
         (f"{FILE}:stage1.train.lr=[1", "expected a YAML value"),
-        ("conf/base/nothing.yml:a=1", "expected a file in"),
-        ("../outside.yml:a=1", "expected a file in"),
+        ("conf/base/nothing.yml:a=1", "expected a parameter file in"),
+        ("../outside.yml:a=1", "expected a parameter file in"),
         (f"{FILE}:stage1.train.rate=1", "expected one of lr, betas; found 'rate'"),
         (f"{FILE}:stage1.train=1", "value of one line"),
         (f"{FILE}:stage1.several=[1]", "value of one line"),
-        (f"{FILE}:stage1.train.lr=1}}, x: {{y: 2", "fits in its place"),
+        (f"{FILE}:stage1.train.lr=1, x: 2", "fits in its place"),
     ],
 )
 def test_what_is_no_value_of_a_file_is_refused(small: Path, text: str, message: str) -> None:

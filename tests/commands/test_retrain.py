@@ -75,7 +75,7 @@ def test_what_is_missing_is_said_before_anything_runs(project: Path, monkeypatch
     with pytest.raises(ConfigError, match="expected GitHub's command line"):
         require(project, Asked())
     require(project, Asked(pull_request=False))
-    edit(project / ".dvc/config", "remote = kept", "analytics = false")
+    edit(project / ".dvc/config", "    remote = kept\n", "")
     with pytest.raises(ConfigError, match="expected a default one, found none"):
         require(project, Asked(pull_request=False))
     require(project, Asked(push=False))

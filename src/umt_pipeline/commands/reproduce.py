@@ -6,6 +6,7 @@ committed after the run. So what the run read is fetched by its md5, wherever DV
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,10 +122,11 @@ def read_run(project: Path, run_id: str) -> TrackedRun:
         dependencies = {}
     try:
         listed = [file.path for file in client.list_artifacts(run_id, "reports") if file.path.endswith("_records.json")]
-        records = [record for file in listed for record in mlflow.artifacts.load_dict(f"{place}/{file}")]
-    except (MlflowException, OSError):
+        records = [record for file in listed for record in json.loads(mlflow.artifacts.load_text(f"{place}/{file}"))]
+    except (MlflowException, OSError, ValueError):
         records = []
-    kinds = frozenset(str(record["protocol"]["processor"]) for record in records if record.get("protocol"))
+    protocols = [record["protocol"] for record in records if record.get("protocol")]
+    kinds = frozenset(str(protocol["processor"]) for protocol in protocols if protocol.get("processor"))
     return TrackedRun(run_id, tags, dict(run.data.metrics), dependencies, kinds)
 
 

@@ -79,11 +79,11 @@ def stage_states(repo: Any, file: Path) -> list[StageState]:
         else:
             state.why = [reason.text for reason in changes.of(stage)]
             state.state = RUNS if state.why else UP_TO_DATE
-        if state.state == UP_TO_DATE and (gone := [str(out) for out in stage.outs if not out.exists]):
-            state.state, state.why = MISSING, [f"{some(gone)}: fetch it (dvc pull), or it is made again"]
         if waits:
             state.why.append(f"after {', '.join(waits)}, if what it reads of it changes")
             state.state = RUNS if state.state == RUNS else WAITS
+        elif state.state == UP_TO_DATE and (gone := [str(out) for out in stage.outs if not out.exists]):
+            state.state, state.why = MISSING, [f"{some(gone)}: fetch it (dvc pull), or it is made again"]
     return list(found.values())
 
 
