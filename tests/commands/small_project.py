@@ -37,11 +37,11 @@ evaluation_evidence:
 """
 MAKE = """\
 import json, pathlib, re
-size = re.search(r"size: (\\d+)", pathlib.Path("conf/base/parameters_stage2.yml").read_text())[1]
+width = re.search(r"width: (\\d+)", pathlib.Path("conf/base/parameters_stage2.yml").read_text())[1]
 pathlib.Path("data/06_models").mkdir(parents=True, exist_ok=True)
-pathlib.Path("data/06_models/model.txt").write_text("model " + size)
+pathlib.Path("data/06_models/model.txt").write_text("model " + width)
 pathlib.Path("results").mkdir(exist_ok=True)
-pathlib.Path("results/headline.json").write_text(json.dumps({"t2v_r1": int(size)}))
+pathlib.Path("results/headline.json").write_text(json.dumps({"t2v_r1": int(width)}))
 """
 USE = """\
 import pathlib
@@ -107,7 +107,7 @@ def make_project(folder: Path) -> Path:
     project = folder / "project"
     files = {
         "dvc.yaml": DVC_YAML,
-        PARAMETERS: "stage2:\n  size: 1\n",
+        PARAMETERS: "stage2:\n  width: 1\n",
         "conf/base/parameters_gate.yml": "gate:\n  stage2: {}\n",
         "conf/base/globals.yml": "data: data\nresults: results\n",
         "conf/base/catalog.yml": CATALOG,

@@ -20,7 +20,7 @@ from umt_pipeline.commands.shell import Shell
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.locking import try_lock
 
-LARGER = f"{PARAMETERS}:stage2.size=2"
+LARGER = f"{PARAMETERS}:stage2.width=2"
 # In a process of its own, which a stand-in can kill.
 RETRAIN = """
 import sys
@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_before_anything_runs(project: Path, monkeypatch
 
 def test_a_checkout_with_other_changes_is_refused(project: Path) -> None:
     branch = Branch(Shell(project), "demo", None)
-    edit(project / PARAMETERS, "size: 1", "size: 2")
+    edit(project / PARAMETERS, "width: 1", "width: 2")
     (project / "notes.txt").write_text("mine", encoding="utf-8")
     assert branch.changed() == [PARAMETERS]
     edit(project / "src/use.py", "[:5]", "[:4]")
@@ -109,7 +109,7 @@ def test_the_name_of_a_retraining_follows_from_its_inputs(project: Path) -> None
     first = branch.identify([""])
     assert branch.identify([""]) == first
     assert branch.identify(["stage2"]) != first
-    edit(project / PARAMETERS, "size: 1", "size: 2")
+    edit(project / PARAMETERS, "width: 1", "width: 2")
     assert branch.identify([""]) != first
 
 
@@ -164,7 +164,7 @@ def test_a_change_becomes_a_pull_request_in_a_clone_without_data(finished: Path)
     body = (finished.parent / "calls.body").read_text(encoding="utf-8")
     assert "**stage2: refused.** it is worse" in body
     assert "| t2v_r1" in body
-    assert "| stage2.size | 1" in body
+    assert "| stage2.width | 1" in body
 
     # Again, and in another clone: there is nothing left to do, and the pull request is the same.
     for place in (elsewhere, clone(finished, "third")):
@@ -198,8 +198,8 @@ def test_killed_between_two_steps_a_second_run_finishes_the_job(
 @pytest.mark.slow
 def test_a_preview_changes_nothing(finished: Path) -> None:
     told = preview(finished, Asked(overrides=(Override.parse(LARGER),)))
-    assert told[0] == f"sets {PARAMETERS}: stage2.size: 1 became 2"
-    assert "stage2 will run: parameter stage2.size: 1 became 2" in told
+    assert told[0] == f"sets {PARAMETERS}: stage2.width: 1 became 2"
+    assert "stage2 will run: parameter stage2.width: 1 became 2" in told
     assert "dvc repro --pull --allow-missing dvc.yaml" in told
     assert git(finished, "status", "--porcelain") == ""
     assert git(finished, "worktree", "list").count("\n") == 0

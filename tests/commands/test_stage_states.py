@@ -42,9 +42,9 @@ def test_what_is_locked_and_missing_is_no_reason_to_run(fresh: Path, monkeypatch
 
 def test_a_changed_parameter_is_named_and_what_follows_waits(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)
-    edit(fresh / PARAMETERS, "size: 1", "size: 2")
+    edit(fresh / PARAMETERS, "width: 1", "width: 2")
     found = states(fresh)
-    assert found["stage2"] == (RUNS, "parameter stage2.size: 1 became 2")
+    assert found["stage2"] == (RUNS, "parameter stage2.width: 1 became 2")
     assert found["evaluation"] == (WAITS, "after stage2, if what it reads of it changes")
 
 
@@ -92,6 +92,6 @@ def test_a_study_may_be_of_earlier_code_and_of_no_other_parameters(fresh: Path, 
     edit(fresh / "src/make.py", "model ", "Model ")
     assert told()["stage2"] == (EARLIER, "src/make.py changed")
     assert told()["due"] == ("False", "")
-    edit(fresh / PARAMETERS, "size: 1", "size: 2")
-    assert told()["stage2"] == (RUNS, "parameter stage2.size: 1 became 2")
+    edit(fresh / PARAMETERS, "width: 1", "width: 2")
+    assert told()["stage2"] == (RUNS, "parameter stage2.width: 1 became 2")
     assert told()["due"] == ("True", "")
