@@ -31,6 +31,10 @@ stage2_model:
   type: umt_pipeline.datasets.FolderDataset
   filepath: data/06_models/model.txt
   metadata: {mlflow: {model: stage2}}
+stage2_metrics:
+  type: umt_pipeline.datasets.JsonDataset
+  filepath: results/headline.json
+  metadata: {mlflow: {metrics: stage2}}
 evaluation_evidence:
   type: umt_pipeline.datasets.TableDataset
   filepath: data/07_model_output/answer.txt
@@ -111,6 +115,7 @@ def make_project(folder: Path) -> Path:
         "conf/base/parameters_gate.yml": "gate:\n  stage2: {}\n",
         "conf/base/globals.yml": "data: data\nresults: results\n",
         "conf/base/catalog.yml": CATALOG,
+        "conf/base/mlflow.yml": (ROOT / "conf/base/mlflow.yml").read_text(encoding="utf-8"),
         "src/make.py": MAKE,
         "src/use.py": USE,
     }

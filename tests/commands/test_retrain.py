@@ -178,7 +178,7 @@ def test_a_change_becomes_a_pull_request_in_a_clone_without_data(finished: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("death", ["register", "promote", "list", "create"])
+@pytest.mark.parametrize("death", ["promote", "create"])
 def test_killed_between_two_steps_a_second_run_finishes_the_job(
     finished: Path, death: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
