@@ -91,8 +91,8 @@ def test_data_is_fetched_as_the_run_read_it_though_the_lock_of_its_commit_is_old
 
     with pytest.raises(ConfigError, match="expected the commit of the run here or in origin"):
         list(Reproduction(elsewhere, TrackedRun("3", {**tags, "git.commit": "f" * 40}, {}, {}), project / "x").check_out())
+    stage = {**tags, "dvc.stage": "corpora/mine/dvc.yaml:claims"}
     with pytest.raises(ConfigError, match="expected the stage claims, found stage2, evaluation"):
-        stage = {**tags, "dvc.stage": "corpora/mine/dvc.yaml:claims"}
         list(Reproduction(elsewhere, TrackedRun("4", stage, {}, {}), project.parent / "fourth").check_out())
 
 
