@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
+from tests.project_copies import set_a_parameter
 from tests.raw_tables import read_tables
 from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.corpus import Corpus
@@ -49,6 +50,14 @@ def test_init_writes_a_corpus_that_kedro_and_dvc_read(dvc_project: Path, media: 
     assert parameters["classification"]["tasks"] == ["label"]
     for name in ("videos.csv", "captions.csv", "labels.csv", "media_manifest.csv"):
         assert (dvc_project / "data/mine/01_raw" / f"{name}.dvc").is_file()
+
+
+def test_parameters_of_a_corpus_change_a_line_each_too(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}))
+    files = sorted((dvc_project / "conf/mine").glob("parameters*.yml"))
+    assert len(files) == len(list((dvc_project / "conf/base").glob("parameters*.yml"))) - 1, "all but the demo's world"
+    for file in files:
+        set_a_parameter(file)
 
 
 def test_stages_depend_on_hashes_of_media_that_stay_where_they_are(dvc_project: Path, media: Path) -> None:

@@ -45,7 +45,7 @@ def test_summary_says_what_training_took_where_that_is_known(project: Path) -> N
     console = Console(file=io.StringIO(), width=100)
     print_summary(console, project, None)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    row = next(line for line in text.splitlines() if " stage1 " in line)
+    row = next(line for line in text.splitlines() if line.startswith("│ stage1 "))
     for shown in ("34", "1271", "33%", "3.8%", "1358"):
         assert f" {shown} " in row
     assert "classification/stage2/motion" in text

@@ -41,7 +41,7 @@ def prepare(source: Path, workspace: Path, workers: int | None = 1, **form: Any)
     params = PrepareParams.model_validate({"form": FORM | form, "workers": workers})
     inputs = {"source_media": source, "params:prepare": params, "params:offline": OfflineParams(), "workspace": workspace}
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in inputs.items()})
-    outputs = SequentialRunner().run(create_pipeline(), catalog)
+    outputs = SequentialRunner().run(create_pipeline().filter(node_names=["prepare_media"]), catalog)
     return outputs["raw_media"].load(), {**outputs["prepare_report"].load(), **outputs["prepare_times"].load()}
 
 

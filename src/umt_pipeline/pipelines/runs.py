@@ -114,7 +114,7 @@ def with_speeds(history: pd.DataFrame, times: Mapping[str, Any]) -> pd.DataFrame
     """
     if "part" in history:
         parts = history.groupby("part", sort=False)
-        whole = [with_speeds(rows.drop(columns="part"), times.get(part, {})).assign(part=part) for part, rows in parts]
+        whole = [with_speeds(rows.drop(columns="part"), times.get(str(part), {})).assign(part=part) for part, rows in parts]
         return pd.concat(whole, ignore_index=True)
     rows = times.get("rows")
     return history if not rows else history.merge(pd.DataFrame(rows), on="step", how="left")

@@ -93,7 +93,7 @@ def test_both_models_are_searched_in_both_directions_and_recorded(world: dict[st
     assert result["metrics"]["training"]["fine_tuned"]["steps"] == 2
     assert result["times"]["training"]["fine_tuned"]["median_mfu"] > 0
     found = [record.values["t2v_r1"] for task, record in records.items() if task.endswith("fine_tuned/dual")]
-    assert result["headline"] == {"tuned_r1": pytest.approx(sum(found) / 2, abs=1e-3)}
+    assert result["headline"] == {"ft_r1": pytest.approx(sum(found) / 2, abs=1e-3)}
     assert result["report"].count("Fine-tuned, re-ranked<br>") == 6, "three queries of each set, with what was found"
     assert {"contrastive", "matching", "temperature"} <= set(result["history"])
     assert not {"masked_language", "alignment"} & set(result["history"])
