@@ -312,8 +312,8 @@ def _verdict(name: str, least: float, guard: bool, kinds: _Kinds, params: GatePa
         verdict = "cannot_be_told"
         why = f"the models differ on {kinds.different} of the clips, too few to tell; at least {MIN_DIFFERENT} are needed"
     told = (
-        f"{name} {champion:.1f} -> {challenger:.1f} % ({challenger - champion:+.1f} points, {params.confidence:.0%} interval "
-        f"{low:+.1f} to {high:+.1f}, {kinds.clips:,} clips): {why}"
+        f"{name} {champion:.1f} -> {challenger:.1f} % ({challenger - champion:+.2f} points, {params.confidence:.0%} interval "
+        f"{low:+.2f} to {high:+.2f}, {kinds.clips:,} clips): {why}"
     )
     return MetricVerdict(
         name=name,
