@@ -53,6 +53,10 @@ tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval, qu
 claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md (half an hour)
 	@$(BIN)/dvc repro studies/dvc.yaml
 
+.PHONY: experiments
+experiments: $(STAMP) ## print the experiments of `dvc exp run`: what was changed in each, and the headline numbers
+	@$(BIN)/umt experiments $(NAME)
+
 .PHONY: summary
 summary: $(STAMP) ## print the results of the evaluation and of the tasks
 	@$(BIN)/umt summary

@@ -50,13 +50,16 @@ ROWS = (
 )
 
 
+METRICS = "evaluation_metrics.json"
+
+
 def run_seed(seed: int) -> dict[str, float]:
     """Run the whole demo with a seed, unless it was, and return its metrics."""
     folder = Path("data") / "seeds" / str(seed)
-    metrics = ROOT / folder / "results" / "metrics.json"
-    if not metrics.is_file() and is_the_demo(seed):
-        metrics = ROOT / "results" / "metrics.json"
-    if not metrics.is_file():
+    reports = ROOT / folder / "08_reporting"
+    if not (reports / METRICS).is_file() and is_the_demo(seed):
+        reports = ROOT / "data" / "08_reporting"
+    if not (reports / METRICS).is_file():
         kedro = Path(sys.executable).with_name("kedro")
         parameters = f"seed={seed},data={folder},results={folder}/results"
         subprocess.run(
@@ -65,14 +68,16 @@ def run_seed(seed: int) -> dict[str, float]:
             check=True,
             env={**os.environ, "KEDRO_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"},
         )
-    tested = json.loads((metrics.parent / "classification.json").read_text(encoding="utf-8"))["test"]
+    tested = json.loads((reports / "classification_metrics.json").read_text(encoding="utf-8"))["test"]
     top1 = {f"top1/{task}/{name}": found["top1"] for task, by_name in tested.items() for name, found in by_name.items()}
-    return {**json.loads(metrics.read_text(encoding="utf-8")), **top1}
+    return {**json.loads((reports / METRICS).read_text(encoding="utf-8")), **top1}
 
 
 def is_the_demo(seed: int) -> bool:
-    """Tell whether ``results/`` holds this seed, made by the code, parameters and data that are here."""
-    records = ROOT / "results" / "records.json"
+    """Tell whether ``data/`` holds this seed, made by the code, parameters and data that are here."""
+    records = ROOT / "data" / "07_model_output" / "evaluation_records.json"
+    if not records.is_file():
+        return False
     made = [record["protocol"]["seed"] for record in json.loads(records.read_text(encoding="utf-8")) if record.get("protocol")]
     dvc = Path(sys.executable).with_name("dvc")
     return set(made) == {seed} and subprocess.run([str(dvc), "status", "--quiet"], cwd=ROOT, check=False).returncode == 0

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dvc.api
+
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = "conf/base/parameters_stage2.yml:stage2"
 OBJECTIVES = ("contrastive", "matching", "masked_language", "alignment")
@@ -65,10 +67,12 @@ def row(title: str, name: str, on: tuple[str, ...]) -> str:
     """Return a line of the table, from the experiment's commit, or that of the demo."""
     found = run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{name}").split()
     revision = "HEAD" if on == OBJECTIVES else found[0]
-    metrics = json.loads(run("git", "show", f"{revision}:results/metrics.json"))
-    history = list(csv.DictReader(io.StringIO(run("git", "show", f"{revision}:results/plots/stage2_history.csv"))))
+    numbers = csv.DictReader(io.StringIO(run("git", "show", f"{revision}:results/evaluation.csv")))
+    metrics = {row["name"]: float(row["value"]) for row in numbers}
+    # DVC keeps what a run took beside its model.
+    times = json.loads(dvc.api.read("data/08_reporting/stage2_times.json", repo=str(ROOT), rev=revision))
     cells = ["" if "reranked" in key and "matching" not in on else f"{metrics[key]:.1f}" for _, key in COLUMNS]
-    return f"| {title} | " + " | ".join(cells) + f" | {float(history[-1]['seconds']):.0f} |"
+    return f"| {title} | " + " | ".join(cells) + f" | {times['stage2']['seconds']:.0f} |"
 
 
 def main() -> None:

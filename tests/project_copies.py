@@ -7,6 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.utils.hydra import apply_overrides
 
 from tests.conftest import ROOT
 
@@ -45,3 +49,25 @@ def make_dvc_project(project: Path) -> Path:
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project / name)
     return project
+
+
+def set_a_parameter(file: Path) -> None:
+    """Set a parameter as `dvc exp run -S` does, to what it is, to something else and back: its line changes and no other."""
+    before = file.read_text(encoding="utf-8")
+    name, value = _plain_values(yaml.safe_load(before), "")[0]
+    apply_overrides(str(file), [f"{name}={value}"])
+    assert file.read_text(encoding="utf-8") == before, f"{file.name} is not as DVC writes it: docs/experiments.md"
+    apply_overrides(str(file), [f"{name}={f'{value}1' if isinstance(value, str) else value + 1}"])
+    after = file.read_text(encoding="utf-8")
+    assert sum(one != other for one, other in zip(before.splitlines(), after.splitlines(), strict=True)) == 1
+    apply_overrides(str(file), [f"{name}={value}"])
+    assert file.read_text(encoding="utf-8") == before
+
+
+def _plain_values(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    """Return the names, with dots, and values of whole numbers and texts, numbers first."""
+    found = [(f"{prefix}{key}", value) for key, value in values.items() if type(value) in (int, str)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += _plain_values(value, f"{prefix}{key}.")
+    return sorted(found, key=lambda pair: isinstance(pair[1], str))

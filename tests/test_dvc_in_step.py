@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.project_copies import edit, set_a_parameter
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.identity import PACKAGE_FOLDER
 from umt_pipeline.dvc_stages import CODE, describe_stages, project_pipelines, render_stages
@@ -47,6 +50,35 @@ def test_results_are_kept_by_git(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_the_run_cache_takes_every_stage(stage: str) -> None:
+    """DVC remembers no run with an out that it does not keep, unless that is a metric or a plot; nor one with `persist`.
+
+    Of the studies it takes none: they write documents that git keeps. Their runs are known by content and found again.
+    """
+    assert all(isinstance(entry, str) for entry in STAGES[stage]["outs"]), "an out with an option"
+    assert not STAGES[stage].get("always_changed")
+
+
+def test_few_numbers_are_metrics() -> None:
+    metrics = [path for stage in [*STAGES.values(), *STUDIES["stages"].values()] for path in paths(stage, "metrics")]
+    assert metrics
+    assert all(Path(path).name.startswith("headline") for path in metrics)
+    assert sum(len(json.loads((ROOT / path).read_text(encoding="utf-8"))) for path in metrics) <= 15
+
+
+def test_no_stage_depends_on_what_a_run_took() -> None:
+    times = {path for stage in STAGES.values() for path in paths(stage, "outs") if path.endswith("_times.json")}
+    assert len(times) == len(STAGES) - 2, "drawing the corpus and ingestion tell none"
+    assert not times & {path for stage in STAGES.values() for path in paths(stage, "deps")}
+
+
+def test_a_result_that_the_run_cache_would_refuse_is_no_result(project: Path) -> None:
+    edit(project / "conf/base/catalog.yml", "    dvc: {metrics: true}\n", "")
+    with pytest.raises(ConfigError, match=r"catalog entry '\w*headline': expected metadata.dvc to say `plot` or `metrics`"):
+        describe_stages(project, None)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_code_dependencies_exist(stage: str) -> None:
     rooms = [path.removeprefix(f"{CODE}/") for path in paths(STAGES[stage], "deps") if path.startswith(CODE)]
     assert rooms
@@ -60,6 +92,14 @@ def test_parameter_files_hold_plain_values(file: Path) -> None:
     assert "${" not in values, "DVC cannot read Kedro's interpolation"
     name = file.stem.removeprefix("parameters").removeprefix("_") or "seed"
     assert list(yaml.safe_load(text)) == [name]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "base").glob("parameters*.yml")), ids=lambda file: file.name)
+def test_setting_a_parameter_changes_its_line_and_no_other(file: Path, tmp_path: Path) -> None:
+    """`dvc exp run -S` reads and writes a whole file: it must be written as DVC writes it, and no comment may follow a list."""
+    written = tmp_path / file.name
+    shutil.copy(file, written)
+    set_a_parameter(written)
 
 
 def test_studies_stand_apart_and_read_what_the_project_makes() -> None:

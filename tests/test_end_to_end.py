@@ -50,7 +50,8 @@ def finished(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_whole_job_runs(finished: Path) -> None:
     results = finished / "data/ci/08_reporting/results"
-    ingestion = json.loads((results / "ingestion.json").read_text(encoding="utf-8"))
+    reports = finished / "data/ci/08_reporting"
+    ingestion = json.loads((reports / "ingestion_report.json").read_text(encoding="utf-8"))
     for table in ingestion["tables"].values():
         assert table["rows_in"] == table["accepted"] + table["rejected"]
     rejects = pd.read_parquet(finished / "data/ci/03_primary/rejects.parquet")
@@ -60,19 +61,19 @@ def test_the_whole_job_runs(finished: Path) -> None:
     tables = {name: (table["rows_in"], table["rejected"]) for name, table in ingestion["tables"].items()}
     assert tables["questions"] == (3 * (24 + 6 + 6 + 9) + 6 + 6 + 9, 0)
     assert tables["boxes"] == (3 * (24 + 6 + 6 + 9) + 2 * (6 + 6 + 9), 0)
-    features = json.loads((results / "features.json").read_text(encoding="utf-8"))
+    features = json.loads((reports / "feature_report.json").read_text(encoding="utf-8"))
     assert (features["rows"], features["images"]["rows"]) == (48, 16)
 
-    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((reports / "evaluation_metrics.json").read_text(encoding="utf-8"))
     for encoder in ("teacher_cls", "teacher_patch", "untrained", "stage1", "stage2"):
         assert 0.0 <= metrics[f"probe/linear/shape/{encoder}"] <= 100.0
     for system in ("teacher/dual", "stage2/dual", "stage2/reranked", "control/dual", "control/reranked"):
         for split in ("test", "test_motion"):
             assert 0.0 <= metrics[f"retrieval/{split}/{system}/t2v_r1"] <= 100.0
-    records = json.loads((results / "records.json").read_text(encoding="utf-8"))
+    records = json.loads((finished / "data/ci/07_model_output/evaluation_records.json").read_text(encoding="utf-8"))
     assert all(record.get("note") or record["protocol"]["annotation_sha256"] for record in records)
 
-    classification = json.loads((results / "classification.json").read_text(encoding="utf-8"))
+    classification = json.loads((reports / "classification_metrics.json").read_text(encoding="utf-8"))
     for model in ("stage2", "control"):
         assert 0.0 <= classification["test"]["motion"][model]["top1"] <= 100.0
     assert load_classifier(finished / "data/ci/06_models/classification/motion").config.pool == "attention"
@@ -80,7 +81,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     assert len(predictions) == 2 * 6, "six test clips, two models"
     assert (results / "plots/classification.svg").read_text(encoding="utf-8").startswith("<?xml")
 
-    retrieval = json.loads((results / "retrieval.json").read_text(encoding="utf-8"))
+    retrieval = json.loads((reports / "retrieval_metrics.json").read_text(encoding="utf-8"))
     for split in ("test", "test_motion"):
         assert set(retrieval["test"][split]) == {"zero_shot", "fine_tuned"}
         for score, values in retrieval["test"][split]["zero_shot"].items():
@@ -88,7 +89,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
             assert measured.items() <= values.items(), "before fine-tuning it is what the evaluation measures"
     assert load_video_text(finished / "data/ci/06_models/retrieval")[0].heads is None
 
-    answering = json.loads((results / "question_answering.json").read_text(encoding="utf-8"))
+    answering = json.loads((reports / "question_answering_metrics.json").read_text(encoding="utf-8"))
     for split in ("test", "test_motion"):
         assert set(answering["test"][split]) == {"majority", "stage2", "control"}
         assert set(answering["choice"][split]) == {"chance", "stage2", "control"}
@@ -102,7 +103,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
         assert re.search(r"https?:|//[a-z]", without_pictures) is None, f"{name}.html must open without a network"
         assert "Where this page comes from" in page
 
-    detection = json.loads((results / "detection.json").read_text(encoding="utf-8"))
+    detection = json.loads((reports / "detection_metrics.json").read_text(encoding="utf-8"))
     assert set(detection["test"]) == {"stage2", "control", "chance"}
     assert load_detector(finished / "data/ci/06_models/detection").config.vision.dim == 32
     found = pd.read_csv(finished / "data/ci/07_model_output/detection_predictions.csv")
@@ -113,6 +114,16 @@ def test_the_whole_job_runs(finished: Path) -> None:
     for name in ("evaluation", "classification", "retrieval", "question_answering", "detection"):
         records = json.loads((outputs / f"{name}_records.json").read_text(encoding="utf-8"))
         check_evidence(pd.read_parquet(outputs / f"{name}_evidence.parquet"), records)
+
+    headlines = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in results.glob("headline*.json")}
+    assert headlines["headline.json"]["r1_test"] == pytest.approx(metrics["retrieval/test/stage2/dual/t2v_r1"], abs=1e-3)
+    assert len(headlines) == 5
+    assert sum(map(len, headlines.values())) <= 15
+    for name in PIPELINES[1:]:
+        numbers = pd.read_csv(results / f"{name}.csv")
+        assert list(numbers) == ["name", "value"]
+        told = numbers["name"].str.contains(r"seconds|per_s|mfu|wait|memory|found")
+        assert not told.any(), numbers["name"][told]
 
     student = load_student(finished / "data/ci/06_models/stage1")
     assert student.config.vision.dim == 32

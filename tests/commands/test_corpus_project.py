@@ -55,7 +55,7 @@ def test_a_corpus_is_a_dvc_project(tmp_path: Path) -> None:
     assert "Running stage 'corpora/mine/dvc.yaml:ingestion'" in dvc(project, "repro", ingestion)
     primary = project / "data/mine/03_primary"
     assert pd.read_parquet(primary / "videos.parquet")["video_id"].tolist() == ["a", "b", "deep/c"]
-    assert (project / "corpora/mine/results/ingestion.json").is_file()
+    assert (project / "corpora/mine/results/ingestion.csv").is_file()
     assert "Running stage" not in dvc(project, "repro", ingestion)
     assert status(project)["ingestion"] == "up to date"
 

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
+from tests.project_copies import set_a_parameter
 from tests.raw_tables import read_tables
 from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.corpus import Corpus
@@ -38,7 +39,7 @@ def test_init_writes_a_corpus_that_kedro_and_dvc_read(dvc_project: Path, media: 
     catalog = loader["catalog"]
     assert catalog["raw_media"]["filepath"] == str(media), "given once, in globals.yml"
     assert catalog["videos"]["filepath"] == "data/mine/03_primary/videos.parquet"
-    assert catalog["metrics"]["filepath"] == "corpora/mine/results/metrics.json", "where git keeps it"
+    assert catalog["headline"]["filepath"] == "corpora/mine/results/headline.json", "where git keeps it"
     videos = pd.read_csv(dvc_project / catalog["raw_videos"]["filepath"])
     assert videos["video"].tolist() == ["a.mp4", "b.MOV", "deep/ç 1.webm"]
     assert videos["video_id"].tolist() == ["a", "b", "deep/ç 1"]
@@ -49,6 +50,14 @@ def test_init_writes_a_corpus_that_kedro_and_dvc_read(dvc_project: Path, media: 
     assert parameters["classification"]["tasks"] == ["label"]
     for name in ("videos.csv", "captions.csv", "labels.csv", "media_manifest.csv"):
         assert (dvc_project / "data/mine/01_raw" / f"{name}.dvc").is_file()
+
+
+def test_parameters_of_a_corpus_change_a_line_each_too(dvc_project: Path, media: Path) -> None:
+    init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}))
+    files = sorted((dvc_project / "conf/mine").glob("parameters*.yml"))
+    assert len(files) == len(list((dvc_project / "conf/base").glob("parameters*.yml"))) - 1, "all but the demo's world"
+    for file in files:
+        set_a_parameter(file)
 
 
 def test_stages_depend_on_hashes_of_media_that_stay_where_they_are(dvc_project: Path, media: Path) -> None:

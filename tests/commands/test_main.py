@@ -13,6 +13,7 @@ from umt_pipeline.commands.summary import grouped, print_summary
 from umt_pipeline.core.errors import TableError, UmtError
 from umt_pipeline.core.files import write_json
 from umt_pipeline.evaluation.records import Record
+from umt_pipeline.pipelines.numbers import numbers_table
 
 METRICS = {
     "retrieval/test/stage2/dual/t2v_r1": 48.4,
@@ -31,8 +32,27 @@ def test_metrics_are_grouped_into_tables() -> None:
     }
 
 
+def write_numbers(project: Path) -> None:
+    (project / "results").mkdir(exist_ok=True)
+    numbers_table(METRICS).to_csv(project / "results" / "evaluation.csv", index=False)
+
+
+def test_summary_says_what_training_took_where_that_is_known(project: Path) -> None:
+    write_numbers(project)
+    run = {"seconds": 34.4, "median_clips_per_s": 1270.8, "median_data_wait": 0.038, "peak_memory_mib": 1357.8, "rows": {}}
+    write_json(project / "data/08_reporting/stage1_times.json", {**run, "median_mfu": 0.331})
+    write_json(project / "data/08_reporting/classification_times.json", {"training": {"stage2": {"motion": run}}, "test": {}})
+    console = Console(file=io.StringIO(), width=100)
+    print_summary(console, project, None)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    row = next(line for line in text.splitlines() if line.startswith("│ stage1 "))
+    for shown in ("34", "1271", "33%", "3.8%", "1358"):
+        assert f" {shown} " in row
+    assert "classification/stage2/motion" in text
+
+
 def test_summary_prints_numbers_and_where_things_are(project: Path) -> None:
-    write_json(project / "results" / "metrics.json", METRICS)
+    write_numbers(project)
     console = Console(file=io.StringIO(), width=100)
     print_summary(console, project, None)
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -41,19 +61,19 @@ def test_summary_prints_numbers_and_where_things_are(project: Path) -> None:
 
 
 def test_summary_names_the_pages_of_the_tasks_that_were_run(project: Path) -> None:
-    write_json(project / "results" / "metrics.json", METRICS)
+    write_numbers(project)
     folder = project / "data" / "08_reporting"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("question_answering", "classification"):
         (folder / f"{name}.html").touch()
     record = Record(task="classification/motion/stage2", values={"top1": 77.75}, protocol=None, note="made up")
-    write_json(project / "results" / "classification_records.json", [record.model_dump(mode="json")])
+    write_json(project / "data/07_model_output/classification_records.json", [record.model_dump(mode="json")])
     console = Console(file=io.StringIO(), width=100)
     print_summary(console, project, None)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Pipeline classification" in text
     assert "77.8" in text
-    (project / "results" / "metrics.json").unlink()
+    (project / "results" / "evaluation.csv").unlink()
     print_summary(console, project, None)
     assert [line for line in text.splitlines() if line.startswith("Task")] == [
         f"Task     {folder}/classification.html", f"Task     {folder}/question_answering.html"
@@ -61,7 +81,7 @@ def test_summary_names_the_pages_of_the_tasks_that_were_run(project: Path) -> No
 
 
 def test_summary_without_results(project: Path) -> None:
-    with pytest.raises(UmtError, match=r"metrics\.json: expected the metrics of an evaluation, found nothing"):
+    with pytest.raises(UmtError, match=r"evaluation\.csv: expected the metrics of an evaluation, found nothing"):
         print_summary(Console(), project, None)
 
 

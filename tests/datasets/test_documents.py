@@ -34,3 +34,10 @@ def test_text_keeps_its_line_ends(tmp_path: Path) -> None:
     dataset.save("<p>ä</p>\r\n\n")
     assert dataset.path.read_bytes() == "<p>ä</p>\r\n\n".encode()
     assert dataset.load() == "<p>ä</p>\n\n"
+
+
+def test_an_optional_json_file_may_be_missing(tmp_path: Path) -> None:
+    path = str(tmp_path / "times.json")
+    assert JsonDataset(path, optional=True).load() == {}
+    with pytest.raises(DatasetError, match="found nothing"):
+        JsonDataset(path).load()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from typer.testing import CliRunner
 
 from umt_pipeline.commands.main import app
 from umt_pipeline.core.errors import UmtError
-from umt_pipeline.evaluation.compare import compare_protocols, compare_records, load_records
-from umt_pipeline.evaluation.records import Cost, Protocol, Record
+from umt_pipeline.evaluation.compare import TOLERANCE, compare_machines, compare_protocols, compare_records, load_records
+from umt_pipeline.evaluation.records import Protocol, Record
 
 PROTOCOL = Protocol(
     split="test",
@@ -35,7 +36,7 @@ TASK = "retrieval/test/stage2/reranked"
 
 def record(task: str = TASK, value: float = 35.2, **changes: Any) -> Record:
     protocol = Protocol.model_validate({**PROTOCOL.model_dump(), **changes})
-    return Record(task=task, values={"t2v_r1": value}, protocol=protocol, cost=Cost(pairs=10, seconds=0.5))
+    return Record(task=task, values={"t2v_r1": value}, protocol=protocol)
 
 
 def write(path: Path, records: list[Record]) -> Path:
@@ -68,17 +69,32 @@ def test_each_difference_is_one_sentence(change: dict[str, Any], sentence: str) 
     assert compare_protocols(PROTOCOL, PROTOCOL.model_copy(update=change)) == [sentence]
 
 
-def test_every_field_is_either_compared_or_the_subject() -> None:
+def test_every_field_is_compared_or_the_subject_or_the_machine() -> None:
     other = {
         "split": "x", "annotation_sha256": "x", "clips": 1, "queries": 1, "failures": ("x",), "frames": 1, "views": 2,
         "resolution": 1, "pool": "clip", "k": 1, "score_type": "dual", "other_queries": True, "caption": "all",
         "settings": {}, "version": "x", "precision": "bf16",
     }  # fmt: skip
-    assert set(Protocol.model_fields) - set(other) == {"model", "checkpoint_sha256", "seed", "chosen"}
+    machine = {"processor", "threads"}
+    assert set(Protocol.model_fields) - set(other) - machine == {"model", "checkpoint_sha256", "seed", "chosen"}
     for name, value in other.items():
         assert len(compare_protocols(PROTOCOL, PROTOCOL.model_copy(update={name: value}))) == 1, name
     dsl = PROTOCOL.model_copy(update={"score_type": "dsl", "other_queries": True})
     assert "other queries is no in the first run, yes in the second" in compare_protocols(PROTOCOL, dsl)
+
+
+def test_another_machine_is_reported_and_no_other_protocol() -> None:
+    here = {"processor": "x86_64 avx512", "threads": 2}
+    first = [record(**here), record("retrieval/b/stage2/dual", **here)]
+    second = [record(value=36.0, **{**here, "processor": "NVIDIA H200"}), record("retrieval/b/stage2/dual", **here)]
+    result = compare_records(first, second)
+    assert result.warnings == ()
+    assert result.machines == (f"processor is x86_64 avx512 in the first run, NVIDIA H200 in the second ({TASK})",)
+    assert compare_records(first, first).machines == ()
+    earlier = PROTOCOL
+    assert compare_machines(earlier, PROTOCOL.model_copy(update=here))[1] == (
+        "threads is not applicable in the first run, 2 in the second"
+    )
 
 
 def test_numbers_side_by_side_and_one_warning_per_difference() -> None:
@@ -114,6 +130,28 @@ def test_the_command_warns_and_is_strict_on_demand(tmp_path: Path) -> None:
     assert runner.invoke(app, ["compare", str(first), str(other), "--strict"]).exit_code == 1
 
 
+def test_the_command_marks_what_another_machine_does_not_explain(tmp_path: Path) -> None:
+    other = "retrieval/b/stage2/dual"
+    here, there = {"processor": "x86_64 avx512"}, {"processor": "x86_64 avx2"}
+    first = write(tmp_path / "a.json", [record(**here), record(other, **here)])
+    second = write(tmp_path / "b.json", [record(value=33.2, **there), record(other, 45.2, **there)])
+    runner = CliRunner()
+
+    def changes(*options: str) -> tuple[list[str], str]:
+        result = runner.invoke(app, ["compare", str(first), str(second), "--strict", *options])
+        assert result.exit_code == 0, "another machine is no other protocol"
+        lines = [line for line in result.stdout.splitlines() if "t2v_r1" in line]
+        return [re.findall(r"[+-]\d+\.\d(?: !)?", line)[0] for line in lines], result.stdout
+
+    marked, text = changes()
+    assert marked == ["-2.0", "+10.0 !"]
+    assert "Machine: processor is x86_64 avx512 in the first run, x86_64 avx2 in the second" in text
+    assert f"Of 2, 2 differ, 1 of them by more than {TOLERANCE:g} points (marked !)." in text
+    marked, text = changes("--tolerance", "12")
+    assert marked == ["-2.0", "+10.0"]
+    assert "0 of them by more than 12 points: no more than another kind of machine does by itself." in text
+
+
 def test_files_that_are_no_records(tmp_path: Path) -> None:
     good = write(tmp_path / "good.json", [record()])
     assert load_records(good) == [record()]
@@ -124,7 +162,7 @@ def test_files_that_are_no_records(tmp_path: Path) -> None:
     with pytest.raises(UmtError, match="cannot be read"):
         load_records(broken)
     broken.write_text('{"retrieval/test/stage2/dual/t2v_r1": 1.0}')
-    with pytest.raises(UmtError, match=r"found dict; give results/records\.json"):
+    with pytest.raises(UmtError, match=r"found dict; give data/07_model_output/\*_records\.json"):
         load_records(broken)
     content = json.loads(good.read_text())
     content[0]["protocol"]["framse"] = 4

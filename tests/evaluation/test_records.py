@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from umt_pipeline.compute.machine import Machine
 from umt_pipeline.evaluation.metrics import EvaluationError
-from umt_pipeline.evaluation.records import Cost, Protocol, Record, flat_metrics, rows_sha256
+from umt_pipeline.evaluation.records import Protocol, Record, dumped, flat_metrics, rows_sha256
 
 PROTOCOL = Protocol(
     split="test",
@@ -70,8 +71,9 @@ def test_unknown_keys_are_refused() -> None:
         Protocol.model_validate({**PROTOCOL.model_dump(), "framse": 8})
 
 
-def test_cost() -> None:
-    assert Cost(pairs=10, seconds=0.5).pairs_per_second == 20.0
-    assert Cost(pairs=0, seconds=0.0).pairs_per_second == 0.0
-    with pytest.raises(ValidationError):
-        Cost(pairs=-1, seconds=0.0)
+def test_records_say_which_machine_measured_them() -> None:
+    records = [Record(task="probe/x", values={"": 51.0}, protocol=PROTOCOL), Record(task="probe/y", note="one class only")]
+    measured, skipped = dumped(records, Machine("x86_64 avx512", 2))
+    protocol = Record.model_validate(measured).protocol
+    assert protocol == PROTOCOL.model_copy(update={"processor": "x86_64 avx512", "threads": 2})
+    assert Record.model_validate(skipped) == records[1]

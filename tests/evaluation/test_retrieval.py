@@ -12,6 +12,7 @@ from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.examples import choose_examples
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
 from umt_pipeline.evaluation.retrieval import (
+    Cost,
     RetrievalSet,
     SystemScores,
     build_retrieval_set,
@@ -104,6 +105,8 @@ def test_a_constant_matching_head_does_not_look_good() -> None:
     assert result.cost is not None
     assert result.cost.pairs == 100
     assert result.cost.seconds >= 0
+    assert Cost(pairs=10, seconds=0.5).pairs_per_second == 20.0
+    assert Cost(pairs=0, seconds=0.0).pairs_per_second == 0.0
 
 
 @given(st.integers(0, 500), st.integers(1, 6), st.integers(1, 8), st.sampled_from([0.01, 0.07, 1.0]))

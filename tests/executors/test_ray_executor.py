@@ -105,7 +105,8 @@ def test_preparing_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     params = PrepareParams.model_validate({"form": {"short_side": 48, "gop": 6}, "workers": 2})
     made: list[tuple[dict[str, bytes], dict[str, Any]]] = []
     for name, offline in {"local": OfflineParams(), "ray": RAY}.items():
-        media, report = prepare_media(folder, params, offline, tmp_path / name)
+        media, report, took = prepare_media(folder, params, offline, tmp_path / name)
+        report |= took
         made.append((files(media), {key: value for key, value in report.items() if not key.endswith("seconds")}))
         assert not list((tmp_path / name).rglob("*.part"))
     assert made[0] == made[1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import platform
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -44,6 +45,9 @@ def folders(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> ModelFo
     return make_folders(tmp_path_factory.mktemp("models"), tables)
 
 
+SAVED = ("metrics", "records", "evaluation_times")
+
+
 def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = False) -> dict[str, Any]:
     history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "lr": [0.1, 0.0]})
     data: dict[str, Any] = {
@@ -66,15 +70,17 @@ def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = 
     }
     for stage in ("teacher", "stage1", "stage2"):
         data |= {f"{stage}_history": history, f"{stage}_metrics": {"loss": 1.0}}
+    # As where the files of times are not there.
+    data |= {name: {} for name in ("teacher_features_times", "stage1_times", "stage2_times")}
     data["stage2_control_history"] = history
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in data.items()})
-    for name in ("metrics", "records"):
+    for name in SAVED:
         catalog[name] = JsonDataset(filepath=str(results / f"{name}.json"))
     catalog["evaluation_evidence"] = TableDataset(str(results / "evaluation_evidence.parquet"))
     pipeline = create_pipeline() if report else create_pipeline().filter(to_nodes=["evaluate_models"])
     outputs = SequentialRunner().run(pipeline, catalog)
-    return {name: catalog[name].load() for name in ("metrics", "records", "evaluation_evidence")} | {
-        name: dataset.load() for name, dataset in outputs.items() if name == "report"
+    return {name: catalog[name].load() for name in (*SAVED, "evaluation_evidence")} | {
+        name: dataset.load() for name, dataset in outputs.items() if name in ("report", "headline", "evaluation_numbers")
     }
 
 
@@ -155,10 +161,13 @@ def test_every_number_carries_its_protocol(result: dict[str, Any]) -> None:
         assert dsl.settings["dsl_temperature"] == "the model's own"
         assert dsl.chosen["dsl_temperature"] == pytest.approx(0.07, rel=1e-3)
         assert "dsl_temperature" not in dual.chosen
-    costs = {task: record.cost for task, record in records.items() if record.cost is not None}
+    assert {(one.protocol.processor, one.protocol.threads) for one in records.values() if one.protocol} == {
+        (f"{platform.machine()} {torch.backends.cpu.get_cpu_capability().lower()}", torch.get_num_threads())
+    }
+    costs = result["evaluation_times"]["reranking"]
     assert set(costs) == {f"retrieval/{name}/{model}/reranked" for name in ("test", "test_motion")
                           for model in ("stage2", "control")}  # fmt: skip
-    assert all(0 < cost.pairs <= 16 and cost.seconds > 0 for cost in costs.values())
+    assert all(0 < cost["pairs"] <= 16 and cost["seconds"] > 0 for cost in costs.values())
     control = records["agreement/test/control_dual/motion"].protocol
     assert control is not None
     assert control.model == "control"
@@ -176,12 +185,18 @@ def test_the_report_shows_it(result: dict[str, Any]) -> None:
 
 def test_the_same_again(tables: Tables, folders: ModelFolders, result: dict[str, Any], tmp_path: Path) -> None:
     again = run(tables, folders, tmp_path)
-    # The time that re-ranking took is the one thing that differs.
-    for records in (again["records"], result["records"]):
-        for record in records:
-            if record["cost"]:
-                record["cost"]["seconds"] = 0
     assert again["records"] == result["records"]
+    assert again["metrics"] == result["metrics"]
+
+
+def test_a_few_numbers_are_the_headline_and_git_has_them_all(result: dict[str, Any]) -> None:
+    metrics, linear = result["metrics"], "probe/linear/{}/stage1"
+    mean = (metrics[linear.format("shape")] + metrics[linear.format("motion")]) / 2
+    assert result["headline"]["s1_probe"] == pytest.approx(mean, abs=1e-3)
+    assert result["headline"]["r1_test"] == pytest.approx(metrics["retrieval/test/stage2/dual/t2v_r1"], abs=1e-3)
+    found = {"s1_probe", "s2_probe", "r1_test", "r1_test_motion"}
+    assert set(result["headline"]) == found, "nothing of what is not there"
+    assert result["evaluation_numbers"]["name"].tolist() == sorted(metrics)
 
 
 def test_pooling_by_frame_reaches_every_system(tables: Tables, folders: ModelFolders, tmp_path: Path) -> None:
@@ -280,7 +295,8 @@ def test_another_scoring_reads_the_features_of_the_run_before(tables: Tables, fo
     assert again.metrics == first.metrics
     changed = PARAMS.model_copy(update={"rerank_k": 3, "dsl_temperature": 0.5, "caption": "all"})
     other = evaluate(changed, 0, no_media, load, tmp_path / "kept")
-    assert {record.protocol.k for record in other.records if record.protocol and record.cost} == {3}
+    protocols = [record.protocol for record in other.records if record.protocol and record.protocol.score_type == "reranked"]
+    assert {protocol.k for protocol in protocols} == {3}
     assert not any(record.protocol.failures for record in other.records if record.protocol)
     assert sorted((tmp_path / "kept").iterdir()) == kept
 

@@ -42,7 +42,7 @@ def prepare(source: Path, workspace: Path, workers: int | None = 1, **form: Any)
     inputs = {"source_media": source, "params:prepare": params, "params:offline": OfflineParams(), "workspace": workspace}
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in inputs.items()})
     outputs = SequentialRunner().run(create_pipeline(), catalog)
-    return outputs["raw_media"].load(), outputs["prepare_report"].load()
+    return outputs["raw_media"].load(), {**outputs["prepare_report"].load(), **outputs["prepare_times"].load()}
 
 
 def settle(folder: Path) -> None:

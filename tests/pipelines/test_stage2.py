@@ -77,17 +77,19 @@ def test_the_stage_trains_on_both_kinds_and_its_model_reads_texts_as_it_was_trai
 ) -> None:
     params = settings(text_pretraining={"train": LOOP}, control=False)
     spec = gather(stage_world, tmp_path, params)
-    runs, text = pretrain_text(params, spec, plan_text(params, spec), tmp_path)
-    folder, history, summary = train_video_text(runs, tmp_path)
+    runs, text, text_times = pretrain_text(params, spec, plan_text(params, spec), tmp_path)
+    folder, history, summary, times = train_video_text(runs, tmp_path)
     model, tokenizer = load_video_text(folder)
     assert (summary["steps"], text["steps"], len(history)) == (2, 2, 2)
     assert {"final_contrastive", "final_matching", "final_masked_language", "final_alignment"} <= set(summary)
     assert summary["matching_skipped"] == 0.0
     assert tokenizer.model_max_length == 8
     assert 0.001 <= model.temp.item() <= 0.5
-    skipped, _, nothing = train_control(runs, tmp_path)
+    assert text_times["seconds"] > 0
+    assert times["rows"]["step"] == history["step"].tolist()
+    skipped, _, *nothing = train_control(runs, tmp_path)
     assert (skipped / SKIPPED_FILE).is_file()
-    assert nothing == {}
+    assert nothing == [{}, {}]
 
 
 def test_a_store_made_with_other_settings_is_refused(stage_world: StageWorld, tmp_path: Path) -> None:

@@ -38,8 +38,10 @@ def test_what_was_extracted_is_not_extracted_again(tmp_path: Path, monkeypatch: 
     teacher = make_teacher_folder(tmp_path / "teacher")
     params = TeacherFeaturesParams(**dict(make_config()))
     arguments = (params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
-    folder, image_folder, report = extract_features(*arguments)
+    folder, image_folder, report, took = extract_features(*arguments)
     assert (report["rows"], report["images"]["rows"]) == (6, 3)
+    assert (took["rows_found"], took["images"]["rows_found"]) == (0, 0)
+    assert not {"seconds", "rows_found", "store_bytes", "codec_cosine_error"} & set(report), "they differ between equal runs"
     first = bytes_of(folder)
     for name, source in (("store", folder), ("image_store", image_folder)):
         move_folder(source, tmp_path / name)  # as the catalog does
@@ -50,8 +52,8 @@ def test_what_was_extracted_is_not_extracted_again(tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr("umt_pipeline.pipelines.teacher_features.nodes.extract", no_extraction)
-        again, _, report_again = extract_features(*arguments)
-        assert (bytes_of(again), report_again) == (first, report)
+        again, _, *told_again = extract_features(*arguments)
+        assert (bytes_of(again), told_again) == (first, [report, took])
         with pytest.raises(AssertionError, match="nothing changed"):
             extract_features(params.model_copy(update={"views": 1}), *arguments[1:])
 
@@ -75,7 +77,8 @@ def test_one_clip_more_extracts_that_clip_and_abandoned_work_is_collected(
 
     def run(rows: int, **changes: object) -> dict[str, Any]:
         changed = params.model_copy(update=changes)
-        return extract_features(changed, teacher, tmp_path / "media", videos.iloc[:rows], tmp_path / "workspace")[2]
+        _, _, report, took = extract_features(changed, teacher, tmp_path / "media", videos.iloc[:rows], tmp_path / "workspace")
+        return {**report, **took}
 
     run(3)
     before = set(work.iterdir())
@@ -120,7 +123,7 @@ def test_a_clip_that_is_back_is_extracted(tmp_path: Path, caplog: pytest.LogCapt
     params = TeacherFeaturesParams(**dict(make_config(max_rejected_share=0.5)))
     arguments = (params, teacher, tmp_path / "media", videos, tmp_path / "workspace")
     (tmp_path / "media/clip1.mp4").rename(tmp_path / "aside.mp4")
-    store, _, report = extract_features(*arguments)
+    store, _, report, _ = extract_features(*arguments)
     assert (report["rows"], report["rows_rejected"]) == (6, 3)
     images = tmp_path / "nothing"
     views = gather_views(params, teacher, videos, tmp_path / "media", store, images)
@@ -128,8 +131,8 @@ def test_a_clip_that_is_back_is_extracted(tmp_path: Path, caplog: pytest.LogCapt
     assert extract_features(*arguments)[2] == report, "it is still not there: nothing is done"
     (tmp_path / "aside.mp4").rename(tmp_path / "media/clip1.mp4")
     with caplog.at_level(logging.INFO):
-        store, _, report = extract_features(*arguments)
-    assert [report[name] for name in ("rows", "rows_found", "rows_rejected")] == [9, 6, 0]
+        store, _, report, took = extract_features(*arguments)
+    assert [report["rows"], took["rows_found"], report["rows_rejected"]] == [9, 6, 0]
     assert "clip1.mp4 can be read now" in caplog.text
     assert gather_views(params, teacher, videos, tmp_path / "media", store, images).videos is videos
 
@@ -151,10 +154,10 @@ def test_a_published_teacher_is_fetched_and_its_importance_is_part_of_the_stores
     empty = pd.DataFrame()
     runs, sentences = plan_teacher(params, 0, tmp_path / "media", videos, empty, empty, tmp_path / "workspace")
     assert (runs, sentences) == ({}, {})
-    folder, history, metrics = get_teacher(params, {}, {}, tmp_path / "media", videos, empty, tmp_path / "workspace")
-    assert len(history) == 0
+    folder, history, metrics, times = get_teacher(params, {}, {}, tmp_path / "media", videos, empty, tmp_path / "workspace")
+    assert (len(history), times) == (0, {})
     assert metrics == {"source": source.source, "importance": "pool_attention", "target_dim": 96}
-    store, image_store, _ = extract_features(params, folder, tmp_path / "media", videos, tmp_path / "workspace")
+    store, image_store, *_ = extract_features(params, folder, tmp_path / "media", videos, tmp_path / "workspace")
     manifest = FeatureStore(store).manifest
     assert (manifest.teacher.importance, manifest.target_dim) == ("pool_attention", 96)
     assert FeatureStore(image_store).manifest.teacher == manifest.teacher

@@ -137,7 +137,7 @@ def test_a_fifth_task_goes_from_its_folder_to_its_page(tmp_path: Path) -> None:
     log = kedro_run(project, "demo_corpus,ingestion,length")
     assert "registered umt_length version 1 as challenger" in log
     page = (project / "data/ci/08_reporting/length.html").read_text(encoding="utf-8")
-    metrics = json.loads((project / "data/ci/08_reporting/results/length.json").read_text(encoding="utf-8"))
+    metrics = json.loads((project / "data/ci/08_reporting/length_metrics.json").read_text(encoding="utf-8"))
     assert f"{metrics['error']:.1f}" in page
     assert "Frames off" in page
     assert metrics["training"]["linear"]["steps"] == 5

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from toy_tasks import ToySpec
@@ -22,6 +23,7 @@ from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.core.identity import code_parts
 from umt_pipeline.training import launch, state
+from umt_pipeline.training.metrics import MEASURED
 from umt_pipeline.training.peers import Peers
 from umt_pipeline.training.spec import read_spec, write_spec
 from umt_pipeline.training.state import Row
@@ -136,6 +138,18 @@ def test_in_process_run_reports_rows(tmp_path: Path) -> None:
     assert rows == finished.result.history
     assert len(rows) == 20
     assert finished.summary()["steps"] == 20
+
+
+def test_what_a_run_says_of_itself_is_what_is_the_same_each_time(tmp_path: Path) -> None:
+    one, two = (launch.run(_spec(), tmp_path / name) for name in ("one", "two"))
+    assert one.summary() == two.summary()
+    pd.testing.assert_frame_equal(one.history, two.history)
+    assert not set(MEASURED) & set(one.history)
+    times = one.times()
+    assert times["seconds"] == round(one.result.seconds, 1)
+    assert times["rows"]["clips_per_s"] == [row["clips_per_s"] for row in one.result.history]
+    assert times["rows"]["step"] == one.history["step"].tolist()
+    assert {"median_clips_per_s", "median_data_wait", "peak_memory_mib"} <= set(times)
 
 
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:

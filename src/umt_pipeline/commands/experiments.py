@@ -82,13 +82,17 @@ def read_experiments(states: list[dict[str, Any]], results: str) -> Iterator[Exp
         # The workspace is compared with the commit that it is on.
         base = _parameters(commits[0] if commits and state["rev"] == "workspace" else state)
         changed = _changed(base, _parameters(state)) if state["rev"] == "workspace" else {}
-        yield Experiment(state.get("name") or state["rev"][:_HASH], True, changed, _numbers(state, results))
+        yield Experiment(_name(state), True, changed, _numbers(state, results))
         for experiment in state.get("experiments") or []:
             own = experiment["revs"][0]
             executor = experiment.get("executor") or {}
             waiting = str(executor.get("state") or "").capitalize()
-            name = own.get("name") or own["rev"][:_HASH]
-            yield Experiment(name, False, _changed(base, _parameters(own)), _numbers(own, results), waiting)
+            yield Experiment(_name(own), False, _changed(base, _parameters(own)), _numbers(own, results), waiting)
+
+
+def _name(state: Mapping[str, Any]) -> str:
+    rev = str(state["rev"])
+    return str(state.get("name") or (rev if rev == "workspace" else rev[:_HASH]))
 
 
 def _parameters(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,20 +79,23 @@ def test_both_models_are_searched_in_both_directions_and_recorded(world: dict[st
         protocol = record.protocol
         assert protocol is not None
         assert set(record.values) == columns
-        assert record.values.items() <= result["metrics"]["test"][name][model][score].items()
+        assert record.values == result["metrics"]["test"][name][model][score]
         expected = (2, "stage2_model") if model == "zero_shot" else (4, None)
         folder = world["stage2_model"] if expected[1] else result["model"]
         assert (protocol.split, protocol.clips, protocol.queries, protocol.frames) == (name, 3, 3, expected[0])
         assert (protocol.checkpoint_sha256, protocol.score_type) == (weights_sha256(folder), score)
         assert protocol.k == (2 if score == "reranked" else None)
         assert protocol.settings["text_length"] == (12 if model == "zero_shot" else 8)
-        assert (record.cost is not None) == (score == "reranked")
+        assert protocol.processor
+        assert protocol.threads
     check_evidence(result["evidence"], result["records"])
-    cost = result["metrics"]["test"]["test"]["fine_tuned"]["reranked"]
-    assert 0 < cost["pairs"] <= 9
-    assert cost["pairs_per_second"] > 0
+    costs = result["times"]["test"]["reranking"]
+    assert set(costs) == {task for task in records if task.endswith("reranked")}
+    assert all(0 < cost["pairs"] <= 9 and cost["seconds"] > 0 for cost in costs.values())
     assert result["metrics"]["training"]["fine_tuned"]["steps"] == 2
-    assert result["metrics"]["training"]["fine_tuned"]["median_mfu"] > 0
+    assert result["times"]["training"]["fine_tuned"]["median_mfu"] > 0
+    found = [record.values["t2v_r1"] for task, record in records.items() if task.endswith("fine_tuned/dual")]
+    assert result["headline"] == {"ft_r1": pytest.approx(sum(found) / 2, abs=1e-3)}
     assert result["report"].count("Fine-tuned, re-ranked<br>") == 6, "three queries of each set, with what was found"
     assert {"contrastive", "matching", "temperature"} <= set(result["history"])
     assert not {"masked_language", "alignment"} & set(result["history"])

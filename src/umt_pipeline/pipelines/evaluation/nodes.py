@@ -88,7 +88,7 @@ def evaluation_headline(params: EvaluationParams, records: list[dict[str, Any]])
     A probe's is the mean over the label tasks. Of retrieval it is text-to-video R@1 of the dual encoder, on the first sets: all
     files of headlines together hold at most 15 numbers.
     """
-    wanted = {f"probe_{stage}": f"probe/linear/*/{stage}" for stage in ("stage1", "stage2")}
+    wanted = {f"s{number}_probe": f"probe/linear/*/stage{number}" for number in (1, 2)}
     wanted |= {f"r1_{name}": f"retrieval/{name}/stage2/dual/t2v_r1" for name in params.retrieval_sets[:_HEADLINE_SETS]}
     return headline_numbers(records, wanted)
 
@@ -108,7 +108,7 @@ def gather_prepared(
 ) -> Prepared:
     """Collect what the page shows of ingestion and feature store."""
     took = teacher_features_times.get("features", {})
-    images = {**feature_report["images"], **took.get("images", {})}
+    images = {**feature_report.get("images", {}), **took.get("images", {})}
     sha256 = sha256_file(feature_store / MANIFEST_FILE)
     features = {**feature_report, **took, "images": images, "manifest_sha256": sha256}
     return Prepared(rejects, ingestion_report, features, feature_store)

@@ -22,7 +22,7 @@ class QuestionAnswering(DownstreamTask[QuestionAnsweringParams, QuestionData]):
     name = "question_answering"
     params = QuestionAnsweringParams
     tables = ("videos", "questions", "raw_media", "stage2_model", "stage2_control_model")
-    headline: ClassVar = {"answers": "question_answering/*/{model}/accuracy"}
+    headline: ClassVar = {"qa": "question_answering/*/{model}/accuracy"}
 
     def model_name(self, params: QuestionAnsweringParams) -> str:
         return "stage2"

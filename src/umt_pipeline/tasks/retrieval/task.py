@@ -67,7 +67,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
     name = "retrieval"
     params = RetrievalParams
     tables = ("videos", "captions", "raw_media", "stage2_model")
-    headline: ClassVar = {"tuned_r1": "retrieval/*/{model}/dual/t2v_r1"}
+    headline: ClassVar = {"ft_r1": "retrieval/*/{model}/dual/t2v_r1"}
     has_control = False
 
     def model_name(self, params: RetrievalParams) -> str:
