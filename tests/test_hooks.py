@@ -109,6 +109,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     (project / "conf" / "base" / "mlflow.yml").write_text((ROOT / "conf" / "base" / "mlflow.yml").read_text())
     (project / "conf" / "local").mkdir()
     uri = f"sqlite:///{project / 'mlflow.db'}"
+    MlflowClient(uri).search_experiments()  # makes the database, which takes long on a busy machine
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "DVC_STAGE": "toy_stage"}
     result = subprocess.run([sys.executable, "run.py"], cwd=project, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -166,7 +167,7 @@ def test_runs_say_how_they_were_started_and_what_they_made(client: MlflowClient)
 
 def test_a_misspelt_declaration_is_an_error() -> None:
     dataset = JsonDataset("scores.json", metadata={"mlflow": {"metric": "toy"}})
-    node = Node(dict, inputs=None, outputs="scores", name="score")
+    node = Node(lambda: {}, inputs=None, outputs="scores", name="score")
     with pytest.raises(ConfigError, match=r"catalog entry 'scores', metadata\.mlflow"):
         tracked_outputs(Pipeline([node]), DataCatalog({"scores": dataset}))
 

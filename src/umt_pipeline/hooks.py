@@ -142,7 +142,7 @@ def tracked_outputs(pipeline: Pipeline, catalog: DataCatalog) -> list[Output]:
         dataset = catalog.get(name)
         declared = tracked(name, dataset.metadata) if isinstance(dataset, PathDataset) else None
         if isinstance(dataset, PathDataset) and declared is not None:
-            outputs.append(Output(name, dataset.path, declared))
+            outputs.append(Output(name, dataset.path, declared, dataset.optional))
     return outputs
 
 
@@ -194,7 +194,13 @@ def made_tags(project: Path, pipeline: Pipeline, catalog: DataCatalog) -> dict[s
     md5s = {}
     for name in sorted(pipeline.all_outputs()):
         dataset = catalog.get(name)
-        if isinstance(dataset, PathDataset) and joins_runs(tracked(name, dataset.metadata), dataset.path):
+        if not isinstance(dataset, PathDataset):
+            continue
+        declared = tracked(name, dataset.metadata)
+        # Folders other than models may be large, and DVC will hash them.
+        if joins_runs(declared) and (
+            declared.model is not None and dataset.path.is_dir() if declared else dataset.path.is_file()
+        ):
             md5s[_in_project(project, dataset.path)] = dvc_md5(dataset.path)
     return joining_tags(md5s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,18 +20,28 @@ from umt_pipeline.tracking.dependencies import dvc_md5
 from umt_pipeline.tracking.finished import Output, TrackedDataset, digest_of
 from umt_pipeline.tracking.record import RunRecord, keep
 
+METRICS, HISTORY = "data/08_reporting/stage1_metrics.json", "results/plots/stage1_history.csv"
 ROWS = [{"step": step, "loss": 1 / step} for step in range(1, 6)]
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow, of which making takes longer than copying."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def finished(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def finished(project: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose stage 1 has finished elsewhere: its results and lock are here, its model and pages are not."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    results = project / "results"
-    (results / "plots").mkdir(parents=True)
-    pd.DataFrame(ROWS).to_csv(results / "plots/stage1_history.csv", index=False)
-    (results / "stage1.json").write_text(json.dumps({"final_loss": 0.2}))
-    paths = ("results/stage1.json", "results/plots/stage1_history.csv")
+    shutil.copy(database, project / "mlflow.db")
+    (project / METRICS).parent.mkdir(parents=True)
+    (project / HISTORY).parent.mkdir(parents=True)
+    pd.DataFrame(ROWS).to_csv(project / HISTORY, index=False)
+    (project / METRICS).write_text(json.dumps({"final_loss": 0.2}))
+    paths = (METRICS, HISTORY)
     made = [{"path": path, "md5": dvc_md5(project / path)} for path in paths]
     stage = {
         "deps": [{"path": "data/04_feature/store", "md5": "5.dir"}, {"path": "src/umt_pipeline/models", "md5": "6.dir"}],
@@ -81,10 +92,9 @@ def test_the_commit_is_that_of_the_lock(finished: Path) -> None:
 
 
 def test_the_record_of_the_run_is_taken_where_there_is_one(finished: Path) -> None:
-    results = finished / "results"
     outputs = [
-        Output("stage1_metrics", results / "stage1.json", TrackedDataset(metrics="stage1")),
-        Output("stage1_history", results / "plots/stage1_history.csv", TrackedDataset(history="stage1")),
+        Output("stage1_metrics", finished / METRICS, TrackedDataset(metrics="stage1")),
+        Output("stage1_history", finished / HISTORY, TrackedDataset(history="stage1")),
     ]
     tags, params = {"git.commit": "abc"}, {"seed": "3"}
     begun = RunRecord(name="stage1", corpus="demo", tags=tags, params=params, inputs=(), dependencies={})
@@ -98,7 +108,7 @@ def test_the_record_of_the_run_is_taken_where_there_is_one(finished: Path) -> No
 
 def test_other_results_are_another_run(finished: Path) -> None:
     track_corpus(finished, None)
-    (finished / "results/stage1.json").write_text(json.dumps({"final_loss": 0.1}))
+    (finished / METRICS).write_text(json.dumps({"final_loss": 0.1}))
     (line,) = track_corpus(finished, None)
     assert "dvc.lock does not know these files" in line
     assert len(runs(finished)) == 2
@@ -106,19 +116,17 @@ def test_other_results_are_another_run(finished: Path) -> None:
 
 def test_a_page_that_comes_later_is_sent_then(finished: Path) -> None:
     track_corpus(finished, None)
-    (finished / "results/ingestion.json").write_text("{}")
+    (finished / "data/08_reporting/ingestion_report.json").write_text("{}")
     assert len(track_corpus(finished, None)) == 2
-    page = finished / "data/08_reporting/ingestion.html"
-    page.parent.mkdir(parents=True)
-    page.write_text("<p>")
-    assert "ingestion: 1 files sent to run" in track_corpus(finished, None)[0]
+    (finished / "data/08_reporting/ingestion.html").write_text("<p>")
+    assert "ingestion: 0 values and 1 files sent to run" in track_corpus(finished, None)[0]
     assert "has everything" in track_corpus(finished, None)[0]
 
 
 def test_what_is_not_finished_is_said(finished: Path) -> None:
-    (finished / "results/plots/stage1_history.csv").unlink()
-    assert track_corpus(finished, None) == [f"stage1: not finished, {finished}/results/plots/stage1_history.csv is missing"]
-    (finished / "results/stage1.json").unlink()
+    (finished / HISTORY).unlink()
+    assert track_corpus(finished, None) == [f"stage1: {finished}/{HISTORY} is missing: run it, or fetch it (dvc pull)"]
+    (finished / METRICS).unlink()
     (line,) = track_corpus(finished, None)
     assert "nothing of demo has finished here" in line
 

@@ -37,6 +37,7 @@ def project(tmp_path: Path) -> Path:
         "data/06_models/first/model.safetensors": "weights",
         "data/store/shard": "targets",
         "results/first.json": "{}",
+        "data/end": "the end",
         "dvc.yaml": yaml.safe_dump(DVC_YAML),
         ".dvcignore": (ROOT / ".dvcignore").read_text(encoding="utf-8"),
     }
@@ -91,5 +92,5 @@ def test_runs_of_one_reproduction_join_until_a_source_changes(project: Path) -> 
 
 
 def test_tags_that_join_are_of_data_and_models() -> None:
-    md5s = {"data/06_models/stage1": "1.dir", "src/umt_pipeline/models": "2.dir", "/elsewhere/ü": "3"}
+    md5s = {"data/06_models/stage1": "1.dir", "src/umt_pipeline/models": "2.dir", "/elsewhere/a,b": "3"}
     assert joining_tags(md5s) == {"dvc.md5.data/06_models/stage1": "1.dir"}

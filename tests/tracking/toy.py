@@ -20,6 +20,7 @@ from typing import Any
 from tests.conftest import ROOT
 
 STEPS = 40
+HELD = 10  # the step that a held training waits behind, for a file `go_on`
 FILES = {
     "pyproject.toml": """
         [tool.kedro]
@@ -28,7 +29,7 @@ FILES = {
         kedro_init_version = "1.7.0"
         source_dir = "src"
         """,
-    "conf/base/parameters.yml": "train: {lr: 0.1, pause: 0.0}\nseed: 3",
+    "conf/base/parameters.yml": "train: {lr: 0.1, pause: 0.0, hold: false}\nseed: 3",
     "conf/base/catalog.yml": """
         workspace:
           type: umt_pipeline.datasets.WorkspaceDataset
@@ -61,7 +62,8 @@ FILES = {
             for row in rows:
                 log_row(row)
                 time.sleep(params["pause"])
-                Path("reached").write_text(str(row["step"]))
+                while params["hold"] and row["step"] == {HELD} and not Path("go_on").exists():
+                    time.sleep(0.05)
             folder = Path("staged")
             folder.mkdir(exist_ok=True)
             (folder / "model.safetensors").write_text(str(params["lr"]))
@@ -99,10 +101,10 @@ class Ran:
         return [line for line in self.log.splitlines() if any(word in line for word in words)]
 
 
-def start(project: Path, uri: str, pause: float = 0.0) -> subprocess.Popen[str]:
+def start(project: Path, uri: str, params: str) -> subprocess.Popen[str]:
     """Start `kedro run`."""
     plain = {"KEDRO_LOGGING_CONFIG": str(ROOT / "conf" / "logging.yml"), "MLFLOW_TRACKING_URI": uri, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "kedro", "run", "--pipelines", "train", "--params", f"train.pause={pause}"]
+    command = [sys.executable, "-m", "kedro", "run", "--pipelines", "train", "--params", params]
     return subprocess.Popen(
         command, cwd=project, env={**os.environ, **plain}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -117,7 +119,7 @@ def finish(process: subprocess.Popen[str], began: float) -> Ran:
 def run(project: Path, uri: str, pause: float = 0.0) -> Ran:
     """Start `kedro run` and wait for it."""
     began = time.monotonic()
-    return finish(start(project, uri, pause), began)
+    return finish(start(project, uri, f"train.pause={pause}"), began)
 
 
 def results(project: Path) -> dict[str, str]:

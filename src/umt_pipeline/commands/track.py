@@ -15,10 +15,10 @@ from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.dvc_stages import project_pipelines
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, catalog_resolver, config_loader
 from umt_pipeline.tracking.dependencies import Stages, joining_tags
-from umt_pipeline.tracking.finished import Output, digest_of, joins_runs, missing_numbers, read_finished, tracked
+from umt_pipeline.tracking.finished import Output, digest_of, joins_runs, missing_results, read_finished, tracked
 from umt_pipeline.tracking.provenance import commit_of, provenance_tags
 from umt_pipeline.tracking.record import DEPENDENCIES, JOIN, Input, RunRecord, flat_params, kept_records
-from umt_pipeline.tracking.replay import bring_up_to_date
+from umt_pipeline.tracking.replay import Sent, bring_up_to_date
 from umt_pipeline.tracking.server import SERVER_ERRORS, Server
 from umt_pipeline.tracking.target import DEMO, corpus_of, project_target, track_command
 
@@ -31,7 +31,7 @@ class Place:
         pipeline: name.
         outputs: what it writes that is tracked.
         reads: paths of its inputs that are files or folders, by dataset.
-        joining: paths of the models and tables that it made.
+        joining: paths of the data and models that it made.
     """
 
     pipeline: str
@@ -65,7 +65,7 @@ def track_corpus(project: Path, name: str | None) -> list[str]:
         server = Server(target.uri, target.experiment)
         for pipeline_name, pipeline in project_pipelines().items():
             place = catalog.place(pipeline_name, pipeline)
-            if any(output.path.is_file() for output in place.outputs if output.has_numbers):
+            if any(output.path.is_file() for output in place.outputs if output.is_result):
                 lines.append(f"{pipeline_name}: {_track(server, place, stages, corpus, records)}")
     except SERVER_ERRORS as error:
         raise UmtError(
@@ -76,20 +76,21 @@ def track_corpus(project: Path, name: str | None) -> list[str]:
 
 
 def _track(server: Server, place: Place, stages: Stages, corpus: str, records: Sequence[RunRecord]) -> str:
-    if missing := missing_numbers(place.outputs):
-        return f"not finished, {missing[0].path} is missing"
+    if missing := missing_results(place.outputs):
+        return f"{missing[0].path} is missing: run it, or fetch it (dvc pull)"
     digest = digest_of(place.outputs)
-    if found := server.find_complete(corpus, place.pipeline, digest):
-        finished = read_finished(place.outputs, 0, 0)
-        files = server.log_files(found, finished.files)
-        return f"run {found} has everything" if not files else f"{files} files sent to run {found}"
     known = [record for record in records if record.outputs.get(place.pipeline) == digest]
     record = known[0] if known else record_of_lock(place, stages, corpus, digest)
     finished = read_finished(place.outputs, record.began_ms, record.ended_ms or record.began_ms)
-    sent = bring_up_to_date(server, record, {place.pipeline: finished})
-    origin = (
-        "" if known or record.dependencies else " (dvc.lock does not know these files: without parameters and dependencies)"
-    )
+    # Of a run that nobody kept a record of, as of one in another clone, MLflow may have everything.
+    complete = None if known else server.find_complete(corpus, place.pipeline, digest)
+    if complete is not None:
+        sent = Sent(complete, False, 0, 0, server.log_files(complete, finished.files))
+    else:
+        sent = bring_up_to_date(server, record, {place.pipeline: finished})
+    if not sent.anything:
+        return f"run {sent.run_id} has everything"
+    origin = "" if known or complete or record.dependencies else f" ({stages.file.stem}.lock does not know these files)"
     return f"{sent.values} values and {sent.files} files sent to {'a new ' if sent.fresh else ''}run {sent.run_id}{origin}"
 
 
@@ -99,7 +100,7 @@ def record_of_lock(place: Place, stages: Stages, corpus: str, digest: str) -> Ru
     Its key follows from its files, so that it is the same run each time.
     """
     project = stages.project
-    numbers = [output.path for output in place.outputs if output.has_numbers]
+    numbers = [output.path for output in place.outputs if output.is_result]
     # Files know when they were written, and not how long it took.
     written_ms = int(max(path.stat().st_mtime for path in numbers) * 1000)
     facts: dict[str, Any] = {"tags": {}, "params": {}, "inputs": (), "dependencies": {}}
@@ -140,9 +141,13 @@ class _Catalog:
         read = {dataset: entry for dataset in sorted(pipeline.inputs()) if (entry := self._entry(dataset))}
         return Place(
             name,
-            tuple(Output(dataset, paths[dataset], found) for dataset, found in declared.items() if found is not None),
+            tuple(
+                Output(dataset, paths[dataset], found, bool(written[dataset].get("optional", False)))
+                for dataset, found in declared.items()
+                if found is not None
+            ),
             {dataset: self._relative(self._project / str(entry["filepath"])) for dataset, entry in read.items()},
-            tuple(self._relative(paths[dataset]) for dataset, found in declared.items() if joins_runs(found, paths[dataset])),
+            tuple(self._relative(paths[dataset]) for dataset, found in declared.items() if joins_runs(found)),
         )
 
     def _entry(self, dataset: str) -> dict[str, Any] | None:

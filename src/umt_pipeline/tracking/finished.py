@@ -41,16 +41,18 @@ class Output:
         name: of the dataset.
         path: where it is.
         declared: what the catalog says about tracking it.
+        optional: it may be missing, and may differ between equal runs: times.
     """
 
     name: str
     path: Path
     declared: TrackedDataset
+    optional: bool = False
 
     @property
-    def has_numbers(self) -> bool:
-        """Whether there are numbers in it."""
-        return self.declared.metrics is not None or self.declared.history is not None
+    def is_result(self) -> bool:
+        """Whether there are numbers in it, by which a run is known."""
+        return not self.optional and (self.declared.metrics is not None or self.declared.history is not None)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Finished:
     Attributes:
         rows: of metrics files, at step 0, and of histories.
         files: each with its folder in the artifacts.
-        digest: of the files with numbers.
+        digest: of the files by which the run is known.
     """
 
     rows: tuple[Row, ...]
@@ -68,12 +70,9 @@ class Finished:
     digest: str
 
 
-def joins_runs(declared: TrackedDataset | None, path: Path) -> bool:
-    """Whether runs that made or read a dataset are to be found by its md5: models and tables are, and no reports.
-
-    Of other folders the md5 is not known before DVC has hashed them, and they may be large.
-    """
-    return path.is_file() if declared is None else declared.model is not None and path.is_dir()
+def joins_runs(declared: TrackedDataset | None) -> bool:
+    """Whether runs that made or read a dataset are to be found by its md5: data and models are, and no reports."""
+    return declared is None or declared.model is not None
 
 
 def tracked(name: str, metadata: Mapping[str, Any] | None) -> TrackedDataset | None:
@@ -91,21 +90,21 @@ def tracked(name: str, metadata: Mapping[str, Any] | None) -> TrackedDataset | N
         raise ConfigError(f"catalog entry '{name}', metadata.mlflow: {error}") from error
 
 
-def missing_numbers(outputs: Iterable[Output]) -> list[Output]:
-    """Return the files with numbers that are not there: a pipeline without one is not finished, or not here."""
-    return [output for output in outputs if output.has_numbers and not output.path.is_file()]
+def missing_results(outputs: Iterable[Output]) -> list[Output]:
+    """Return the results that are not there: a pipeline without one is not finished, or not here."""
+    return [output for output in outputs if output.is_result and not output.path.is_file()]
 
 
 def digest_of(outputs: Iterable[Output]) -> str:
-    """Return what the files with numbers are known by; all must be there."""
-    return fingerprint({output.name: sha256_file(output.path) for output in outputs if output.has_numbers})
+    """Return what a run is known by, a hash of its results; all must be there."""
+    return fingerprint({output.name: sha256_file(output.path) for output in outputs if output.is_result})
 
 
 def read_finished(outputs: Sequence[Output], began_ms: int, ended_ms: int) -> Finished:
     """Read the files of a finished pipeline.
 
     Args:
-        outputs: of the pipeline. An artifact that is not there is left out.
+        outputs: of the pipeline. What is no result and is not there is left out.
         began_ms: when the run began.
         ended_ms: when it ended.
 
@@ -117,6 +116,8 @@ def read_finished(outputs: Sequence[Output], began_ms: int, ended_ms: int) -> Fi
     files: list[tuple[Path, str]] = []
     for output in sorted(outputs, key=lambda output: output.name):
         declared = output.declared
+        if not output.is_result and not output.path.is_file():
+            continue
         try:
             if declared.metrics is not None:
                 numbers |= flatten_numbers(read_json(output.path), declared.metrics)
@@ -126,7 +127,7 @@ def read_finished(outputs: Sequence[Output], began_ms: int, ended_ms: int) -> Fi
                 rows += history_rows(table, declared.history, began_ms, ended_ms)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise UmtError(f"{output.path}: expected the numbers of a finished run, found: {error}") from error
-        if declared.artifact is not None and output.path.is_file():
+        if declared.artifact is not None:
             files.append((output.path, declared.artifact))
     head = [Row("", 0, numbers, ended_ms)] if numbers else []
     return Finished((*head, *rows), tuple(files), digest_of(outputs))

@@ -17,7 +17,7 @@ from umt_pipeline.tracking.sender import Sender
 from umt_pipeline.tracking.target import Target, track_command
 
 # All that a run ever waits for MLflow: at its end, for what is still on its way.
-WAIT_S = 15.0
+WAIT_S = 25.0
 # The same of a run that was interrupted, by somebody who wants it to end.
 WAIT_INTERRUPTED_S = 3.0
 _MAX_WORDS = 300
@@ -117,8 +117,11 @@ class LiveRun:
     def _try_again(self, finished: Mapping[str, Finished], until: float) -> None:
         from umt_pipeline.tracking.replay import bring_up_to_date
 
+        def replay() -> None:
+            bring_up_to_date(self._connect(), self._record, finished)
+
         again = Sender(lambda rows: None, lambda error: _log.debug("MLflow still does not answer: %s", error))
-        again.put(lambda: bring_up_to_date(self._connect(), self._record, finished) and None)
+        again.put(replay)
         if again.drain(until - time.monotonic()):
             _log.info("MLflow answers again: run %s has everything", self._record.name)
 

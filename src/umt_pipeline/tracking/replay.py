@@ -17,7 +17,7 @@ class Sent:
     Attributes:
         run_id: of MLflow.
         fresh: the run was made.
-        facts: how many tags, parameters, inputs of data and lists of dependencies.
+        facts: how many tags, parameters, inputs of data and lists of dependencies, and that the run has ended.
         values: how many values of metrics.
         files: how many artifacts.
     """
@@ -53,5 +53,5 @@ def bring_up_to_date(server: Server, record: RunRecord, finished: Mapping[str, F
     server.log_rows(run_id, rows)
     files = server.log_files(run_id, (file for entry in finished.values() for file in entry.files))
     # Last: a run that says it has everything has it.
-    server.end(run_id, record.complete({name: entry.digest for name, entry in finished.items()}))
+    facts += server.end(run_id, record.complete({name: entry.digest for name, entry in finished.items()}))
     return Sent(run_id, found is None, facts, sum(len(row.values) for row in rows), files)

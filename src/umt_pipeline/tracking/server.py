@@ -14,7 +14,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from umt_pipeline.tracking.record import CORPUS, KEY, OUTPUTS, Input, RunRecord, Status
+from umt_pipeline.tracking.record import CORPUS, KEY, OUTPUTS, Input, RunRecord
 from umt_pipeline.tracking.rows import Row
 
 _Item = TypeVar("_Item")
@@ -159,20 +159,24 @@ class Server:
                 sent += 1
         return sent
 
-    def end(self, run_id: str, record: RunRecord) -> None:
-        """End a run, and say of which pipelines it has everything."""
-        for some in _pieces(list(record.last_tags().items()), _PARAMS_PER_REQUEST):
-            self._client.log_batch(run_id, tags=[RunTag(*item) for item in some], synchronous=True)
-        self._client.set_terminated(run_id, record.status, record.ended_ms)
+    def end(self, run_id: str, record: RunRecord) -> int:
+        """End a run, and say of which pipelines it has everything, if it does not say so yet.
 
-    def status(self, run_id: str) -> Status:
-        """Return the status of a run."""
-        status: Status = self._client.get_run(run_id).info.status
-        return status
+        Returns:
+            How many tags were added, and one if the run had not ended.
+        """
+        run = self._client.get_run(run_id)
+        tags = {name: value for name, value in record.last_tags().items() if run.data.tags.get(name) != value}
+        for some in _pieces(list(tags.items()), _PARAMS_PER_REQUEST):
+            self._client.log_batch(run_id, tags=[RunTag(*item) for item in some], synchronous=True)
+        if run.info.status == record.status:
+            return len(tags)
+        self._client.set_terminated(run_id, record.status, record.ended_ms)
+        return len(tags) + 1
 
     def _artifacts(self, run_id: str, folder: str) -> dict[str, int]:
         found = self._client.list_artifacts(run_id, folder or None)
-        return {PurePosixPath(item.path).name: item.file_size for item in found if not item.is_dir}
+        return {PurePosixPath(item.path).name: item.file_size or 0 for item in found if not item.is_dir}
 
 
 def _as_dataset(entry: Input) -> DatasetInput:
