@@ -20,10 +20,11 @@ from tests.serving.folders import ANSWERS, write_folder
 from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.dvc_repo import dvc_repo
+from umt_pipeline.dvc_stages import stages_file
 from umt_pipeline.evaluation.records import Protocol, Record
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.models.vit import ViTConfig
-from umt_pipeline.project_config import catalog_path, config_loader
+from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
 from umt_pipeline.registry.serving_settings import serving_settings
 
 # Stage -> the kind of model that it makes, and the stages that it reads models from.
@@ -48,17 +49,24 @@ class FinishedProject:
         tables: of the corpus; the videos are outside.
     """
 
-    def __init__(self, folder: Path, kinds: Iterable[str]) -> None:
+    def __init__(self, folder: Path, kinds: Iterable[str], corpus: str | None = None) -> None:
         self.folder = make_dvc_project(make_project(folder))
+        self.stages_file = stages_file(Path(), corpus)
+        if corpus is not None:
+            (folder / "conf" / corpus).mkdir()
+            places = {"data": f"data/{corpus}", "results": f"corpora/{corpus}/results"}
+            (folder / "conf" / corpus / "globals.yml").write_text(yaml.safe_dump(places), encoding="utf-8")
+        self.corpus = corpus
         self.tables: Tables = make_tables(folder.parent / "media", ("train", "test"))
-        self.loader = config_loader(folder, "base")
+        self.loader = _loader(folder, corpus)
         self.kinds = tuple(kinds)
         self._write_tables()
         for kind in self.kinds:
             self.train(kind)
         for judge in self.judges():
             self.judge(judge)
-        (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": self._stages()}, sort_keys=False), encoding="utf-8")
+        (folder / self.stages_file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / self.stages_file).write_text(yaml.safe_dump({"stages": self._stages()}, sort_keys=False), encoding="utf-8")
         self.repro()
         self.commit()
 
@@ -66,7 +74,7 @@ class FinishedProject:
         """Return a copy of the project, which may be spoilt."""
         shutil.copytree(self.folder, folder, symlinks=True)
         found = copy.copy(self)
-        found.folder, found.loader = folder, config_loader(folder, "base")
+        found.folder, found.loader = folder, _loader(folder, self.corpus)
         return found
 
     def path(self, dataset: str) -> Path:
@@ -111,7 +119,7 @@ class FinishedProject:
     def repro(self) -> None:
         """Run what `dvc repro` runs."""
         with contextlib.chdir(self.folder), dvc_repo(self.folder) as repo:
-            repo.reproduce()
+            repo.reproduce(str(self.stages_file))
 
     def commit(self, what: str = ".") -> None:
         """Commit everything, or one file."""
@@ -175,7 +183,14 @@ class FinishedProject:
             lines.append(f"mkdir -p {Path(name).parent} && cp -r made/{source} {name}")
             found.append(name if name.startswith("data/") else {name: {"cache": False}})
         deps = [path.relative_to(self.folder).as_posix() for path in reads] + [f"made/{source}" for source in outs]
-        return {"cmd": " && ".join(lines), "deps": deps, "outs": found}
+        place = {"wdir": "../.."} if self.corpus else {}
+        return {**place, "cmd": " && ".join(lines), "deps": deps, "outs": found}
+
+
+def _loader(project: Path, corpus: str | None) -> ProjectConfigLoader:
+    loader = config_loader(project, corpus or "base")
+    loader["catalog"] = loader["catalog"]  # read once
+    return loader
 
 
 def record(task: str, weights: str, value: float) -> Record:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from kedro.pipeline import Pipeline
 
@@ -34,6 +32,8 @@ from umt_pipeline.registry.names import (
 )
 from umt_pipeline.serving.predictors import KINDS
 from umt_pipeline.tasks import task_names
+from umt_pipeline.tracking.finished import tracked
+from umt_pipeline.tracking.rows import flatten_numbers
 
 # The pipeline that judges what no task does.
 EVALUATION = "evaluation"
@@ -79,7 +79,7 @@ class Candidate:
         """
         records = [Record.model_validate(record) for record in read_json(self.records)]
         own = [record for record in records if record.protocol and record.protocol.checkpoint_sha256 in self.weights.values()]
-        found = {name: value for name, value in flat_metrics(own).items() if math.isfinite(value)}
+        found = flatten_numbers(flat_metrics(own))
         if not found:
             raise RegistryError(
                 f"{self.records}: expected numbers of the weights in {self.folder}, found none among {len(records)} records: "
@@ -118,6 +118,8 @@ def find_candidates(project: Path, corpus: str | None, kinds: Sequence[str] | No
         RegistryError: records are of other weights than those in the model folder.
     """
     loader = config_loader(project, corpus or "base")
+    # Else Kedro reads and resolves the catalog again for each file.
+    loader["catalog"] = loader["catalog"]
     pipelines = project_pipelines()
     makers = _makers(loader, pipelines)
     if strange := sorted(set(kinds or ()) - set(makers)):
@@ -146,10 +148,9 @@ def _makers(loader: ProjectConfigLoader, pipelines: Mapping[str, Pipeline]) -> d
     found = {}
     for pipeline in pipelines.values():
         for name in sorted(pipeline.all_outputs()):
-            metadata: Mapping[str, Any] = resolver.resolve_pattern(name).get("metadata") or {}
-            kind = (metadata.get("mlflow") or {}).get("model")
-            if kind is not None:
-                found[str(kind)] = name
+            declared = tracked(name, resolver.resolve_pattern(name).get("metadata"))
+            if declared is not None and declared.model is not None:
+                found[declared.model] = name
     return found
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# The corpus that the project draws itself.
-DEMO = "demo"
+from umt_pipeline.tracking.target import DEMO
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 

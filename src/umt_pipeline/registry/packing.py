@@ -12,7 +12,7 @@ import mlflow
 import pandas as pd
 from mlflow.entities import LoggedModel
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array, Map
 
 from umt_pipeline.core.files import sha256_file, write_json
@@ -100,11 +100,11 @@ def signature(kind: str, folder: Path) -> ModelSignature:
         folder: of the model.
     """
     columns = _columns(kind)
-    inputs = [ColSpec(_type_of(name), name, required) for name, required in columns.items()]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(_type_of(name), name, required) for name, required in columns.items()]
     if set(columns) <= {VIDEO, TEXT} and not columns.get(TEXT):
         # A list of strings has one column, which MLflow calls 0: of videos. It takes the place of any other.
         inputs = [ColSpec(DataType.string, LIST, False), *(ColSpec(DataType.string, name, False) for name in columns)]
-    outputs = [ColSpec(kind_of, name, required=False) for name, kind_of in _outputs(kind, folder).items()]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(form, name, required=False) for name, form in _outputs(kind, folder).items()]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 

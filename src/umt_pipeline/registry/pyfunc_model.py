@@ -1,6 +1,7 @@
-"""The code of a registered model. MLflow keeps this file beside the model folder, and runs it when the model is loaded."""
+"""The code of a registered model. MLflow keeps this file beside the model folder, and runs it when the model is loaded.
 
-from __future__ import annotations
+Annotations are values here, not texts as elsewhere: MLflow asks for the type of the input, and warns without it.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -15,12 +15,13 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from umt_pipeline.core.errors import RegistryError
 from umt_pipeline.core.files import move_folder, sha256_file, sha256_folder
 from umt_pipeline.project_config import config_loader
 from umt_pipeline.registry.names import COMMIT, CORPUS, DEMO, EVIDENCE, FOLDER, KIND, RECORDS, SERVING, own_corpus
+from umt_pipeline.tracking.server import SERVER_ERRORS
+from umt_pipeline.tracking.target import project_target
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,15 @@ FILES: dict[What, tuple[str, str]] = {
 
 # How MLflow says that there is no such model, or no such alias.
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
-_SQLITE = "sqlite:///"
+_MODEL = "models:/"
+# With its own seven attempts, each waiting twice as long, MLflow notices after four minutes that a server is not there.
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+# They tell of making a database and of each step of packing.
+_TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store", "mlflow.pyfunc")
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,11 @@ def connect(project: Path) -> str:
 
     A database file is looked for in the project, whatever folder is the current one.
     """
-    uri = str(config_loader(project, "base")["mlflow"]["server"]["mlflow_tracking_uri"])
-    path = uri.removeprefix(_SQLITE)
-    if path != uri and not Path(path).is_absolute():
-        uri = f"{_SQLITE}{(project / path).resolve()}"
-    # With MLflow's seven, each waiting twice as long, a server that is not there is noticed after four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    uri = project_target(config_loader(project, "base"), project).uri
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     return uri
 
@@ -86,7 +94,7 @@ def registry_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except SERVER_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise RegistryError(
             f"{what}: MLflow at {mlflow.get_tracking_uri()} says: {reason}. Start the server (`make mlflow`) or correct "
@@ -118,16 +126,24 @@ def version_at(name: str, alias: str) -> Version | None:
 def described(client: MlflowClient, found: ModelVersion) -> Version:
     """Return what MLflow knows of a version."""
     metrics: dict[str, float] = {}
+    model_id = model_of(found)
     try:
-        if found.model_id:
-            rows = client.get_logged_model(found.model_id).metrics or []
+        if model_id:
+            rows = client.get_logged_model(model_id).metrics or []
             # The last of each name counts: numbers that were sent again are kept beside the old ones.
             metrics = {row.key: row.value for row in sorted(rows, key=lambda row: int(row.timestamp))}
     except MlflowException as error:
         if error.error_code not in _ABSENT:
             raise
-        logger.warning("%s version %s: its logged model %s was deleted", found.name, found.version, found.model_id)
-    return Version(found.name, str(found.version), dict(found.tags), metrics, found.model_id)
+        logger.warning("%s version %s: its logged model %s was deleted", found.name, found.version, model_id)
+    return Version(found.name, str(found.version), dict(found.tags), metrics, model_id)
+
+
+def model_of(found: ModelVersion) -> str | None:
+    """Return MLflow's id of the logged model that a version points to, or None if it points elsewhere."""
+    # A database does not keep what a version was made with, but for its source.
+    source = str(found.source).removeprefix(_MODEL)
+    return found.model_id or (source if source != found.source else None)
 
 
 def fetch(version: Version, what: What, folder: Path) -> Path:
@@ -169,7 +185,7 @@ def _download(version: Version, name: str, folder: Path) -> Path:
         found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         if not found.exists() or (found.is_dir() and not any(found.iterdir())):
             raise FileNotFoundError(f"no such artifact: {uri}")
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except SERVER_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise RegistryError(
             f"{version.name} version {version.version}: {name} cannot be fetched: {reason}. {_again(version)}"

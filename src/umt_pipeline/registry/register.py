@@ -25,7 +25,8 @@ from umt_pipeline.project_config import ProjectConfigLoader, catalog_path
 from umt_pipeline.registry.candidates import Candidate, Found, find_candidates
 from umt_pipeline.registry.names import CHALLENGER, COMMIT, CORPUS, EVIDENCE, MD5, STAGE, own_corpus
 from umt_pipeline.registry.packing import collect_files, write_mlflow_model
-from umt_pipeline.registry.reading import FILES, Version, connect, described, fetch, registry_errors
+from umt_pipeline.registry.reading import FILES, Version, connect, described, fetch, model_of, registry_errors
+from umt_pipeline.tracking.target import project_target
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,6 @@ class _Registration:
             else:
                 self._fill_in(version, candidate, tags, files)
             self._client.set_registered_model_alias(name, CHALLENGER, version.version)
-        logger.info("%s version %s is %s", name, version.version, CHALLENGER)
         return Registered(name, version.version, fresh)
 
     def _ensure_model(self, name: str) -> None:
@@ -201,7 +201,7 @@ class _Registration:
     @cached_property
     def _experiment(self) -> str:
         """The experiment of the project's runs; it is made if it is new."""
-        name = str(self._found.loader["mlflow"]["tracking"]["experiment"]["name"])
+        name = project_target(self._found.loader, self._project).experiment
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self._client.create_experiment(name))
 
@@ -223,7 +223,7 @@ def _known(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Version 
     """Return the first version with this model folder and evidence, or None. One whose logged model was deleted is no more."""
     versions = client.search_model_versions(f"name = '{name}' AND tags.`{MD5}` = '{tags[MD5]}'")
     for found in sorted(versions, key=lambda version: int(version.version)):
-        if found.tags.get(EVIDENCE) == tags[EVIDENCE] and _is_there(client, found.model_id):
+        if found.tags.get(EVIDENCE) == tags[EVIDENCE] and _is_there(client, model_of(found)):
             return described(client, found)
     return None
 

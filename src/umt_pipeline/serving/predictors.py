@@ -17,10 +17,11 @@ Videos are paths of files. A list of strings is a column of videos.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 from torch import Tensor
@@ -51,6 +52,7 @@ from umt_pipeline.video.action_views import ClipConfig
 from umt_pipeline.video.views import ViewConfig
 
 VIDEO, TEXT = "video", "text"
+Loaded = TypeVar("Loaded")
 Data = pd.DataFrame | Sequence[str]
 
 
@@ -188,9 +190,10 @@ class ClassificationPredictor(Predictor):
     def predict(self, data: Data) -> pd.DataFrame:
         table = as_table(data)
         videos = cells(table, VIDEO)
-        clips, found = video_table(videos), {}
+        clips = video_table(videos)
+        found: dict[str, Any] = {}
         for task, (classes, model) in self.parts.items():
-            with Workers(lambda model=model: model) as workers:
+            with Workers(functools.partial(_itself, model)) as workers:
                 said = classify(workers, clips, Path(), self.clip, self.test, task)
             require_all(said.failures)
             of_video = dict(zip(said.video_ids, said.probabilities_SC.tolist(), strict=True))
@@ -233,7 +236,7 @@ class QuestionPredictor(Predictor):
         videos, texts = cells(table, VIDEO), cells(table, TEXT)
         rows = [str(number) for number in range(len(table))]
         questions = pd.DataFrame({"question_id": rows, "video_id": videos, "question": texts})
-        with Workers(lambda: (self.model, self.tokenizer)) as workers:
+        with Workers(functools.partial(_itself, (self.model, self.tokenizer))) as workers:
             said = answer_questions(workers, questions, self.answers, load_frames, self.length, self.test, "answers")
         require_all(said.failures)
         best = {
@@ -271,7 +274,7 @@ class DetectionPredictor(Predictor):
         videos = cells(table, VIDEO)
         numbers = _numbers(table, [*FRAME[1:], *BOX])
         boxes = numbers.assign(video=videos, source=self.test.source, score=1.0)
-        with Workers(lambda: self.model) as workers:
+        with Workers(functools.partial(_itself, self.model)) as workers:
             said = detect(workers, self.actions, video_table(videos), boxes, Path(), self.recipe, self.test)
         require_all({f"{video} at {at} s": reason for (video, at), reason in said.failures.items()})
         keys = said.table[[*FRAME, *BOX]].itertuples(index=False, name=None)
@@ -320,6 +323,11 @@ def load_predictor(kind: str, folder: Path, settings: Mapping[str, Any], precisi
     return loaded
 
 
+def _itself(loaded: Loaded) -> Loaded:
+    """Return what is loaded already, as :class:`Workers` wants it."""
+    return loaded
+
+
 def as_table(data: Data) -> pd.DataFrame:
     """Return data as a table; strings without columns are paths of videos.
 
@@ -349,7 +357,7 @@ def cells(table: pd.DataFrame, name: str) -> list[str]:
 
 def _given(table: pd.DataFrame, name: str) -> dict[int, str]:
     """Return the cells of a column, by row number, that are not empty."""
-    found = table.get(name, [])
+    found: Iterable[Any] = table.get(name, [])
     return {row: str(value) for row, value in enumerate(found) if not pd.isna(value)}
 
 
