@@ -84,7 +84,7 @@ viz: $(STAMP) ## open the picture of the pipelines (Kedro-Viz)
 
 .PHONY: lock-check
 lock-check: $(STAMP) ## fail if dvc.lock does not belong to the code, parameters and data that are here
-	@.ci/lock-check
+	@$(BIN)/umt status --check
 
 .PHONY: wheel
 wheel: $(STAMP) ## build the package into dist/

@@ -132,3 +132,21 @@ def test_all_declared_plots_are_drawn_and_name_files_of_stages() -> None:
 def test_a_stage_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"expected pipelines of .*stage1.*; found 'stage3'"):
         describe_stages(ROOT, None, ["ingestion", "stage3"])
+
+
+def test_the_run_cache_sees_every_parameter() -> None:
+    # It leaves these keys out, so that a run with another value would be taken for the same: they are named in full.
+    for stage in STAGES.values():
+        for entry in stage["params"]:
+            for file, names in entry.items():
+                text = (ROOT / file).read_text(encoding="utf-8")
+                block = yaml.safe_load(text)[names[0]]
+                assert sorted(names[1:]) == sorted(overlooked(block, names[0]))
+
+
+def overlooked(values: Any, name: str) -> list[str]:
+    if not isinstance(values, dict):
+        return []
+    return [f"{name}.{key}" for key in values if key in ("size", "nfiles")] + [
+        inner for key, value in values.items() for inner in overlooked(value, f"{name}.{key}")
+    ]

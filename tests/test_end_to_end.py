@@ -16,6 +16,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 from tests.conftest import ROOT
+from tests.evidenced import check_evidence
 from umt_pipeline.exchange.convert import export_checkpoint, import_checkpoint
 from umt_pipeline.exchange.sizes import Asked
 from umt_pipeline.models.student import load_student
@@ -108,6 +109,11 @@ def test_the_whole_job_runs(finished: Path) -> None:
     found = pd.read_csv(finished / "data/ci/07_model_output/detection_predictions.csv")
     assert 2 * 6 <= len(found) <= 2 * 12, "six test clips, the object and maybe a false alarm"
     assert (results / "plots/detection.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+    outputs = finished / "data/ci/07_model_output"
+    for name in ("evaluation", "classification", "retrieval", "question_answering", "detection"):
+        records = json.loads((outputs / f"{name}_records.json").read_text(encoding="utf-8"))
+        check_evidence(pd.read_parquet(outputs / f"{name}_evidence.parquet"), records)
 
     headlines = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in results.glob("headline*.json")}
     assert headlines["headline.json"]["r1_test"] == pytest.approx(metrics["retrieval/test/stage2/dual/t2v_r1"], abs=1e-3)

@@ -41,6 +41,15 @@ def test_later_layers_go_over_earlier_ones(project: Path) -> None:
     assert loader.own_parameters() == {"stage1": {"train"}}
 
 
+def test_a_gate_of_an_overlay_is_all_of_its_gate(project: Path) -> None:
+    """Its numbers are keys: the demo's are none that another corpus has."""
+    files = {**LAYERS, "own/parameters_gate.yml": "gate: {stage2: {metrics: {mine: 0.0}}}"}
+    parameters = config_loader(write(project, files), "own")["parameters"]
+    assert parameters["gate"] == {"stage2": {"metrics": {"mine": 0.0}}}
+    assert parameters["stage1"]["train"]["betas"] == [0.9, 0.95], "all other blocks are merged"
+    assert "stage1" in config_loader(project, None)["parameters"]["gate"]
+
+
 def test_each_loader_answers_from_its_own_globals(project: Path) -> None:
     own, base = config_loader(write(project, LAYERS), "own"), config_loader(project, None)
     assert base["catalog"]["raw_media"]["filepath"].startswith("data/01_raw")

@@ -46,6 +46,12 @@ def dvc_repo(project: Path) -> Iterator[Any]:
         raise ConfigError(f"DVC: {': '.join(dict.fromkeys(causes))}") from error
 
 
+def has_remote(project: Path) -> bool:
+    """Whether DVC knows where to keep data outside this machine."""
+    with dvc_repo(project) as repo:
+        return bool(repo.config["core"].get("remote"))
+
+
 def put_under_dvc(repo: Any, paths: Sequence[Path]) -> None:
     """Let DVC keep files and folders as they are now; files can be written afterwards, and are no links into the cache.
 

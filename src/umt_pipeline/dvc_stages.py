@@ -34,6 +34,8 @@ DEMO_ONLY = "demo_corpus"
 # Rooms whose change does not change what a stage computes: a stage need not depend on them.
 WITHOUT_EFFECT = {"core", "datasets", "exchange", "executors", "tracking", "pipelines/runs.py"}
 PLOTS = "_plots"
+# What DVC's run cache leaves out of its keys: dvc.stage.cache, which hashes a stage without them.
+_OVERLOOKED = ("size", "nfiles")
 
 HEADER = """\
 # One stage per Kedro pipeline. A stage runs again when something under `deps` or `params` changed.
@@ -298,7 +300,26 @@ def _blocks(pipeline: Pipeline, stages: list[str], known: list[str]) -> list[str
 def _parameters(project: Path, corpus: str | None, blocks: list[str]) -> list[dict[str, Any]]:
     files = {block: f"parameters{'' if block == 'seed' else f'_{block}'}.yml" for block in blocks}
     own = {block for block, file in files.items() if corpus and (project / "conf" / corpus / file).is_file()}
-    return [{f"conf/{corpus if block in own else 'base'}/{file}": _Names([block])} for block, file in files.items()]
+    paths = {block: f"conf/{corpus if block in own else 'base'}/{file}" for block, file in files.items()}
+    return [{path: _Names([block, *_overlooked(project / path, block)])} for block, path in paths.items()]
+
+
+def _overlooked(file: Path, block: str) -> list[str]:
+    """Return the parameters of a block that DVC's run cache would not see, with the names of all that they stand in.
+
+    It leaves out what is called as its own notes of files are, at any depth, so that a run with another ``size`` would be
+    taken for the same. By their full names it sees them.
+    """
+    found = []
+
+    def look(values: Any, name: str) -> None:
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if key in _OVERLOOKED:
+                found.append(f"{name}.{key}")
+            look(value, f"{name}.{key}")
+
+    look(yaml.safe_load(file.read_text(encoding="utf-8")).get(block), block)
+    return found
 
 
 def _comparisons(project: Path, made: Mapping[str, Kept]) -> list[dict[str, Any]]:

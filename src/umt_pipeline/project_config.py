@@ -29,6 +29,8 @@ LOADER_ARGS: dict[str, Any] = {
     "custom_resolvers": {"oc.env": oc.env},
 }
 
+# Blocks of parameters that an overlay replaces as a whole: their keys are names of its own, beside which others mean nothing.
+REPLACED = frozenset({"gate"})
 RECIPES_FOLDER = "recipes"
 SECTIONS = ("parents", "about", "parameters", "catalog", "globals")
 
@@ -40,7 +42,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     A recipe is a file of ``conf/recipes`` with sections ``parameters``, ``catalog`` and ``globals``, which hold what files of
     these names do in an overlay, ``parents``: other recipes that it stands on, and ``about``: what ``umt recipes`` says of it.
-    Later recipes go over earlier ones key by key, the overlay's own files over all of them, and what results over ``base``.
+    Later recipes go over earlier ones key by key, the overlay's own files over all of them, and what results over ``base``; but
+    blocks of :data:`REPLACED` are the overlay's alone where it has them.
 
     Raises:
         ConfigError: there is no such overlay; those that there are are named.
@@ -86,7 +89,14 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # Kedro 1.7 reads an overlay's files here, before it merges them in the order of this mapping.
         base, overlay, base_path, overlay_path, processed = super()._read_raw_config(key)
         recipes = {path: OmegaConf.create(content[key]) for path, content in self.recipes.items() if content.get(key)}
-        return base, {**recipes, **overlay}, base_path, overlay_path, processed
+        overlay = {**recipes, **overlay}
+        replaced = REPLACED & {str(block) for content in overlay.values() for block in content} if key == "parameters" else ()
+        if replaced:
+            base = {
+                path: OmegaConf.masked_copy(content, [block for block in content if block not in replaced])
+                for path, content in base.items()
+            }
+        return base, overlay, base_path, overlay_path, processed
 
 
 def environments(conf: Path) -> list[str]:

@@ -68,7 +68,7 @@ def test_stages_depend_on_hashes_of_media_that_stay_where_they_are(dvc_project: 
     assert found["ingestion"]["deps"][:3] == [f"{raw}/media_manifest.csv", f"{raw}/videos.csv", f"{raw}/captions.csv"]
     assert found["stage1"]["params"] == [
         {"conf/mine/parameters.yml": ["seed"]},
-        {"conf/mine/parameters_teacher_features.yml": ["teacher_features"]},
+        {"conf/mine/parameters_teacher_features.yml": ["teacher_features", "teacher_features.view.size"]},
         {"conf/mine/parameters_stage1.yml": ["stage1"]},
     ]
     assert all(stage["wdir"] == "../.." for stage in found.values())

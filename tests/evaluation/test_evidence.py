@@ -113,7 +113,7 @@ def test_what_does_not_follow_is_named_with_what_does() -> None:
 
 
 def test_a_large_table_is_made_and_summed_in_no_time() -> None:
-    count = 1_000_000
+    count = 300_000
     started = time.perf_counter()
     videos = np.repeat([f"clip {number}" for number in range(count // 20)], 20)
     table = joined([evidence_rows("a", "t2v_rank", np.arange(count), videos, np.arange(count) % 9 + 1, videos, videos)])

@@ -175,9 +175,9 @@ def test_the_same_again(tables: Tables, folders: ModelFolders, result: dict[str,
 def test_a_few_numbers_are_the_headline_and_git_has_them_all(result: dict[str, Any]) -> None:
     metrics, linear = result["metrics"], "probe/linear/{}/stage1"
     mean = (metrics[linear.format("shape")] + metrics[linear.format("motion")]) / 2
-    assert result["headline"]["s1_probe"] == pytest.approx(mean, abs=1e-3)
+    assert result["headline"]["probe_stage1"] == pytest.approx(mean, abs=1e-3)
     assert result["headline"]["r1_test"] == pytest.approx(metrics["retrieval/test/stage2/dual/t2v_r1"], abs=1e-3)
-    found = {"s1_probe", "s2_probe", "r1_test", "r1_test_motion"}
+    found = {"probe_stage1", "probe_stage2", "r1_test", "r1_test_motion"}
     assert set(result["headline"]) == found, "nothing of what is not there"
     assert result["evaluation_numbers"]["name"].tolist() == sorted(metrics)
 

@@ -219,11 +219,127 @@ def update(
 
 
 @app.command()
-def status(name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo.")] = None) -> None:
-    """Say which stages `dvc repro` would run, and why."""
-    from umt_pipeline.commands.status import print_status
+def status(
+    name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit status 1 if something would run.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as for a pull request.")] = False,
+    due: Annotated[bool, typer.Option("--due", help="Print the corpora of which a stage would run, as a JSON list.")] = False,
+    imports: Annotated[bool, typer.Option("--imports", help="With --due: those whose data comes from elsewhere, too.")] = False,
+) -> None:
+    """Say which stages `dvc repro` would run, and why. Needs no data."""
+    from umt_pipeline.commands.status import due_corpora, markdown_status, print_status, project_status
+    from umt_pipeline.registry.names import own_corpus
 
-    print_status(Console() if sys.stdout.isatty() else Console(width=160), project_folder(), name)
+    if due:
+        typer.echo(json.dumps(due_corpora(project_folder(), imports)))
+        return
+    if markdown:
+        found = project_status(project_folder(), own_corpus(name))
+        typer.echo(markdown_status(found))
+        in_step = all(status.in_step for status in found)
+    else:
+        console = Console() if sys.stdout.isatty() else Console(width=160)
+        in_step = print_status(console, project_folder(), own_corpus(name))
+    if check and not in_step:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retrain(
+    name: Annotated[str | None, typer.Argument(help="A corpus. Without it, the demo.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Reproduce this stage, with what it needs. Default: all.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Parameter to change first, FILE:key=value. Repeatable.")
+    ] = None,
+    update_imports: Annotated[
+        bool, typer.Option("--update-imports", help="Look whether data imported by DVC has changed where it comes from.")
+    ] = False,
+    branch: Annotated[str | None, typer.Option(help="Name of the branch. Default: retrain/NAME-<hash of the inputs>.")] = None,
+    base: Annotated[str, typer.Option(help="Branch that the pull request is for.")] = "main",
+    remote: Annotated[str, typer.Option(help="git's name of the repository that the branch goes to.")] = "origin",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    no_push: Annotated[
+        bool, typer.Option("--no-push", help="Keep everything here: data, branch, and no pull request.")
+    ] = False,
+    no_pull_request: Annotated[
+        bool, typer.Option("--no-pull-request", help="Push data and branch, and leave the pull request to you.")
+    ] = False,
+) -> None:
+    """Reproduce what is out of date, and propose it: new models, numbers and the gate's verdict as a pull request.
+
+    Runs dvc repro, dvc push, git commit on a branch, umt register, umt promote and
+    gh pr create. What is not touched by a change is not fetched. Killed anywhere, the
+    same command goes on. Nothing to do: it says so, with exit status 0. That the gate
+    promotes no model is no failure either: the pull request says it.
+
+    umt retrain --set conf/base/parameters_stage1.yml:stage1.train.lr=1e-3
+    """
+    from umt_pipeline.commands.overrides import Override
+    from umt_pipeline.commands.retrain import Asked, preview
+    from umt_pipeline.commands.retrain import retrain as retrain_corpus
+    from umt_pipeline.registry.names import own_corpus
+
+    asked = Asked(
+        corpus=own_corpus(name),
+        stage=stage,
+        overrides=tuple(Override.parse(text) for text in set_ or ()),
+        update_imports=update_imports,
+        branch=branch,
+        base=base,
+        remote=remote,
+        push=not no_push,
+        pull_request=not no_pull_request,
+    )
+    project = project_folder()
+    if dry_run:
+        _say(preview(project, asked))
+        return
+    for line in retrain_corpus(project, asked):
+        _say([line])
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="Id of a run in MLflow.")],
+    into: Annotated[
+        Path | None,
+        typer.Option(help="New folder for the checkout. Default: beside the project, PROJECT-run-ID."),
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Run the stage again, and compare its numbers with the run's.")] = False,
+    remote: Annotated[str, typer.Option(help="git's name of the repository to ask for a commit that is not here.")] = "origin",
+) -> None:
+    """Check out code, lock and data of an MLflow run into a folder of its own, and say what is missing.
+
+    Exit status 1 if something is missing, or if with --run a number is another one.
+    """
+    from umt_pipeline.commands.reproduce import Reproduction, read_run, told
+
+    project = project_folder().resolve()
+    folder = (into or project.with_name(f"{project.name}-run-{run_id[:8]}")).resolve()
+    work = Reproduction(project, read_run(project, run_id), folder, remote)
+    for line in work.check_out():
+        _say([line])
+    fine = not work.missing
+    if run:
+        comparison = work.run()
+        _say(list(told(comparison)))
+        fine = comparison.is_same
+    else:
+        _say([f"git worktree remove {folder} takes it away again; --run runs the stage there"])
+    if not fine:
+        raise typer.Exit(1)
+
+
+@app.command()
+def track(
+    name: Annotated[
+        str | None, typer.Argument(help="A corpus, or another overlay that runs were made with. Without it, the demo.")
+    ] = None,
+) -> None:
+    """Tell MLflow what it missed: the finished files are read, and runs brought up to date. Nothing is sent twice."""
+    from umt_pipeline.commands.track import track_corpus
+
+    _say(track_corpus(project_folder(), name))
 
 
 @app.command()
@@ -252,18 +368,6 @@ def promote(
 
     status = run_promotion(Asked(project_folder(), own_corpus(name), kind, seeds), yes, as_json)
     raise typer.Exit(status)
-
-
-@app.command()
-def track(
-    name: Annotated[
-        str | None, typer.Argument(help="A corpus, or another overlay that runs were made with. Without it, the demo.")
-    ] = None,
-) -> None:
-    """Tell MLflow what it missed: the finished files are read, and runs brought up to date. Nothing is sent twice."""
-    from umt_pipeline.commands.track import track_corpus
-
-    _say(track_corpus(project_folder(), name))
 
 
 @app.command()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,10 +76,10 @@ def evidence_rows(
     task: str,
     metric: str,
     items: Iterable[object],
-    videos: Sequence[str],
-    values: np.ndarray,
-    answers: Sequence[str | None] | np.ndarray | None = None,
-    truths: Sequence[str | None] | np.ndarray | None = None,
+    videos: Iterable[str],
+    values: np.ndarray | pd.Series,
+    answers: Iterable[str | None] | None = None,
+    truths: Iterable[str | None] | None = None,
 ) -> pd.DataFrame:
     """Return the evidence of one metric of one task, a row per item.
 
@@ -92,16 +92,15 @@ def evidence_rows(
         answers: what the model said; None: nothing that a text could say.
         truths: what was to be said; likewise.
     """
-    index = pd.RangeIndex(len(items))
-    nothing = [None] * len(items)
+    names = pd.Series(list(items)).astype(str)
     columns = {
-        "task": pd.Series(task, index=index, dtype=str),
-        "metric": pd.Series(metric, index=index, dtype=str),
-        "item": pd.Series(np.asarray(items), index=index).astype(str),
-        "video": pd.Series(np.asarray(videos), index=index, dtype=str),
-        "value": pd.Series(np.asarray(values, dtype=np.float32), index=index),
-        "answer": pd.Series(nothing if answers is None else np.asarray(answers, dtype=object), index=index, dtype=str),
-        "truth": pd.Series(nothing if truths is None else np.asarray(truths, dtype=object), index=index, dtype=str),
+        "task": pd.Series(task, index=names.index, dtype=str),
+        "metric": pd.Series(metric, index=names.index, dtype=str),
+        "item": names,
+        "video": pd.Series(list(videos), dtype=str),
+        "value": pd.Series(np.asarray(values, dtype=np.float32)),
+        "answer": pd.Series(None if answers is None else list(answers), index=names.index, dtype=str),
+        "truth": pd.Series(None if truths is None else list(truths), index=names.index, dtype=str),
     }
     return pd.DataFrame(columns, columns=list(COLUMNS))
 

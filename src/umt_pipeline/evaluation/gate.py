@@ -312,8 +312,8 @@ def _verdict(name: str, least: float, guard: bool, kinds: _Kinds, params: GatePa
         verdict = "cannot_be_told"
         why = f"the models differ on {kinds.different} of the clips, too few to tell; at least {MIN_DIFFERENT} are needed"
     told = (
-        f"{name} {champion:.1f} -> {challenger:.1f} % ({challenger - champion:+.1f} points, {params.confidence:.0%} interval "
-        f"{low:+.1f} to {high:+.1f}, {kinds.clips:,} clips): {why}"
+        f"{name} {champion:.1f} -> {challenger:.1f} % ({challenger - champion:+.2f} points, {params.confidence:.0%} interval "
+        f"{low:+.2f} to {high:+.2f}, {kinds.clips:,} clips): {why}"
     )
     return MetricVerdict(
         name=name,
@@ -333,8 +333,7 @@ def _verdict(name: str, least: float, guard: bool, kinds: _Kinds, params: GatePa
 
 def _together(found: Sequence[MetricVerdict]) -> tuple[Outcome, str]:
     """Return the verdict of all numbers, and why."""
-    for verdict, words in (("refused", "Refused"), ("cannot_be_told", "It cannot be told")):
-        decisive = [one for one in found if one.verdict == verdict]
-        if decisive:
-            return verdict, f"{words}: {'; '.join(one.reason for one in decisive)}."
-    return "promoted", f"Promoted: {'; '.join(one.reason for one in found)}."
+    words: dict[Outcome, str] = {"refused": "Refused", "cannot_be_told": "It cannot be told", "promoted": "Promoted"}
+    # Any refusal refuses, anything untold leaves it open; what is in order is then not the reason.
+    verdict = next(outcome for outcome in words if any(one.verdict == outcome for one in found))
+    return verdict, f"{words[verdict]}: {'; '.join(one.reason for one in found if one.verdict == verdict)}."

@@ -46,14 +46,14 @@ class ProbeResult:
 
     Args:
         accuracy: on the test clips, in percent.
-        predicted: labels of the test clips with features, str [S].
+        predicted: labels of the S test clips with features.
         setting: the chosen k, C or learning rate.
         validation_accuracy: of the chosen setting, in percent; None if there was no validation clip to choose on.
         classes: classes seen in training.
     """
 
     accuracy: float
-    predicted: np.ndarray
+    predicted: tuple[str, ...]
     setting: float
     validation_accuracy: float | None
     classes: int
@@ -147,7 +147,7 @@ def choose_and_report(
     predicted = predict(test)[chosen]
     return ProbeResult(
         accuracy=accuracy(predicted, test.labels, test.failures),
-        predicted=predicted,
+        predicted=tuple(predicted.tolist()),
         setting=settings[chosen],
         validation_accuracy=validation_accuracy,
         classes=classes,

@@ -197,8 +197,8 @@ class _Clips:
         """How many clips have no features."""
         return len(self.video_ids) - len(self.rows)
 
-    def evidence(self, task: str, predicted: np.ndarray) -> pd.DataFrame:
-        """Return whether each clip's label was predicted; ``predicted`` [R] is of those that have features."""
+    def evidence(self, task: str, predicted: Sequence[str]) -> pd.DataFrame:
+        """Return whether each clip's label was predicted; ``predicted`` is of those that have features."""
         clips, _ = self.features.select(self.video_ids)
         answers = np.full(len(self.video_ids), None, dtype=object)
         answers[clips] = predicted

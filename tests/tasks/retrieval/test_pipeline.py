@@ -87,6 +87,7 @@ def test_both_models_are_searched_in_both_directions_and_recorded(world: dict[st
         assert protocol.settings["text_length"] == (12 if model == "zero_shot" else 8)
         assert protocol.processor
         assert protocol.threads
+    check_evidence(result["evidence"], result["records"])
     costs = result["times"]["test"]["reranking"]
     assert set(costs) == {task for task in records if task.endswith("reranked")}
     assert all(0 < cost["pairs"] <= 9 and cost["seconds"] > 0 for cost in costs.values())

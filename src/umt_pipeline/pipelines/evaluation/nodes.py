@@ -13,7 +13,6 @@ import pandas as pd
 from umt_pipeline.compute.machine import this_machine
 from umt_pipeline.core.files import read_json, sha256_file, staged_folder, write_json
 from umt_pipeline.core.identity import Identity, code_key, settings_of, work_folder
-from umt_pipeline.datasets import TableDataset
 from umt_pipeline.evaluation.encoders import frame_loader
 from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.evaluation.loading import ModelFolders, load_models
@@ -76,9 +75,9 @@ def evaluate_models(
         content = {"metrics": result.metrics, "records": records, "examples": shown, "times": {"reranking": result.costs}}
         with staged_folder(found) as staged:
             write_json(staged / "results.json", content)
-            TableDataset(str(staged / "evidence.parquet")).save(result.evidence)
+            result.evidence.to_parquet(staged / "evidence.parquet", index=False)
     evaluated = read_json(found / "results.json")
-    evidence = TableDataset(str(found / "evidence.parquet")).load()
+    evidence = pd.read_parquet(found / "evidence.parquet")
     examples = [RetrievalExample(**example) for example in evaluated["examples"]]
     return evaluated["metrics"], evaluated["records"], evidence, examples, evaluated["times"]
 

@@ -145,8 +145,8 @@ def action_evidence(
     answer_G = np.array([*classes, None], dtype=object)[best_candidates(score_GC, true_GC)]
     video = known["video"].map(video_ids)
     corners = known[BOX].astype(str)
-    box = corners[BOX[0]].str.cat([corners[edge] for edge in BOX[1:]], sep=",")
-    item = video.astype(str).str.cat([known["timestamp_s"].astype(str) + " s", box, known["label"]], sep=" ")
+    box = corners["x1"] + "," + corners["y1"] + "," + corners["x2"] + "," + corners["y2"]
+    item = video + " " + known["timestamp_s"].astype(str) + " s " + box + " " + known["label"]
     return evidence_rows(task, CLASS_RANK, item, video, rank_G, answer_G, known["label"])
 
 
