@@ -1,6 +1,7 @@
-"""Results that repeat, with DVC itself and the stages of dvc.yaml; `kedro` is a stand-in that writes what a stage declares.
+"""Results that repeat: of two runs in two places; and with DVC itself and the stages of dvc.yaml.
 
-What a stage writes follows from its parameters and from what it reads; pages and times are others in every run.
+There `kedro` is a stand-in that writes what a stage declares. What it writes follows from the stage's parameters and from what
+it reads; pages and times are others in every run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dvc.utils.hydra import apply_overrides
 from rich.console import Console
 
 from tests.conftest import ROOT
-from tests.project_copies import copy_project, make_dvc_project
+from tests.project_copies import copy_project, kedro_run, make_dvc_project
 from umt_pipeline.commands.experiments import print_experiments
 
 pytestmark = pytest.mark.slow
@@ -116,6 +117,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place.call("git", "add", "-A")
     place.call("git", "commit", "-q", "-m", "first")
     return place
+
+
+def test_two_runs_in_two_places_give_equal_results(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        project = copy_project(tmp_path / name)
+        kedro_run(project, ",".join(STAGES))
+        results = project / "data/ci/08_reporting/results"
+        found.append({path.relative_to(results): path.read_bytes() for path in results.rglob("*") if path.is_file()})
+        assert (project / "data/ci/08_reporting/stage1_times.json").is_file()
+    assert len(found[0]) > 2 * len(STAGES)
+    assert found[0] == found[1], [path for path in found[0] if found[0][path] != found[1].get(path)]
 
 
 def test_a_parameter_flipped_back_reruns_nothing(place: Place) -> None:
