@@ -18,9 +18,12 @@ from pydantic import ValidationError
 from tests.features.test_image_store import write_images
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
+from umt_pipeline.compute import precision
+from umt_pipeline.compute.gain import Speeds
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from umt_pipeline.core.files import move_folder
 from umt_pipeline.data.mapped import MappedTable, write_mapped
+from umt_pipeline.features.codecs import Int8
 from umt_pipeline.features.provider import OnlineTargets
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
@@ -99,6 +102,45 @@ def test_one_clip_more_extracts_that_clip_and_abandoned_work_is_collected(
     assert recent.is_dir()
     assert not abandoned.exists(), "nothing was written to it for two weeks"
     assert len(list(work.glob("*/store"))) == 2, "of finished stores the latest is kept"
+
+
+def test_auto_stays_with_the_precision_of_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    videos = make_corpus(tmp_path / "media", ["train"] * 3)
+    teacher = make_teacher_folder(tmp_path / "teacher")
+    params = TeacherFeaturesParams(**dict(make_config()))
+
+    def run(rows: int, **changes: object) -> tuple[str, int]:
+        changed = params.model_copy(update=changes)
+        store, _, report = extract_features(changed, teacher, tmp_path / "media", videos.iloc[:rows], tmp_path / "workspace")
+        return FeatureStore(store).manifest.precision, report["rows_found"]
+
+    def measured(gain: float) -> None:
+        monkeypatch.setattr(precision, "measured_speeds", lambda device: Speeds(1e12, gain * 1e12))
+
+    measured(1.31)
+    assert run(1) == ("bf16", 0)
+    measured(1.29)
+    with caplog.at_level(logging.INFO):
+        assert run(1) == ("bf16", 0), "it is found, finished"
+        assert run(2) == ("bf16", 3), "so are its records"
+    assert "precision: bf16, that of the 3 records in" in caplog.text
+    assert "TFLOP/s" not in caplog.text, "nothing is measured"
+
+    assert run(2, precision="fp32") == ("fp32", 0), "what is asked for is taken"
+    measured(1.31)
+    assert run(2, codec=Int8()) == ("bf16", 0), "other records of the same teacher decide nothing"
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("umt_pipeline.features.shards.run_teacher_on", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(3, pixels="frames")
+    measured(1.29)
+    assert run(3, pixels="frames") == ("bf16", 0), "what was only begun decides too"
 
 
 def test_two_runs_work_on_the_same_store(tmp_path: Path) -> None:

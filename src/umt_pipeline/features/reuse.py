@@ -4,7 +4,8 @@ What a record depends on is two things: :meth:`StoreHeader.record_identity` (tea
 its own line of the index (:func:`record_keys`: the video by its hash, the view as realised, the names that the mask is drawn
 from). Of an earlier store with the same identity, finished or interrupted, the shards that hold wanted rows are taken over as
 they are, by hard links; only rows that none of them holds are extracted, into shards of their own. What a codec has learnt is
-taken over too and from then on fixed, because every record was encoded with it.
+taken over too and from then on fixed, because every record was encoded with it. Where the precision is left to the device, that
+of an earlier store is taken over first (:func:`kept_precision`): in another one none of its records would be of use.
 
 Rows of such a shard that are no longer wanted stay in it, dead. Where they, or shards with few rows, become too many, the live
 records are copied into new shards. The teacher does not run for that.
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from umt_pipeline.compute.names import Precision
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.files import link_or_copy, linked_copy, sha256_file, staged_folder
 from umt_pipeline.core.progress import progress
@@ -92,6 +94,34 @@ class _Taken:
 def is_begun(folder: Path) -> bool:
     """Whether a store was begun or finished in a folder."""
     return (folder / PLAN_FILE).is_file() or (folder / MANIFEST_FILE).is_file()
+
+
+def kept_precision(header: StoreHeader, earlier: Iterable[Path]) -> Precision | None:
+    """Return what the teacher ran in for earlier stores whose records could be taken over, but for the precision.
+
+    Args:
+        header: what the records of a store to be made have in common; its precision is not looked at.
+        earlier: folders of stores, as for :func:`begin_store`, which says which of them cannot be read.
+
+    Returns:
+        Of several stores the one that holds most records decides; None: there is none.
+    """
+    found: list[tuple[int, Precision, Path]] = []
+    for folder in filter(is_begun, earlier):
+        try:
+            manifest = read_manifest(folder) if (folder / MANIFEST_FILE).is_file() else None
+            begun = read_plan(folder) if manifest is None else manifest.header()
+            asked = header.model_copy(update={"precision": begun.precision})
+            if begun.record_identity().agrees_with(asked.record_identity()):
+                rows = _rows_there(folder) if manifest is None else manifest.rows
+                found.append((rows, begun.precision, folder))
+        except (StoreError, OSError, ValueError):
+            continue
+    if not found:
+        return None
+    rows, precision, folder = max(found)
+    logger.info("precision: %s, that of the %d records in %s: auto stays with it, unmeasured", precision, rows, folder)
+    return precision
 
 
 def begin_store(folder: Path, header: StoreHeader, plan: pa.Table, earlier: Iterable[Path]) -> int:
@@ -182,6 +212,11 @@ def _holding(header: StoreHeader, wanted: Container[RecordKey], earlier: Iterabl
         learnt = sha256_file(_learnt(stores[0].folder))
         stores = [store for store in stores if sha256_file(_learnt(store.folder)) == learnt]
     return stores
+
+
+def _rows_there(folder: Path) -> int:
+    """Return how many records an unfinished store holds."""
+    return sum(rows_in(path) for path in (folder / "shards").iterdir() if not path.name.startswith("."))
 
 
 def _places(folder: Path, header: StoreHeader, wanted: Container[RecordKey]) -> dict[RecordKey, tuple[int, int]]:

@@ -21,11 +21,11 @@ from umt_pipeline.core.files import linked_copy, read_json, write_json
 from umt_pipeline.core.identity import work_folder
 from umt_pipeline.core.progress import progress
 from umt_pipeline.executors import LOCAL, OfflineParams, open_executor
-from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, plan_extraction
+from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, make_header, plan_extraction
 from umt_pipeline.features.index import views_of
 from umt_pipeline.features.manifest import MANIFEST_FILE
 from umt_pipeline.features.rejects import OTHER_VIEW, read_rejects
-from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
+from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun, kept_precision
 from umt_pipeline.features.runner import MakeShards, Progress, extract
 from umt_pipeline.features.spread import make_by
 from umt_pipeline.features.store import FeatureStore
@@ -113,7 +113,7 @@ def _record(
         folder: holds a folder for each identity. Several runs may work there: on the same store together.
         make_shards: makes the shards; None: this machine.
     """
-    plan = plan_extraction(config, tower, videos, media)
+    plan = plan_extraction(_settled(config, tower, media, folder), tower, videos, media)
     with Claims(folder / ".claims") as claims:
         with claims.only("folder"):
             work = work_folder(folder, plan.identity)
@@ -126,12 +126,28 @@ def _record(
                 return _handed_out(folder, work), report
             report_file.unlink(missing_ok=True)
             if not is_begun(store):
-                others = [path / "store" for path in folder.iterdir() if path != work]
-                begin_store(store, plan.header, plan.index, others)
+                begin_store(store, plan.header, plan.index, [path for path in _stores(folder) if path != store])
         report = _extract(config, tower, plan, raw_media, store, media, make_shards)
         with claims.only("folder"):
             write_json(report_file, report)
             return _handed_out(folder, work), report
+
+
+def _settled(config: FeatureConfig, tower: Teacher, media: Media, folder: Path) -> FeatureConfig:
+    """Return the configuration in the precision of what is there, if it leaves the precision open.
+
+    Near the threshold a device measures now so and now otherwise, and in the other precision all would be extracted again.
+    """
+    if config.precision != "auto":
+        return config
+    header = make_header(config, tower.target_dim, tower.weights_sha256, tower.importance, media)
+    kept = kept_precision(header, _stores(folder))
+    return config if kept is None else config.model_copy(update={"precision": kept})
+
+
+def _stores(folder: Path) -> list[Path]:
+    """Return where stores may have been begun or finished, of whatever settings."""
+    return [path / "store" for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
 def _extract(
