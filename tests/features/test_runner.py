@@ -23,6 +23,7 @@ import torch
 from tests.features.conftest import MakeStore, World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config
+from tests.video import crashing
 from umt_pipeline.core.claims import Claims
 from umt_pipeline.core.errors import StoreError
 from umt_pipeline.core.processes import ProcessName
@@ -34,6 +35,7 @@ from umt_pipeline.features.reuse import begin_store
 from umt_pipeline.features.runner import begin, claims_folder, extract, finish, make_here
 from umt_pipeline.features.shards import ExtractionJob, ShardMaker
 from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.video import decode
 
 CPU = torch.device("cpu")
 
@@ -230,6 +232,24 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_named(
     ours, theirs = store.read_raw(range(9)), whole.read_raw(kept)  # type: ignore[arg-type]
     assert all((ours[name] == theirs[name]).all() for name in theirs), "the other records are what they always were"
     assert CachedDataset(store, "train").clip_ids.to_pylist() == ["clip0", "clip1", "clip4"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clip_that_crashes_its_decoder_is_left_out_like_any_other(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    damaged = without_clip(world, tmp_path)
+    run(damaged, tmp_path / "expected", max_rejected_share=0.5)
+    (damaged.media / "clip3.mp4").write_bytes(b"crash")
+    monkeypatch.setattr(decode, "_load", crashing.load)
+    report = run(damaged, tmp_path / "store", max_rejected_share=0.5, workers=workers)
+    assert [report[name] for name in ("rows", "rows_rejected", "clips_rejected")] == [9, 3, 1]
+    rejects = read_rejects(tmp_path / "store").to_pylist()
+    assert {(reject["video_id"], reject["reason"]) for reject in rejects} == {("clip3", "decoder_crash")}
+    ours, expected = bytes_of(tmp_path / "store"), bytes_of(tmp_path / "expected")
+    assert {name for name in expected if ours[name] != expected[name]} <= {"rejects.parquet", "manifest.json"} | {
+        name for name in expected if name.endswith("rejects.json")
+    }, "the others go on, and batches keep their shape"
 
 
 def test_one_unreadable_view_takes_the_others_of_its_clip_along(world: World, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tests.features.test_image_store import write_images
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config, make_corpus, make_teacher_folder
+from tests.video import crashing
 from umt_pipeline.compute import precision
 from umt_pipeline.compute.gain import Speeds
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
@@ -31,6 +32,7 @@ from umt_pipeline.pipelines.sources import gather_views
 from umt_pipeline.pipelines.teacher_features.nodes import extract_features
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.pipelines.teacher_features.teacher_nodes import get_teacher, plan_teacher
+from umt_pipeline.video import decode
 from umt_pipeline.video.views import ViewConfig
 
 
@@ -156,7 +158,9 @@ def test_two_runs_work_on_the_same_store(tmp_path: Path) -> None:
     assert FeatureStore(stores[0]).manifest.rows == 9
 
 
-def test_a_clip_that_is_back_is_extracted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_clip_that_is_back_is_extracted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     videos = make_corpus(tmp_path / "media", ["train"] * 3)
     teacher = make_teacher_folder(tmp_path / "teacher")
     params = TeacherFeaturesParams(**dict(make_config(max_rejected_share=0.5)))
@@ -168,6 +172,10 @@ def test_a_clip_that_is_back_is_extracted(tmp_path: Path, caplog: pytest.LogCapt
     views = gather_views(params, teacher, videos, tmp_path / "media", store, images)
     assert views.videos["video_id"].tolist() == ["clip0", "clip2"]
     assert extract_features(*arguments)[2] == report, "it is still not there: nothing is done"
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "_load", crashing.load)
+        (tmp_path / "media/clip1.mp4").write_bytes(b"crash")
+        assert extract_features(*arguments)[2] == report, "what crashes a decoder is not tried in this process"
     (tmp_path / "aside.mp4").rename(tmp_path / "media/clip1.mp4")
     with caplog.at_level(logging.INFO):
         store, _, report = extract_features(*arguments)

@@ -114,7 +114,7 @@ def extract(
 
     Raises:
         StoreError: too many files that ingestion accepted cannot be read now, or the disk is full. Finished shards stay.
-        DecoderDiedError: a decoding process was killed.
+        DecoderDiedError: a decoding process cannot be started.
         ConfigError: there are fewer devices than ``nproc``.
     """
     start = time.perf_counter()
@@ -223,7 +223,7 @@ def make_here(job: ExtractionJob, teacher: Teacher | None = None) -> Generator[S
 
     Raises:
         StoreError: the disk is full, or all processes were killed.
-        DecoderDiedError: a decoding process was killed.
+        DecoderDiedError: a decoding process cannot be started.
         ConfigError: there are fewer devices than ``nproc``.
     """
     devices = _devices(job.config.nproc)

@@ -205,7 +205,7 @@ class ShardMaker:
 
         Raises:
             StoreError: the disk is full or cannot be written.
-            DecoderDiedError: a decoding process was killed.
+            DecoderDiedError: a decoding process cannot be started.
         """
         reports = [step.report for step in self.make_all([shard]) if step.report is not None]
         return reports[0]
@@ -218,7 +218,7 @@ class ShardMaker:
 
         Raises:
             StoreError: the disk is full or cannot be written.
-            DecoderDiedError: a decoding process was killed.
+            DecoderDiedError: a decoding process cannot be started.
         """
         writing = _Writing(self.store)
         began, seen = time.perf_counter(), Spent()

@@ -36,7 +36,7 @@ def make_by(executor: Executor, job: ExtractionJob) -> Generator[Step, None, Non
 
     Raises:
         StoreError: the disk is full.
-        DecoderDiedError: a decoding process was killed.
+        DecoderDiedError: a decoding process cannot be started.
         ConfigError: a worker lacks a folder, a package or the same code.
     """
     store = job.plan()

@@ -6,11 +6,13 @@ import logging
 import shutil
 import time
 import uuid
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from umt_pipeline.compute.peak import matmul_peak
@@ -32,8 +34,8 @@ from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import Teacher, load_teacher
 from umt_pipeline.pipelines.runs import fresh_folder
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
+from umt_pipeline.video.decode import Decoder
 from umt_pipeline.video.media import Media
-from umt_pipeline.video.views import load_view
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ def extract_features(
         ConfigError: the parameters do not fit the teacher or the table; or Ray cannot be reached, or a worker lacks something.
         CheckpointError: the teacher cannot be loaded.
         StoreError: too many files cannot be read, or the disk is full; what is finished will be used by the next attempt.
-        DecoderDiedError: a decoding process was killed.
+        DecoderDiedError: a decoding process cannot be started.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower = load_teacher(teacher, params.teacher, params.grid).to(device)
@@ -198,18 +200,20 @@ def _can_be_completed(store: Path, plan: ExtractionPlan, raw_media: Path) -> boo
     """Whether a file can be read now that could not be when a store was finished; its records are then an earlier store's."""
     rejects = [reject for reject in read_rejects(store).to_pylist() if reject["reason"] != OTHER_VIEW]
     first = {reject["video_id"]: reject["row"] for reject in reversed(rejects)}
-    for row in sorted(first.values())[:_REJECTS_TRIED]:
-        line = plan.index.slice(row, 1)
-        try:
-            load_view(raw_media / plan.paths[row].as_py(), views_of(line, plan.header.view.size)[0])
-        except VideoError:
-            continue
-        logger.info("feature store: %s can be read now: its clip is extracted", plan.paths[row])
-        earlier = store.parent.with_name(f"{store.parent.name}-{uuid.uuid4().hex[:12]}")
-        earlier.mkdir()
-        store.rename(earlier / "store")
-        return True
-    return False
+    rows = sorted(first.values())[:_REJECTS_TRIED]
+    files = [raw_media / plan.paths[row].as_py() for row in rows]
+    views = views_of(plan.index.take(pa.array(rows, pa.int64())), plan.header.view.size)
+    # In another process: a file may be rejected because it crashes the one that decodes it.
+    wanted = ((row, [(file, view)]) for row, file, view in zip(rows, files, views, strict=True))
+    with Decoder(1) as decoder, closing(decoder.decode(wanted)) as decoded:
+        back = next((row for row, [answer] in decoded if not isinstance(answer, VideoError)), None)
+    if back is None:
+        return False
+    logger.info("feature store: %s can be read now: its clip is extracted", plan.paths[back])
+    earlier = store.parent.with_name(f"{store.parent.name}-{uuid.uuid4().hex[:12]}")
+    earlier.mkdir()
+    store.rename(earlier / "store")
+    return True
 
 
 def _is_whole(store: Path) -> bool:
