@@ -167,7 +167,7 @@ def test_two_runs_share_the_work(world: World, tmp_path: Path, make_store: MakeS
 
 
 def _extract(world: tuple[Any, ...], folder: Path) -> None:
-    run(World(*world), folder, lambda news: time.sleep(60), shard_rows=2, nproc=2)
+    run(World(*world), folder, lambda news: time.sleep(60), shard_rows=2, nproc=2, workers=1)
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_processes_end_with_their_parent(world: World, tmp_path: Path) -> None:
     assert parent.pid is not None
     wait_for(lambda: any((tmp_path / "store").glob("shards/0*")))
     found = descendants(parent.pid)
-    assert len(found) >= 2
+    assert len(found) >= 3, "two that run the teacher, and a decoder of the one that made the shard"
     parent.kill()
     parent.join()
     wait_for(lambda: not any(map(is_running, found)))

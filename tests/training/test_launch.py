@@ -161,6 +161,26 @@ def test_failure_of_a_rank_reaches_the_caller(tmp_path: Path) -> None:
     assert (tmp_path / "nonfinite").is_dir()
 
 
+@pytest.mark.slow
+def test_ranks_end_when_the_process_that_wants_them_is_killed(tmp_path: Path) -> None:
+    spec = _spec({"pause": 0.05}, nproc=2, steps=2000, checkpoint_every=1000)
+    parent = multiprocessing.get_context("spawn").Process(target=launch.run, args=(spec, tmp_path))
+    parent.start()
+    deadline = time.monotonic() + 120
+    while len(state.read_history(tmp_path)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    parent.kill()
+    parent.join()
+    step = 0
+    while not step:
+        assert time.monotonic() < deadline
+        newest = state.newest_checkpoint(tmp_path)
+        step = 0 if newest is None else state.read_info(newest).step
+        time.sleep(0.02)
+    assert step < 1000, "they were asked to stop, and saved what they had"
+
+
 def test_killed_runs_end_in_the_same_file(tmp_path: Path) -> None:
     # A checkpoint at every step, so that many of the moments of the kill fall into the writing of one.
     spec = _spec({"pause": 0.002}, steps=60, checkpoint_every=1, ema=0.9)

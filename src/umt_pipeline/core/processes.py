@@ -1,12 +1,21 @@
-"""Processes: who this one is, whether another one lives, how many cores there are for them."""
+"""Processes: who this one is, whether another one lives, how many cores there are, and that none outlives its parent."""
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
+import signal
 import socket
+import sys
+import threading
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LOOKS_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,34 @@ def this_process() -> ProcessName:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def follow_parent(parent: int | None = None) -> None:
+    """Let this process end with the one that started it, whatever ends that; called first thing in its main thread.
+
+    An interrupt goes to both, and is that one's to answer: here it is ignored.
+
+    Args:
+        parent: number of the process that started this one, in a thread that lives as long; where the system can (Linux), it
+            then ends even what hangs. None: multiprocessing started it, and says which process wanted it: between the two a
+            fork server may stand, which lives as long as those that it forked.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wanted_by = multiprocessing.parent_process()
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        if parent is None:
+            assert wanted_by is not None, "expected a process that multiprocessing has started"
+            wanted_by.join()
+        else:
+            # For other systems, and for a parent that ended before the line above.
+            while os.getppid() == parent:
+                time.sleep(_LOOKS_EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="follow parent", daemon=True).start()
 
 
 @cache

@@ -29,14 +29,13 @@ import torch
 from umt_pipeline.core.claims import Claims
 from umt_pipeline.core.errors import ConfigError, StoreError, UmtError
 from umt_pipeline.core.files import write_json
-from umt_pipeline.core.processes import cores
+from umt_pipeline.core.processes import cores, follow_parent
 from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, learn_codec
 from umt_pipeline.features.manifest import MANIFEST_FILE, StoreManifest, shard_name
 from umt_pipeline.features.rejects import OTHER_VIEW, read_rejects
 from umt_pipeline.features.shards import CodecError, ExtractionJob, ShardMaker, Spent, Step
 from umt_pipeline.features.writer import UnfinishedStore
 from umt_pipeline.models.teacher import Teacher
-from umt_pipeline.video.decode import follow_parent
 
 logger = logging.getLogger(__name__)
 

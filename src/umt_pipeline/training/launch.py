@@ -203,6 +203,7 @@ def _rank_environment(spec: RunSpec) -> dict[str, str]:
     environment = dict(os.environ)
     # Whatever can be imported here can be imported there, also in a notebook or a test with its own sys.path.
     environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    environment[stopping.STARTED_BY_VARIABLE] = str(os.getpid())
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // spec.train.nproc)))
     return environment
 

@@ -21,6 +21,8 @@ INTERRUPTED_STATUS = 75
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 FOLDER_VARIABLE = "UMT_RANKS"
+STARTED_BY_VARIABLE = "UMT_STARTED_BY"
+"""The process that started the launcher for itself and waits for it; not set where somebody else did."""
 STOP, INTERRUPTED = "stop", "interrupted"
 
 

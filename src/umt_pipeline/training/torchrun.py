@@ -41,6 +41,7 @@ from torch.distributed.run import parse_args, run
 
 from umt_pipeline.core.errors import TrainingError, TrainingInterrupted
 from umt_pipeline.core.files import read_json, write_json
+from umt_pipeline.core.processes import follow_parent
 from umt_pipeline.training import stopping
 
 JOIN_TIMEOUT_S = 600.0
@@ -172,6 +173,8 @@ class Machine:
 
 def main(arguments: list[str]) -> int:
     """Run this machine's ranks and return the exit status."""
+    if (parent := os.environ.pop(stopping.STARTED_BY_VARIABLE, None)) is not None:
+        follow_parent(int(parent))  # its ranks then save a checkpoint and end, as they do wherever their launcher is gone
     try:
         Machine(arguments).run()
     except TrainingInterrupted as interrupted:

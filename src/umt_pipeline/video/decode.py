@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,7 +21,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from umt_pipeline.core.errors import UmtError, VideoError
-from umt_pipeline.core.processes import cores
+from umt_pipeline.core.processes import cores, follow_parent
 from umt_pipeline.video.media import Reason
 from umt_pipeline.video.views import View, load_view
 
@@ -195,20 +193,6 @@ def decode_batches(
     with Decoder(workers) as decoder:
         for positions, loaded in decoder.decode(wanted):
             yield positions, np.stack([_frames(result) for result in loaded])
-
-
-def follow_parent() -> None:
-    """Let a worker process end with its parent; call it first thing in the worker."""
-    # An interrupt is the parent's to answer; and a parent that is killed must not leave idle processes behind.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in worker processes only"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _load(path: Path, view: View) -> Loaded:

@@ -7,7 +7,6 @@ started, and can hang on them.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import math
@@ -17,7 +16,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +32,7 @@ from pydantic import Field
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.core.executor import Executor, Needs
-from umt_pipeline.core.processes import cores
+from umt_pipeline.core.processes import cores, follow_parent
 from umt_pipeline.video.media import Reason, Refusal
 
 logger = logging.getLogger(__name__)
@@ -65,7 +63,6 @@ from multiprocessing.connection import Connection
 from umt_pipeline.video.guarded import serve
 serve(Connection(int(sys.argv[2])))
 """
-_PR_SET_PDEATHSIG = 1
 
 
 class ReadLimits(Config):
@@ -331,10 +328,9 @@ def out_of_memory(found: str) -> Refusal:
 def serve(connection: Connection) -> None:
     """Check the files that come in, until there are no more; the main function of a worker."""
     parent, memory_mib, pickled = connection.recv()
-    _die_with(parent)
+    follow_parent(parent)
     _limit(resource.RLIMIT_DATA, memory_mib * 2**20)
     _limit(resource.RLIMIT_CORE, 0)  # a crash is expected, and a file of gigabytes for each is not
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends its workers
     check: Check[Any] = pickle.loads(pickled)
     connection.send(_READY)
     while True:
@@ -351,20 +347,6 @@ def serve(connection: Connection) -> None:
             connection.send(min(max(float(stated_s), 0.0), most_s))
 
         connection.send((check(path, extend),))
-
-
-def _die_with(parent: int) -> None:
-    """See to it that no worker outlives its parent, not even one that hangs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    # For other systems, and for a parent that ended before the line above.
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _limit(what: int, most: int) -> None:

@@ -1,0 +1,65 @@
+"""A process that is killed leaves none behind, however the others were started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PARENT = """
+import multiprocessing, os, subprocess, sys, time
+from tests.core.test_processes import CHILD, rest
+
+if __name__ == "__main__":
+    if sys.argv[1] == "subprocess":
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(os.getpid())])
+        print(child.pid, flush=True)
+    else:
+        context = multiprocessing.get_context(sys.argv[1])
+        children = [context.Process(target=rest) for _ in range(2)]
+        for child in children:
+            child.start()
+        print(*(child.pid for child in children), flush=True)
+    time.sleep(60)
+"""
+CHILD = """
+import sys, time
+from umt_pipeline.core.processes import follow_parent
+follow_parent(int(sys.argv[1]))
+time.sleep(60)
+"""
+
+
+def rest() -> None:
+    from umt_pipeline.core.processes import follow_parent
+
+    follow_parent()
+    time.sleep(60)
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("how", ["subprocess", "spawn", "forkserver"])
+def test_children_end_with_a_parent_that_is_killed(tmp_path: Path, root: Path, how: str) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script), how]
+    environment = {"PYTHONPATH": f"{root / 'src'}:{root}"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert children
+        time.sleep(0.5)  # they may be at their imports, and end then too
+        assert all(map(is_running, children))
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
