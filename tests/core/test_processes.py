@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import is_running, wait_until
+
 PARENT = """
 import multiprocessing, os, subprocess, sys, time
 from tests.core.test_processes import CHILD, rest
@@ -40,12 +42,6 @@ def rest() -> None:
     time.sleep(60)
 
 
-def is_running(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] not in "ZX"
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", ["subprocess", "spawn", "forkserver"])
 def test_children_end_with_a_parent_that_is_killed(tmp_path: Path, root: Path, how: str) -> None:
     script = tmp_path / "parent.py"
@@ -59,7 +55,4 @@ def test_children_end_with_a_parent_that_is_killed(tmp_path: Path, root: Path, h
         time.sleep(0.5)  # they may be at their imports, and end then too
         assert all(map(is_running, children))
         parent.kill()
-    deadline = time.monotonic() + 10
-    while any(map(is_running, children)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until("no child runs", lambda: not any(map(is_running, children)), 10)

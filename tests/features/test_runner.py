@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from tests.features.conftest import MakeStore, World
 from tests.features.test_store import bytes_of
 from tests.features.tiny import make_config
+from tests.processes import descendants, is_running, wait_until
 from tests.video import crashing
 from umt_pipeline.core.claims import Claims
 from umt_pipeline.core.errors import StoreError
@@ -94,7 +94,7 @@ def test_a_killed_process_costs_its_shard(
     def kill_the_first_that_claims() -> None:
         holder = 0
         while not holder:
-            wait_for(lambda: any(claims_folder(tmp_path / "killed").glob("0*")))
+            wait_until("a shard is claimed", lambda: any(claims_folder(tmp_path / "killed").glob("0*")))
             with suppress(OSError, ValueError, StopIteration):  # given back just now, or half written: then the next one
                 holder = json.loads(next(claims_folder(tmp_path / "killed").glob("0*")).read_text())["pid"]
         os.kill(holder, signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_a_killed_process_costs_its_shard(
 @pytest.mark.slow
 def test_all_killed_is_an_error_and_the_next_run_goes_on(world: World, tmp_path: Path, make_store: MakeStore) -> None:
     def kill_all() -> None:
-        wait_for(lambda: len(multiprocessing.active_children()) == 2)
+        wait_until("both are started", lambda: len(multiprocessing.active_children()) == 2)
         for process in multiprocessing.active_children():
             process.kill()
 
@@ -159,7 +159,7 @@ def test_two_runs_share_the_work(world: World, tmp_path: Path, make_store: MakeS
         [sys.executable, "-m", "umt_pipeline.features.runner", str(tmp_path / "job.json")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    wait_for(lambda: (job.store / "shards/00000").is_dir() or helper.poll() is not None)
+    wait_until("the helper has made a shard", lambda: (job.store / "shards/00000").is_dir() or helper.poll() is not None)
     report = run(world, tmp_path / "store", shard_rows=2)
     assert helper.wait(120) == 0
     assert report["rows"] == 12
@@ -175,32 +175,12 @@ def test_processes_end_with_their_parent(world: World, tmp_path: Path) -> None:
     parent = multiprocessing.get_context("spawn").Process(target=_extract, args=(tuple(world), tmp_path / "store"))
     parent.start()
     assert parent.pid is not None
-    wait_for(lambda: any((tmp_path / "store").glob("shards/0*")))
+    wait_until("a shard is made", lambda: any((tmp_path / "store").glob("shards/0*")))
     found = descendants(parent.pid)
     assert len(found) >= 3, "two that run the teacher, and a decoder of the one that made the shard"
     parent.kill()
     parent.join()
-    wait_for(lambda: not any(map(is_running, found)))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()] if children.exists() else []
-    return found + [below for child in found for below in descendants(child)]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    wait_until("no process is left", lambda: not any(map(is_running, found)))
 
 
 # --- files that cannot be read ----------------------------------------------------------------------------------------

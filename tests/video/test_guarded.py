@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.processes import is_running, wait_until
 from tests.video.dying import behave
 from umt_pipeline.video import guarded
 from umt_pipeline.video.guarded import Extend, ReadLimits, WorkersDoNotStartError, run_guarded
@@ -26,20 +26,6 @@ def make(folder: Path, names: list[str]) -> list[Path]:
     for name in names:
         (folder / name).touch()
     return [folder / name for name in names]
-
-
-def is_running(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    if not Path("/proc/self").exists():
-        return subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode == 0
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(what: str, is_true: Callable[[], object]) -> None:
-    end = time.monotonic() + WITHIN_S
-    while not is_true():
-        assert time.monotonic() < end, f"not within {WITHIN_S} s: {what}"
-        time.sleep(0.02)
 
 
 def test_each_file_costs_itself_and_is_checked_once(tmp_path: Path) -> None:
@@ -119,7 +105,7 @@ def test_workers_end_with_their_parent_even_if_they_hang(tmp_path: Path, how: in
     assert all(is_running(pid) for pid in workers)
     parent.send_signal(how)
     parent.wait(WITHIN_S)
-    wait_until("the workers ended", lambda: not any(is_running(pid) for pid in workers))
+    wait_until("the workers ended", lambda: not any(map(is_running, workers)), WITHIN_S)
 
 
 class CannotBeLoaded:
