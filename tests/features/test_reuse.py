@@ -6,6 +6,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import pkgutil
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from umt_pipeline.features import extract as extraction
 from umt_pipeline.features import reuse, writer
 from umt_pipeline.features.extract import plan_extraction
 from umt_pipeline.features.index import noise_keys
+from umt_pipeline.features.rejects import read_rejects
 from umt_pipeline.features.reuse import begin_store, drop_damaged, is_begun
 from umt_pipeline.features.runner import Progress, begin, extract
 from umt_pipeline.features.store import FeatureStore
@@ -262,6 +264,69 @@ def test_a_damaged_shard_is_made_again_without_its_dead_rows(six: World, tmp_pat
     assert records_of(tmp_path / "second") == records
 
 
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("reuse.write_plan", "plan.json"),
+        ("reuse.shutil.rmtree", "00001"),
+        ("pathlib.Path.unlink", "manifest.json"),
+        ("writer.restore_index", ""),
+        ("rejects.write_index", ""),
+        ("pathlib.Path.unlink", "rejects.parquet"),
+        ("writer._close_gaps", ""),
+        ("writer.write_index", ""),
+        ("shards.run_teacher_on", ""),
+    ],
+    ids="-".join,
+)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_repair_that_is_killed_loses_nothing(
+    six: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str], moment: tuple[str, str], after: bool
+) -> None:
+    """Of a store of which one damaged shard has dead rows, and the other one rejected ones."""
+    media, folder = tmp_path / "media", tmp_path / "second"
+    shutil.copytree(six.media, media)
+    (media / "clip5.mp4").write_bytes(b"no video any more")
+    world, clips, changes = six._replace(media=media), [0, 1, 3, 4, 5], {"max_rejected_share": 0.5}
+    make(world, tmp_path / "first", range(6), **changes)
+    make(world, folder, clips, [tmp_path / "first"], **changes)
+    records, rejects = records_of(folder), read_rejects(folder)
+    for shard in ("00001", "00003"):
+        (folder / "shards" / shard / "targets.npy").unlink()
+
+    def repair() -> dict[str, Any]:
+        if (folder / "manifest.json").is_file():
+            drop_damaged(folder)
+        return make(world, folder, clips, **changes)
+
+    where, name = moment
+    target = where if where.startswith("pathlib") else f"umt_pipeline.features.{where}"
+    module, _, attribute = target.rpartition(".")
+    function = getattr(pkgutil.resolve_name(module), attribute)
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        if name and name not in str(args[0]) and where != "reuse.write_plan":
+            return function(*args, **kwargs)
+        if after:
+            function(*args, **kwargs)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, killed)
+        with pytest.raises(KilledError):
+            repair()
+    decoded.clear()
+    repair()
+    assert decoded == ["clip1.mp4", "clip3.mp4", *["clip5.mp4"] * 3], "what lay in the damaged shards, without its dead rows"
+    assert records_of(folder) == records
+    columns = ["video_id", "view_number", "reason"]
+    assert read_rejects(folder).select(columns).equals(rejects.select(columns))
+
+
 def test_a_store_whose_index_is_damaged_is_passed_over(six: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = tmp_path / "first"
     make(six, first, range(2))
@@ -319,9 +384,6 @@ def test_a_beginning_is_whole_or_not_there(six: World, tmp_path: Path, monkeypat
 def test_an_interrupted_extension_gives_the_same_bytes(six: World, tmp_path: Path, decoded: list[str]) -> None:
     make(six, tmp_path / "first", [1, 3])
     make(six, tmp_path / "expected", range(6), [tmp_path / "first"])
-
-    class KilledError(Exception):
-        pass
 
     def die_at(limit: int) -> None:
         config = make_config()

@@ -36,6 +36,7 @@ from umt_pipeline.features.index import (
     read_index,
     record_keys,
     rows_by_shard,
+    write_index,
 )
 from umt_pipeline.features.manifest import (
     LEARNT_FILE,
@@ -48,7 +49,7 @@ from umt_pipeline.features.manifest import (
     shard_name,
 )
 from umt_pipeline.features.reading import ArrayFile, RecordReader
-from umt_pipeline.features.rejects import rejects_in, restore_index
+from umt_pipeline.features.rejects import rejects_in
 from umt_pipeline.features.writer import PLAN_FILE, ShardWriter, files_in, read_plan, rows_in, write_plan
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,8 @@ def begin_store(folder: Path, header: StoreHeader, plan: pa.Table, earlier: Iter
                 _copy(shards / shard_name(number), header, [sources[row] for row in rows.tolist()])
             if header.codec.sampled_tokens:
                 link_or_copy(_learnt(taken[0].shard.parents[1]), staged / LEARNT_FILE)
-            write_plan(staged, header, index_table(plan, places_R2), len(found))
+            write_index(staged, index_table(plan, places_R2))
+            write_plan(staged, header, len(found))
     except OSError as error:
         raise StoreError(f"feature store {folder}: cannot be begun: {error}. Make room and run again") from error
     if copied:
@@ -176,25 +178,21 @@ def begin_store(folder: Path, header: StoreHeader, plan: pa.Table, earlier: Iter
 def drop_damaged(folder: Path) -> None:
     """Make a finished store an unfinished one that lacks the shards which are not as they were written.
 
+    A process that is killed here leaves a finished store that lacks no other ones, or the unfinished one. Its index is left as
+    it is: whoever goes on brings it up to date (:meth:`umt_pipeline.features.writer.UnfinishedStore.begin`).
+
     Raises:
         StoreError: its manifest, its index or what its codec has learnt is damaged: nothing of it can be used.
     """
     manifest = read_manifest(folder)
     _require_small_files(folder, manifest)
-    shards = [folder / "shards" / shard_name(number) for number in range(len(manifest.shards))]
-    damaged = {number for number, shard in enumerate(shards) if not _is_whole(shard, manifest.shards.entries(number))}
-    # Only now, for hashing takes hours: who is killed after it has an index that is not the manifest's, and loses all.
-    restore_index(folder)
-    table = read_index(folder)
-    places_R2 = places_of(table)
-    for number, rows in enumerate(rows_by_shard(places_R2)):
-        if number in damaged:
-            shard = shards[number]
-            logger.warning("feature store: %s is not as it was written: its %d views are extracted again", shard, len(rows))
+    # Until the manifest is gone the plan says nothing; before that the shards must be, for nobody hashes those of a plan.
+    write_plan(folder, manifest.header())
+    for number in range(len(manifest.shards)):
+        shard = folder / "shards" / shard_name(number)
+        if not _is_whole(shard, manifest.shards.entries(number)):
+            logger.warning("feature store: %s is not as it was written: its views are extracted again", shard)
             shutil.rmtree(shard, ignore_errors=True)
-            # It is made again without its dead rows.
-            places_R2[rows, 1] = np.arange(len(rows))
-    write_plan(folder, manifest.header(), index_table(table, places_R2))
     (folder / MANIFEST_FILE).unlink()
 
 

@@ -120,9 +120,12 @@ class UnfinishedStore:
         with disk_errors(folder, header, 0, len(plan)):
             (folder / "shards").mkdir(parents=True, exist_ok=True)
             if not path.is_file():
-                write_plan(folder, header, table)
+                # The index first: where there is a plan, there is an index.
+                write_index(folder, table)
+                write_plan(folder, header)
             if not finished:
                 restore_index(folder)
+                _close_gaps(folder)
                 with staged_file(folder / PATHS_FILE) as staged:
                     parquet.write_table(pa.table({"path": paths}), staged)
         if differing := _differences(folder, header, table, read_json(path)):
@@ -391,17 +394,14 @@ def files_in(folder: Path) -> dict[str, FileEntry]:
     return {name: FileEntry.model_validate(entry) for name, entry in read_json(folder / FILES_FILE).items()}
 
 
-def write_plan(folder: Path, header: StoreHeader, table: pa.Table, rows_found: int = 0) -> None:
-    """Write down what a store is to be and where its rows are to lie.
+def write_plan(folder: Path, header: StoreHeader, rows_found: int = 0) -> None:
+    """Write down what a store is to be, beside its index, which says where its rows are to lie.
 
     Args:
         folder: of the store.
         header: what its records have in common.
-        table: its index.
         rows_found: of its rows, how many were taken from earlier stores.
     """
-    # The index first: where there is a plan, there is an index.
-    write_index(folder, table)
     write_json(folder / PLAN_FILE, {**header.model_dump(mode="json"), "rows_found": rows_found})
 
 
@@ -412,6 +412,20 @@ def read_plan(folder: Path) -> StoreHeader:
         ValueError: it cannot be read.
     """
     return _header_in(read_json(folder / PLAN_FILE))
+
+
+def _close_gaps(folder: Path) -> None:
+    """Have the rows of shards that are not there lie one after the other: one that was lost is made without its dead rows."""
+    table = read_index(folder)
+    places_R2 = places_of(table)
+    there = {path.name for path in (folder / "shards").iterdir()}
+    gaps = False
+    for shard, rows in enumerate(rows_by_shard(places_R2)):
+        if shard_name(shard) not in there and len(rows) and places_R2[rows[-1], 1] != len(rows) - 1:
+            places_R2[rows, 1] = np.arange(len(rows))
+            gaps = True
+    if gaps:
+        write_index(folder, index_table(table, places_R2))
 
 
 def _header_in(document: Mapping[str, Any]) -> StoreHeader:
