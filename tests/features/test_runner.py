@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -33,8 +34,9 @@ from umt_pipeline.features.provider import CachedDataset
 from umt_pipeline.features.rejects import read_rejects
 from umt_pipeline.features.reuse import begin_store
 from umt_pipeline.features.runner import begin, claims_folder, extract, finish, make_here
-from umt_pipeline.features.shards import ExtractionJob, ShardMaker
+from umt_pipeline.features.shards import ExtractionJob, ShardMaker, Step
 from umt_pipeline.features.store import FeatureStore
+from umt_pipeline.features.writer import ShardWriter
 from umt_pipeline.video import decode
 
 CPU = torch.device("cpu")
@@ -63,6 +65,39 @@ def test_a_shard_is_made_once_and_its_bytes_depend_on_nothing_else(world: World,
         assert (again.rows, again.made) == (5, False)
     finish(job)
     assert bytes_of(tmp_path / "alone") == bytes_of(make_store("together")[0])
+
+
+def test_a_report_counts_what_was_made_now(world: World, tmp_path: Path) -> None:
+    config = make_config()
+    plan = plan_extraction(config, world.teacher, world.videos)
+
+    def make_twice(job: ExtractionJob) -> Generator[Step, None, None]:
+        with ShardMaker(job, CPU) as maker:
+            yield from maker.make_all([0, 1])
+            yield from maker.make_all([0, 1, 2])
+
+    report = extract(config, world.teacher, plan, world.media, tmp_path / "store", make_shards=make_twice)
+    assert report["clip_views_per_second"] * report["seconds"] == pytest.approx(12, rel=0.01)
+
+
+def test_what_another_one_made_quicker_is_not_counted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: MakeStore
+) -> None:
+    job = begin_job(world, tmp_path / "store")
+    close = ShardWriter.close
+    with ShardMaker(job, CPU) as first, ShardMaker(job, CPU) as second, monkeypatch.context() as patch:
+
+        def late(shard: ShardWriter) -> bool:
+            patch.undo()
+            assert second.make(0).made
+            return close(shard)
+
+        patch.setattr(ShardWriter, "close", late)
+        steps = list(first.make_all([0, 1, 2]))
+    assert [step.report.made for step in steps if step.report is not None] == [False, True, True]
+    assert sum(step.rows for step in steps) == 7
+    finish(job)
+    assert bytes_of(tmp_path / "store") == bytes_of(make_store("expected")[0])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -274,7 +309,8 @@ def test_a_store_with_rejects_is_finished_whole(
     run(damaged, tmp_path / "store", max_rejected_share=0.25)
     assert bytes_of(tmp_path / "store") == bytes_of(tmp_path / "expected")
     # And once more, on what is finished: what is left out is still no more than a fourth of what was planned.
-    assert run(damaged, tmp_path / "store", max_rejected_share=0.25)["rows"] == 9
+    report = run(damaged, tmp_path / "store", max_rejected_share=0.25)
+    assert [report[name] for name in ("rows", "clips", "clips_rejected")] == [9, 4, 1]
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -31,6 +31,7 @@ from umt_pipeline.core.errors import ConfigError, StoreError, UmtError
 from umt_pipeline.core.files import write_json
 from umt_pipeline.core.processes import cores, follow_parent
 from umt_pipeline.features.extract import ExtractionPlan, FeatureConfig, learn_codec
+from umt_pipeline.features.index import clip_count
 from umt_pipeline.features.manifest import MANIFEST_FILE, StoreManifest, shard_name
 from umt_pipeline.features.rejects import OTHER_VIEW, read_rejects
 from umt_pipeline.features.shards import CodecError, ExtractionJob, ShardMaker, Spent, Step
@@ -341,8 +342,7 @@ class _Tally:
         """Count news."""
         report = step.report
         self.spent += step.spent
-        if report is None or report.made:
-            self.made += step.rows
+        self.made += step.rows
         if report is None or not report.made:
             return
         self._own.add(report.shard)
@@ -370,7 +370,8 @@ def _report(plan: ExtractionPlan, manifest: StoreManifest, tally: _Tally, reject
         "rows_resumed": tally.before - tally.store.rows_found,
         "rows_dead": manifest.rows_dead,
         "rows_rejected": rejected,
-        "clips": tally.store.clips,
+        # As planned: a finished store's own index lacks those that were rejected.
+        "clips": clip_count(plan.index),
         "clips_rejected": rejected // max(1, plan.header.views),
         "views": plan.header.views,
         "codec": plan.header.codec.kind,

@@ -93,7 +93,7 @@ class ShardReport:
     Attributes:
         shard: its number.
         rows: of it.
-        made: False: it was there already.
+        made: False: it was there already, or another maker was quicker.
         rejects: its rows whose file cannot be read.
         error: of the codec, on its first batch.
     """
@@ -128,7 +128,7 @@ class Step:
     """News of a process that makes shards.
 
     Attributes:
-        rows: written since the last news.
+        rows: made since the last news; negative where those of earlier news were made in vain, for another maker was quicker.
         spent: since then.
         report: of a shard that is done.
     """
@@ -306,11 +306,11 @@ class _Writing:
         self._error = CodecError()
 
     def write(self, batch: _Computed) -> tuple[int, ShardReport | None]:
-        """Write a batch; return its rows, and a report if its shard is done."""
+        """Write a batch; return how many more rows there are, and a report if its shard is done."""
         store = self._store
         if len(batch.rows) == 0:
             rows = len(store.rows_of[batch.shard])
-            return rows, ShardReport(batch.shard, rows, made=False, rejects=store.rejects(batch.shard))
+            return 0, ShardReport(batch.shard, rows, made=False, rejects=store.rejects(batch.shard))
         rows_of = store.rows_of[batch.shard]
         with store.disk_errors(int(rows_of[batch.rows.start])):
             if self._shard is None:
@@ -323,10 +323,10 @@ class _Writing:
             self._shard.append({name: array.numpy() for name, array in arrays.items()})
             if not self._shard.done:
                 return len(batch.rows), None
-            self._shard.close()
-        report = ShardReport(batch.shard, len(rows_of), True, tuple(self._shard.rejects), self._error)
+            made = self._shard.close()
+        report = ShardReport(batch.shard, len(rows_of), made, tuple(self._shard.rejects), self._error)
         self._shard = None
-        return len(batch.rows), report
+        return len(batch.rows) if made else len(batch.rows) - len(rows_of), report
 
     def abandon(self) -> None:
         """Give the room of an unfinished shard back."""

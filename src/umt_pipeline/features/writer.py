@@ -350,8 +350,8 @@ class ShardWriter:
             self.hashes[name].update(array.data)
         self.written += count
 
-    def close(self) -> None:
-        """Put it in its place, unless another one has.
+    def close(self) -> bool:
+        """Put it in its place, unless another maker has; return whether it is this one's.
 
         Raises:
             OSError: the disk is full or cannot be written.
@@ -370,6 +370,8 @@ class ShardWriter:
             if not self.folder.is_dir():
                 raise
             shutil.rmtree(self.staged, ignore_errors=True)
+            return False
+        return True
 
     def abandon(self) -> None:
         """Give the room of an unfinished shard back."""
