@@ -60,6 +60,21 @@ def test_a_claim_of_a_killed_process_falls_at_once(tmp_path: Path) -> None:
     holder.wait()
 
 
+def test_what_killed_processes_left_is_cleared(tmp_path: Path) -> None:
+    with Claims(tmp_path, lease_s=30) as living, Claims(tmp_path) as claims:
+        assert living.take("its")
+        for name in (".clock.killed", "half"):
+            (tmp_path / name).touch()
+        write_claim(tmp_path, "dead", ProcessName(this_process().place, this_process().pid, "1"))
+        claims.clear()
+        left = {path.name for path in tmp_path.iterdir()}
+        assert {name for name in left if not name.startswith(".")} == {"its", "half"}
+        assert len(left) == 3, "of the clocks the own one"
+        write_claim(tmp_path, "elsewhere", ProcessName("another machine", 1, "1"), age_s=60)
+        assert living.take("elsewhere"), "who lives makes its clock anew"
+    assert {path.name for path in tmp_path.iterdir()} == {"half"}
+
+
 def test_a_claim_of_another_machine_falls_after_the_lease(tmp_path: Path) -> None:
     elsewhere = ProcessName("another machine", 1, "1")
     write_claim(tmp_path, "fresh", elsewhere, age_s=1)

@@ -179,12 +179,14 @@ def test_a_shard_of_a_dead_machine_is_taken_over(
     holder = ProcessName("another machine", 1, "1")
     claim = {"place": holder.place, "pid": holder.pid, "started": holder.started, "token": "x"}
     (folder / "00001").write_text(json.dumps(claim))
+    (folder / ".clock.dead").touch()
     (tmp_path / "store/shards/.00001.dead.part").mkdir()
     # It waits for the lease, which here is soon over.
     monkeypatch.setattr(Claims.__init__, "__defaults__", (1.0,))
     report = run(world, tmp_path / "store")
     assert report["rows"] == 12
     assert bytes_of(tmp_path / "store") == bytes_of(make_store("one")[0])
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.slow

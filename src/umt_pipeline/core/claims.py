@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # Longer than files' times are cached by clients of network file systems (NFS: a minute).
 LEASE_S = 150.0
 _TOUCHES_PER_LEASE = 8
+_CLOCK = ".clock."
 _ASKS_AGAIN_S = 0.2
 
 
@@ -47,7 +48,7 @@ class Claims:
         self._guard = threading.Lock()
         self._ended = threading.Event()
         # Its time is this moment by the clock of the file system, which may not be that of this machine.
-        self._clock = folder / f".clock.{uuid.uuid4().hex[:12]}"
+        self._clock = folder / f"{_CLOCK}{uuid.uuid4().hex[:12]}"
         self._clock.touch()
         self._toucher = threading.Thread(target=self._touch, name="claims", daemon=True)
         self._toucher.start()
@@ -110,6 +111,16 @@ class Claims:
             if content is not None and path.name not in self._own and not self._has_fallen(path, content)
         }
 
+    def clear(self) -> None:
+        """Remove what killed processes left in the folder; those that live make anew what they miss."""
+        for clock in self._folder.glob(f"{_CLOCK}*"):
+            if clock != self._clock:
+                clock.unlink(missing_ok=True)
+        for path in [path for path in self._folder.iterdir() if not path.name.startswith(".")]:
+            content = self._read(path)
+            if path.name not in self._own and content is not None and self._has_fallen(path, content):
+                path.unlink(missing_ok=True)
+
     @contextmanager
     def only(self, name: str) -> Iterator[None]:
         """Hold a piece while the block runs; waits for it."""
@@ -152,7 +163,7 @@ class Claims:
         except (ValueError, TypeError, KeyError, AttributeError):
             pass  # its maker was killed, or is at it: the lease decides
         try:
-            os.utime(self._clock)
+            self._clock.touch()
             return self._clock.stat().st_mtime - path.stat().st_mtime > self._lease_s
         except OSError:
             return False

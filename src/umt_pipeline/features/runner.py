@@ -185,6 +185,7 @@ def finish(job: ExtractionJob) -> StoreManifest:
                 f"teacher_features.max_rejected_share ({limit:.1%}): {named}{more}. Finished shards are kept. {_REMEDY}"
             )
         manifest = store.finish()
+        claims.clear()
         if lost:
             logger.warning(
                 "feature store: %d of %d clips are left out, because files that ingestion accepted cannot be read now: %s%s. "

@@ -118,6 +118,7 @@ def _record(
     plan = plan_extraction(_settled(config, tower, media, folder), tower, videos, media)
     with Claims(folder / ".claims") as claims:
         with claims.only("folder"):
+            claims.clear()
             work = work_folder(folder, plan.identity)
             store, report_file = work / "store", work / "report.json"
             finished = report_file.is_file() and _is_whole(store) and not _can_be_completed(store, plan, raw_media)
