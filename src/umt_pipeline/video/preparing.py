@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.core.locking import LOCK_FILE, only_writer
 from umt_pipeline.core.progress import progress
 from umt_pipeline.video.container import read_header
+from umt_pipeline.video.file_hashes import FileHashes
 from umt_pipeline.video.guarded import Extend, ReadLimits, check_files, out_of_memory
 from umt_pipeline.video.media import Reason, Refusal, check_file, is_image
 from umt_pipeline.video.probe_cache import DEPENDS_ON_MACHINE, NOT_KEPT, FileState
@@ -238,7 +239,7 @@ def prepare_folder(
     with _told_if_not_written(folder), only_writer(folder):
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        with closing(_Hashes(folder / HASHES_FILE)) as hashes:
+        with FileHashes(folder / HASHES_FILE) as hashes:
             results = dict(_known(source, names, store, hashes))
             unknown = [name for name in names if name not in results]
             logger.info("%d files: %d are known, %d are to be read", len(names), len(results), len(unknown))
@@ -250,7 +251,8 @@ def prepare_folder(
             outcomes = check_files(check, paths, limits, workers, needs, executor)
             for name, result in _prepared(unknown, [_size(path) for path in paths], outcomes):
                 results[name] = result
-                hashes.put(name, result)
+                if result.state is not None:
+                    hashes.put(name, result.state, result.sha256)
             hashes.keep_only(names)
         left_out = dict(_place(source, target, results, store))
         dropped = store.keep_only(store.video(result.sha256, name) for name, result in results.items())
@@ -282,7 +284,7 @@ def media_names(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _known(source: Path, names: list[str], store: Store, hashes: _Hashes) -> Iterator[tuple[str, Prepared]]:
+def _known(source: Path, names: list[str], store: Store, hashes: FileHashes) -> Iterator[tuple[str, Prepared]]:
     """Yield what needs no file to be opened."""
     for name in names:
         path = source / name
@@ -362,49 +364,6 @@ def _report(source: Path, target: Path, results: Mapping[str, Prepared], form: P
         "work_seconds": round(sum(result.work_s for result in made), 3),
         "form": form.model_dump(),
     }
-
-
-class _Hashes:
-    """Hashes of files, as lines that are appended as they come: one that ``kill -9`` cut is hashed again.
-
-    Args:
-        file: JSON lines of name, size, time of change and hash.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._known: dict[str, tuple[FileState, str]] = {}
-        if file.exists():
-            for line in file.read_text(encoding="ascii", errors="replace").splitlines():
-                with suppress(ValueError, TypeError):
-                    name, size, mtime_ns, sha256 = json.loads(line)
-                    self._known[name] = FileState(size, mtime_ns), sha256
-        self._lines = file.open("a", encoding="ascii")
-        self._lines.write("\n")  # after what may be half a line
-
-    def get(self, name: str, state: FileState) -> str | None:
-        """Return the hash of a file in this state."""
-        known = self._known.get(name)
-        return known[1] if known is not None and known[0] == state else None
-
-    def put(self, name: str, result: Prepared) -> None:
-        """Keep the hash of a file, if any later change of it will show."""
-        if result.state is not None:
-            self._known[name] = result.state, result.sha256
-            self._lines.write(json.dumps([name, *result.state, result.sha256]) + "\n")
-            self._lines.flush()
-
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Write the file anew with what is known of ``names``."""
-        with staged_file(self._file) as staged, staged.open("w", encoding="ascii") as lines:
-            for name in names:
-                if name in self._known:
-                    state, sha256 = self._known[name]
-                    lines.write(json.dumps([name, *state, sha256]) + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
 
 
 @contextmanager
