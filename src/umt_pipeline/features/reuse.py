@@ -1,7 +1,7 @@
 """A store begins with what earlier ones hold: a record is known by its content and made once.
 
 What a record depends on is two things: :meth:`StoreHeader.record_identity` (teacher, codec, mask, sizes, code, packages) and
-its own line of the index (:func:`record_keys`: the video by its hash, the view as realised, the names that the mask is drawn
+its own line of the index (:func:`matching_lines`: the video by its hash, the view as realised, the names that the mask is drawn
 from). Of an earlier store with the same identity, finished or interrupted, the shards that hold wanted rows are taken over as
 they are, by hard links; only rows that none of them holds are extracted, into shards of their own. What a codec has learnt is
 taken over too and from then on fixed, because every record was encoded with it. Where the precision is left to the device, that
@@ -10,14 +10,14 @@ of an earlier store is taken over first (:func:`kept_precision`): in another one
 Rows of such a shard that are no longer wanted stay in it, dead. Where they, or shards with few rows, become too many, the live
 records are copied into new shards. The teacher does not run for that.
 
-Legend: R rows of the store to be made.
+Legend: R rows of the store to be made, W those of them that an earlier store holds.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,9 @@ from umt_pipeline.core.files import link_or_copy, linked_copy, sha256_file, stag
 from umt_pipeline.core.progress import progress
 from umt_pipeline.features.index import (
     INDEX_FILE,
-    RecordKey,
     index_table,
     places_of,
     read_index,
-    record_keys,
     rows_by_shard,
     write_index,
 )
@@ -48,6 +46,7 @@ from umt_pipeline.features.manifest import (
     read_manifest,
     shard_name,
 )
+from umt_pipeline.features.matching import matching_lines
 from umt_pipeline.features.reading import ArrayFile, RecordReader
 from umt_pipeline.features.rejects import rejects_in
 from umt_pipeline.features.writer import PLAN_FILE, ShardWriter, files_in, read_plan, rows_in, write_plan
@@ -62,12 +61,19 @@ _MOST_SPARSE = 8
 _COPIED_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Earlier:
-    """An earlier store, and where the wanted records lie in it: shard and row in the shard."""
+    """An earlier store, and where the wanted records lie in it.
+
+    Attributes:
+        folder: of it.
+        rows_W: rows of the store to be made, int64.
+        places_W2: shard and row in the shard of each, int64.
+    """
 
     folder: Path
-    places: Mapping[RecordKey, tuple[int, int]]
+    rows_W: np.ndarray
+    places_W2: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +148,7 @@ def begin_store(folder: Path, header: StoreHeader, plan: pa.Table, earlier: Iter
     Raises:
         StoreError: the disk is full or cannot be written.
     """
-    keys = record_keys(plan)
-    taken = _take(keys, _holding(header, set(keys), earlier))
+    taken = _take(len(plan), _holding(header, plan, earlier))
     if not taken:
         return 0
     copied = _to_copy(taken, header.shard_rows)
@@ -196,15 +201,15 @@ def drop_damaged(folder: Path) -> None:
     (folder / MANIFEST_FILE).unlink()
 
 
-def _holding(header: StoreHeader, wanted: Container[RecordKey], earlier: Iterable[Path]) -> list[_Earlier]:
+def _holding(header: StoreHeader, plan: pa.Table, earlier: Iterable[Path]) -> list[_Earlier]:
     """Return the stores that hold wanted records, the one that holds most of them first."""
     stores: list[_Earlier] = []
     for folder in sorted(filter(is_begun, earlier)):
         try:
-            stores.append(_Earlier(folder, _places(folder, header, wanted)))
+            stores.append(_held(folder, header, plan))
         except (StoreError, OSError, ValueError) as error:
             logger.warning("feature store: nothing is taken over from %s: %s", folder, error)
-    stores = sorted((store for store in stores if store.places), key=lambda store: -len(store.places))
+    stores = sorted((store for store in stores if len(store.rows_W)), key=lambda store: -len(store.rows_W))
     if header.codec.sampled_tokens and stores:
         # Codes of other code books mean other things.
         learnt = sha256_file(_learnt(stores[0].folder))
@@ -217,45 +222,50 @@ def _rows_there(folder: Path) -> int:
     return sum(rows_in(path) for path in (folder / "shards").iterdir() if not path.name.startswith("."))
 
 
-def _places(folder: Path, header: StoreHeader, wanted: Container[RecordKey]) -> dict[RecordKey, tuple[int, int]]:
-    """Return where the wanted records lie in an earlier store; none if its records are made otherwise."""
+def _held(folder: Path, header: StoreHeader, plan: pa.Table) -> _Earlier:
+    """Return where the wanted records lie in an earlier store; none do if its records are made otherwise."""
+    none = _Earlier(folder, np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64))
     manifest = read_manifest(folder) if (folder / MANIFEST_FILE).is_file() else None
     found = read_plan(folder) if manifest is None else manifest.header()
     if not found.record_identity().agrees_with(header.record_identity()):
-        return {}
+        return none
     if manifest is not None:
         _require_small_files(folder, manifest)
     elif header.codec.sampled_tokens and not _learnt(folder).is_file():
-        return {}  # it was interrupted before its codec had learnt, or has lost what that was
+        return none  # it was interrupted before its codec had learnt, or has lost what that was
     table = read_index(folder)
-    shards = [path for path in (folder / "shards").iterdir() if not path.name.startswith(".")]
-    unread = {path.name: {reject.shard_row for reject in rejects_in(path)} for path in shards}
-    places = zip(record_keys(table), places_of(table).tolist(), strict=True)
-    return {
-        key: (shard, row)
-        for key, (shard, row) in places
-        if key in wanted and shard_name(shard) in unread and row not in unread[shard_name(shard)]
-    }
+    lines_R = matching_lines(plan, table)
+    rows_W = np.flatnonzero(lines_R >= 0)
+    places_W2 = places_of(table)[lines_R[rows_W]]
+    names = {path.name for path in (folder / "shards").iterdir()}
+    there = [shard for shard in np.unique(places_W2[:, 0]).tolist() if shard_name(shard) in names]
+    unread = [(shard, reject.shard_row) for shard in there for reject in rejects_in(folder / "shards" / shard_name(shard))]
+    unread_N2 = np.array(unread, dtype=np.int64).reshape(-1, 2)
+    kept_W = np.isin(places_W2[:, 0], there) & ~np.isin(_numbers(places_W2), _numbers(unread_N2))
+    return _Earlier(folder, rows_W[kept_W], places_W2[kept_W])
 
 
-def _take(keys: Sequence[RecordKey], stores: Sequence[_Earlier]) -> list[_Taken]:
+def _numbers(places_N2: np.ndarray) -> np.ndarray:
+    """Return a number for each place, int64 [N]."""
+    return (places_N2[:, 0] << 32) + places_N2[:, 1]
+
+
+def _take(rows: int, stores: Sequence[_Earlier]) -> list[_Taken]:
     """Choose for each wanted row the first store that has it in a shard which is as it was written."""
-    rows_of = {key: row for row, key in enumerate(keys)}
+    open_R = np.ones(rows, dtype=bool)
     taken: list[_Taken] = []
     for store in stores:
-        by_shard: dict[int, list[tuple[RecordKey, int]]] = {}
-        for key, (shard, shard_row) in store.places.items():
-            if key in rows_of:
-                by_shard.setdefault(shard, []).append((key, shard_row))
+        open_W = open_R[store.rows_W]
+        rows_W, places_W2 = store.rows_W[open_W], store.places_W2[open_W]
+        by_shard = [(number, held) for number, held in enumerate(rows_by_shard(places_W2)) if len(held)]
         with progress("records of earlier stores", len(by_shard), "shard") as show:
-            for done, (number, held) in enumerate(sorted(by_shard.items()), start=1):
+            for done, (number, held) in enumerate(by_shard, start=1):
                 shard_folder = store.folder / "shards" / shard_name(number)
                 if not _is_whole(shard_folder):
                     logger.warning("feature store: %s is not as it was written: its views are extracted again", shard_folder)
                     continue
-                rows = np.array([rows_of.pop(key) for key, _ in held], dtype=np.int64)
-                shard_rows = np.array([shard_row for _, shard_row in held], dtype=np.int64)
-                taken.append(_Taken(shard_folder, rows, shard_rows, rows_in(shard_folder)))
+                open_R[rows_W[held]] = False
+                taken.append(_Taken(shard_folder, rows_W[held], places_W2[held, 1], rows_in(shard_folder)))
                 show(done)
     return taken
 
