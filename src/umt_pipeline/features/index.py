@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "index.arrow"
 PLACE = ("shard", "shard_row")
-RecordKey = tuple[Hashable, ...]
 # Columns of a plan that are the same for all views of a clip: name here and in the table of clips.
 _OF_A_CLIP = {"video_id": "video_id", "split": "split", "video_sha256": "sha256"}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -167,17 +165,6 @@ def rows_by_shard(places_R2: np.ndarray) -> list[np.ndarray]:
     shards_R, shard_rows_R = places_R2.T
     in_place = np.lexsort((shard_rows_R, shards_R))
     return np.split(in_place, np.searchsorted(shards_R[in_place], np.arange(1, shards_R.max() + 1)))
-
-
-def record_keys(table: pa.Table) -> Sequence[RecordKey]:
-    """Return, for each line of a plan, what its record depends on besides the settings of the store.
-
-    The video by its content, the view as realised, and the names from which the mask's noise is drawn; neither the file's path
-    nor the split.
-    """
-    names = ("video_id", "view_number", "flip", "video_sha256")
-    lists = (map(tuple, table[name].to_pylist()) for name in ("frame_indices", "crop"))
-    return list(zip(*(table[name].to_pylist() for name in names), *lists, strict=True))
 
 
 def write_index(folder: Path, table: pa.Table) -> None:

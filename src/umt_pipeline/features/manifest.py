@@ -104,7 +104,7 @@ class StoreHeader(StoreSettings):
         return Identity({path: value for path, value in settings.items() if path != "code"}, {}, self.code)
 
     def record_identity(self) -> Identity:
-        """Return what a record depends on besides its own line of the index; see :func:`record_keys`."""
+        """Return what a record depends on besides its own line of the index (:mod:`umt_pipeline.features.matching`)."""
         identity = self.identity()
         settings = {path: value for path, value in identity.settings.items() if path not in _NOT_OF_A_RECORD}
         return Identity(settings, identity.inputs, identity.code)
