@@ -9,7 +9,6 @@ words of a code book, D values of a sub-vector (M * D = C).
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from torch import Tensor
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, StoreError
 from umt_pipeline.core.files import staged_file
+from umt_pipeline.core.processes import cores
 
 # A sub-vector's code is one byte.
 WORDS = 256
@@ -216,7 +216,7 @@ class Pq(Codec):
         sizes = [self._sub_vectors(tokens_KGC.shape[2])] * len(layers)
         # Each layer in one thread of its own: sums then do not depend on the number of cores. faiss' setting holds for the
         # thread that makes it, so torch and scikit-learn keep theirs.
-        with ThreadPoolExecutor(min(len(layers), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(layers), cores())) as pool:
             return torch.from_numpy(np.stack(list(pool.map(_train_layer, layers, sizes))))
 
     def learnt_shape(self, layers: int, target_dim: int) -> tuple[int, ...]:
