@@ -1,6 +1,10 @@
 """Order of samples and their delivery."""
 
+import multiprocessing
+import time
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_tasks import ToyTask, make_toy
 
+from tests.processes import descendants, is_running, wait_until
 from umt_pipeline.core.errors import ConfigError, TrainingError
 from umt_pipeline.data.samples import Corpus
 from umt_pipeline.training.sampler import BatchReader, Loader, MicroBatch, Sampler, needed_pieces
@@ -159,6 +164,28 @@ def test_delivery_does_not_depend_on_workers_or_reading_path(fast: bool, workers
     expected = [[f"clip{i}" for i in Sampler(40, 8, seed=3).global_batch(step)[0]] for step in range(2, 9)]
     assert _delivered(make_toy(fast=False), 0) == expected
     assert _delivered(make_toy(fast=fast), workers) == expected
+
+
+def _read_for_ever(read: Any) -> None:
+    task = make_toy(fast=False)
+    for _ in Loader(BatchReader(task.data), Sampler(40, 8, seed=3).walk(0, 10**6), workers=2, pin=False):
+        read.set()
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_workers_and_their_fork_server_end_with_a_rank_that_is_killed() -> None:
+    context = multiprocessing.get_context("spawn")
+    read = context.Event()
+    rank = context.Process(target=_read_for_ever, args=(read,))
+    rank.start()
+    assert rank.pid is not None
+    assert read.wait(60)
+    found = descendants(rank.pid)
+    assert len(found) >= 3, "two workers, and the fork server"
+    rank.kill()
+    rank.join()
+    wait_until("no process is left", lambda: not any(map(is_running, found)), 10)
 
 
 def test_errors_of_the_data_set_reach_the_training_thread() -> None:

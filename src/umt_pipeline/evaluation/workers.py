@@ -19,7 +19,7 @@ import torch
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.precision import resolve_precision
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.processes import cores
+from umt_pipeline.core.processes import cores, follow_parent
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.metrics import EvaluationError
 from umt_pipeline.evaluation.params import WorkParams
@@ -154,6 +154,7 @@ def work_precision(params: WorkParams) -> Precision:
 
 def _start(load: Callable[[], Any], started: Any, threads: int) -> None:
     global _state  # the only way from the initialiser of a pool's process to its calls
+    follow_parent()
     with started.get_lock():
         rank = started.value
         started.value += 1

@@ -25,6 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from umt_pipeline.core.errors import ConfigError, TrainingError
+from umt_pipeline.core.processes import follow_parent
 from umt_pipeline.data.samples import Batch, Corpus, SampleDataset
 from umt_pipeline.training import stopping
 
@@ -262,6 +263,12 @@ class BatchReader(Dataset[Batch]):
         return {**tensors, "epoch": address.epoch, "group": address.group}
 
 
+def _follow_rank(worker: int) -> None:
+    # Not by the look of its own parent, the fork server: that one lives as long as any of those that it forked.
+    del worker
+    follow_parent()
+
+
 class Loader:
     """Iterates over the batches of ``addresses`` in order, read ahead.
 
@@ -299,6 +306,7 @@ class Loader:
             sampler=sampler,
             num_workers=self._workers,
             multiprocessing_context=context,
+            worker_init_fn=_follow_rank,
             prefetch_factor=self._ahead,
             pin_memory=self._pin,
             # Without one of its own the loader draws from the global generator, and so changes the next step's dropout.
