@@ -24,6 +24,7 @@ from umt_pipeline.compute.gain import Speeds
 from umt_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from umt_pipeline.core.files import move_folder
 from umt_pipeline.data.mapped import MappedTable, write_mapped
+from umt_pipeline.features.codecs import Int8
 from umt_pipeline.features.provider import OnlineTargets
 from umt_pipeline.features.store import FeatureStore
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
@@ -134,7 +135,7 @@ def test_auto_stays_with_the_precision_of_what_is_there(
 
     assert run(2, precision="fp32") == ("fp32", 0), "what is asked for is taken"
     measured(1.31)
-    assert run(2, codec="int8") == ("bf16", 0), "other records of the same teacher decide nothing"
+    assert run(2, codec=Int8()) == ("bf16", 0), "other records of the same teacher decide nothing"
 
     def killed(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt

@@ -25,7 +25,7 @@ def behave(path: Path, view: View) -> Loaded:
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "damaged":
         return "corrupt_frame", "as its name says"
-    return np.full((view.frames, 2, 2, 3), ord(path.stem[0]), dtype=np.uint8)
+    return np.full((len(view.frame_indices), 2, 2, 3), ord(path.stem[0]), dtype=np.uint8)
 
 
 def load(path: Path, view: View) -> Loaded:
