@@ -1,8 +1,8 @@
 """How large a test set must be to tell a difference: simulated test sets, judged by the gate.
 
-A difference of two models is told by the clips on which one is right and the other wrong. For each number of clips and share of
-such clips, the difference is shown that should be promoted on four of five test sets (at most the share: then one model is right
-wherever they differ), and on how many simulated ones the gate did promote it.
+A difference of two models is told by the clips on which one is right and the other wrong. For each number of clips and share
+of such clips, the difference is shown that should be promoted on four of five test sets (at most the share: then one model is
+right wherever they differ), and on how many simulated ones the gate did promote it.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         replaced = REPLACED & {str(block) for content in overlay.values() for block in content} if key == "parameters" else ()
         if replaced:
             base = {
-                path: OmegaConf.masked_copy(content, [block for block in content if block not in replaced])
+                path: OmegaConf.masked_copy(content, [str(block) for block in content if block not in replaced])
                 for path, content in base.items()
             }
         return base, overlay, base_path, overlay_path, processed

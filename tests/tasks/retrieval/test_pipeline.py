@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from tests.evaluation.tiny import VISION, make_tables, make_video_text
+from tests.evidenced import check_evidence
 from tests.tasks.running import run_task
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.data.mapped import MappedTable
