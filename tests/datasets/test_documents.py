@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,12 @@ def test_an_optional_json_file_may_be_missing(tmp_path: Path) -> None:
     assert JsonDataset(path, optional=True).load() == {}
     with pytest.raises(DatasetError, match="found nothing"):
         JsonDataset(path).load()
+
+
+def test_kedro_viz_shows_documents(tmp_path: Path) -> None:
+    numbers, page = JsonDataset(str(tmp_path / "m.json")), TextFileDataset(str(tmp_path / "p.html"))
+    numbers.save({"a": 1})
+    page.save("<p>b</p>")
+    assert (numbers.preview(), page.preview()) == ('{"a": 1}', "<p>b</p>")
+    kinds = [str(inspect.signature(dataset.preview).return_annotation) for dataset in (numbers, page)]
+    assert kinds == ["JSONPreview", "HTMLPreview"], "Kedro-Viz knows by the name how to show it"

@@ -11,6 +11,7 @@ from umt_pipeline.evaluation.spread import Ranged
 from umt_pipeline.reports.figures import Span, spans_panel
 from umt_pipeline.reports.promotion.compared import Contender, Promotion
 from umt_pipeline.reports.promotion.page import promotion_page, signed, verdict_sentence
+from umt_pipeline.reports.tables import NBSP
 
 T2V, V2T = "retrieval/test/stage2/dual/t2v_r1", "retrieval/test/stage2/dual/v2t_r1"
 PARAMS = GateParams(metrics={T2V: 1.0}, guards={V2T: 2.0})
@@ -56,13 +57,14 @@ def test_the_page_says_who_was_compared_and_what_came_of_it() -> None:
     text = text_of(html)
     assert "It cannot be told whether demo_stage2 version 4 is better than demo_stage2 version 3." in text
     assert "the interval reaches to both sides of the margin" in text
-    assert [row[:6] for row in rows_below(html, "What the gate looked at, in percent")] == [
+    rows = rows_below(html.replace(NBSP, " "), "What the gate looked at, in percent")
+    assert [row[:6] for row in rows] == [
         [T2V, "50.0", "51.5", "+1.5", "-1.5 to +4.5", "above +1.0"],
         [f"{V2T} (guard)", "50.0", "50.0", "0.0", "-0.5 to +0.5", "not below -2.0"],
     ]
     tiles = [tag for _, tag in Html(html).tags if tag.get("class") == "tile"]
     assert len(tiles) == 2
-    assert "46.0 to 54.0" in text
+    assert "champion 50.0 %, between 46.0 and 54.0" in text
     assert f"{T2V}: +1.50, from -1.50 to +4.50, margin or tolerance +1.00" in html
     assert '<li class="behind">run 0a1b2c3d</li>' in html
     assert "frames is 8 (x)" in text

@@ -10,7 +10,6 @@ data. They are the pipelines' own nodes, called without MLflow: what is measured
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 TEACHER, EVALUATION = "teacher", "evaluation"
 _ANSWER = "answer.json"
+# How datasets end that hold what a training said of itself.
+_SAID_OF_TRAINING = ("_summary", "_took")
 _SAID = 15  # lines of a failed process' output that go into the message
 
 
@@ -150,9 +151,7 @@ def _run(project: Path, env: str | None, kind: str, model: Path | None, seed: in
         try:
             write_json(place / "request.json", request.model_dump(mode="json"))
             command = [sys.executable, "-m", __name__, str(place / "request.json")]
-            # It is nobody's run: what is opened of MLflow on the way lies in the place and goes with it.
-            environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
-            done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
             if done.returncode:
                 said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_SAID:])
                 raise EvaluationImpossibleError(f"{kind}: measuring a model again ended with status {done.returncode}:\n{said}")
@@ -175,7 +174,8 @@ def answer_request(request: Request) -> None:
     moved: dict[str, Any] = {"data": str(request.place / "data"), "results": str(request.place / "results")}
     if request.seed is not None:
         moved["seed"] = request.seed
-    with KedroSession.create(project_path=request.project, env=request.env, runtime_params=moved) as session:
+    session: Any = KedroSession.create(project_path=request.project, env=request.env, runtime_params=moved)
+    with session:
         catalog = session.load_context().catalog
         pipeline, evidence, records = chosen_nodes(request.kind, trained=request.model is None)
         try:
@@ -220,10 +220,10 @@ def link_inputs(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> N
     loader = config_loader(request.project, request.env)
     missing = []
     for name in sorted(pipeline.inputs()):
-        dataset = catalog.get(name)
-        if name.endswith("_summary"):
-            # What a training said of itself: a test hands it on, and no number follows from it.
+        if name.endswith(_SAID_OF_TRAINING):
+            # A test hands it on, and no number follows from it.
             catalog[name] = MemoryDataset({})
+        dataset = catalog.get(name)
         if not isinstance(dataset, PathDataset):
             continue
         there = request.workspace if name == "workspace" else catalog_path(request.project, loader, name)

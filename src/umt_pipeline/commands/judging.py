@@ -16,16 +16,21 @@ from umt_pipeline.commands.evaluate_again import (
     Measured,
     measure_again,
     measure_seed,
+    model_dataset,
     promotion_workspace,
 )
-from umt_pipeline.commands.histories import last_runs, locked_md5, version_history
+from umt_pipeline.commands.histories import last_runs, version_history
 from umt_pipeline.core.errors import ConfigError, RegistryError
 from umt_pipeline.core.files import staged_folder, write_json
+from umt_pipeline.dvc_repo import dvc_repo
+from umt_pipeline.dvc_stages import stages_file
 from umt_pipeline.evaluation.compare import compare_protocols, load_records
+from umt_pipeline.evaluation.evidence import rows_of
 from umt_pipeline.evaluation.gate import GateParams, Outcome, Verdict, judge_seeds
 from umt_pipeline.evaluation.records import Protocol, Record
 from umt_pipeline.evaluation.spread import ranged_share
-from umt_pipeline.project_config import config_loader, validated
+from umt_pipeline.project_config import catalog_path, config_loader, validated
+from umt_pipeline.registry.locked import LockedStages
 from umt_pipeline.registry.names import COMMIT, EVIDENCE, MD5, STAGE, WEIGHTS
 from umt_pipeline.registry.reading import Version, fetch
 from umt_pipeline.reports.promotion.compared import Contender, Promotion
@@ -85,6 +90,8 @@ def judge_versions(asked: Asked, challenger: Version, champion: Version | None) 
     """
     params = gate_params(asked)
     mine = fetched(challenger)
+    for name in _names(params):
+        rows_of(mine.evidence, name)
     found = Promotion(asked.kind, _no_comparison("promoted", "it is the first, no champion was there", params), params,
                       _contender(challenger, mine, params))  # fmt: skip
     if champion is not None:
@@ -191,13 +198,15 @@ def _contender(version: Version, measured: Measured | None, params: GateParams) 
     facts = {"registered as": _title(version), **{name: version.tags[tag] for name, tag in tags.items() if tag in version.tags}}
     if measured is None:
         return Contender(_title(version), facts)
-    names = _names(params)
-    tasks = {_task(name, set(_protocols(measured.records))) for name in names}
+    known = {str(task) for task in measured.evidence["task"].unique()}
+    tasks = {name: _task(name, known) for name in _names(params)}
+    # What the challenger lacks is an error (judge_versions), what the champion lacks a difference of protocols.
+    there = [name for name, task in tasks.items() if task in known]
     return Contender(
         title=_title(version),
         facts=facts,
-        numbers={name: ranged_share(measured.evidence, name, params) for name in names},
-        records=[record.model_dump(mode="json") for record in measured.records if record.task in tasks],
+        numbers={name: ranged_share(measured.evidence, name, params) for name in there},
+        records=[record.model_dump(mode="json") for record in measured.records if record.task in tasks.values()],
     )
 
 
@@ -213,12 +222,8 @@ def _other_seeds(mine: Measured, count: int) -> list[int]:
 
 def _seeds_of_challenger(asked: Asked, challenger: Version, seeds: Sequence[int]) -> list[Measured]:
     """Return what other seeds give: of earlier promotions, or trained and measured now, and kept."""
-    if seeds and challenger.tags.get(MD5) != (here := locked_md5(asked.project, asked.corpus, asked.kind)):
-        raise ConfigError(
-            f"--seeds: expected {_title(challenger)} to be what dvc.lock has here, since this code and these parameters "
-            f"train the other seeds; it has {challenger.tags.get(MD5)}, dvc.lock {here}. Check out commit "
-            f"{challenger.tags.get(COMMIT)}, or register what is here: umt register."
-        )
+    if seeds:
+        require_checked_out(asked, challenger)
     found = []
     for seed in seeds:
         folder = _seed_folder(asked, challenger, seed)
@@ -229,6 +234,29 @@ def _seeds_of_challenger(asked: Asked, challenger: Version, seeds: Sequence[int]
                 write_json(staged / "records.json", [record.model_dump(mode="json") for record in measured.records])
         found.append(_read_seed(folder))
     return found
+
+
+def require_checked_out(asked: Asked, challenger: Version) -> None:
+    """Refuse to train other seeds of a model by code and parameters that are not those which trained it.
+
+    Raises:
+        ConfigError: the model is not what ``dvc.lock`` has here, or its stage has changed since.
+    """
+    project, corpus = asked.project, asked.corpus
+    folder = catalog_path(project, config_loader(project, corpus), model_dataset(asked.kind))
+    with dvc_repo(project) as repo:
+        locked = LockedStages(repo, project, corpus, stages_file(project, corpus))
+        stage = locked.stage_of(folder)
+        if stage is None or locked.md5(folder) != challenger.tags.get(MD5):
+            reasons = [f"dvc.lock has another {folder.relative_to(project)}"]
+        else:
+            reasons = locked.reasons([stage])
+    if reasons:
+        raise ConfigError(
+            f"--seeds: expected {_title(challenger)} to be what is locked and checked out here, since this code and these "
+            f"parameters train the other seeds; found: {'; '.join(reasons)}. Check out commit "
+            f"{challenger.tags.get(COMMIT)}, or register what is here: umt register."
+        )
 
 
 def _kept_seeds(asked: Asked, champion: Version, seeds: Sequence[int], mine: Measured, names: Sequence[str]) -> list[Measured]:

@@ -84,7 +84,7 @@ def print_verdict(console: Console, found: Promotion) -> None:
         if line:
             console.print(f"Note: {line}", style="yellow", soft_wrap=True, highlight=False, markup=False)
     style = f"bold {_STYLES[found.verdict.verdict]}"
-    for line in (verdict_sentence(found), found.verdict.reason):
+    for line in (verdict_sentence(found), *([found.verdict.reason] if found.champion else [])):
         console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
         style = ""
 

@@ -258,8 +258,8 @@ def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str) -> Pane
     """
 
     def paint(axes: Axes) -> None:
-        axes.axvline(0.0, color=_INK, linewidth=0.9)
         for row, span in enumerate(spans):
+            axes.plot([0.0, 0.0], [-row - 0.22, -row + 0.22], color=_INK, linewidth=0.9)
             axes.plot([span.low, span.high], [-row, -row], color=_SERIES[0], linewidth=3, solid_capstyle="round")
             axes.plot([span.value], [-row], color=_SERIES[0], marker="o", markersize=6)
             axes.plot([span.bound] * 2, [-row - 0.22, -row + 0.22], color=_SERIES[1], linewidth=2)
@@ -279,7 +279,7 @@ def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str) -> Pane
         for span in spans
     )
     # Inches: as wide as a telephone shows it, and as high as the rows need.
-    size = (5.0, 0.5 + 0.52 * len(spans))
+    size = (4.2, 0.5 + 0.52 * len(spans))
     return Panel(title, _draw(key, f"{title}. {described}", paint, size), wide=True)
 
 

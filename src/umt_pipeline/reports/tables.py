@@ -16,7 +16,7 @@ from umt_pipeline.reports.page import Cell, Row, Table, Tile
 _LONG = 16  # characters that deserve a wide column
 _HEX = re.compile(r"[0-9a-f]{20,}")
 NOTHING = "\N{EN DASH}"
-_NBSP = "\N{NO-BREAK SPACE}"
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -43,14 +43,14 @@ def byte_text(value: float) -> str:
     """Return a number of bytes with a binary unit."""
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
-            return f"{value:.3g}{_NBSP}{unit}"
+            return f"{value:.3g}{NBSP}{unit}"
         value /= 1024
-    return f"{value:.3g}{_NBSP}GiB"
+    return f"{value:.3g}{NBSP}GiB"
 
 
 def percent(value: float | None) -> str:
     """Return a percentage with one digit and its sign."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}{_NBSP}%"
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}{NBSP}%"
 
 
 def counted(count: int, noun: str) -> str:
@@ -62,8 +62,8 @@ def length(hours: float) -> str:
     """Return a length of time in the unit that fits: 0.11 hours are "6.6 min"."""
     for unit, factor in (("h", 1), ("min", 60)):
         if hours * factor >= 1:
-            return f"{number(float(f'{hours * factor:.3g}'))}{_NBSP}{unit}"
-    return f"{number(float(f'{hours * 3600:.3g}'))}{_NBSP}s"
+            return f"{number(float(f'{hours * factor:.3g}'))}{NBSP}{unit}"
+    return f"{number(float(f'{hours * 3600:.3g}'))}{NBSP}s"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from umt_pipeline.evaluation.spread import Ranged
 from umt_pipeline.reports.figures import Span, spans_panel, training_curves
 from umt_pipeline.reports.page import Block, Cell, Page, Panels, Section, Table, Text, Tile
 from umt_pipeline.reports.promotion.compared import Contender, Promotion
-from umt_pipeline.reports.tables import facts, percent, table
+from umt_pipeline.reports.tables import NBSP, facts, percent, table
 
 OUTCOMES = {"promoted": "promoted", "refused": "refused", "cannot_be_told": "cannot be told"}
 
@@ -75,13 +75,15 @@ def _tiles(found: Promotion) -> list[Tile]:
         if (mine := found.challenger.numbers.get(name)) is None:
             continue
         theirs = found.champion.numbers.get(name) if found.champion else None
-        beside = [_range(mine), *([f"champion {percent(theirs.value)}", _range(theirs)] if theirs else [])]
+        beside = [f"between {_range(mine)}"]
+        if theirs is not None:
+            beside.append(f"champion {percent(theirs.value)}, between {_range(theirs)}")
         tiles.append(Tile(name, percent(mine.value), beside))
     return tiles
 
 
 def _range(number: Ranged) -> str:
-    return f"{number.low:.1f} to {number.high:.1f}"
+    return f"{number.low:.1f} and {number.high:.1f}"
 
 
 def _verdict(found: Promotion) -> Section:
@@ -114,8 +116,8 @@ def _table(verdict: Verdict) -> Table | None:
             f"{metric.champion:.1f}",
             f"{metric.challenger:.1f}",
             signed(metric.difference),
-            interval(metric.low, metric.high),
-            demand(metric),
+            interval(metric.low, metric.high).replace(" ", NBSP),
+            demand(metric).replace(" ", NBSP),
             f"{metric.different:,} of {metric.clips:,}",
             Cell(OUTCOMES[metric.verdict], title=metric.reason, style="bad" if metric.verdict == "refused" else ""),
         )
