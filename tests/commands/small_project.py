@@ -18,18 +18,18 @@ stages:
     deps: [src/make.py]
     params:
       - conf/base/parameters_stage2.yml: [stage2]
-    outs: [data/06_models/model.txt]
+    outs: [data/06_models/model]
     metrics:
       - results/headline.json: {cache: false}
   evaluation:
     cmd: python src/use.py
-    deps: [data/06_models/model.txt, src/use.py]
-    outs: [data/07_model_output/answer.txt]
+    deps: [data/06_models/model, src/use.py]
+    outs: [data/07_model_output/answer.txt, data/07_model_output/evaluation_records.json]
 """
 CATALOG = """\
 stage2_model:
   type: umt_pipeline.datasets.FolderDataset
-  filepath: data/06_models/model.txt
+  filepath: data/06_models/model
   metadata: {mlflow: {model: stage2}}
 stage2_metrics:
   type: umt_pipeline.datasets.JsonDataset
@@ -38,19 +38,25 @@ stage2_metrics:
 evaluation_evidence:
   type: umt_pipeline.datasets.TableDataset
   filepath: data/07_model_output/answer.txt
+records:
+  type: umt_pipeline.datasets.JsonDataset
+  filepath: data/07_model_output/evaluation_records.json
 """
 MAKE = """\
 import json, pathlib, re
 width = re.search(r"width: (\\d+)", pathlib.Path("conf/base/parameters_stage2.yml").read_text())[1]
-pathlib.Path("data/06_models").mkdir(parents=True, exist_ok=True)
-pathlib.Path("data/06_models/model.txt").write_text("model " + width)
+pathlib.Path("data/06_models/model").mkdir(parents=True, exist_ok=True)
+pathlib.Path("data/06_models/model/model.safetensors").write_text("model " + width)
 pathlib.Path("results").mkdir(exist_ok=True)
 pathlib.Path("results/headline.json").write_text(json.dumps({"t2v_r1": int(width)}))
 """
 USE = """\
-import pathlib
+import hashlib, json, pathlib
+model = pathlib.Path("data/06_models/model/model.safetensors").read_bytes()
+record = {"protocol": {"checkpoint_sha256": hashlib.sha256(model).hexdigest()}}
 pathlib.Path("data/07_model_output").mkdir(parents=True, exist_ok=True)
-pathlib.Path("data/07_model_output/answer.txt").write_text(pathlib.Path("data/06_models/model.txt").read_text()[:5])
+pathlib.Path("data/07_model_output/answer.txt").write_bytes(model[:5])
+pathlib.Path("data/07_model_output/evaluation_records.json").write_text(json.dumps([record]))
 """
 # Each notes how it was called. DEATH names a call that ends the caller instead.
 UMT = """\

@@ -15,7 +15,7 @@ from umt_pipeline.commands.reproduce import Reproduction, TrackedRun, compare, r
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.tracking.dependencies import dvc_md5
 
-MODEL = "data/06_models/model.txt"
+MODEL = "data/06_models/model"
 
 
 @pytest.fixture
@@ -79,7 +79,9 @@ def test_data_is_fetched_as_the_run_read_it_though_the_lock_of_its_commit_is_old
     tags = {"git.commit": commit, "git.dirty": "true", "dvc.stage": "evaluation"}
     work = Reproduction(elsewhere, TrackedRun("1", tags, {}, read), project.parent / "again")
     list(work.check_out())
-    assert (project.parent / "again" / MODEL).read_text(encoding="utf-8") == "model 2", "from the remote; the commit has 1"
+    assert (project.parent / "again" / MODEL / "model.safetensors").read_text(encoding="utf-8") == "model 2", (
+        "from the remote; the commit has 1"
+    )
     assert [text.partition(":")[2][:40] for text in work.missing] == [" what was changed and not committed when"]
 
     gone = {MODEL: "0" * 32, "src/use.py": "1" * 32}

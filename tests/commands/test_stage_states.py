@@ -63,7 +63,7 @@ def test_another_lock_of_what_is_read_is_a_reason(fresh: Path, monkeypatch: pyte
     lock = yaml.safe_load((fresh / "dvc.lock").read_text(encoding="utf-8"))
     lock["stages"]["stage2"]["outs"][0]["md5"] = "0" * 32
     (fresh / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
-    assert states(fresh)["evaluation"] == (RUNS, "data/06_models/model.txt changed, as stage2 has made it anew")
+    assert states(fresh)["evaluation"] == (RUNS, "data/06_models/model changed, as stage2 has made it anew")
 
 
 def test_a_result_that_git_keeps_must_be_there(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

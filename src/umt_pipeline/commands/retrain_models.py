@@ -6,13 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from umt_pipeline.core.files import read_json, sha256_file
 from umt_pipeline.dvc_stages import project_pipelines
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.project_config import catalog_resolver, config_loader
 from umt_pipeline.registry.candidates import EVALUATION
 from umt_pipeline.tasks import task_names
 
-_JUDGED_BY = ("_evidence", "_records")
+_JUDGED_BY = ("evidence", "records")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,16 @@ class Touched:
     gated: bool
 
     def is_left_out(self, project: Path) -> bool:
-        """Whether the pipeline has made no model, and said why, in place of a folder with weights."""
-        return (project / self.files[0] / SKIPPED_FILE).is_file()
+        """Whether there is nothing to register: the pipeline has said why it made no model, or nothing of it was measured.
+
+        Of a corpus without labels nothing is measured of stage 1.
+        """
+        folder = project / self.files[0]
+        if (folder / SKIPPED_FILE).is_file():
+            return True
+        weights = {sha256_file(file) for file in folder.rglob("*.safetensors")}
+        records = [record for file in self.files if file.endswith("records.json") for record in read_json(project / file)]
+        return not weights & {(record.get("protocol") or {}).get("checkpoint_sha256") for record in records}
 
 
 def touched_models(project: Path, corpus: str | None, stages: Collection[str], changed: Collection[str]) -> list[Touched]:
@@ -54,7 +63,7 @@ def touched_models(project: Path, corpus: str | None, stages: Collection[str], c
             judge = kind if kind in task_names() else EVALUATION
             if kind is None or judge not in pipelines or not {maker, judge} & set(changed):
                 continue
-            judged = [output for output in sorted(pipelines[judge].all_outputs()) if output.endswith(_JUDGED_BY)]
+            judged = [output for output in sorted(pipelines[judge].all_outputs()) if output.rpartition("_")[2] in _JUDGED_BY]
             paths = [entry["filepath"], *(resolver.resolve_pattern(output)["filepath"] for output in judged)]
             files = tuple(Path(path).relative_to(project).as_posix() if Path(path).is_absolute() else path for path in paths)
             found.append(Touched(str(kind), files, kind in gates))

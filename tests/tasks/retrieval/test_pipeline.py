@@ -101,9 +101,7 @@ def test_both_models_are_searched_in_both_directions_and_recorded(world: dict[st
     assert not {"masked_language", "alignment"} & set(result["history"])
 
 
-def test_the_fine_tuned_model_reads_clips_and_texts_as_it_was_trained(
-    world: dict[str, Any], result: dict[str, Any]
-) -> None:
+def test_the_fine_tuned_model_reads_clips_and_texts_as_it_was_trained(world: dict[str, Any], result: dict[str, Any]) -> None:
     model, tokenizer = load_video_text(result["model"])
     vision = model.config.vision
     assert (vision.frames, vision.position_frames, vision.drop_path, tokenizer.model_max_length) == (4, 2, 0.0, 8)
