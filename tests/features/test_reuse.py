@@ -403,8 +403,11 @@ def test_an_interrupted_extension_gives_the_same_bytes(six: World, tmp_path: Pat
             die_at(limit)
     decoded.clear()
     report = make(six, tmp_path / "killed", range(6))
-    assert counts(report) == (18, 6, 5, 0)
-    assert len(decoded) == 7
+    rows, found, resumed, dead = counts(report)
+    assert (rows, found, dead) == (18, 6, 0)
+    # The thread that writes may be ahead of the one that is told of the progress and raises.
+    assert resumed >= 5
+    assert len(decoded) == 12 - resumed
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "expected")
 
 
