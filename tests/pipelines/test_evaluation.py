@@ -17,7 +17,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from tests.evaluation.tiny import make_folders, make_tables
-from umt_pipeline.datasets.documents import JsonDataset
+from tests.evidenced import check_evidence
+from umt_pipeline.datasets import JsonDataset, TableDataset
 from umt_pipeline.evaluation import feature_cache
 from umt_pipeline.evaluation.compare import compare_records
 from umt_pipeline.evaluation.loading import ModelFolders, load_models
@@ -75,9 +76,10 @@ def run(tables: Tables, folders: ModelFolders, results: Path, *, report: bool = 
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in data.items()})
     for name in SAVED:
         catalog[name] = JsonDataset(filepath=str(results / f"{name}.json"))
+    catalog["evaluation_evidence"] = TableDataset(str(results / "evaluation_evidence.parquet"))
     pipeline = create_pipeline() if report else create_pipeline().filter(to_nodes=["evaluate_models"])
     outputs = SequentialRunner().run(pipeline, catalog)
-    return {name: catalog[name].load() for name in SAVED} | {
+    return {name: catalog[name].load() for name in (*SAVED, "evaluation_evidence")} | {
         name: dataset.load() for name, dataset in outputs.items() if name in ("report", "headline", "evaluation_numbers")
     }
 
@@ -91,12 +93,15 @@ def test_what_was_evaluated_is_not_evaluated_again(
     tables: Tables, folders: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(tables, folders, tmp_path)
+    evidence = first.pop("evaluation_evidence")
 
     def no_evaluation(*_: object) -> None:
         raise AssertionError("nothing changed")
 
     monkeypatch.setattr("umt_pipeline.pipelines.evaluation.nodes.evaluate", no_evaluation)
-    assert run(tables, folders, tmp_path) == first
+    again = run(tables, folders, tmp_path)
+    pd.testing.assert_frame_equal(again.pop("evaluation_evidence"), evidence)
+    assert again == first
     other = Tables(tables.videos, tables.captions.iloc[1:], tables.labels, tables.media_root)
     with pytest.raises(AssertionError, match="nothing changed"):
         run(other, folders, tmp_path)
@@ -115,6 +120,18 @@ def test_every_number_is_there(result: dict[str, Any]) -> None:
                      for task in ("shape", "motion")}  # fmt: skip
     assert set(result["metrics"]) == expected
     assert all(value >= 0 for value in result["metrics"].values())
+
+
+def test_every_number_follows_from_what_was_found_item_by_item(result: dict[str, Any], tables: Tables) -> None:
+    evidence = result["evaluation_evidence"]
+    check_evidence(evidence, result["records"])
+    agreement = evidence[evidence["task"] == "agreement/test/stage2_dual/shape"]
+    queries = evidence[evidence["task"].eq("retrieval/test/stage2/dual") & evidence["metric"].eq("t2v_rank")]
+    assert agreement["item"].tolist() == queries["item"].tolist()
+    assert agreement["answer"].tolist() == [tables.label_of("shape")[clip] for clip in queries["answer"]]
+    probe = evidence[evidence["task"] == "probe/linear/motion/stage1"]
+    assert probe["item"].tolist() == tables.clips("test")
+    assert (probe["value"].eq(1) == probe["answer"].eq(probe["truth"])).all()
 
 
 def test_every_number_carries_its_protocol(result: dict[str, Any]) -> None:
@@ -175,9 +192,9 @@ def test_the_same_again(tables: Tables, folders: ModelFolders, result: dict[str,
 def test_a_few_numbers_are_the_headline_and_git_has_them_all(result: dict[str, Any]) -> None:
     metrics, linear = result["metrics"], "probe/linear/{}/stage1"
     mean = (metrics[linear.format("shape")] + metrics[linear.format("motion")]) / 2
-    assert result["headline"]["probe_stage1"] == pytest.approx(mean, abs=1e-3)
+    assert result["headline"]["s1_probe"] == pytest.approx(mean, abs=1e-3)
     assert result["headline"]["r1_test"] == pytest.approx(metrics["retrieval/test/stage2/dual/t2v_r1"], abs=1e-3)
-    found = {"probe_stage1", "probe_stage2", "r1_test", "r1_test_motion"}
+    found = {"s1_probe", "s2_probe", "r1_test", "r1_test_motion"}
     assert set(result["headline"]) == found, "nothing of what is not there"
     assert result["evaluation_numbers"]["name"].tolist() == sorted(metrics)
 
@@ -317,6 +334,10 @@ def test_a_test_clip_that_fails_counts_as_wrong(tables: Tables, folders: ModelFo
     for task in ("probe/knn/shape/stage1", "retrieval/test/stage2/dual", "agreement/test/teacher_dual/shape"):
         assert records[task]["protocol"]["failures"] == tested[1:]
         assert records[task]["protocol"]["clips"] == 4
+    check_evidence(found["evaluation_evidence"], found["records"])
+    unread = found["evaluation_evidence"][found["evaluation_evidence"]["video"].isin(tested[1:])]
+    assert unread.loc[unread["task"].str.startswith("probe/"), "answer"].isna().all()
+    assert not unread.loc[unread["metric"] == "correct", "value"].any()
     assert found["metrics"]["retrieval/test/stage2/dual/t2v_r1"] == 25.0
     assert found["metrics"]["agreement/test/teacher_dual/shape"] == 25.0
     assert found["metrics"]["probe/linear/shape/stage1"] <= 25.0

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.evaluation.tiny import make_tables, make_video_text
+from tests.evidenced import check_evidence
 from tests.pipelines.clean import clean
 from tests.tables.reading import read
 from tests.tasks.running import run_task
@@ -92,6 +93,7 @@ def finish(
     found = run_task(TASK, settings, tables_of(world, table, **changes), world["workspace"])
     metrics = {**found["metrics"], "times": found["times"]}
     json.dumps(metrics)
+    check_evidence(found["evidence"], found["records"])
     table = found["predictions"].assign(right=found["predictions"]["right"] == "True")
     return found["model"], found["control_model"], metrics, found["records"], table, found["report"]
 
@@ -123,6 +125,7 @@ def test_both_models_are_trained_asked_and_recorded(world: dict[str, Any]) -> No
         part = table[(table["model"] == name) & (table["kind"] == ("choice" if kind == "multiple_choice" else "open"))]
         assert part["right"].mean() * 100 == pytest.approx(record["values"]["accuracy"])
         assert metrics["choice" if kind == "multiple_choice" else "test"][split][name] == record["values"]["accuracy"]
+    assert len(table) == 3 * 6 + 2 * 3
     assert load_question_answering(model)[0].config.vision.frames == 2
     assert html.count('<article class="card protocol">') == len(records)
     assert html.count("background-image") == 3, "each test clip is read once"
