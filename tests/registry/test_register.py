@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from tests.registry.finished import FinishedProject
 from umt_pipeline.commands.register import registered_lines
 from umt_pipeline.core.errors import ConfigError, RegistryError
-from umt_pipeline.core.files import sha256_file, sha256_folder
+from umt_pipeline.core.files import read_json, sha256_file, sha256_folder, write_json
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.registry.names import CHALLENGER, CHAMPION
 from umt_pipeline.registry.reading import connect, fetch, version_at
@@ -197,6 +197,19 @@ def test_what_was_not_trained_is_left_out(made: FinishedProject, caplog: pytest.
         register(made.folder, None, ["retrieval"])
     with pytest.raises(ConfigError, match=r"--kind: expected one of teacher, .* found 'stage3'"):
         register(made.folder, None, ["stage3"])
+
+
+def test_a_model_of_which_nothing_was_measured_is_left_out(made: FinishedProject, caplog: pytest.LogCaptureFixture) -> None:
+    """As stage 1 of a corpus without labels: the others are registered all the same."""
+    file = made.made("evaluation_judged") / "records.json"
+    records = [item for item in read_json(file) if not item["task"].endswith("stage1")]
+    write_json(file, [*records, {"task": "probe/shape", "note": "there are no labels"}])
+    made.repro()
+    made.commit()
+    assert [one.name for one in register(made.folder, None)] == ["demo_stage2", "demo_retrieval"]
+    assert "stage1 is left out: evaluation measured nothing of it" in caplog.text
+    with pytest.raises(ConfigError, match="demo_stage1: evaluation measured nothing of it"):
+        register(made.folder, None, ["stage1"])
 
 
 @pytest.mark.parametrize(
