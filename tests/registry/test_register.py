@@ -310,6 +310,27 @@ def test_without_a_server_the_message_says_what_to_do(made: FinishedProject, mon
         register(made.folder, None, ["stage2"])
 
 
+def test_the_registry_is_where_the_runs_are(made: FinishedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of the demo reads conf/local, one of a corpus the corpus' own file."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    own = "server: {{mlflow_tracking_uri: sqlite:///{0}.db}}\ntracking: {{experiment: {{name: {0}}}}}\n"
+    for env in ("local", "mine"):
+        (made.folder / "conf" / env).mkdir(exist_ok=True)
+        (made.folder / "conf" / env / "mlflow.yml").write_text(own.format(env), encoding="utf-8")
+    for corpus, env in ((None, "local"), ("mine", "mine")):
+        target = connect(made.folder, corpus)
+        assert (target.uri, target.experiment) == (f"sqlite:///{made.folder}/{env}.db", env)
+        assert mlflow.get_tracking_uri() == target.uri
+
+
+def test_a_deleted_experiment_is_restored(made: FinishedProject) -> None:
+    client = MlflowClient()
+    deleted = client.create_experiment("umt_pipeline")
+    client.delete_experiment(deleted)
+    register(made.folder, None, ["stage2"])
+    assert client.get_experiment(deleted).lifecycle_stage == "active"
+
+
 def test_mlflow_loads_the_champion(made: FinishedProject, monkeypatch: pytest.MonkeyPatch) -> None:
     register(made.folder, None, ["stage2", "retrieval"])
     MlflowClient().set_registered_model_alias("demo_stage2", CHAMPION, "1")
