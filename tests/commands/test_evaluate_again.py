@@ -41,7 +41,7 @@ def test_measuring_trains_nothing_and_training_nothing_else(kind: str) -> None:
 def test_it_ends_with_the_promotion_that_asked(tmp_path: Path) -> None:
     request = tmp_path / "request.json"
     os.mkfifo(request)  # nobody writes into it, so that reading the request takes for ever
-    command = [sys.executable, "-m", "umt_pipeline.commands.evaluate_again", str(request), "0"]  # of no process that could have started it
+    command = [sys.executable, "-m", "umt_pipeline.commands.evaluate_again", str(request), "0"]  # not this process' number
     assert subprocess.run(command, capture_output=True, check=False, timeout=100).returncode == 1
 
 
