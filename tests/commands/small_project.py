@@ -121,6 +121,7 @@ def make_project(folder: Path) -> Path:
         "conf/base/parameters_gate.yml": "gate:\n  stage2: {}\n",
         "conf/base/globals.yml": "data: data\nresults: results\n",
         "conf/base/catalog.yml": CATALOG,
+        "conf/local/.gitkeep": "",
         "conf/base/mlflow.yml": (ROOT / "conf/base/mlflow.yml").read_text(encoding="utf-8"),
         "src/make.py": MAKE,
         "src/use.py": USE,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,13 @@ def test_measuring_trains_nothing_and_training_nothing_else(kind: str) -> None:
     training, *_ = chosen_nodes(kind, trained=True)
     made = {name for name in training.all_outputs() if name.endswith("_model") or name == "teacher"}
     assert made == {model_dataset(kind)}, "controls and other models are those of today"
+
+
+def test_it_ends_with_the_promotion_that_asked(tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    os.mkfifo(request)  # nobody writes into it, so that reading the request takes for ever
+    command = [sys.executable, "-m", "umt_pipeline.commands.evaluate_again", str(request), "0"]  # not this process' number
+    assert subprocess.run(command, capture_output=True, check=False, timeout=100).returncode == 1
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -322,6 +322,20 @@ def test_other_seeds_are_trained_once_and_kept(registry: Registry, monkeypatch: 
     assert third == "3"
 
 
+def test_other_seeds_are_measured_as_the_challenger_was(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.add(CHAMPION, "champion")
+    registry.add(CHAMPION, "challenger")
+    measure, asked = measured(CHAMPION, frames=8), Asked(registry.project, None, "stage2", 2)
+    monkeypatch.setattr(judging, "measure_seed", lambda *arguments: measure(*arguments))
+    monkeypatch.setattr(judging, "require_checked_out", lambda asked, challenger: None)
+    with pytest.raises(ConfigError, match=r"--seeds: .* version 2 .* frames is 8 in the first run, 4 in the second"):
+        promote(asked, lambda found: True)
+    measure = measured(CHAMPION)  # as it was: what was kept of the other protocol is not taken
+    done = promote(asked, lambda found: True)
+    assert done.found is not None
+    assert done.found.verdict.challengers == 2
+
+
 def test_other_seeds_need_the_code_and_parameters_of_the_challenger(registry: Registry) -> None:
     make_dvc_project(registry.project)
     stage = {"cmd": "true", "outs": ["data/06_models/stage2"]}

@@ -111,8 +111,8 @@ class FinishedProject:
         for kind in JUDGED.get(judge, (judge,)):
             for weights in sorted(self.made(kind).rglob("*.safetensors")) if kind in self.kinds else []:
                 task = f"{judge}/test/{'/'.join(weights.relative_to(self.made(kind)).parts[:-1]) or kind}"
-                records.append(record(task, sha256_file(weights), value))
-        records.append(record(f"{judge}/test/control", "0" * 64, 1.0))
+                records.append(record(task, sha256_file(weights), value, kind))
+        records.append(record(f"{judge}/test/control", "0" * 64, 1.0, "control"))
         folder = self.made(f"{judge}_judged")
         write_json(folder / "records.json", [item.model_dump(mode="json") for item in records])
         rows = [{"task": records[0].task, "metric": "correct", "item": "a", "video": "a", "value": value > 40, "answer": "x"}]
@@ -195,9 +195,8 @@ def _loader(project: Path, corpus: str | None) -> ProjectConfigLoader:
     return loader
 
 
-def record(task: str, weights: str, value: float) -> Record:
+def record(task: str, weights: str, value: float, model: str) -> Record:
     """Return a record of one number."""
-    protocol = Protocol(
-        split="test", annotation_sha256="a" * 64, clips=1, frames=2, resolution=32, model="x", checkpoint_sha256=weights, seed=0
-    )
+    how: dict[str, Any] = {"split": "test", "annotation_sha256": "a" * 64, "clips": 1, "frames": 2, "resolution": 32, "seed": 0}
+    protocol = Protocol(**how, model=model, checkpoint_sha256=weights)
     return Record(task=task, values={"top1": value}, protocol=protocol)

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from tests.registry.finished import FinishedProject
 from umt_pipeline.commands.register import registered_lines
 from umt_pipeline.core.errors import ConfigError, RegistryError
-from umt_pipeline.core.files import sha256_file, sha256_folder
+from umt_pipeline.core.files import read_json, sha256_file, sha256_folder, write_json
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.registry.names import CHALLENGER, CHAMPION
 from umt_pipeline.registry.reading import connect, fetch, version_at
@@ -199,6 +199,19 @@ def test_what_was_not_trained_is_left_out(made: FinishedProject, caplog: pytest.
         register(made.folder, None, ["stage3"])
 
 
+def test_a_model_of_which_nothing_was_measured_is_left_out(made: FinishedProject, caplog: pytest.LogCaptureFixture) -> None:
+    """As stage 1 of a corpus without labels: the others are registered all the same."""
+    file = made.made("evaluation_judged") / "records.json"
+    records = [item for item in read_json(file) if not item["task"].endswith("stage1")]
+    write_json(file, [*records, {"task": "probe/shape", "note": "there are no labels"}])
+    made.repro()
+    made.commit()
+    assert [one.name for one in register(made.folder, None)] == ["demo_stage2", "demo_retrieval"]
+    assert "stage1 is left out: evaluation measured nothing of it" in caplog.text
+    with pytest.raises(ConfigError, match="demo_stage1: evaluation measured nothing of it"):
+        register(made.folder, None, ["stage1"])
+
+
 @pytest.mark.parametrize(
     "step",
     [
@@ -295,6 +308,27 @@ def test_without_a_server_the_message_says_what_to_do(made: FinishedProject, mon
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match=r"MLflow at http://127\.0\.0\.1:9 says: .*Start the server \(`make mlflow`\)"):
         register(made.folder, None, ["stage2"])
+
+
+def test_the_registry_is_where_the_runs_are(made: FinishedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of the demo reads conf/local, one of a corpus the corpus' own file."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    own = "server: {{mlflow_tracking_uri: sqlite:///{0}.db}}\ntracking: {{experiment: {{name: {0}}}}}\n"
+    for env in ("local", "mine"):
+        (made.folder / "conf" / env).mkdir(exist_ok=True)
+        (made.folder / "conf" / env / "mlflow.yml").write_text(own.format(env), encoding="utf-8")
+    for corpus, env in ((None, "local"), ("mine", "mine")):
+        target = connect(made.folder, corpus)
+        assert (target.uri, target.experiment) == (f"sqlite:///{made.folder}/{env}.db", env)
+        assert mlflow.get_tracking_uri() == target.uri
+
+
+def test_a_deleted_experiment_is_restored(made: FinishedProject) -> None:
+    client = MlflowClient()
+    deleted = client.create_experiment("umt_pipeline")
+    client.delete_experiment(deleted)
+    register(made.folder, None, ["stage2"])
+    assert client.get_experiment(deleted).lifecycle_stage == "active"
 
 
 def test_mlflow_loads_the_champion(made: FinishedProject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,11 @@ def test_runs_of_one_reproduction_join_until_a_source_changes(project: Path) -> 
     assert Stages.of(project, "demo").join() == before
 
 
+def test_a_stage_is_called_as_dvc_calls_it(project: Path) -> None:
+    assert Stages.of(project, "demo").address("first") == "first"
+    assert Stages.of(project, "mine").address("first") == "corpora/mine/dvc.yaml:first"
+
+
 def test_tags_that_join_are_of_data_and_models() -> None:
     md5s = {"data/06_models/stage1": "1.dir", "src/umt_pipeline/models": "2.dir", "/elsewhere/a,b": "3"}
     assert joining_tags(md5s) == {"dvc.md5.data/06_models/stage1": "1.dir"}

@@ -17,6 +17,9 @@ def test_flatten_numbers() -> None:
     }
     assert flatten_numbers(nested, "ingestion") == {"ingestion/rows/in": 3.0, "ingestion/rows/by reason/too_short": 1.0}
     assert flatten_numbers({"t2v_r@1": 4}) == {"t2v_r_1": 4.0}
+    assert flatten_numbers({"/kind": {"n/a/": 1, "..": 2, "a//b": 3}}) == {
+        "_/kind/n/a/_": 1.0, "_/kind/_": 2.0, "_/kind/a/_/b": 3.0
+    }, "MLflow refuses a name that a path would not keep, and all that is sent with it"  # fmt: skip
 
 
 def test_a_training_row_has_its_finite_numbers() -> None:

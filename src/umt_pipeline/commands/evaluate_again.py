@@ -1,6 +1,6 @@
 """A model of any version under today's protocol, or trained again with another seed: in a process and a data folder of its own.
 
-    python -m umt_pipeline.commands.evaluate_again REQUEST.json
+    python -m umt_pipeline.commands.evaluate_again REQUEST.json PARENT
 
 Evidence is only worth comparing if both models saw the same clips, in the same way. So the nodes that measure, and for another
 seed those that train, run on today's data with today's code, while everything that they write goes into a folder beside the
@@ -10,6 +10,7 @@ data. They are the pipelines' own nodes, called without MLflow: what is measured
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.core.files import read_json, write_json
 from umt_pipeline.core.locking import LOCK_FILE, try_lock, wait_for_lock
+from umt_pipeline.core.processes import follow_parent
 from umt_pipeline.datasets.base import PathDataset
 from umt_pipeline.evaluation.compare import load_records
 from umt_pipeline.evaluation.records import Record
@@ -150,7 +152,7 @@ def _run(project: Path, env: str | None, kind: str, model: Path | None, seed: in
         request = Request(project=project, env=env, kind=kind, place=place, workspace=workspace, model=model, seed=seed)
         try:
             write_json(place / "request.json", request.model_dump(mode="json"))
-            command = [sys.executable, "-m", __name__, str(place / "request.json")]
+            command = [sys.executable, "-m", __name__, str(place / "request.json"), str(os.getpid())]
             done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
             if done.returncode:
                 said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_SAID:])
@@ -241,4 +243,5 @@ def link_inputs(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> N
 
 
 if __name__ == "__main__":
+    follow_parent(int(sys.argv[2]))  # else it would work on in the folder that the next promotion takes
     answer_request(Request.model_validate(read_json(Path(sys.argv[1]))))

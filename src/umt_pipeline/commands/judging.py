@@ -163,7 +163,7 @@ def _against_champion(asked: Asked, found: Promotion, challenger: Version, champ
         champion_as_it_is = _contender(champion, theirs, params)
         return replace(found, verdict=_no_comparison("cannot_be_told", reason, params), champion=champion_as_it_is)
     seeds = _other_seeds(mine, asked.seeds)
-    challengers = [mine, *_seeds_of_challenger(asked, challenger, seeds)]
+    challengers = [mine, *_seeds_of_challenger(asked, challenger, seeds, mine, names)]
     champions = [theirs, *_kept_seeds(asked, champion, seeds, mine, names)]
     verdict = judge_seeds([one.evidence for one in champions], [one.evidence for one in challengers], params)
     return replace(found, verdict=verdict, champion=_contender(champion, theirs, params))
@@ -220,19 +220,31 @@ def _other_seeds(mine: Measured, count: int) -> list[int]:
     return [own + step for step in range(1, count)]
 
 
-def _seeds_of_challenger(asked: Asked, challenger: Version, seeds: Sequence[int]) -> list[Measured]:
-    """Return what other seeds give: of earlier promotions, or trained and measured now, and kept."""
+def _seeds_of_challenger(
+    asked: Asked, challenger: Version, seeds: Sequence[int], mine: Measured, names: Sequence[str]
+) -> list[Measured]:
+    """Return what other seeds give: of earlier promotions, or trained and measured now, and kept.
+
+    Raises:
+        ConfigError: the challenger was measured in another way than models are here and now.
+    """
     if seeds:
         require_checked_out(asked, challenger)
     found = []
     for seed in seeds:
         folder = _seed_folder(asked, challenger, seed)
-        if not folder.is_dir():
+        # What was measured in another way is measured again; its training has finished, and is found.
+        if not folder.is_dir() or protocol_differences(_read_seed(folder).records, mine.records, names):
             measured = measure_seed(asked.project, asked.corpus, asked.kind, seed)
             with staged_folder(folder) as staged:
                 measured.evidence.to_parquet(staged / "evidence.parquet", index=False)
                 write_json(staged / "records.json", [record.model_dump(mode="json") for record in measured.records])
         found.append(_read_seed(folder))
+        if left := protocol_differences(found[-1].records, mine.records, names):
+            raise ConfigError(
+                f"--seeds: expected {_title(challenger)} to be measured as models are here and now, found: {'; '.join(left)}. "
+                "Run `dvc repro`, commit, and register it again: umt register."
+            )
     return found
 
 

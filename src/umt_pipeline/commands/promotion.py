@@ -56,7 +56,7 @@ def promote(asked: Asked, confirm: Callable[[Promotion], bool]) -> Promoted:
         UmtError: see :func:`umt_pipeline.commands.judging.judge_versions`.
     """
     gate_params(asked)
-    connect(asked.project)
+    connect(asked.project, asked.corpus)
     name = registered_name(asked.corpus, asked.kind)
     documents, pages = _folders(asked)
     told = {"document": documents / f"promotion_{asked.kind}.json", "page": pages / f"promotion_{asked.kind}.html"}

@@ -88,8 +88,8 @@ class Comparison:
 
 
 def tracking_uri(project: Path) -> str:
-    """Return the address of MLflow's server or database."""
-    return project_target(config_loader(project, "base"), project).uri
+    """Return the address of MLflow's server or database, to which `kedro run` sends."""
+    return project_target(config_loader(project, None), project).uri
 
 
 def read_run(project: Path, run_id: str) -> TrackedRun:

@@ -108,7 +108,7 @@ def record_of_lock(place: Place, stages: Stages, corpus: str, digest: str) -> Ru
         dependencies = stages.locked_dependencies(place.pipeline)
         commit = commit_of(project, stages.file.with_suffix(".lock"))
         code = {"git.commit": commit, "git.dirty": "false"} if commit else provenance_tags(project, os.environ)
-        own = {"dvc.stage": place.pipeline, DEPENDENCIES: fingerprint(dependencies), JOIN: stages.locked_join()}
+        own = {"dvc.stage": stages.address(place.pipeline), DEPENDENCIES: fingerprint(dependencies), JOIN: stages.locked_join()}
         read = {name: path for name, path in place.reads.items() if path in dependencies}
         facts = {
             "tags": {**code, **joining_tags(dependencies), **own},

@@ -73,21 +73,33 @@ class Candidate:
         return {path.relative_to(self.folder).as_posix(): sha256_file(path) for path in files}
 
     @cached_property
+    def is_judged(self) -> bool:
+        """Whether anything was measured of such a model, of whatever weights; without labels nothing is of stage 1."""
+        models = {record.protocol.model for record in self._judgements if record.protocol}
+        # The evaluation judges several models, and calls each by its kind.
+        return bool(models) if self.kind in task_names() else self.kind in models
+
+    @cached_property
     def metrics(self) -> dict[str, float]:
         """The numbers that were measured with these very weights, under their full names.
 
         Raises:
             RegistryError: there are none: the records are of other weights.
         """
-        records = [Record.model_validate(record) for record in read_json(self.records)]
-        own = [record for record in records if record.protocol and record.protocol.checkpoint_sha256 in self.weights.values()]
+        weights = self.weights.values()
+        own = [record for record in self._judgements if record.protocol and record.protocol.checkpoint_sha256 in weights]
         found = flatten_numbers(flat_metrics(own))
         if not found:
+            count = len(self._judgements)
             raise RegistryError(
-                f"{self.records}: expected numbers of the weights in {self.folder}, found none among {len(records)} records: "
+                f"{self.records}: expected numbers of the weights in {self.folder}, found none among {count} records: "
                 f"they are of another state. Run `dvc repro {self.stages[1]}`."
             )
         return found
+
+    @cached_property
+    def _judgements(self) -> list[Record]:
+        return [Record.model_validate(record) for record in read_json(self.records)]
 
 
 @dataclass(frozen=True)
@@ -137,9 +149,11 @@ def find_candidates(project: Path, corpus: str | None, kinds: Sequence[str] | No
                 left_out[kind] = found
             else:
                 candidates.append(found)
+        _require_locked(project, locked, candidates)
+        left_out |= {one.kind: f"{one.stages[1]} measured nothing of it" for one in candidates if not one.is_judged}
         if kinds is not None and left_out:
             raise ConfigError("\n".join(f"{registered_name(corpus, kind)}: {reason}" for kind, reason in left_out.items()))
-        _require_locked(project, locked, candidates)
+        candidates = [candidate for candidate in candidates if candidate.kind not in left_out]
         tags = {candidate.kind: _tags(project, locked, candidate) for candidate in candidates}
     return Found(candidates, tags, left_out, loader)
 

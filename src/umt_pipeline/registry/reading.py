@@ -21,7 +21,7 @@ from umt_pipeline.core.files import move_folder, sha256_file, sha256_folder
 from umt_pipeline.project_config import config_loader
 from umt_pipeline.registry.names import COMMIT, CORPUS, DEMO, EVIDENCE, FOLDER, KIND, RECORDS, SERVING, own_corpus
 from umt_pipeline.tracking.server import SERVER_ERRORS
-from umt_pipeline.tracking.target import project_target
+from umt_pipeline.tracking.target import Target, project_target
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +68,22 @@ class Version:
     model_id: str | None = None
 
 
-def connect(project: Path) -> str:
-    """Let MLflow, in this process, speak with what the project's runs are sent to, and return its address.
+def connect(project: Path, corpus: str | None = None) -> Target:
+    """Let MLflow, in this process, speak with what the runs of a corpus are sent to, and return what that is.
 
     A database file is looked for in the project, whatever folder is the current one.
+
+    Args:
+        project: the project's folder.
+        corpus: its name; None: the demo, whose runs read ``conf/local`` too.
     """
-    uri = project_target(config_loader(project, "base"), project).uri
+    target = project_target(config_loader(project, corpus), project)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(uri)
-    return uri
+    mlflow.set_tracking_uri(target.uri)
+    return target
 
 
 @contextmanager

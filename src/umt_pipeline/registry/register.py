@@ -26,7 +26,6 @@ from umt_pipeline.registry.candidates import Candidate, Found, find_candidates
 from umt_pipeline.registry.names import CHALLENGER, COMMIT, CORPUS, EVIDENCE, MD5, STAGE, own_corpus
 from umt_pipeline.registry.packing import collect_files, write_mlflow_model
 from umt_pipeline.registry.reading import FILES, Version, connect, described, fetch, model_of, registry_errors
-from umt_pipeline.tracking.target import project_target
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +65,15 @@ def register(project: Path, corpus: str | None, kinds: Sequence[str] | None = No
             process registers in this project. Nothing was registered.
         RegistryError: the registry cannot be reached, or records are of other weights than those in the model folder.
     """
+    experiment = connect(project, own_corpus(corpus)).experiment
     found = _found(project, corpus, kinds)
     with _registering(project, found.loader) as workplace:
-        return _Registration(project, found, workplace).run()
+        return _Registration(project, found, experiment, workplace).run()
 
 
 def planned(project: Path, corpus: str | None, kinds: Sequence[str] | None = None) -> list[Registered]:
     """Return what :func:`register` would do, with its errors; arguments are the same."""
+    connect(project, own_corpus(corpus))
     found = _found(project, corpus, kinds)
     with registry_errors("the registry"):
         client = MlflowClient()
@@ -84,7 +85,6 @@ def planned(project: Path, corpus: str | None, kinds: Sequence[str] | None = Non
 
 
 def _found(project: Path, corpus: str | None, kinds: Sequence[str] | None) -> Found:
-    connect(project)
     found = find_candidates(project, own_corpus(corpus), kinds)
     for kind, reason in found.left_out.items():
         logger.warning("%s is left out: %s", kind, reason)
@@ -106,8 +106,8 @@ def _registering(project: Path, loader: ProjectConfigLoader) -> Iterator[Path]:
 class _Registration:
     """One call of :func:`register`."""
 
-    def __init__(self, project: Path, found: Found, workplace: Path) -> None:
-        self._project, self._found, self._workplace = project, found, workplace
+    def __init__(self, project: Path, found: Found, experiment: str, workplace: Path) -> None:
+        self._project, self._found, self._experiment_name, self._workplace = project, found, experiment, workplace
         self._client = MlflowClient()
         self._run_id: str | None = None
 
@@ -200,10 +200,11 @@ class _Registration:
 
     @cached_property
     def _experiment(self) -> str:
-        """The experiment of the project's runs; it is made if it is new."""
-        name = project_target(self._found.loader, self._project).experiment
-        found = self._client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self._client.create_experiment(name))
+        """The experiment of the corpus' runs; it is made if it is new, and restored if it was deleted."""
+        found = self._client.get_experiment_by_name(self._experiment_name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id if found else self._client.create_experiment(self._experiment_name))
 
     def _run(self) -> str:
         """Return the run of this call; it is made when something is sent for the first time."""

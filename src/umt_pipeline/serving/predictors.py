@@ -226,7 +226,7 @@ class QuestionPredictor(Predictor):
 
     def __init__(self, folder: Path, settings: QuestionSettings, precision: AskedPrecision) -> None:
         self.model, self.tokenizer = load_question_answering(folder)
-        self.length, self.test = settings.max_question_length, settings.test
+        self.length = settings.max_question_length
         self.test = settings.test.model_copy(update={"precision": precision, "nproc": 1})
         positions = self.model.config.text.max_positions
         self.answers = make_answer_list(self.tokenizer, settings.answers, positions, parity=self.test.parity)

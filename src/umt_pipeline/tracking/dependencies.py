@@ -69,6 +69,10 @@ class Stages:
         """The md5 of what stages made, by path."""
         return {path: md5 for stage in self.locked.values() for path, md5 in _md5s(stage.get("outs", ()))}
 
+    def address(self, stage: str) -> str:
+        """Return what DVC calls a stage, from the project's folder."""
+        return stage if self.file.parent == self.project else f"{self.file.relative_to(self.project).as_posix()}:{stage}"
+
     def dependencies(self, stage: str) -> dict[str, str]:
         """Return what a stage that is about to run depends on: md5 by path, without parameters.
 

@@ -48,8 +48,12 @@ def flatten_numbers(value: Mapping[str, Any], prefix: str = "") -> dict[str, flo
 
 
 def metric_name(name: str) -> str:
-    """Return a name with ``_`` for each character that MLflow does not allow in one."""
-    return re.sub(r"[^\w.\-/ ]", "_", name)
+    """Return a name with ``_`` for each character that MLflow does not allow in one.
+
+    Nor does it allow parts that a path would not keep, as of a label that ends in ``/``.
+    """
+    parts = re.sub(r"[^\w.\-/ ]", "_", name).split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 
 
 def training_row(series: str, row: Mapping[str, Any], at_ms: int) -> Row:
