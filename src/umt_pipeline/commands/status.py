@@ -78,7 +78,9 @@ def due_corpora(project: Path, imports: bool = False) -> list[str]:
         project: the project's folder.
         imports: also those whose data comes from elsewhere, where it may have changed.
     """
-    corpora = [None, *sorted(path.parent.name for path in (project / "conf").glob(f"*/{RECORD}"))]
+    named = [None, *sorted(path.parent.name for path in (project / "conf").glob(f"*/{RECORD}"))]
+    # A project may keep its own corpora alone.
+    corpora = [name for name in named if stages_file(project, name).is_file()]
     with dvc_repo(project) as repo:
         found = {name for name in corpora if due(stage_states(repo, stages_file(project, name)))}
     if imports:
