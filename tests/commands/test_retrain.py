@@ -69,6 +69,8 @@ def test_what_is_missing_is_said_before_anything_runs(project: Path, monkeypatch
     require(project, Asked())
     with pytest.raises(ConfigError, match="expected a remote of git, found origin"):
         require(project, Asked(remote="elsewhere"))
+    with pytest.raises(ConfigError, match="expected a branch of its own, found the one that the pull request is for"):
+        require(project, Asked(branch="main"))
     (project.parent / "bin" / "gh").unlink()
     (project.parent / "bin" / "git").symlink_to(str(shutil.which("git")))
     monkeypatch.setenv("PATH", str(project.parent / "bin"))
