@@ -9,17 +9,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from kedro.framework.project import configure_project
+from kedro.io import DataCatalog
+from kedro.pipeline import Node, Pipeline
 
 from tests.project_copies import copy_project, kedro_run
 from umt_pipeline.commands.evaluate_again import (
     EvaluationImpossibleError,
+    Request,
     chosen_nodes,
     measure_again,
     measure_seed,
     model_dataset,
+    require_beside,
 )
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.identity import PACKAGE
+from umt_pipeline.datasets import FolderDataset
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,18 @@ def test_measuring_trains_nothing_and_training_nothing_else(kind: str) -> None:
     training, *_ = chosen_nodes(kind, trained=True)
     made = {name for name in training.all_outputs() if name.endswith("_model") or name == "teacher"}
     assert made == {model_dataset(kind)}, "controls and other models are those of today"
+
+
+def test_nothing_is_written_outside_the_place(tmp_path: Path) -> None:
+    model = Node(lambda: tmp_path, inputs=None, outputs="stage2_model", name="train")
+    request = Request(
+        project=tmp_path, env="mine", kind="stage2", place=tmp_path / "place", workspace=tmp_path, model=None, seed=1
+    )  # fmt: skip
+    beside = DataCatalog({"stage2_model": FolderDataset(str(tmp_path / "place/data/06_models/stage2"))})
+    require_beside(request, Pipeline([model]), beside)
+    fixed = DataCatalog({"stage2_model": FolderDataset(str(tmp_path / "data/06_models/stage2"))})
+    with pytest.raises(EvaluationImpossibleError, match=r"'stage2_model': .*; found .*/data/06_models/stage2\. .*conf/mine/"):
+        require_beside(request, Pipeline([model]), fixed)
 
 
 def contents(folder: Path) -> dict[str, str]:
