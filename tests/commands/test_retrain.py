@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.project_copies import edit
 from umt_pipeline.commands.overrides import Override
 from umt_pipeline.commands.retrain import Asked, preview, require
-from umt_pipeline.commands.retrain_branch import Branch
+from umt_pipeline.commands.retrain_branch import Attempt, Branch
 from umt_pipeline.commands.shell import Shell
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.locking import try_lock
@@ -128,6 +128,17 @@ def test_a_branch_of_this_name_of_other_work_is_left_alone(project: Path) -> Non
     assert branch.find(id, None, "origin") == (f"retrain/{id}-2", None), "another clone's"
     with pytest.raises(ConfigError, match="branch of other work"):
         branch.find(id, f"retrain/{id}", "origin")
+
+
+def test_a_branch_that_begins_at_a_merged_retraining_is_no_retraining(project: Path) -> None:
+    branch = Branch(Shell(project), "demo", None)
+    attempt = Attempt("demo-0123abcd", branch.head(), judged=True)
+    branch.commit("retrain/demo-0123abcd", "Verdict on demo", attempt, [])
+    assert branch.begun(None) == attempt
+    assert branch.begun("retrain/mine") is None
+    git(project, "switch", "-q", "-c", "idea")
+    assert branch.begun(None) is None
+    assert branch.begun("idea") == attempt, "somebody says so"
 
 
 def test_two_at_once_are_one(project: Path) -> None:

@@ -186,11 +186,9 @@ class _Retraining:
             yield f"set {line}"
         if asked.update_imports:
             update_imports(self._project, asked.corpus, self._work, AGAIN)
-        current = branch.current()
-        earlier = branch.attempt("HEAD") if current not in ("", asked.base) else None
-        if earlier is not None and asked.branch in (None, current):
-            yield f"going on with {current}"
-            return current, earlier
+        if (earlier := branch.begun(asked.branch)) is not None:
+            yield f"going on with {branch.current()}"
+            return branch.current(), earlier
         id = branch.identify([asked.stage or ""])
         name, commit = branch.find(id, asked.branch, asked.remote if asked.push else None)
         if commit is None:
