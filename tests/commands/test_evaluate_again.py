@@ -11,17 +11,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from kedro.framework.project import configure_project
+from kedro.io import DataCatalog
+from kedro.pipeline import Node, Pipeline
 
 from tests.project_copies import copy_project, kedro_run
 from umt_pipeline.commands.evaluate_again import (
     EvaluationImpossibleError,
+    Request,
     chosen_nodes,
     measure_again,
     measure_seed,
     model_dataset,
+    require_beside,
 )
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.core.identity import PACKAGE
+from umt_pipeline.datasets import FolderDataset
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,18 @@ def test_it_ends_with_the_promotion_that_asked(tmp_path: Path) -> None:
     os.mkfifo(request)  # nobody writes into it, so that reading the request takes for ever
     command = [sys.executable, "-m", "umt_pipeline.commands.evaluate_again", str(request), "0"]  # not this process' number
     assert subprocess.run(command, capture_output=True, check=False, timeout=100).returncode == 1
+
+
+def test_nothing_is_written_outside_the_place(tmp_path: Path) -> None:
+    model = Node(lambda: tmp_path, inputs=None, outputs="stage2_model", name="train")
+    request = Request(
+        project=tmp_path, env="mine", kind="stage2", place=tmp_path / "place", workspace=tmp_path, model=None, seed=1
+    )  # fmt: skip
+    beside = DataCatalog({"stage2_model": FolderDataset(str(tmp_path / "place/data/06_models/stage2"))})
+    require_beside(request, Pipeline([model]), beside)
+    fixed = DataCatalog({"stage2_model": FolderDataset(str(tmp_path / "data/06_models/stage2"))})
+    with pytest.raises(EvaluationImpossibleError, match=r"'stage2_model': .*; found .*/data/06_models/stage2\. .*conf/mine/"):
+        require_beside(request, Pipeline([model]), fixed)
 
 
 def contents(folder: Path) -> dict[str, str]:

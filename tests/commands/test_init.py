@@ -19,9 +19,10 @@ from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.corpus import Corpus
 from umt_pipeline.commands.init import Given, init_corpus
 from umt_pipeline.core.errors import ConfigError, TableError
+from umt_pipeline.dvc_stages import project_pipelines
 from umt_pipeline.evaluation.gate import GateParams
 from umt_pipeline.pipelines.ingestion.params import IngestionParams
-from umt_pipeline.project_config import config_loader
+from umt_pipeline.project_config import catalog_resolver, config_loader
 
 
 def stages(project: Path) -> dict[str, dict[str, list[str]]]:
@@ -50,6 +51,17 @@ def test_init_writes_a_corpus_that_kedro_and_dvc_read(dvc_project: Path, media: 
     assert parameters["classification"]["tasks"] == ["label"]
     for name in ("videos.csv", "captions.csv", "labels.csv", "media_manifest.csv"):
         assert (dvc_project / "data/mine/01_raw" / f"{name}.dvc").is_file()
+
+
+def test_all_that_a_corpus_makes_can_be_put_elsewhere(dvc_project: Path, media: Path) -> None:
+    """A promotion trains other seeds beside the data, and measures other models there: no path of a result may be fixed."""
+    init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}))
+    resolver = catalog_resolver(config_loader(dvc_project, "mine", "data=there/data,results=there/results"))
+    made = {name for stage in stages(dvc_project) for name in project_pipelines()[stage].all_outputs()}
+    entries = {name: resolver.resolve_pattern(name) for name in sorted(made)}
+    paths = {name: entry["filepath"] for name, entry in entries.items() if "filepath" in entry}
+    assert paths["stage2_model"] == "there/data/06_models/stage2"
+    assert not {name: path for name, path in paths.items() if not path.startswith("there/")}
 
 
 def test_parameters_of_a_corpus_change_a_line_each_too(dvc_project: Path, media: Path) -> None:

@@ -7,7 +7,9 @@ import click
 import pytest
 from click.testing import CliRunner as ClickRunner
 from rich.console import Console
+from typer.testing import CliRunner
 
+from tests.conftest import ROOT
 from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.summary import grouped, print_summary
 from umt_pipeline.core.errors import TableError, UmtError
@@ -30,6 +32,13 @@ def test_metrics_are_grouped_into_tables() -> None:
         "probe/linear": {"shape": {"stage1": 51.0}},
         "metrics": {"": {"clips": 128.0}},
     }
+
+
+def test_the_demo_is_a_corpus_by_its_name_too(project: Path) -> None:
+    (project / "dvc.yaml").unlink(missing_ok=True)
+    told = CliRunner().invoke(cli.app, ["stages", "demo"])
+    assert told.exit_code == 0, told.output
+    assert (project / "dvc.yaml").read_text(encoding="utf-8") == (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 
 
 def write_numbers(project: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,9 @@ from tests.commands.small_project import PARAMETERS, clone, finish, git, make_pr
 from tests.conftest import ROOT
 from tests.project_copies import edit
 from umt_pipeline.commands.overrides import Override
+from umt_pipeline.commands.pull_request import open_pull_request
 from umt_pipeline.commands.retrain import Asked, preview, require
-from umt_pipeline.commands.retrain_branch import Branch
+from umt_pipeline.commands.retrain_branch import Attempt, Branch
 from umt_pipeline.commands.shell import Shell
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.locking import try_lock
@@ -69,6 +71,8 @@ def test_what_is_missing_is_said_before_anything_runs(project: Path, monkeypatch
     require(project, Asked())
     with pytest.raises(ConfigError, match="expected a remote of git, found origin"):
         require(project, Asked(remote="elsewhere"))
+    with pytest.raises(ConfigError, match="expected a branch of its own, found the one that the pull request is for"):
+        require(project, Asked(branch="main"))
     (project.parent / "bin" / "gh").unlink()
     (project.parent / "bin" / "git").symlink_to(str(shutil.which("git")))
     monkeypatch.setenv("PATH", str(project.parent / "bin"))
@@ -126,6 +130,32 @@ def test_a_branch_of_this_name_of_other_work_is_left_alone(project: Path) -> Non
     assert branch.find(id, None, "origin") == (f"retrain/{id}-2", None), "another clone's"
     with pytest.raises(ConfigError, match="branch of other work"):
         branch.find(id, f"retrain/{id}", "origin")
+
+
+def test_a_branch_that_begins_at_a_merged_retraining_is_no_retraining(project: Path) -> None:
+    branch = Branch(Shell(project), "demo", None)
+    attempt = Attempt("demo-0123abcd", branch.head(), judged=True)
+    branch.commit("retrain/demo-0123abcd", "Verdict on demo", attempt, [])
+    assert branch.begun(None) == attempt
+    assert branch.begun("retrain/mine") is None
+    git(project, "switch", "-q", "-c", "idea")
+    assert branch.begun(None) is None
+    assert branch.begun("idea") == attempt, "somebody says so"
+
+
+@pytest.mark.parametrize(
+    ("state", "same", "expected"),
+    [("MERGED", True, "is merged"), ("MERGED", False, "opened"), ("CLOSED", False, "is closed"), ("OPEN", False, "is open")],
+)
+def test_what_was_decided_stays_and_what_came_after_a_merge_is_proposed(
+    project: Path, state: str, same: bool, expected: str
+) -> None:
+    head = git(project, "rev-parse", "HEAD") if same else "0" * 40
+    known = [{"url": "https://example.org/pull/1", "state": state, "headRefOid": head}]
+    (project.parent / "calls.pr").write_text(json.dumps(known), encoding="utf-8")
+    (project.parent / "text.md").write_text("text", encoding="utf-8")
+    told = open_pull_request(Shell(project), "main", "retrain/demo-0123abcd", "Retrain demo", project.parent / "text.md")
+    assert expected in told
 
 
 def test_two_at_once_are_one(project: Path) -> None:

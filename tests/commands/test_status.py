@@ -18,6 +18,7 @@ from umt_pipeline.commands.init import Given, init_corpus
 from umt_pipeline.commands.main import app
 from umt_pipeline.commands.stage_states import RUNS, UP_TO_DATE, WAITS, StageState
 from umt_pipeline.commands.status import Status, folder_news, markdown_status, print_status, project_status
+from umt_pipeline.dvc_stages import describe_stages, render_stages
 
 
 def test_a_changed_file_of_the_same_size_is_told_again(dvc_project: Path, media: Path) -> None:
@@ -51,6 +52,13 @@ def test_a_clone_without_data_names_the_stages_of_a_changed_parameter(fresh: Pat
     assert "batch_size" in " ".join(states["retrieval"].why)
     assert not [why for state in states.values() for why in state.why if "is missing" in why]
     assert not print_status(Console(file=io.StringIO(), width=200), fresh, None)
+
+
+def test_a_pipeline_without_a_stage_is_told(fresh: Path) -> None:
+    assert not project_status(fresh, None)[0].stale
+    names = [state.name for state in project_status(fresh, None)[0].states if state.name != "detection"]
+    (fresh / "dvc.yaml").write_text(render_stages(describe_stages(fresh, None, names), None), encoding="utf-8")
+    assert project_status(fresh, None)[0].stale
 
 
 def test_the_command_ends_well_unless_it_is_to_check(fresh: Path) -> None:

@@ -41,6 +41,7 @@ TEACHER, EVALUATION = "teacher", "evaluation"
 _ANSWER = "answer.json"
 # How datasets end that hold what a training said of itself.
 _SAID_OF_TRAINING = ("_summary", "_took")
+_MOVABLE = "${runtime_params:data,${globals:data}}"  # how paths begin that follow the data
 _SAID = 15  # lines of a failed process' output that go into the message
 
 
@@ -181,6 +182,7 @@ def answer_request(request: Request) -> None:
         catalog = session.load_context().catalog
         pipeline, evidence, records = chosen_nodes(request.kind, trained=request.model is None)
         try:
+            require_beside(request, pipeline, catalog)
             link_inputs(request, pipeline, catalog)
             SequentialRunner().run(pipeline, catalog)
             answer = {"evidence": str(catalog.get(evidence).path), "records": str(catalog.get(records).path)}
@@ -211,6 +213,21 @@ def chosen_nodes(kind: str, trained: bool) -> tuple[Pipeline, str, str]:
 
 def _is_model(dataset: str) -> bool:
     return dataset == TEACHER or dataset.endswith("_model")
+
+
+def require_beside(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Refuse to write over what is there: the model that is asked about, and all that is written, must lie in the place.
+
+    Raises:
+        EvaluationImpossibleError: an entry of the catalog has a path that does not follow the data.
+    """
+    for name in sorted({*pipeline.all_outputs(), model_dataset(request.kind)}):
+        dataset = catalog.get(name)
+        if isinstance(dataset, PathDataset) and not dataset.path.is_relative_to(request.place):
+            raise EvaluationImpossibleError(
+                f"catalog entry '{name}': expected a filepath that begins with {_MOVABLE}, so that another one lies beside it; "
+                f"found {dataset.path}. Write it so in conf/{request.env or 'base'}/catalog.yml."
+            )
 
 
 def link_inputs(request: Request, pipeline: Pipeline, catalog: DataCatalog) -> None:

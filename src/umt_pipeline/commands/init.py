@@ -300,7 +300,8 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
         catalog[f"raw_{kind}"] = {"type": TABLE_TYPE, "filepath": str(raw / name), "optional": True}
     # Without captions there is no stage 2, and tasks start from stage 1.
     for model, metadata in {"stage2": {"metadata": {"mlflow": {"model": "stage2"}}}, "stage2_control": {}}.items():
-        path = f"data/{corpus.name}/06_models/{model}"
+        # As conf/base writes paths, so that a run can put all that it makes elsewhere: other seeds are trained beside the data.
+        path = f"${{runtime_params:data,${{globals:data}}}}/06_models/{model}"
         catalog[f"{model}_model"] = {"type": FOLDER_TYPE, "filepath": path, "optional": True, **metadata}
     settings = {"data": f"data/{corpus.name}", "results": f"{CORPORA}/{corpus.name}/results", "media": str(media)}
     header = f"# Written by `umt init {corpus.name}`; change it as you like.\n"

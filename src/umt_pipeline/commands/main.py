@@ -118,9 +118,10 @@ def experiments(
 ) -> None:
     """Print the experiments of `dvc exp run` as a table: what was changed in each, and the headline numbers."""
     from umt_pipeline.commands.experiments import print_experiments
+    from umt_pipeline.registry.names import own_corpus
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    print_experiments(console, project_folder(), corpus)
+    print_experiments(console, project_folder(), own_corpus(corpus))
 
 
 @app.command()
@@ -310,7 +311,7 @@ def reproduce(
 ) -> None:
     """Check out code, lock and data of an MLflow run into a folder of its own, and say what is missing.
 
-    Exit status 1 if something is missing, or if with --run a number is another one.
+    Exit status 1 if something is missing; with --run if a number is another one.
     """
     from umt_pipeline.commands.reproduce import Reproduction, read_run, told
 
@@ -380,10 +381,11 @@ def stages(
     """
     from umt_pipeline.commands.corpus import existing_corpus
     from umt_pipeline.dvc_stages import write_stages
+    from umt_pipeline.registry.names import own_corpus
 
-    project = project_folder()
-    names = existing_corpus(project, name).pipelines() if name else None
-    Console().print(str(write_stages(project, name, names)), soft_wrap=True, highlight=False)
+    project, corpus = project_folder(), own_corpus(name)
+    names = existing_corpus(project, corpus).pipelines() if corpus else None
+    Console().print(str(write_stages(project, corpus, names)), soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -93,7 +93,8 @@ def _verdicts(shell: Shell, results: Path, base: str) -> Iterator[str]:
 def open_pull_request(shell: Shell, base: str, branch: str, title: str, text: Path) -> str:
     """Open a pull request, or give the open one another text; return what was done.
 
-    One that somebody has closed stays closed: it was decided.
+    One that somebody has closed stays closed: it was decided. One that was merged is done; what the branch has since is
+    another's.
 
     Args:
         shell: in the project's folder.
@@ -102,8 +103,10 @@ def open_pull_request(shell: Shell, base: str, branch: str, title: str, text: Pa
         title: of a new one.
         text: file with what it says.
     """
-    told = shell.read("gh", "pr", "list", "--head", branch, "--state", "all", "--limit", "1", "--json", "url,state")
-    known = json.loads(told or "[]")
+    what = ("--state", "all", "--limit", "1", "--json", "url,state,headRefOid")
+    known = json.loads(shell.read("gh", "pr", "list", "--head", branch, *what) or "[]")
+    if known and known[0]["state"] == "MERGED" and known[0]["headRefOid"] != shell.read("git", "rev-parse", "HEAD"):
+        known = []
     if not known:
         command = ("gh", "pr", "create", "--base", base, "--head", branch, "--title", title, "--body-file", str(text))
         return f"opened {shell.read(*command).strip().splitlines()[-1]}"

@@ -86,6 +86,11 @@ def require(project: Path, asked: Asked) -> None:
         ConfigError: what is missing, and what to do.
     """
     top_of_repository(project)
+    if asked.branch == asked.base:
+        raise ConfigError(
+            f"--branch {asked.branch}: expected a branch of its own, found the one that the pull request is for (--base). Name "
+            "another one, or leave --branch out: what goes to the base is looked at first."
+        )
     if asked.corpus:
         existing_corpus(project, asked.corpus)
     shell = Shell(project)
@@ -116,6 +121,8 @@ def preview(project: Path, asked: Asked) -> list[str]:
             if (project / path).is_file():
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_bytes((project / path).read_bytes())
+            else:
+                (folder / path).unlink(missing_ok=True)
         told = [f"sets {line}" for line in apply_overrides(folder, asked.overrides)]
         with dvc_repo(folder) as repo:
             states = stage_states(repo, stages_file(folder, asked.corpus))
@@ -179,11 +186,9 @@ class _Retraining:
             yield f"set {line}"
         if asked.update_imports:
             update_imports(self._project, asked.corpus, self._work, AGAIN)
-        current = branch.current()
-        earlier = branch.attempt("HEAD") if current not in ("", asked.base) else None
-        if earlier is not None and asked.branch in (None, current):
-            yield f"going on with {current}"
-            return current, earlier
+        if (earlier := branch.begun(asked.branch)) is not None:
+            yield f"going on with {branch.current()}"
+            return branch.current(), earlier
         id = branch.identify([asked.stage or ""])
         name, commit = branch.find(id, asked.branch, asked.remote if asked.push else None)
         if commit is None:

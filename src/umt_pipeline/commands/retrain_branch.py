@@ -74,6 +74,18 @@ class Branch:
             return None
         return Attempt(found[ID], found[BASE], found.get(STEP) == JUDGED)
 
+    def begun(self, wanted: str | None) -> Attempt | None:
+        """Return the retraining whose branch the checkout is on; None: it is on another one.
+
+        The name decides as well as the commit: a branch that somebody makes after a merge begins at the retraining's commit.
+
+        Args:
+            wanted: name that somebody chose.
+        """
+        current = self.current()
+        own = current == wanted if wanted else current.startswith(f"retrain/{self._name}-")
+        return self.attempt("HEAD") if own else None
+
     def changed(self) -> list[str]:
         """Return the files that differ from the current commit and belong to the retraining.
 

@@ -63,7 +63,8 @@ def project_status(project: Path, name: str | None) -> list[Status]:
             found[0].notes += [f"{path} was changed by hand: umt update {name}" for path in edited_files(repo, corpus)]
         elif studies.is_file():
             found.append(Status("make claims", study_states(repo, studies)))
-    stages = [state.name for state in found[0].states]
+    # Of a corpus those that there are: which ones there should be, its raw tables say, which may not be here.
+    stages = [state.name for state in found[0].states] if corpus else None
     if file.read_text(encoding="utf-8") != render_stages(describe_stages(project, name, stages), name):
         found[0].stale = True
         again = f"umt stages {name or ''}".rstrip()
