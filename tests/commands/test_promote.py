@@ -105,7 +105,13 @@ def test_the_first_model_is_the_champion(registry: Registry) -> None:
     assert registry.tags(version)["gate.verdict"] == "promoted"
     assert registry.tags(version)["gate.champion"] == "none"
     assert "it is the first" in registry.page.read_text(encoding="utf-8")
-    assert run(registry).found is None, "the champion is the challenger already"
+    document = registry.document.read_bytes()
+    for text in (None, json.dumps({"challenger": {"registered as": "another"}})):
+        registry.document.unlink()
+        if text is not None:
+            registry.document.write_text(text, encoding="utf-8")
+        assert run(registry).found is None, "the champion is the challenger already"
+        assert registry.document.read_bytes() == document, "killed before it was committed, it is written again"
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from umt_pipeline.evaluation.records import Protocol, Record
 from umt_pipeline.evaluation.spread import ranged_share
 from umt_pipeline.project_config import catalog_path, config_loader, validated
 from umt_pipeline.registry.locked import LockedStages
-from umt_pipeline.registry.names import COMMIT, EVIDENCE, MD5, STAGE, WEIGHTS
-from umt_pipeline.registry.reading import Version, fetch
+from umt_pipeline.registry.names import CHAMPION, COMMIT, EVIDENCE, MD5, STAGE, WEIGHTS
+from umt_pipeline.registry.reading import Version, fetch, version_at
 from umt_pipeline.reports.promotion.compared import Contender, Promotion
 
 # Who measured: differences of the package's version, of the processor and its threads are no other protocol.
@@ -180,6 +180,7 @@ def _comparable(
         if not differences:
             return theirs, [], ""
     except RegistryError as error:
+        version_at(champion.name, CHAMPION)  # raises where nothing is damaged, but the registry cannot be asked
         damage = f" ({error})"
     why = "its registered evidence cannot be used" if damage else "it had been measured in another way"
     title = _title(champion)
@@ -187,7 +188,10 @@ def _comparable(
     try:
         again = measure_again(asked.project, asked.corpus, asked.kind, fetch(champion, "model", folder))
     except (EvaluationImpossibleError, RegistryError) as error:
-        return None, differences, f"{title} could not be measured again, {why}{damage}: {error}"
+        version_at(champion.name, CHAMPION)
+        # The verdict is committed: it says nothing of where the project lies.
+        said = f"{title} could not be measured again, {why}{damage}: {error}".replace(f"{asked.project}/", "")
+        return None, differences, said
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return again, differences, f"{title} was measured again under today's protocol: {why}{damage}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from umt_pipeline.commands.evaluate_again import only_one, promotion_workspace
 from umt_pipeline.commands.judging import Asked, document, gate_params, judge_versions
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.core.files import staged_file, write_json
+from umt_pipeline.core.files import read_json, staged_file, write_json
 from umt_pipeline.project_config import config_loader
 from umt_pipeline.registry.names import CHALLENGER, CHAMPION, registered_name
 from umt_pipeline.registry.promoting import GATE, make_champion, write_verdict
@@ -20,6 +21,9 @@ from umt_pipeline.reports.promotion.page import interval, promotion_page, proven
 from umt_pipeline.reports.render import render
 
 logger = logging.getLogger(__name__)
+
+# The tag that holds promotion_KIND.json whole.
+DOCUMENT = f"{GATE}document"
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def promote(asked: Asked, confirm: Callable[[Promotion], bool]) -> Promoted:
         with only_one(workspace, f"promoting {name}"):
             challenger, champion = _both(asked, name)
             if champion is not None and champion.version == challenger.version:
+                _restore_document(told["document"], challenger)
                 return Promoted(challenger, None, True, **told)
             found = judge_versions(asked, challenger, champion)
             write_json(told["document"], dict(document(found)))
@@ -86,11 +91,22 @@ def verdict_tags(found: Promotion, champion: Version | None) -> dict[str, str]:
         f"{GATE}verdict": found.verdict.verdict,
         f"{GATE}reason": found.verdict.reason,
         f"{GATE}champion": champion.version if champion else "none",
+        DOCUMENT: json.dumps(document(found), sort_keys=True),
     }
     for metric in found.verdict.metrics:
         said = f"{metric.champion:.1f} to {metric.challenger:.1f}, {signed(metric.difference)}"
         tags[f"{GATE}{metric.name}"] = f"{said} ({interval(metric.low, metric.high)}): {metric.verdict}"
     return tags
+
+
+def _restore_document(path: Path, champion: Version) -> None:
+    """Write the verdict by which a version became champion, where a promotion elsewhere was killed before it was committed."""
+    if (said := champion.tags.get(DOCUMENT)) is None:
+        return
+    wanted = json.loads(said)
+    if not path.is_file() or read_json(path).get("challenger") != wanted["challenger"]:
+        write_json(path, wanted)
+        logger.info("%s: written again, as the registry has it", path)
 
 
 def _both(asked: Asked, name: str) -> tuple[Version, Version | None]:
