@@ -189,29 +189,47 @@ def test_parameters_follow_the_tables(dvc_project: Path, media: Path) -> None:
 
     def now() -> dict[str, object]:
         parameters = Corpus(dvc_project, "mine").loader["parameters"]
+        gates = [parameters["gate"].get(kind, {}) for kind in ("stage1", "classification")]
         return {
             "templates": parameters["teacher_features"]["train_small"]["templates"],
             "probed": parameters["evaluation"]["tasks"],
             **{key: parameters["classification"][key] for key in ("tasks", "start")},
             "detection": parameters["detection"]["start"],
+            "gates": [name for gate in gates for name in gate.get("metrics", ())],
         }
 
+    assert now()["gates"] == [], "nothing of them is measured without labels"
     told = update_corpus(dvc_project, "mine", {"labels": labels}, None)
     assert "parameter classification.tasks: ['motion'] became ['label']" in told
-    templates = ["a video of {label}"]
+    assert "gate of stage1: probe/linear/label/stage1 must rise now" in told
     assert now() == {
-        "templates": templates, "probed": ["label"], "tasks": ["label"], "start": "stage1", "detection": "stage1"
-    }  # fmt: skip
+        "templates": ["a video of {label}"],
+        "probed": ["label"],
+        "tasks": ["label"],
+        "start": "stage1",
+        "detection": "stage1",
+        "gates": ["probe/linear/label/stage1", "classification/label/stage1/top1"],
+    }
     labels.write_text("video,task,label\na.mp4,animal,cat\n", encoding="utf-8")
     update_corpus(dvc_project, "mine", {"labels": labels, "captions": captions}, None)
-    assert now() == {"templates": [], "probed": ["animal"], "tasks": ["animal"], "start": "stage2", "detection": "stage2"}
-    assert not any(line.startswith("parameter") for line in update_corpus(dvc_project, "mine", {}, None))
+    assert now() == {
+        "templates": [],
+        "probed": ["animal"],
+        "tasks": ["animal"],
+        "start": "stage2",
+        "detection": "stage2",
+        "gates": ["probe/linear/animal/stage1", "classification/animal/stage2/top1"],
+    }
+    assert not any(line.startswith(("parameter", "gate")) for line in update_corpus(dvc_project, "mine", {}, None))
 
     with edited(dvc_project / "conf/mine/parameters_evaluation.yml") as blocks:
         blocks["evaluation"]["tasks"] = []
+    with edited(dvc_project / "conf/mine/parameters_gate.yml") as blocks:
+        blocks["gate"]["stage1"]["metrics"]["probe/linear/animal/stage1"] = 1.0
     labels.write_text("video,task,label\na.mp4,place,home\n", encoding="utf-8")
     told = update_corpus(dvc_project, "mine", {"labels": labels}, None)
     assert "parameter evaluation.tasks stays [], as somebody set it; the tables say ['place']" in told
+    assert any(line.startswith("gate of stage1 stays, as somebody set it") for line in told)
     assert (now()["probed"], now()["tasks"]) == ([], ["place"])
 
 

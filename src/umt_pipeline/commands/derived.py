@@ -97,6 +97,39 @@ def follow_tables(conf: Path, before: Mapping[str, Any], after: Mapping[str, Any
     return told
 
 
+def follow_gates(conf: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Write the gates that follow from tables into a corpus' configuration; return what to tell the user.
+
+    A gate that is not what followed from the tables before was set by somebody, and stays.
+
+    Args:
+        conf: the folder of the configuration.
+        before: of :func:`derived_gates`.
+        after: the same, of the tables as they are to be.
+    """
+    file = conf / "parameters_gate.yml"
+    different = [kind for kind in {**before, **after} if before.get(kind) != after.get(kind)]
+    if not different or not file.is_file():
+        return []
+    told = []
+    with edited(file) as blocks:
+        gates = blocks.setdefault("gate", {})
+        for kind in different:
+            new = after.get(kind)
+            if (found := gates.get(kind)) == new:
+                continue
+            if found != before.get(kind):
+                wanted = ", ".join(new["metrics"]) if new else "that nothing of it is measured"
+                told.append(f"gate of {kind} stays, as somebody set it; the tables say {wanted}")
+            elif new is None:
+                del gates[kind]
+                told.append(f"gate of {kind} is gone: nothing of it is measured any more")
+            else:
+                gates[kind] = new
+                told.append(f"gate of {kind}: {', '.join(new['metrics'])} must rise now")
+    return told
+
+
 def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):

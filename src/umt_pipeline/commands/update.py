@@ -20,7 +20,7 @@ from umt_pipeline.commands.corpus import (
     table_with,
     written_paths,
 )
-from umt_pipeline.commands.derived import derived_parameters, follow_tables
+from umt_pipeline.commands.derived import derived_gates, derived_parameters, follow_gates, follow_tables
 from umt_pipeline.commands.init import labels_of, scan, write_table
 from umt_pipeline.commands.media_hashes import HashCache
 from umt_pipeline.commands.splits import Assign, read_splits
@@ -256,7 +256,8 @@ def _follow_tables(corpus: Corpus, videos: tuple[pd.DataFrame, pd.DataFrame], af
     start = config_loader(corpus.project, "base")["parameters"]
     before = {kind: corpus.load(kind) for kind in after}
     derived = [derived_parameters(tables, listed, start) for tables, listed in zip((before, after), videos, strict=True)]
-    return follow_tables(corpus.conf, *derived)
+    gates = [derived_gates(start["gate"], parameters) for parameters in derived]
+    return [*follow_tables(corpus.conf, *derived), *follow_gates(corpus.conf, *gates)]
 
 
 def _rename(corpus: Corpus, renames: Renames) -> int:
