@@ -130,9 +130,13 @@ class RayExecutor:
                 ray_remote_args_fn=lambda: {"max_task_retries": TRIES_AGAIN},
             )
         done = 0
+        # Without prefetching each result is here when it is there.
+        batches: Iterator[Any] = iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        # What is left of it must end before Ray does. Who collects it as garbage later would start another Ray, which ends the
+        # process where it cannot.
+        close: Callable[[], None] = getattr(batches, "close", lambda: None)
+        self._stack.callback(close)
         try:
-            # Without prefetching each result is here when it is there.
-            batches: Iterator[Any] = iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
             for table in batches:
                 for place, outcome in zip(table["place"].to_pylist(), table["outcome"].to_pylist(), strict=True):
                     result = _taken(outcome)
@@ -144,6 +148,8 @@ class RayExecutor:
                 f"{TRIES_AGAIN + 1} times over one item, look for its end in Ray's logs (memory that ran out?); else see "
                 "whether the cluster is up (`ray status`). Then run again"
             ) from error
+        finally:
+            close()
 
 
 def _job(start: Callable[[int], Any], share: int, needs: Needs) -> Job:
