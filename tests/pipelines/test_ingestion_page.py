@@ -99,4 +99,4 @@ def test_the_page_is_made_of_what_the_catalog_writes() -> None:
     assert nodes["describe_corpus"].outputs == ["ingestion_statistics"]
     assert set(nodes["show_corpus"].inputs) == {"ingestion_statistics", "raw_media", "settled_videos_data", "params:ingestion"}
     tables = {"videos", "captions", "labels", "questions", "boxes", "rejects"}
-    assert create_pipeline().outputs() == {"ingestion_page", *tables}, "and nothing after it"
+    assert create_pipeline().outputs() == {"ingestion_page", "ingestion_numbers", *tables}, "and nothing after it"

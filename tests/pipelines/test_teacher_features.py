@@ -118,8 +118,8 @@ def test_auto_stays_with_the_precision_of_what_is_there(
 
     def run(rows: int, **changes: object) -> tuple[str, int]:
         changed = params.model_copy(update=changes)
-        store, _, report = extract_features(changed, teacher, tmp_path / "media", videos.iloc[:rows], tmp_path / "workspace")
-        return FeatureStore(store).manifest.precision, report["rows_found"]
+        store, _, _, times = extract_features(changed, teacher, tmp_path / "media", videos.iloc[:rows], tmp_path / "workspace")
+        return FeatureStore(store).manifest.precision, times["rows_found"]
 
     def measured(gain: float) -> None:
         monkeypatch.setattr(precision, "measured_speeds", lambda device: Speeds(1e12, gain * 1e12))
@@ -127,6 +127,7 @@ def test_auto_stays_with_the_precision_of_what_is_there(
     measured(1.31)
     assert run(1) == ("bf16", 0)
     measured(1.29)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         assert run(1) == ("bf16", 0), "it is found, finished"
         assert run(2) == ("bf16", 3), "so are its records"
