@@ -134,8 +134,7 @@ def test_a_fifth_task_goes_from_its_folder_to_its_page(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "task.py").write_text(TASK, encoding="utf-8")
     (project / "conf" / "base" / "parameters_length.yml").write_text(PARAMETERS, encoding="utf-8")
-    log = kedro_run(project, "demo_corpus,ingestion,length")
-    assert "registered umt_length version 1 as challenger" in log
+    kedro_run(project, "demo_corpus,ingestion,length")
     page = (project / "data/ci/08_reporting/length.html").read_text(encoding="utf-8")
     metrics = json.loads((project / "data/ci/08_reporting/length_metrics.json").read_text(encoding="utf-8"))
     assert f"{metrics['error']:.1f}" in page
