@@ -30,7 +30,7 @@ LIBRARY = (
     ("exchange", "serving"),
 )
 WIRING = (
-    ("project_config", "tracking", "datasets", "executors", "dvc_repo"),
+    ("project_config", "tracking", "datasets", "executors", "dvc_repo", "dvc_changes"),
     ("hooks",),
     ("pipelines",),
     ("dvc_stages",),

@@ -96,12 +96,14 @@ def make_config(**changes: Any) -> FeatureConfig:
 
 
 def leave_unfinished(job: ExtractionJob, teacher: Teacher, shards: int) -> None:
-    """Make the first shards of a store and leave the next one half-written, as somebody does who is killed there."""
+    """Make the first shards that a store lacks and leave the next one half-written, as somebody does who is killed there."""
     with ShardMaker(job, torch.device("cpu"), teacher) as maker:
-        for shard in range(shards):
-            maker.make(shard)
         store = maker.store
-    half = ShardWriter(store.shard_folder(shards), len(store.rows_of[shards]), store.header.arrays())
-    half.open()
-    for handle in half.handles.values():
-        handle.close()
+        missing = store.missing
+        for shard in missing[:shards]:
+            maker.make(shard)
+    for shard in missing[shards : shards + 1]:
+        half = ShardWriter(store.shard_folder(shard), len(store.rows_of[shard]), store.header.arrays())
+        half.open()
+        for handle in half.handles.values():
+            handle.close()

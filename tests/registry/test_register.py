@@ -147,12 +147,12 @@ def lose_the_model(made: FinishedProject) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (break_weights, r"demo_stage2: stage2: data/06_models/stage2, a result, is modified"),
-        (change_parameter, r"demo_stage2: stage1: parameters of .*parameters_stage1\.yml changed"),
-        (change_upstream, r"demo_stage2: stage1: made/stage1 is modified"),
+        (break_weights, r"demo_stage2: stage2: data/06_models/stage2, a result, was changed by hand"),
+        (change_parameter, r"demo_stage2: stage1: parameter stage1.lr_of_nobody: nothing became 1"),
+        (change_upstream, r"demo_stage2: stage1: made/stage1 changed"),
         (
             judge_another,
-            r"demo_stage2: evaluation: made/evaluation_judged/records\.json is modified",
+            r"demo_stage2: evaluation: made/evaluation_judged/records\.json changed",
         ),
         (do_not_commit, r"demo_stage2: not committed: .*dvc\.lock.*git commit"),
         (commit_the_lock_alone, r"demo_stage2: not committed: made/.*git commit"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.project_copies import copy_project, kedro_run
@@ -135,6 +136,8 @@ def test_a_fifth_task_goes_from_its_folder_to_its_page(tmp_path: Path) -> None:
     (folder / "task.py").write_text(TASK, encoding="utf-8")
     (project / "conf" / "base" / "parameters_length.yml").write_text(PARAMETERS, encoding="utf-8")
     kedro_run(project, "demo_corpus,ingestion,length")
+    evidence = pd.read_parquet(project / "data/ci/07_model_output/length_evidence.parquet")
+    assert set(evidence["task"]) == {"length/all/linear"}
     page = (project / "data/ci/08_reporting/length.html").read_text(encoding="utf-8")
     metrics = json.loads((project / "data/ci/08_reporting/length_metrics.json").read_text(encoding="utf-8"))
     assert f"{metrics['error']:.1f}" in page

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from umt_pipeline.commands.corpus import edited
+from umt_pipeline.core.nested import leaves
 
 
 def derived_parameters(tables: Mapping[str, pd.DataFrame], videos: pd.DataFrame, start: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def follow_tables(conf: Path, before: Mapping[str, Any], after: Mapping[str, Any
         before: of :func:`derived_parameters`.
         after: the same, of the tables as they are to be.
     """
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = dict(leaves(before)), dict(leaves(after))
     different = {path: value for path, value in new.items() if old[path] != value}
     told = []
     for file in sorted(conf.glob("parameters*.yml")) if different else ():
@@ -129,10 +130,3 @@ def follow_gates(conf: Path, before: Mapping[str, Any], after: Mapping[str, Any]
                 told.append(f"gate of {kind}: {', '.join(new['metrics'])} must rise now")
     return told
 
-
-def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*prefix, name))
-        else:
-            yield (*prefix, name), value

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from umt_pipeline.core.errors import UmtError
+from umt_pipeline.core.nested import dotted
 from umt_pipeline.project_config import config_loader
 
 _NOTHING = "\N{EN DASH}"
@@ -97,15 +98,7 @@ def _name(state: Mapping[str, Any]) -> str:
 
 def _parameters(state: Mapping[str, Any]) -> dict[str, Any]:
     files = (state.get("data") or {}).get("params") or {}
-    return {f"{file}:{name}": value for file, found in files.items() for name, value in _flat(found.get("data") or {}, "")}
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return {f"{file}:{name}": value for file, found in files.items() for name, value in dotted(found.get("data") or {}).items()}
 
 
 def _changed(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

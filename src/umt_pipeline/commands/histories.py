@@ -12,8 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from umt_pipeline.commands.evaluate_again import TEACHER
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.git import git
 from umt_pipeline.project_config import catalog_path, config_loader
-from umt_pipeline.registry.locked import git
 from umt_pipeline.registry.names import COMMIT, CORPUS, DEMO
 from umt_pipeline.registry.reading import Version, registry_errors
 from umt_pipeline.tracking.target import project_target

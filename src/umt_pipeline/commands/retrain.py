@@ -215,15 +215,16 @@ class _Retraining:
         stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
         models = touched_models(self._project, asked.corpus, stages, changed_stages(self._shell, file, attempt.base))
         # An earlier attempt may have been elsewhere, and what is up to date was not fetched.
-        if missing := sorted({path for model in models for path in model.files if not (self._project / path).exists()}):
-            self._work.show("dvc", "pull", *missing, remedy=AGAIN)
-        models = [model for model in models if not model.is_left_out(self._project)]
+        missing = {path.relative_to(self._project) for model in models for path in model.candidate.files if not path.exists()}
+        if missing:
+            self._work.show("dvc", "pull", *sorted(map(str, missing)), remedy=AGAIN)
+        models = [model for model in models if not model.is_left_out()]
         if models:
-            kinds = (option for model in models for option in ("--kind", model.kind))
+            kinds = (option for model in models for option in ("--kind", model.candidate.kind))
             self._work.show("umt", "register", asked.name, *kinds, remedy=AGAIN)
         for model in models:
             if model.gated:
-                command = ("umt", "promote", asked.name, "--kind", model.kind, "--yes")
+                command = ("umt", "promote", asked.name, "--kind", model.candidate.kind, "--yes")
                 self._work.show(*command, fine=VERDICTS, remedy=AGAIN)
 
     def _send(self, name: str) -> None:

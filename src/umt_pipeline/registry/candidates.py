@@ -11,12 +11,13 @@ from kedro.pipeline import Pipeline
 
 from umt_pipeline.core.errors import ConfigError, RegistryError
 from umt_pipeline.core.files import read_json, sha256_file, sha256_folder
+from umt_pipeline.core.git import git
 from umt_pipeline.dvc_repo import dvc_repo
 from umt_pipeline.dvc_stages import project_pipelines, stages_file
 from umt_pipeline.evaluation.records import Record, flat_metrics
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, catalog_resolver, config_loader
-from umt_pipeline.registry.locked import LockedStages, git
+from umt_pipeline.registry.locked import LockedStages
 from umt_pipeline.registry.names import (
     COMMIT,
     CORPUS,
@@ -51,7 +52,7 @@ class Candidate:
         folder: of the model.
         evidence: what it said, query by query: a Parquet file.
         records: its numbers with their protocols: a JSON file.
-        stages: DVC's stages that made the folder and the other two.
+        stages: the pipelines, and so DVC's stages, that make the folder and the other two.
     """
 
     corpus: str | None
@@ -65,6 +66,17 @@ class Candidate:
     def name(self) -> str:
         """Of the registered model."""
         return registered_name(self.corpus, self.kind)
+
+    @property
+    def files(self) -> tuple[Path, Path, Path]:
+        """All that a version keeps of it."""
+        return self.folder, self.evidence, self.records
+
+    @property
+    def skipped(self) -> str | None:
+        """Why its pipeline has made no model, if it has not."""
+        file = self.folder / SKIPPED_FILE
+        return str(read_json(file).get("reason")) if file.is_file() else None
 
     @cached_property
     def weights(self) -> dict[str, str]:
@@ -132,23 +144,19 @@ def find_candidates(project: Path, corpus: str | None, kinds: Sequence[str] | No
         RegistryError: records are of other weights than those in the model folder.
     """
     loader = config_loader(project, corpus or "base")
-    # Else Kedro reads and resolves the catalog again for each file.
-    loader["catalog"] = loader["catalog"]
-    pipelines = project_pipelines()
-    makers = _makers(loader, pipelines)
-    if strange := sorted(set(kinds or ()) - set(makers)):
-        raise ConfigError(f"--kind: expected one of {', '.join(makers)}; found '{strange[0]}'.")
-    wanted = list(makers) if kinds is None else [kind for kind in makers if kind in kinds]
+    marked = {candidate.kind: candidate for candidate in marked_models(project, corpus, loader)}
+    if strange := sorted(set(kinds or ()) - set(marked)):
+        raise ConfigError(f"--kind: expected one of {', '.join(marked)}; found '{strange[0]}'.")
     with dvc_repo(project) as repo:
         locked = LockedStages(repo, project, corpus, stages_file(project, corpus))
         candidates: list[Candidate] = []
         left_out: dict[str, str] = {}
-        for kind in wanted:
-            found = _candidate(project, corpus, loader, pipelines, locked, kind, makers[kind])
-            if isinstance(found, str):
-                left_out[kind] = found
-            else:
-                candidates.append(found)
+        for kind, candidate in marked.items():
+            if kinds is None or kind in kinds:
+                if reason := _nothing_to_register(candidate, locked):
+                    left_out[kind] = reason
+                else:
+                    candidates.append(candidate)
         _require_locked(project, locked, candidates)
         left_out |= {one.kind: f"{one.stages[1]} measured nothing of it" for one in candidates if not one.is_judged}
         if kinds is not None and left_out:
@@ -158,55 +166,51 @@ def find_candidates(project: Path, corpus: str | None, kinds: Sequence[str] | No
     return Found(candidates, tags, left_out, loader)
 
 
-def _makers(loader: ProjectConfigLoader, pipelines: Mapping[str, Pipeline]) -> dict[str, str]:
-    """Return the dataset of each kind of model that the catalog marks, in the order of the pipelines."""
-    resolver = catalog_resolver(loader)
-    found = {}
-    for pipeline in pipelines.values():
+def marked_models(project: Path, corpus: str | None, loader: ProjectConfigLoader) -> list[Candidate]:
+    """Return what the catalog marks as models that can be registered, finished or not, in the order of the pipelines.
+
+    Args:
+        project: the project's folder.
+        corpus: its name; None: the demo.
+        loader: the corpus' configuration.
+    """
+    # Else Kedro reads and resolves the catalog again for each file.
+    loader["catalog"] = loader["catalog"]
+    resolver, pipelines = catalog_resolver(loader), project_pipelines()
+    found = []
+    for maker, pipeline in pipelines.items():
         for name in sorted(pipeline.all_outputs()):
             declared = tracked(name, resolver.resolve_pattern(name).get("metadata"))
             if declared is not None and declared.model is not None:
-                found[declared.model] = name
+                judge = declared.model if declared.model in task_names() else EVALUATION
+                evidence, records = (_judgement(project, loader, pipelines[judge], what) for what in ("evidence", "records"))
+                folder = catalog_path(project, loader, name)
+                found.append(Candidate(corpus, declared.model, folder, evidence, records, (maker, judge)))
     return found
 
 
-def _candidate(
-    project: Path,
-    corpus: str | None,
-    loader: ProjectConfigLoader,
-    pipelines: Mapping[str, Pipeline],
-    locked: LockedStages,
-    kind: str,
-    dataset: str,
-) -> Candidate | str:
-    """Return a model, or why there is none."""
-    if kind not in KINDS:
+def _judgement(project: Path, loader: ProjectConfigLoader, judge: Pipeline, what: str) -> Path:
+    name = next(name for name in sorted(judge.all_outputs()) if name == what or name.endswith(f"_{what}"))
+    return catalog_path(project, loader, name)
+
+
+def _nothing_to_register(candidate: Candidate, locked: LockedStages) -> str | None:
+    """Return why there is no such model, or None."""
+    if candidate.kind not in KINDS:
         return f"no model of this kind predicts yet (umt_pipeline.serving.predictors knows {', '.join(KINDS)})"
-    judge = kind if kind in task_names() else EVALUATION
-    outputs = pipelines[judge].all_outputs()
-    paths = [catalog_path(project, loader, dataset)]
-    for what in ("evidence", "records"):
-        names = [name for name in outputs if name == what or name.endswith(f"_{what}")]
-        if not names:
-            return f"the pipeline {judge} keeps no {what}"
-        paths.append(catalog_path(project, loader, names[0]))
-    stages = [locked.stage_of(path) for path in paths]
-    for path, stage in zip(paths, stages, strict=True):
+    for path in candidate.files:
+        stage = locked.stage_of(path)
         if stage is None:
-            return f"no stage of this corpus makes {path.relative_to(project)} (`umt stages` writes them)"
+            return f"no stage of this corpus makes {path.relative_to(locked.project)} (`umt stages` writes them)"
         if not locked.has_run(stage):
             return f"{locked.address(stage)} was never run: dvc repro {locked.address(stage)}"
-    folder, evidence, records = paths
-    if (folder / SKIPPED_FILE).is_file():
-        return f"{folder} holds no weights: {read_json(folder / SKIPPED_FILE).get('reason')}"
-    return Candidate(corpus, kind, folder, evidence, records, (str(stages[0]), str(stages[1])))
+    return f"{candidate.folder} holds no weights: {candidate.skipped}" if candidate.skipped else None
 
 
 def _require_locked(project: Path, locked: LockedStages, candidates: Sequence[Candidate]) -> None:
     models: dict[str, list[str]] = {}
     for candidate in candidates:
-        paths = (candidate.folder, candidate.evidence, candidate.records)
-        gone = " ".join(str(path.relative_to(project)) for path in paths if not path.exists())
+        gone = " ".join(str(path.relative_to(project)) for path in candidate.files if not path.exists())
         reasons = locked.reasons(candidate.stages)
         if gone:
             reasons.append(f"not here: {gone}. Fetch it: dvc pull {gone}")

@@ -7,14 +7,13 @@ What is not in DVC's cache must be in git: the lock itself, ``dvc.yaml``, code, 
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dvc.exceptions import OutputNotFoundError
-
 from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.git import git
+from umt_pipeline.dvc_changes import Changes
 from umt_pipeline.dvc_stages import CORPORA
 
 # Files that are named in a message; others are counted.
@@ -30,6 +29,9 @@ class LockedStages:
         corpus: None: the demo.
         file: the ``dvc.yaml``.
 
+    Attributes:
+        project: the project's folder.
+
     Raises:
         ConfigError: there is no such file.
     """
@@ -37,10 +39,10 @@ class LockedStages:
     def __init__(self, repo: Any, project: Path, corpus: str | None, file: Path) -> None:
         if not file.is_file():
             raise ConfigError(f"{file}: expected stages, found nothing. Write them: umt stages {corpus or ''}".rstrip())
-        self._repo, self._project, self._corpus, self._file = repo, project.resolve(), corpus, file
+        self._repo, self.project, self._corpus, self._file = repo, project.resolve(), corpus, file
         self._stages: dict[str, Any] = {stage.name: stage for stage in repo.stage.collect(str(file))}
         self._makers = {Path(out.fs_path): stage for stage in self._stages.values() for out in stage.outs}
-        self._told: Mapping[str, Any] | None = None
+        self._changes: Changes | None = None
 
     def stage_of(self, path: Path) -> str | None:
         """Return the stage that makes a file or folder, or None."""
@@ -63,16 +65,15 @@ class LockedStages:
     def reasons(self, stages: Iterable[str]) -> list[str]:
         """Return why stages are not locked, for people; nothing if they are."""
         all_stages = self._with_upstream(stages)
-        if self._told is None:
+        if self._changes is None:
             # Once: it hashes all that was touched since DVC saw it last.
-            self._told = self._repo.status(targets=[str(self._file)])
+            self._changes = Changes(self._repo, self._file, self._stages)
         found = []
         for name, stage in all_stages.items():
             if not self.has_run(name):
                 found.append(f"{self.address(name)} was never run")
                 continue
-            changes = [text for entry in self._told.get(stage.addressing, []) for text in self._changes(entry, stage)]
-            found += [f"{self.address(name)}: {text}" for text in changes]
+            found += [f"{self.address(name)}: {reason.text}" for reason in self._changes.of(stage)]
         return found or self._uncommitted(all_stages.values())
 
     def _with_upstream(self, stages: Iterable[str]) -> dict[str, Any]:
@@ -85,43 +86,19 @@ class LockedStages:
                 waiting += [maker for maker in above if maker is not None]
         return {name: found[name] for name in self._stages if name in found}
 
-    def _changes(self, entry: Any, stage: Any) -> Iterator[str]:
-        """Put an entry of DVC's status into words, but for what is only not on this machine."""
-        if isinstance(entry, str):
-            yield {"changed checksum": "its command changed", "always changed": "it runs each time"}.get(entry, entry)
-            return
-        for path, how in entry.get("changed deps", {}).items():
-            dep = next(dep for dep in stage.deps if str(dep) == path)
-            if isinstance(how, dict):
-                yield f"parameters of {path} changed"
-            elif how != "deleted" or not self._is_locked(dep):
-                yield f"{path} is {how}"
-        for path, how in entry.get("changed outs", {}).items():
-            out = next(out for out in stage.outs if str(out) == path)
-            # Of what is not in the cache, as in a clone, DVC does not say whether it is what was locked.
-            if how != "deleted" and (how != "not in cache" or (out.exists and out.changed_checksum())):
-                yield f"{path}, a result, is {'modified' if how == 'not in cache' else how}"
-
-    def _is_locked(self, dep: Any) -> bool:
-        try:
-            outs = self._repo.find_outs_by_path(dep.fs_path)
-        except OutputNotFoundError:
-            return False
-        return any(out.hash_info and out.hash_info == dep.hash_info for out in outs)
-
     def _uncommitted(self, stages: Iterable[Any]) -> list[str]:
         """Return what git has not, of all that the lock stands on and DVC does not keep."""
         lock = self._file.resolve().with_name("dvc.lock")
         paths = {self._file.resolve(), lock}
         for item in (item for stage in stages for item in [*stage.deps, *stage.outs]):
             path = Path(item.fs_path)
-            if item.protocol == "local" and path.is_relative_to(self._project) and not self._in_cache(path):
+            if item.protocol == "local" and path.is_relative_to(self.project) and not self._in_cache(path):
                 listed = path.with_name(f"{path.name}.dvc")
                 paths.add(listed if listed.exists() else path)
-        names = sorted(str(path.relative_to(self._project)) for path in paths)
-        changed = [line[3:] for line in git(self._project, "status", "--porcelain", "-uall", "--", *names).splitlines()]
-        if not git(self._project, "ls-files", "--", str(lock)) and not changed:
-            changed = [f"{lock.relative_to(self._project)} (git ignores it)"]
+        names = sorted(str(path.relative_to(self.project)) for path in paths)
+        changed = [line[3:] for line in git(self.project, "status", "--porcelain", "-uall", "--", *names).splitlines()]
+        if not git(self.project, "ls-files", "--", str(lock)) and not changed:
+            changed = [f"{lock.relative_to(self.project)} (git ignores it)"]
         if not changed:
             return []
         more = f" and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
@@ -131,16 +108,3 @@ class LockedStages:
         maker = self._makers.get(path)
         return maker is not None and any(out.use_cache for out in maker.outs if Path(out.fs_path) == path)
 
-
-def git(project: Path, *arguments: str) -> str:
-    """Return what git prints.
-
-    Raises:
-        ConfigError: git is not there, or refuses.
-    """
-    command = ["git", "-C", str(project), *arguments]
-    try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.rstrip("\n")
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        raise ConfigError(f"`{' '.join(command[:4])}`: {said.strip()}. Registering needs the commit that is locked.") from error

@@ -6,11 +6,13 @@ import getpass
 import json
 import logging
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.core.git import git
 
 # Under `dvc repro` and `dvc exp run` DVC exports these.
 _DVC_VARIABLES = {
@@ -32,11 +34,11 @@ def provenance_tags(project: Path, environment: Mapping[str, str]) -> dict[str, 
     """
     tags = {tag: environment[variable] for variable, tag in _DVC_VARIABLES.items() if environment.get(variable)}
     try:
-        tags["git.commit"] = _git(project, "rev-parse", "HEAD")
+        tags["git.commit"] = git(project, "rev-parse", "HEAD")
         written = ("dvc.lock", "results", "corpora/*/dvc.lock", "corpora/*/results")
-        changes = _git(project, "status", "--porcelain", "--", ".", *(f":!{path}" for path in written))
+        changes = git(project, "status", "--porcelain", "--", ".", *(f":!{path}" for path in written))
         tags["git.dirty"] = str(bool(changes)).lower()
-    except (OSError, subprocess.SubprocessError):
+    except ConfigError:
         _log.info("%s: no git commit to tag the run with", project)
     return tags
 
@@ -64,10 +66,10 @@ def run_tags(run_params: Mapping[str, Any], commit: str | None) -> dict[str, str
 def commit_of(project: Path, file: Path) -> str | None:
     """Return the commit that a file is of, as it is; None: it was changed since, is in no commit, or there is no git."""
     try:
-        if _git(project, "status", "--porcelain", "--", str(file)):
+        if git(project, "status", "--porcelain", "--", str(file)):
             return None
-        return _git(project, "log", "-1", "--format=%H", "--", str(file)) or None
-    except (OSError, subprocess.SubprocessError):
+        return git(project, "log", "-1", "--format=%H", "--", str(file)) or None
+    except ConfigError:
         return None
 
 
@@ -80,7 +82,3 @@ def page_provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     versions = {record["protocol"]["version"] for record in records if record.get("protocol")}
     return {"run": provenance_tags(Path.cwd(), os.environ), "version": sorted(versions)}
 
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()

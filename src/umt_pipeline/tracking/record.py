@@ -13,6 +13,7 @@ from pydantic import Field
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.files import read_json, write_json
+from umt_pipeline.core.nested import dotted
 
 # Tags of our own. By KEY a run is known even where MLflow took it and its answer was lost; OUTPUTS.PIPELINE says that all
 # that the finished files of a pipeline say is there; JOIN is the same for the runs of one reproduction; DEPENDENCIES is a hash
@@ -119,12 +120,6 @@ def kept_records(workspace: Path) -> list[RunRecord]:
     return sorted(found, key=lambda record: -record.began_ms)
 
 
-def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
     """Return nested parameters as ``{"a.b": "1"}``. Characters that MLflow does not allow in a name become ``_``."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat_params(value, f"{prefix}{key}.")
-        else:
-            found[re.sub(r"[^/\w.\- ]", "_", f"{prefix}{key}")] = str(value)
-    return found
+    return {re.sub(r"[^/\w.\- ]", "_", name): str(value) for name, value in dotted(values).items()}
