@@ -20,8 +20,12 @@ def is_running(pid: int) -> bool:
 
 def descendants(pid: int) -> list[int]:
     """Return the processes below one, at any depth; none where the system does not say."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()] if children.exists() else []
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has those that it started
+        try:
+            found += [int(child) for child in children.read_text().split()]
+        except OSError:
+            continue  # the thread has ended
     return found + [below for child in found for below in descendants(child)]
 
 
