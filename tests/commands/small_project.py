@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.commands.registry_files import records
 from tests.conftest import ROOT
 
 PARAMETERS = "conf/base/parameters_stage2.yml"
@@ -50,10 +52,11 @@ pathlib.Path("data/06_models/model/model.safetensors").write_text("model " + wid
 pathlib.Path("results").mkdir(exist_ok=True)
 pathlib.Path("results/headline.json").write_text(json.dumps({"t2v_r1": int(width)}))
 """
-USE = """\
+USE = f"""\
 import hashlib, json, pathlib
 model = pathlib.Path("data/06_models/model/model.safetensors").read_bytes()
-record = {"protocol": {"checkpoint_sha256": hashlib.sha256(model).hexdigest()}}
+record = json.loads({json.dumps(records()[0])!r})
+record["protocol"]["checkpoint_sha256"] = hashlib.sha256(model).hexdigest()
 pathlib.Path("data/07_model_output").mkdir(parents=True, exist_ok=True)
 pathlib.Path("data/07_model_output/answer.txt").write_bytes(model[:5])
 pathlib.Path("data/07_model_output/evaluation_records.json").write_text(json.dumps([record]))
