@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "making $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing packages into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,ray,viz]' --compile-bytecode
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,export,ray,viz]' --compile-bytecode
 	@touch $@
 
 .PHONY: venv
@@ -93,7 +93,7 @@ wheel: $(STAMP) ## build the package into dist/
 
 .PHONY: constraints
 constraints: $(STAMP) ## write constraints.txt anew from pyproject.toml (UPGRADE=1 for the newest versions)
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --extra ray --extra viz --python-version 3.11 --no-annotate --no-header --quiet \
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --extra export --extra ray --extra viz --python-version 3.11 --no-annotate --no-header --quiet \
 	  $(if $(UPGRADE),--upgrade) --output-file constraints.txt
 
 .PHONY: clean
