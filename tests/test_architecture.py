@@ -27,7 +27,8 @@ LIBRARY = (
     ("evaluation",),
     ("reports",),
     ("tasks",),
-    ("exchange", "serving"),
+    ("exchange",),
+    ("serving",),
 )
 WIRING = (
     ("project_config", "tracking", "datasets", "executors", "dvc_repo", "dvc_changes"),
@@ -35,13 +36,14 @@ WIRING = (
     ("pipelines",),
     ("dvc_stages",),
     ("registry",),
+    ("server",),
     ("commands",),
     ("settings", "pipeline_registry", "cli"),
     ("__main__",),
 )
 FLOORS = {room: number for number, rooms in enumerate((*LIBRARY, *WIRING)) for room in rooms}
 GROUND = {room for rooms in LIBRARY for room in rooms}
-TOOLS = {"dvc", "dvclive", "fastapi", "kedro", "mlflow", "ray"}
+TOOLS = {"dvc", "dvclive", "fastapi", "kedro", "mlflow", "prometheus_client", "ray", "uvicorn"}
 # Imported by every `kedro` command, so what these modules import at the top delays each of them.
 HEAVY = {"decord", "open_clip", "sklearn", "timm", "torch", "torchvision", "transformers"}
 

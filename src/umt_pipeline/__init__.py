@@ -7,7 +7,7 @@
 The package has two storeys, and arrows run downwards only. Below, a plain PyTorch library that a notebook can use: ``core
 schemas masking compute video tables demo_world losses models data features training evaluation reports tasks exchange
 serving``. Above, the wiring into Kedro, MLflow, DVC and Ray: ``project_config tracking datasets executors hooks pipelines
-registry commands settings``.
+registry server commands settings``.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from kedro.utils import find_kedro_project
 from kedro.validation.exceptions import ParameterValidationError
 from rich.console import Console
 
+from umt_pipeline.commands import asking, exporting, indexing, searching, serve
 from umt_pipeline.commands import tables as cli_tables
 from umt_pipeline.core.errors import ConfigError, UmtError
 
@@ -35,6 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_tables.app, name="tables")
+for part in (indexing, searching, asking, serve, exporting):
+    app.add_typer(part.app)
 
 # Errors whose message says all that a user needs. Anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (UmtError, DatasetError, ParameterValidationError)

@@ -40,6 +40,10 @@ class StoreError(UmtError):
     """A feature store is missing, incomplete or does not fit what is asked of it."""
 
 
+class IndexingError(UmtError):
+    """An index of videos is missing, incomplete, of another model, or does not fit what is asked of it."""
+
+
 class RegistryError(UmtError):
     """The model registry cannot be reached, or what it holds is not what was registered."""
 
