@@ -206,9 +206,7 @@ def _timeline(path: Path, size_bytes: int, mtime_ns: int, num_frames: int) -> Ti
     return Timeline((times_N - first) * unit, times_N, keys)
 
 
-def _by_keys(
-    path: Path, header: Header, timeline: Timeline, wanted: Sequence[int]
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _by_keys(path: Path, header: Header, timeline: Timeline, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield frames with their numbers, jumping to key frames; from the begin where the file's index leads astray.
 
     Raises:
