@@ -192,7 +192,7 @@ def _classification(found: Found, options: Options) -> dict[str, Any]:
     if found.facts is not None and not (parts[0] / CLASSES_FILE).is_file():
         raise ConfigError(
             f"{found.source} is a classifier, whose file does not name its labels: give classes=[...] in the order of its "
-            f"head, or a JSON file with them; or turn it into a folder by `umt import-checkpoint`, and write {CLASSES_FILE} there"
+            f"head, or a JSON file with them; or make it a folder by `umt import-checkpoint`, and write {CLASSES_FILE} there"
         )
     sizes = {_clip_size(part, classifier.KIND) for part in parts}
     if len(sizes) > 1:
