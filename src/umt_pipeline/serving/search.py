@@ -6,6 +6,7 @@ Shapes: n windows of the index, E embedding width, T frames of a view of side S.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ class Filters:
             ConfigError: no file of the index has this label or split, or a date is none.
         """
         files = index.files
-        kept = pd.Series(True, index=files.index)
+        kept = np.ones(len(files), dtype=bool)
         if self == Filters():
             return None
         for name in ("label", "split"):
@@ -63,16 +64,17 @@ class Filters:
             if wanted is not None:
                 kept &= _equal(files[name], wanted, name)
         if self.path is not None:
-            kept &= files["path"].str.match(f"(?:{translate(self.path)})|(?:{translate(f'*/{self.path}')})")
+            fits = re.compile(f"(?:{translate(self.path)})|(?:{translate(f'*/{self.path}')})").match
+            kept &= np.array([fits(path) is not None for path in files["path"]], dtype=bool)
         if self.after is not None:
-            kept &= _dates(files) >= _moment(self.after, "after")
+            kept &= (_dates(files) >= _moment(self.after, "after")).to_numpy()
         if self.before is not None:
-            kept &= _dates(files) < _moment(self.before, "before")
-        return kept.to_numpy(dtype=bool)[index.windows["file"].to_numpy()]
+            kept &= (_dates(files) < _moment(self.before, "before")).to_numpy()
+        return kept[index.windows["file"].to_numpy()]
 
 
-def _equal(column: pd.Series[Any], wanted: str, name: str) -> pd.Series[bool]:
-    equal = column == wanted
+def _equal(column: pd.Series[Any], wanted: str, name: str) -> np.ndarray:
+    equal = np.array([value == wanted for value in column], dtype=bool)
     if not equal.any():
         known = sorted(column.dropna().unique())
         raise ConfigError(f"{name} {wanted!r}: expected one of {', '.join(map(repr, known[:20])) or 'none: no file has one'}")
@@ -106,8 +108,8 @@ class Query:
         filters: which files may be found.
 
     Raises:
-        ConfigError: it is none of these or several, ``k`` or ``rerank`` is too small, or the text is empty or longer than
-            20,000 characters.
+        ConfigError: it is none of these or several, ``k`` or ``rerank`` is too small, ``span`` is not of a video, or the text
+            is empty or longer than 20,000 characters.
     """
 
     text: str | None = None
@@ -129,6 +131,8 @@ class Query:
             raise ConfigError(
                 f"rerank: expected a number of places, and a text that they are matched with, found {self.rerank}"
             )
+        if self.span is not None and self.video is None:
+            raise ConfigError(f"span: expected a video that it is a part of, found seconds {self.span} without one")
         if self.text is not None:
             object.__setattr__(self, "text", clean_text(self.text))
 
@@ -264,7 +268,7 @@ def _vector(embedder: Embedder | None, index: Index, query: Query) -> np.ndarray
 def _own_windows(index: Index, query: Query) -> list[int]:
     """Return the windows of the index that show what the query shows."""
     if query.window is not None:
-        return [query.window, *layout_of(index).around(query.window, 0)]
+        return layout_of(index).around(query.window)
     if not isinstance(query.video, str | Path | bytes):
         return []
     sha256 = hashlib.sha256(query.video).hexdigest() if isinstance(query.video, bytes) else sha256_file(Path(query.video))
