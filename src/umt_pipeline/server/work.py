@@ -1,8 +1,8 @@
 """The one thread in which models work, with a queue of bounded length before it.
 
 One, because each product of matrices uses all cores: two at a time are slower than one after the other. Texts that come within
-a few milliseconds go through the model together. Searching is done here too, and indexes are exchanged here: so nobody reads one
-that is being closed.
+a few milliseconds go through the model together. Searches are done here too, and indexes exchanged: so nobody reads one that is
+being closed.
 """
 
 from __future__ import annotations
