@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,6 @@ def own(tmp_path: Path) -> Small:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Path]:
+def cache(tmp_path: Path) -> Path:
     """Folder for what the server keeps."""
-    yield tmp_path / "cache"
+    return tmp_path / "cache"
