@@ -12,8 +12,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import umt_pipeline as umt
-from tests.serving.folders import ANSWERS, MOTIONS, SHAPES
 from tests.server.small import VIDEOS, Small, started
+from tests.serving.folders import ANSWERS, MOTIONS, SHAPES
 from tests.video_files import write_video
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.server.limits import Limits
