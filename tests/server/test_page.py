@@ -124,7 +124,7 @@ def test_the_address_holds_what_is_looked_at(look: Open) -> None:
     expect(page.locator(".hit .name")).to_have_text(names)
     page.reload()
     expect(page.locator(".hit .name")).to_have_text(names)
-    expect(page).to_have_title("a disc – search your videos")
+    expect(page).to_have_title(re.compile("^a disc "))
     page.go_back()
     expect(page.locator(".hit")).to_have_count(0)
     expect(page.locator("#q")).to_have_value("")
@@ -143,7 +143,11 @@ def test_a_file_of_ones_own_finds_its_neighbours(look: Open, clip: Path) -> None
 
 def test_a_file_may_be_dropped_anywhere(look: Open, clip: Path) -> None:
     page = look()
-    make = "bytes => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], 'mine.mp4')); return data; }"
+    make = """bytes => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "mine.mp4"));
+        return data;
+    }"""
     data = page.evaluate_handle(make, list(clip.read_bytes()))
     page.dispatch_event("main", "dragenter", {"dataTransfer": data})
     expect(page.locator("#drop")).to_be_visible()
