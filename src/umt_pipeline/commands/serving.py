@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from umt_pipeline.core.caches import cache_folder
 from umt_pipeline.server.app import make_serving
 from umt_pipeline.server.known import write_known_clip
 from umt_pipeline.server.offers import Shop, pairs
@@ -61,15 +61,9 @@ def serve_until_told(asked: Asked) -> None:
         served: list[Served] = []
         for index, source in pairs(asked.indexes, asked.models):
             served.append(shop.of_index(index, source, [one.name for one in served]))
-        serving = make_serving(served, cache_folder())
+        serving = make_serving(served, cache_folder("served"))
         stack.enter_context(Watcher(serving, [], asked.every_s))
         run(serving, address, taken, lambda url: console.print(f"The search page: {url}", markup=False))
-
-
-def cache_folder() -> Path:
-    """Return where thumbnails and transcoded files are kept: by content, so for all indexes together."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "umt_pipeline" / "served"
 
 
 def _log_to_stderr() -> None:

@@ -35,12 +35,10 @@ class IndexedFile:
     Attributes:
         file_id: SHA-256 of its content.
         path: where it was when it was indexed.
-        root: folder that was indexed, which it may not have left; None: that is not known.
     """
 
     file_id: str
     path: Path
-    root: Path | None = None
 
 
 class Unchanged:
@@ -53,15 +51,14 @@ class Unchanged:
     def path(self, file: IndexedFile) -> Path:
         """Return where a file is, with all links resolved.
 
+        A link may lead wherever it likes (DVC's lead into its cache): what is behind it is what was indexed, or is refused.
+
         Raises:
-            RefusedError: 410: it is gone, or cannot be read; 404: a link leads out of the folder that was indexed; 409: its
-                content is another.
+            RefusedError: 410: it is gone, or cannot be read; 409: its content is another.
         """
         name = f"file {file.file_id[:12]}… ({file.path.name})"
         try:
             path = file.path.resolve(strict=True)
-            if file.root is not None and not path.is_relative_to(file.root.resolve()):
-                raise RefusedError(404, f"{name}: a link leads out of the folder that was indexed; it is not served")
             state = _state(path)
             if state is None:
                 raise RefusedError(410, f"{name}: expected a file, found something else; index the folder again")

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from urllib.parse import quote
 
 import uvicorn
 
@@ -98,7 +99,7 @@ def run(serving: Serving, address: Address, taken: socket.socket, ready: Callabl
     )
     host = f"[{address.host}]" if ":" in address.host else address.host
     url = f"http://{host}:{taken.getsockname()[1]}/"
-    server = _Server(config, lambda: ready(f"{url}?token={address.token}" if address.token else url))
+    server = _Server(config, lambda: ready(f"{url}?token={quote(address.token)}" if address.token else url))
 
     def told(number: int, _: FrameType | None) -> None:
         server.should_exit = True

@@ -55,7 +55,7 @@ class Served:
         index: of its vectors; None: it does not search.
         known: what it said when it was loaded.
         champion: whether the registry calls it that.
-        root: the folder that was indexed, where that is known.
+        root: folder that paths are shown relative to; None: they are shown whole.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Served:
             return {}
         table = self.index.files
         return {
-            str(file_id): IndexedFile(str(file_id), Path(path), self.root)
+            str(file_id): IndexedFile(str(file_id), Path(path))
             for file_id, path in zip(table["file_id"], table["path"], strict=True)
         }
 
