@@ -235,6 +235,10 @@ def test_filters_are_those_of_the_index(look: Open) -> None:
     expect(page.locator(".hit .tag").first).to_have_text("star")
     expect(page.locator(".hit .tag", has_text="ring")).to_have_count(0)
     expect(page.locator("#filters-count")).to_have_text("1")
+    page.get_by_role("button", name="More like this").first.click()
+    page.wait_for_url("**like=*label=star*")
+    expect(page.locator(".hit .tag").first).to_have_text("star")
+    expect(page.locator(".hit .tag", has_text="ring")).to_have_count(0)
 
 
 def test_why_shows_the_frames_and_ranking_anew_the_match(look: Open) -> None:
@@ -278,9 +282,9 @@ def test_models_are_seen_side_by_side(look: Open, small: Small, clip: Path, tmp_
         expect(page.locator(".column")).to_have_count(1)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_in_the_way_of_who_sees_or_moves_little(look: Open, scheme: str) -> None:
-    page = look(color_scheme=scheme, reduced_motion="reduce")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
+def test_nothing_stands_in_the_way_of_who_sees_or_moves_little(look: Open, scheme: str, width: int) -> None:
+    page = look(color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 900})
     page.wait_for_selector(".mosaic img")
     assert_accessible(page)
     ask(page, "a disc")

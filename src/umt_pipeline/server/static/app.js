@@ -4,6 +4,7 @@ import { FIRST, anew, read, write } from "./address.js";
 import { models as served } from "./api.js";
 import { Column, notice } from "./column.js";
 import { Controls, chosen, searchable } from "./controls.js";
+import { h } from "./dom.js";
 import { walk } from "./hits.js";
 import { hear, hush } from "./player.js";
 import { askedFile, askedMoment, facts, mosaic } from "./start.js";
@@ -59,7 +60,8 @@ async function show(again = false) {
 async function find(able, file, again) {
   const { signal } = running;
   say("Searching …");
-  const look = { state, models, file, say, visit: visitAt };
+  const told = (name) => (asked.querySelector(".note").textContent = name);
+  const look = { state, models, file, say, told, visit: visitAt };
   const parts = able.map((model) => new Column(model, look, able.length > 1));
   const put = () => {
     columns.dataset.many = able.length;
@@ -72,9 +74,10 @@ async function find(able, file, again) {
   const outcomes = await Promise.all(parts.map((part) => part.fill(signal, again)));
   if (signal.aborted) return;
   put();
-  const words = outcomes.map((outcome, number) => (able.length > 1 ? `${able[number].name}: ${outcome}` : outcome));
   const left = state.q ? chosen(models, state.models).filter((model) => !able.includes(model)) : [];
-  say([...words, ...left.map(({ name }) => `${name} reads no text, so it was not asked.`)].join(" "));
+  const silent = left.map(({ name }) => `${name} reads no text, so it was not asked.`).join(" ");
+  if (able.length === 1) say(`${outcomes[0]} ${silent}`);
+  else say(silent, outcomes.map((outcome, number) => `${able[number].name}: ${outcome}`).join(" "));
 }
 
 /** The models that can answer. A moment has its number in the index of one model. */
@@ -89,7 +92,7 @@ function showAsked(file) {
   const [model] = askable();
   asked.replaceChildren();
   if (file) asked.append(...askedFile(file, models));
-  else if (state.like && model) asked.append(...askedMoment(model, state, searchable(models).length > 1));
+  else if (state.like && model) asked.append(...askedMoment(model, state));
   asked.hidden = !asked.hasChildNodes();
 }
 
@@ -107,8 +110,9 @@ function empty(words) {
   say(words);
 }
 
-function say(words) {
-  status.textContent = words;
+/** Say something, and something more to who cannot see the page. */
+function say(words, more = "") {
+  status.replaceChildren(h("span", {}, words), h("span", { class: "unseen" }, more));
 }
 
 function readsText() {

@@ -9,8 +9,8 @@ const KEPT = 30;
 const answers = new Map(); // what was found, so that "back" is there at once
 
 /**
- * The part of the page that belongs to a model. `look` says what is looked for: {state, models, file, visit(next, rank), say(words)};
- * `visit` goes to another state and then to the hit of a rank, or to the top.
+ * The part of the page that belongs to a model. `look` says what is looked for: {state, models, file, visit(next, rank), say(words), told(name)};
+ * `visit` goes to another state and then to the hit of a rank, or to the top; `told` hears of which file a moment is.
  */
 export class Column {
   constructor(model, look, isNamed) {
@@ -41,8 +41,7 @@ export class Column {
 
   async ask(signal, again) {
     const { state, file, say } = this.look;
-    const wanted = { k: state.k, model: this.model.name };
-    if (state.q) Object.assign(wanted, filters(state));
+    const wanted = { k: state.k, model: this.model.name, ...filters(state) };
     if (state.q && state.rerank && this.model.abilities.includes("match")) wanted.rerank = RERANKED;
     const key = JSON.stringify([state.q, state.like, state.generation, state.upload, wanted]);
     if (!again && answers.has(key)) return answers.get(key);
@@ -64,6 +63,7 @@ export class Column {
     const fitting = found.nothing_found ? [] : hits.filter(({ score }) => typeof cutoff !== "number" || score >= cutoff);
     const shown = state.any ? hits : fitting;
     this.line.textContent = `${many(shown.length, "moment")} · ${took(found)}`;
+    if (state.like) this.look.told(found.query);
     this.body.replaceChildren();
     if (!fitting.length) this.body.append(this.nothing(found));
     if (shown.length) this.body.append(this.grid(shown, found), this.onward(hits.length, hits.length - shown.length, cutoff));
@@ -80,7 +80,7 @@ export class Column {
       const least = `In this index, what fits a sentence scores ${cutoff.toFixed(3)} or more`;
       box.append(h("p", {}, `${least}; the closest moment scores ${best}.`));
     }
-    if (state.q && FILTERS.some((name) => state[name])) {
+    if (FILTERS.some((name) => state[name])) {
       box.append(h("p", {}, "Filters are set: without them there may be more."));
     }
     if (hits.length && !state.any) {

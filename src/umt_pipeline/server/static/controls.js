@@ -68,11 +68,11 @@ export class Controls {
     this.fields.q.value = state.q;
     this.fields.rerank.checked = state.rerank;
     for (const name of FILTERS) this.fields[name].value = state[name];
-    // Both are for sentences.
-    const sentence = !state.like && !state.upload;
-    this.filters.hidden = !sentence || !searchable(models).length;
+    this.filters.hidden = !searchable(models).length;
+    // For sentences only.
+    const isForClips = Boolean(state.like || state.upload);
     this.form.querySelector("#by-rerank").hidden =
-      !sentence || !searchable(models).some(({ abilities }) => abilities.includes("match"));
+      isForClips || !searchable(models).some(({ abilities }) => abilities.includes("match"));
     const active = FILTERS.filter((name) => state[name]).length;
     this.count.hidden = !active;
     this.count.textContent = String(active);

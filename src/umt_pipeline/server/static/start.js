@@ -27,11 +27,10 @@ export function mosaic(model, state, visit) {
   return h("section", { class: "mosaic", "aria-labelledby": "moments" }, title, h("ul", { role: "list" }, tiles));
 }
 
-/** The moment of an index that others are compared with; `isOneOfSeveral` models it belongs to. */
-export function askedMoment(model, state, isOneOfSeveral) {
-  const about = h("div", { class: "about" }, h("h2", {}, "Moments like this one"));
-  if (isOneOfSeveral) about.append(h("p", { class: "note" }, `By ${model.name}, in whose index this moment is.`));
-  return [picture(model, state.like, state.generation, "The moment that others are compared with"), about];
+/** The moment of an index that others are compared with; `name` is of its file, if that is known already. */
+export function askedMoment(model, state, name = "") {
+  const image = picture(model, state.like, state.generation, "The moment that others are compared with");
+  return [image, h("div", { class: "about" }, h("h2", {}, "Moments like this one"), h("p", { class: "note" }, name))];
 }
 
 /** A person's own clip, and what the models can say about it. */

@@ -11,7 +11,7 @@ export class Why {
     Object.assign(this, { hit, found, model, models, question, item, shot });
     this.panel = null;
     this.id = `why-${number++}`;
-    this.explains = Boolean(question) && model.abilities.includes("attention");
+    this.explains = model.abilities.includes("attention");
     this.says = models.some(talks);
     this.word = this.explains ? "Why" : "Ask";
     const opens = {
@@ -21,7 +21,7 @@ export class Why {
       "aria-label": `${this.word}: ${hit.name}`,
       click: () => this.turn(),
     };
-    this.button = this.explains || this.says ? h("button", opens, icon("why"), this.word) : null;
+    this.button = this.explains || this.says ? h("button", opens, icon(this.explains ? "why" : "ask"), this.word) : null;
   }
 
   turn() {
