@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import umt_pipeline as umt
-from umt_pipeline.core.errors import CheckpointError, ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, RegistryError
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
 from umt_pipeline.registry.names import registered_name
@@ -90,10 +90,15 @@ class CorpusOffer:
         looks = []
         found = []
         for kind in (SEARCHES, *SAYS):
-            one, version = self._own(kind)
+            try:
+                one, version = self._own(kind)
+            except (CheckpointError, RegistryError) as error:
+                if kind == SEARCHES:
+                    raise
+                logger.warning("%s is not served: %s", registered_name(self.corpus, kind), error)
+                continue
             if one is not None:
                 found.append(one)
-            if version is not None or kind == SEARCHES:
                 looks.append(_Follow(self, kind, version.version if version else None).look)
         return found, looks
 
@@ -111,13 +116,7 @@ class CorpusOffer:
                 )
             return None, None
         options: Any = serving_settings(kind, self.project, self.loader).model_dump(mode="json") if kind in SAYS else {}
-        try:
-            return self._ready(name, umt.load(folder, self.shop.precision, **options)), None
-        except CheckpointError as error:
-            if kind == SEARCHES:
-                raise
-            logger.warning("%s is not served: %s", name, error)
-            return None, None
+        return self._ready(name, umt.load(folder, self.shop.precision, **options)), None
 
     def load_version(self, files: Found) -> Model:
         """Load a registered version."""
