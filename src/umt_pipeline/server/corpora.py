@@ -94,7 +94,8 @@ class CorpusOffer:
                 one, version = self._own(kind)
             except (CheckpointError, RegistryError) as error:
                 if kind == SEARCHES:
-                    raise
+                    folder = catalog_path(self.project, self.loader, f"{kind}_model")
+                    raise type(error)(f"{error}\nTo search with another model, name it: umt serve --model {folder}") from error
                 logger.warning("%s is not served: %s", registered_name(self.corpus, kind), error)
                 continue
             if one is not None:

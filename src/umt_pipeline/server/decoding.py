@@ -47,7 +47,7 @@ def check_clip(path: Path, limits: ReadLimits) -> bool | Refusal:
 
 
 def transcode_for_browsers(source: Path, target: Path, limits: ReadLimits) -> Refusal | None:
-    """Write a video as H.264 in MP4, without sound, at most 480 pixels high or wide and 30 frames per second.
+    """Write a video as H.264 in MP4, without sound, its shorter side 480 pixels at most, 30 frames per second at most.
 
     Args:
         source: a video.
