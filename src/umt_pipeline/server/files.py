@@ -28,14 +28,18 @@ _REVALIDATE = {"Cache-Control": "private, no-cache"}
 
 @router.head("/media/{file_id}", include_in_schema=False)
 @router.get("/media/{file_id}", response_class=FileResponse)
-async def media(state: State, file_id: FileId) -> FileResponse:
+async def media(
+    state: State,
+    file_id: FileId,
+    transcode: Annotated[bool, Query(description="As H.264, whatever it is: for a browser that could not play it.")] = False,
+) -> FileResponse:
     """Give a file of the index, whole or in parts; what browsers cannot play, as H.264."""
     path = await asyncio.to_thread(state.unchanged.path, state.shelf.file(file_id))
     try:
         kind = await asyncio.to_thread(playable_type, path)
     except VideoError as error:
         raise RefusedError(409, str(error)) from error
-    if kind is None:
+    if kind is None or (transcode and kind.startswith("video/")):
         path, kind = await _transcoded(state, file_id, path), "video/mp4"
     return FileResponse(path, media_type=kind, headers=_REVALIDATE)
 
