@@ -94,6 +94,7 @@ def test_told_to_end_it_ends_cleanly(small: Small, tmp_path: Path) -> None:
     assert "Traceback" not in "".join(server.said)
 
 
+@pytest.mark.slow  # starts two servers
 def test_a_corpus_is_served_with_an_index_that_is_made_first(small: Small, project: Path) -> None:
     make_corpus(project, small)
     with serving(["--port", "0"], project) as server, httpx.Client(base_url=server.base, timeout=60) as client:
@@ -133,6 +134,7 @@ def make_corpus(project: Path, small: Small) -> None:
     write_folder("classification", project / "data" / "06_models" / "classification", small.tables, vision)
 
 
+@pytest.mark.slow  # starts two servers
 def test_others_than_this_machine_need_a_token(small: Small, tmp_path: Path) -> None:
     arguments = ["--index", small.index, "--port", "0", "--host", "0.0.0.0"]
     with serving(arguments, tmp_path) as server:
