@@ -26,6 +26,7 @@ FileId = Annotated[str, InPath(pattern="^[0-9a-f]{64}$", description="SHA-256 of
 _REVALIDATE = {"Cache-Control": "private, no-cache"}
 
 
+@router.head("/media/{file_id}", include_in_schema=False)
 @router.get("/media/{file_id}", response_class=FileResponse)
 async def media(
     state: State,
@@ -43,6 +44,7 @@ async def media(
     return FileResponse(path, media_type=kind, headers=_REVALIDATE)
 
 
+@router.head("/thumbnails/{model}/{window}.jpg", include_in_schema=False)
 @router.get("/thumbnails/{model}/{window}.jpg", response_class=FileResponse)
 async def thumbnails(
     state: State,
@@ -66,6 +68,7 @@ async def thumbnails(
     return FileResponse(path, media_type="image/jpeg", headers=_REVALIDATE)
 
 
+@router.head("/pictures/{name}", include_in_schema=False)
 @router.get("/pictures/{name}", response_class=FileResponse)
 async def pictures(state: State, name: Annotated[str, InPath(pattern=r"^why-[0-9a-f]{32}-[0-9]{3}\.jpg$")]) -> FileResponse:
     """Give a picture that /api/why has named."""
