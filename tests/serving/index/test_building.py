@@ -138,9 +138,7 @@ def test_a_folder_without_a_good_video_leaves_the_index_as_it_is(videos: Path) -
     with pytest.raises(ConfigError, match=r"expected files ending in"):  # a drive that is not mounted looks like this
         build(videos)
     (videos / "bad.mp4").write_text("no video")
-    with pytest.raises(
-        IndexingError, match=r"found 1 files of which none can; the first: .*bad.mp4"
-    ):
+    with pytest.raises(IndexingError, match=r"found 1 files of which none can; the first: .*bad.mp4"):
         build(videos)
     assert opened(videos).generation == 1
 
