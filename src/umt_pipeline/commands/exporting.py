@@ -28,7 +28,7 @@ MOST_CLIPS = 64
 def export(
     model: Annotated[
         str,
-        typer.Argument(help="Folder of a model of stage 1, stage 2, retrieval or a classifier, models:/NAME@ALIAS, or a file."),
+        typer.Argument(help="Folder of a model of stage 1, stage 2 or a classifier, models:/NAME@ALIAS, or a published file."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     format: Annotated[str, typer.Option(help="onnx, torch (programs of torch.export) or transformers.")],

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from umt_pipeline.exchange.runtimes.parts import TEXT, VIDEO, ModelParts
+from umt_pipeline.exchange.runtimes.parts import LOGITS, VIDEO, ModelParts
 from umt_pipeline.models import encoder
 from umt_pipeline.models.card import model_card
 from umt_pipeline.models.folders import load_config, model_kind
 
 _USE, _LIMITS = "## Use\n", "## Intended use and limits\n"
+_COSINES = "cosines = embedding @ texts.T  # [clips, texts]"
 
 _FRAMES = """Clips are {frames} RGB frames, the middle ones of {frames} equal parts of the video; of each the largest square
 in its middle, scaled to {size} x {size} pixels. Pixels are whole numbers from 0 to 255: the model normalises them itself.
@@ -55,75 +56,89 @@ def export_card(model: ModelParts, manifest: Mapping[str, Any]) -> str:
     library = {"onnx": "onnx", "torch": "pytorch", "transformers": "transformers"}[manifest["format"]]
     head, _, rest = card.replace("library_name: umt_pipeline", f"library_name: {library}", 1).partition(_USE)
     limits = _LIMITS + rest.partition(_LIMITS)[2]
+    packages, code = {"onnx": _onnx, "torch": _torch, "transformers": _transformers}[manifest["format"]](model)
+    needs = f"Without umt_pipeline: `pip install numpy av pillow {packages}`, then in this folder:"
     frames = _FRAMES.format(frames=model.view.frames, size=model.view.size)
-    use = {"onnx": _onnx, "torch": _torch, "transformers": _transformers}[manifest["format"]](model)
-    return "\n".join([f"{head}{_USE}", *use, "", frames, *_measured(manifest), limits])
+    use = [needs, "", frames, "```python", *code, "```"]
+    return "\n".join([f"{head}{_USE}", *use, "", *_measured(manifest), limits])
 
 
-def _onnx(model: ModelParts) -> list[str]:
-    given = next(part for part in model.parts if part.name == VIDEO).output
-    lines = ['video = onnxruntime.InferenceSession("video.onnx")', f'{given} = video.run(None, {{"frames": clips}})[0]']
-    imports = ["import onnxruntime"]
-    if model.tokenizer is not None:
-        imports += ["from tokenizers import Tokenizer"]
-        lines += [
-            'tokenizer = Tokenizer.from_file("tokenizer.json")  # cleans, cuts and pads',
-            'read = tokenizer.encode_batch(["a caption", "another one"])',
-            "ids = np.array([text.ids for text in read])",
-            "mask = np.array([text.attention_mask for text in read])",
-            'text = onnxruntime.InferenceSession("text.onnx")',
-            'texts = text.run(None, {"input_ids": ids, "attention_mask": mask})[0]',
-            "cosines = embedding @ texts.T  # [clips, texts]",
-        ]
-    packages = "onnxruntime numpy av pillow" + (" tokenizers" if model.tokenizer is not None else "")
-    return [*_needs(packages), "```python", *imports, "", *lines, "```"]
+def _onnx(model: ModelParts) -> tuple[str, list[str]]:
+    lines = [
+        "import onnxruntime",
+        "",
+        'video = onnxruntime.InferenceSession("video.onnx")',
+        f'{_given(model)} = video.run(None, {{"frames": clips}})[0]',
+    ]
+    if model.tokenizer is None:
+        return "onnxruntime", lines
+    texts = [
+        *_reading("np.array"),
+        'text = onnxruntime.InferenceSession("text.onnx")',
+        'texts = text.run(None, {"input_ids": ids, "attention_mask": mask})[0]',
+        _COSINES,
+    ]
+    return "onnxruntime tokenizers", ["from tokenizers import Tokenizer", *lines, *texts]
 
 
-def _torch(model: ModelParts) -> list[str]:
-    given = next(part for part in model.parts if part.name == VIDEO).output
-    lines = ['video = torch.export.load("video.pt2").module()', f"{given} = video(torch.from_numpy(clips))"]
-    imports = ["import torch"]
-    if model.tokenizer is not None:
-        imports += ["from tokenizers import Tokenizer"]
-        lines += [
-            'tokenizer = Tokenizer.from_file("tokenizer.json")  # cleans, cuts and pads',
-            'read = tokenizer.encode_batch(["a caption", "another one"])',
-            "ids = torch.tensor([text.ids for text in read])",
-            "mask = torch.tensor([text.attention_mask for text in read])",
-            'texts = torch.export.load("text.pt2").module()(ids, mask)',
-            "cosines = embedding @ texts.T  # [clips, texts]",
-        ]
-    packages = "torch numpy av pillow" + (" tokenizers" if model.tokenizer is not None else "")
-    return [*_needs(packages), "```python", *imports, "", *lines, "```"]
+def _torch(model: ModelParts) -> tuple[str, list[str]]:
+    lines = [
+        "import torch",
+        "",
+        'video = torch.export.load("video.pt2").module()',
+        "with torch.inference_mode():",
+        f"    {_given(model)} = video(torch.from_numpy(clips))",
+    ]
+    if model.tokenizer is None:
+        return "torch", lines
+    texts = [
+        *_reading("torch.tensor"),
+        'text = torch.export.load("text.pt2").module()',
+        "with torch.inference_mode():",
+        "    texts = text(ids, mask)",
+        _COSINES,
+    ]
+    return "torch tokenizers", ["from tokenizers import Tokenizer", *lines, *texts]
 
 
-def _transformers(model: ModelParts) -> list[str]:
+def _transformers(model: ModelParts) -> tuple[str, list[str]]:
     imports = "AutoModel, AutoTokenizer" if model.tokenizer is not None else "AutoModel"
     lines = [
+        "import torch",
         f"from transformers import {imports}",
         "",
-        'model = AutoModel.from_pretrained(".", trust_remote_code=True).eval()',
+        'model = AutoModel.from_pretrained(".", trust_remote_code=True)',
+        "frames = torch.from_numpy(clips)",
         "with torch.inference_mode():",
     ]
-    video = next(part for part in model.parts if part.name == VIDEO)
-    if video.output == "logits":
-        lines += ["    probabilities = model(torch.from_numpy(clips)).logits.softmax(dim=-1)"]
+    if _given(model) == LOGITS:
+        lines += ["    logits = model(frames).logits"]
     else:
-        lines += ["    embedding = model.get_video_features(torch.from_numpy(clips))"]
-    if any(part.name == TEXT for part in model.parts):
-        lines += [
-            '    tokenizer = AutoTokenizer.from_pretrained(".")',
-            '    read = tokenizer(["a caption", "another one"], padding=True, truncation=True, return_tensors="pt")',
-            "    texts = model.get_text_features(**read)",
-            "    cosines = embedding @ texts.T  # [clips, texts]",
-            "    first = {name: rows[:1] for name, rows in read.items()}",
-            "    match = model.get_match_logits(torch.from_numpy(clips), **first)  # pair by pair, to put the best in order",
+        lines += ["    embedding = model.get_video_features(frames)"]
+    if model.tokenizer is not None:
+        lines[5:5] = [
+            'tokenizer = AutoTokenizer.from_pretrained(".")  # cleans, too',
+            'read = tokenizer(["a caption", "another one"], padding=True, truncation=True, return_tensors="pt")',
         ]
-    return [*_needs("torch transformers timm pydantic numpy av pillow"), "```python", "import torch", *lines, "```"]
+        lines += [
+            "    texts = model.get_text_features(**read)",
+            "    match = model.get_match_logits(frames, read.input_ids[:1], read.attention_mask[:1])  # pair by pair",
+            f"    {_COSINES}",
+        ]
+    return "torch transformers timm pydantic", lines
 
 
-def _needs(packages: str) -> list[str]:
-    return [f"Without umt_pipeline: `pip install {packages}`, then in this folder, after `read_clip` below:", ""]
+def _given(model: ModelParts) -> str:
+    return next(part.output for part in model.parts if part.name == VIDEO)
+
+
+def _reading(array: str) -> list[str]:
+    return [
+        'tokenizer = Tokenizer.from_file("tokenizer.json")  # cleans, cuts and pads',
+        'read = tokenizer.encode_batch(["a caption", "another one"])',
+        f"ids = {array}([text.ids for text in read])",
+        f"mask = {array}([text.attention_mask for text in read])",
+    ]
 
 
 def _measured(manifest: Mapping[str, Any]) -> list[str]:
