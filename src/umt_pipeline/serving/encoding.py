@@ -95,9 +95,7 @@ def match_pairs(encoder: VideoTextEncoder, videos: Sequence[Video], texts: Seque
     return torch.from_numpy(scores_P)
 
 
-def read_batches(
-    videos: Sequence[Video], view: ViewConfig, title: str
-) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
+def read_batches(videos: Sequence[Video], view: ViewConfig, title: str) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Read videos in the form that a model wants, two batches ahead of whoever takes them.
 
     Args:

@@ -38,7 +38,7 @@ class Clip:
 
     Attributes:
         frames: uint8 [T, S, S, 3].
-        seconds: when each of them is shown, float64 [T]; NaN for frames without a file, whose times nobody knows.
+        seconds: when each of them is shown, float64 [T]; NaN where nobody asked, or where frames have no file to say it.
     """
 
     frames: np.ndarray
@@ -129,8 +129,10 @@ def _read(video: Video, view: ViewConfig, span: Span | None, timed: bool) -> Cli
         return _of_array(_array(video), view, span, name_of(video))
     with _as_file(video) as path:
         if is_image(path):
+            # Whatever part is meant, it is on the screen.
             with naming(path):
-                return _of_array(read_image(path, [0]), view, span, str(path))
+                shown = _of_array(read_image(path, [0]), view, None, str(path))
+            return replace(shown, seconds=np.zeros(view.frames))
 
         def read(film: Film) -> Clip:
             chosen = _view(path, film, view, span)
