@@ -186,7 +186,7 @@ class Root(Base):
             "class Root:\n    def run(self):\n        from umt_pipeline.ground import Base\n        return Base()",
             "Root imports from umt_pipeline.ground import Base where it runs",
         ),
-        ("from umt_pipeline.ground import Base\nTHREE = 5\nclass Root(Base):\n    three = THREE", "THREE is defined in"),
+        ("from umt_pipeline.ground import area\nTHREE = 5\nclass Root:\n    three = area(THREE)", "THREE is defined in"),
     ],
 )
 def test_code_that_cannot_be_taken_apart_is_refused(

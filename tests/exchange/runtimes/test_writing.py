@@ -110,9 +110,9 @@ def assert_whole(out: Path, model: Path) -> dict[str, Any]:
 
 
 def test_onnx_models_run_as_their_card_says(exported_onnx: Path, stage2: Path, tables: Tables, tmp_path: Path) -> None:
-    found = run_card(exported_onnx, clip_of(tables), tmp_path, "embedding", "texts", "cosines")
+    found = run_card(exported_onnx, clip_of(tables), tmp_path, "embeddings", "texts", "cosines")
     clips, texts = expected(stage2, found["clips"])
-    np.testing.assert_allclose(found["embedding"], clips, atol=1e-5)
+    np.testing.assert_allclose(found["embeddings"], clips, atol=1e-5)
     np.testing.assert_allclose(found["texts"], texts, atol=1e-5)
     np.testing.assert_allclose(found["cosines"], clips @ texts.T, atol=1e-5)
     # Decoders round colours differently.
@@ -129,7 +129,7 @@ def test_onnx_models_are_described(exported_onnx: Path, stage2: Path) -> None:
     assert manifest["parts"]["video"]["inputs"] == {"frames": ["uint8", ["batch", 2, 32, 32, 3]]}
     ids = ["int64", ["batch", "tokens"]]
     assert manifest["parts"]["text"]["inputs"] == {"input_ids": ids, "attention_mask": ids}
-    assert manifest["parts"]["text"]["output"] == {"embedding": ["float32", ["batch", 8]]}
+    assert manifest["parts"]["text"]["output"] == {"embeddings": ["float32", ["batch", 8]]}
     assert manifest["text"] == {"longest": 12, "tokenizer": "tokenizer.json"}
     card = (exported_onnx / "README.md").read_text(encoding="utf-8")
     assert "library_name: onnx" in card
@@ -158,11 +158,12 @@ def test_int8_models_are_smaller_and_their_loss_is_written_down(exported_onnx: P
     assert set(manifest["int8_search"]) == {"top1_agreement_text_to_video", "top1_agreement_video_to_text"}
 
 
+@pytest.mark.slow
 def test_programs_of_torch_run_as_their_card_says(exported_torch: Path, stage2: Path, tables: Tables, tmp_path: Path) -> None:
     assert_whole(exported_torch, stage2)
-    found = run_card(exported_torch, clip_of(tables), tmp_path, "embedding", "texts")
+    found = run_card(exported_torch, clip_of(tables), tmp_path, "embeddings", "texts")
     clips, texts = expected(stage2, found["clips"])
-    np.testing.assert_allclose(found["embedding"], clips, atol=1e-5)
+    np.testing.assert_allclose(found["embeddings"], clips, atol=1e-5)
     np.testing.assert_allclose(found["texts"], texts, atol=1e-5)
 
 
@@ -171,9 +172,9 @@ def test_transformers_loads_the_folder_without_the_package(
 ) -> None:
     manifest = assert_whole(exported_transformers, stage2)
     assert {"config.json", "model.safetensors", "modeling_unmasked_teacher.py", "tokenizer.json"} <= set(manifest["files"])
-    found = run_card(exported_transformers, clip_of(tables), tmp_path, "embedding", "texts", "match")
+    found = run_card(exported_transformers, clip_of(tables), tmp_path, "embeddings", "texts", "match")
     clips, texts = expected(stage2, found["clips"])
-    np.testing.assert_allclose(found["embedding"], clips, atol=1e-5)
+    np.testing.assert_allclose(found["embeddings"], clips, atol=1e-5)
     np.testing.assert_allclose(found["texts"], texts, atol=1e-5)
     model = umt.load(stage2, "fp32")
     assert model.embedder is not None
@@ -181,10 +182,11 @@ def test_transformers_loads_the_folder_without_the_package(
     np.testing.assert_allclose(found["match"], match, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_encoders_and_classifiers_go_out_too(tmp_path: Path, tables: Tables) -> None:
     stage1 = write_folder("stage1", tmp_path / "stage1", tables)
     classifier = write_folder("classification", tmp_path / "classification", tables) / "shape"
-    for folder, name in ((stage1, "embedding"), (classifier, "logits")):
+    for folder, name in ((stage1, "embeddings"), (classifier, "logits")):
         out = tmp_path / f"{name}_out"
         manifest = export_model(folder, out, "onnx", as_int8=True)
         assert list(manifest["parts"]) == ["video"]

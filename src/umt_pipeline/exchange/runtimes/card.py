@@ -11,7 +11,7 @@ from umt_pipeline.models.card import model_card
 from umt_pipeline.models.folders import load_config, model_kind
 
 _USE, _LIMITS = "## Use\n", "## Intended use and limits\n"
-_COSINES = "cosines = embedding @ texts.T  # [clips, texts]"
+_COSINES = "cosines = embeddings @ texts.T  # [clips, texts]"
 
 _FRAMES = """Clips are {frames} RGB frames, the middle ones of {frames} equal parts of the video; of each the largest square
 in its middle, scaled to {size} x {size} pixels. Pixels are whole numbers from 0 to 255: the model normalises them itself.
@@ -114,7 +114,7 @@ def _transformers(model: ModelParts) -> tuple[str, list[str]]:
     if _given(model) == LOGITS:
         lines += ["    logits = model(frames).logits"]
     else:
-        lines += ["    embedding = model.get_video_features(frames)"]
+        lines += ["    embeddings = model.get_video_features(frames)"]
     if model.tokenizer is not None:
         lines[5:5] = [
             'tokenizer = AutoTokenizer.from_pretrained(".")  # cleans, too',

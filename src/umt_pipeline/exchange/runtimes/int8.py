@@ -65,7 +65,7 @@ def quantise(source: Path, target: Path) -> None:
 
     with TemporaryDirectory(prefix="umt_int8_") as folder:
         prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(source, prepared)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # the exporter has written the shapes down
         level = logging.getLogger().level
         try:
             logging.getLogger().setLevel(logging.ERROR)  # It logs at the root, of things that nobody can act on.

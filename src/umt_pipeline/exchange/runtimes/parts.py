@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 VIDEO, TEXT = "video", "text"
 FRAMES, IDS, MASK = "frames", "input_ids", "attention_mask"
-EMBEDDING, LOGITS = "embedding", "logits"
+# Not "embedding": the exporter to ONNX calls its own values after the operators of torch that they come from.
+EMBEDDINGS, LOGITS = "embeddings", "logits"
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -145,7 +146,8 @@ class ModelParts:
             return (frames_BTSSC,)
         assert self.tokenizer is not None, "a model that reads texts has a tokenizer"
         ids_UL, mask_UL = encode_batch(self.tokenizer, texts, self.text_length, clean=self.clean_texts, pad_to=1)
-        return ids_UL, mask_UL.long()
+        # Not as parts of longer rows: programs would be made for rows of that length.
+        return ids_UL.contiguous(), mask_UL.long().contiguous()
 
 
 def load_parts(folder: Path) -> ModelParts:
@@ -160,7 +162,7 @@ def load_parts(folder: Path) -> ModelParts:
     if kind in (student.KIND, encoder.KIND):
         vision = student.load_student(folder).encoder if kind == student.KIND else encoder.load_encoder(folder)
         sizes = encoder.EncoderConfig(vision=vision.config)
-        part = Part(VIDEO, EncoderClips(vision).eval(), (FRAMES,), EMBEDDING, vision.config.dim)
+        part = Part(VIDEO, EncoderClips(vision).eval(), (FRAMES,), EMBEDDINGS, vision.config.dim)
         return ModelParts(folder, encoder.KIND, vision, sizes, view_of(vision.config), (part,))
     if kind == classification.KIND:
         model = load_classifier(folder)
@@ -176,8 +178,8 @@ def _video_text(folder: Path) -> ModelParts:
     # Positions beyond the tokenizer's own limit were never trained with captions.
     length = min(tokenizer.model_max_length, config.text.max_positions)
     parts = (
-        Part(VIDEO, VideoTextClips(model).eval(), (FRAMES,), EMBEDDING, config.embed_dim),
-        Part(TEXT, VideoTextTexts(model).eval(), (IDS, MASK), EMBEDDING, config.embed_dim, config.text.max_positions),
+        Part(VIDEO, VideoTextClips(model).eval(), (FRAMES,), EMBEDDINGS, config.embed_dim),
+        Part(TEXT, VideoTextTexts(model).eval(), (IDS, MASK), EMBEDDINGS, config.embed_dim, config.text.max_positions),
     )
     view = view_of(config.vision)
     return ModelParts(folder, video_text.KIND, model, config, view, parts, tokenizer, length, config.clean_captions)

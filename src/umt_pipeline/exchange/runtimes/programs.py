@@ -69,14 +69,13 @@ def write_onnx(part: Part, example: tuple[Tensor, ...], path: Path) -> None:
             f"the {part.name} part has {weights / 1e9:.1f} GB of weights, and an ONNX file holds up to "
             f"{LARGEST_ONNX / 1e9:.1f} GB: take --format torch"
         )
-    with _exporting(part, example):
+    with _quiet():
         program = torch.onnx.export(
-            part.network,
-            example,
+            _program(part, example),
             dynamo=True,
             input_names=part.inputs,
             output_names=[part.output],
-            dynamic_shapes=_open_sizes(part),
+            dynamic_shapes=_open_sizes(part),  # their names; the program knows them without
             opset_version=OPSET,
             verbose=False,
         )
@@ -100,8 +99,8 @@ def load_onnx(path: Path) -> Runner:
 
 def write_torch(part: Part, example: tuple[Tensor, ...], path: Path) -> None:
     """Write a program of torch.export whose number of clips or texts, and length of texts, are open."""
-    with _exporting(part, example):
-        torch.export.save(torch.export.export(part.network, example, dynamic_shapes=_open_sizes(part)), path)
+    with _quiet():
+        torch.export.save(_program(part, example), path)
 
 
 def load_torch(path: Path) -> Runner:
@@ -135,11 +134,21 @@ def _open_sizes(part: Part) -> tuple[dict[int, Any], ...]:
     return ({0: rows, 1: torch.export.Dim("tokens", min=1, max=part.longest)},) * len(part.inputs)
 
 
-@contextmanager
-def _exporting(part: Part, example: tuple[Tensor, ...]) -> Iterator[None]:
-    """Let an exporter trace a network; its notes on its own insides are kept from the terminal."""
+def _program(part: Part, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """Trace a network; nothing of the example and of this machine's folders stays in the program."""
+    # Of the example's shape alone: programs keep what they were traced with, and clips may be somebody's.
+    blank = tuple(torch.ones_like(tensor) for tensor in example)
     # What the network keeps after its first call must be real tensors, not the stand-ins that it is traced with.
-    run(part, *example)
+    run(part, *blank)
+    program = torch.export.export(part.network, blank, dynamic_shapes=_open_sizes(part))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' notes on their own insides from the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.utils import logging
 
 from umt_pipeline import __version__
 from umt_pipeline.core.config import Config
@@ -98,7 +99,8 @@ def loaded(folder: Path, kind: str) -> Iterator[dict[str, Runner]]:
     """Yield what a written folder computes for each part, with the code that lies in it."""
     found = _CLASSES[kind]
     with _imported(folder / CODE_FILE) as module:
-        model = getattr(module, found.name).from_pretrained(folder)
+        with _no_bar():
+            model = getattr(module, found.name).from_pretrained(folder)
 
         def runner(method: Runner) -> Runner:
             @torch.inference_mode()
@@ -108,6 +110,17 @@ def loaded(folder: Path, kind: str) -> Iterator[dict[str, Runner]]:
             return run
 
         yield {name: runner(method(model)) for name, method in found.features.items()}
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
