@@ -108,7 +108,8 @@ def speeds(exact: Runner, rough: Runner, inputs: tuple[Tensor, ...]) -> Speed:
             seconds.append(time.perf_counter() - began)
     rows = len(inputs[0])
     # The first call of each reserves memory.
-    return Speed(*(rows / statistics.median(seconds[1:]) for seconds in taken.values()), rows)
+    fp32, int8 = (rows / statistics.median(seconds[1:]) for seconds in taken.values())
+    return Speed(fp32_per_s=fp32, int8_per_s=int8, batch=rows)
 
 
 def as_rows(loss: Int8Loss, speed: Speed) -> dict[str, Any]:

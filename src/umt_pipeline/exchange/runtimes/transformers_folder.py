@@ -76,8 +76,11 @@ def write_transformers(model: ModelParts, folder: Path) -> None:
     """Write a model for ``AutoModel`` and ``AutoTokenizer`` into a folder that is there."""
     found = _CLASSES[model.kind]
     module = Path(CODE_FILE).stem
-    classes = {} if model.classes is None else {"id2label": dict(enumerate(model.classes))}
-    labels = classes or ({"num_labels": model.parts[0].width} if model.kind == classification.KIND else {})
+    labels: dict[str, Any] = {}
+    if model.classes is not None:
+        labels = {"id2label": dict(enumerate(model.classes))}
+    elif model.kind == classification.KIND:
+        labels = {"num_labels": model.parts[0].width}
     config = hugging_face.UnmaskedTeacherConfig(
         sizes=_without_training(model.sizes),
         architectures=[found.name],
