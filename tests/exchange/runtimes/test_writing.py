@@ -27,6 +27,7 @@ from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.exchange.runtimes import programs, writing
 from umt_pipeline.exchange.runtimes.parts import load_parts, run
 from umt_pipeline.exchange.runtimes.samples import drawn_samples, given_samples
+from umt_pipeline.exchange.runtimes.transformers_folder import CODE_FILE, _imported
 from umt_pipeline.exchange.runtimes.writing import export_model
 from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.serving.files import load_frames
@@ -180,6 +181,19 @@ def test_transformers_loads_the_folder_without_the_package(
     assert model.embedder is not None
     match = model.embedder.match(torch.from_numpy(found["clips"]), TEXTS[:1])
     np.testing.assert_allclose(found["match"], match, atol=1e-5)
+
+
+def test_transformers_loads_half_precision(exported_transformers: Path, stage2: Path) -> None:
+    model = load_parts(stage2)
+    frames, texts = drawn_samples(model.view).frames_BTSSC[:2], drawn_samples(model.view).texts[:2]
+    ids, mask = model.inputs(model.parts[1], frames, texts)
+    with _imported(exported_transformers / CODE_FILE) as module, torch.inference_mode():
+        half = module.UnmaskedTeacherVideoText.from_pretrained(exported_transformers, dtype=torch.bfloat16)
+        said = half(frames, ids, mask)
+        assert half.get_match_logits(frames, ids, mask).isfinite().all()
+    assert said.logits_per_text.shape == (2, 2)
+    for found, part, inputs in ((said.video_embeds, 0, (frames,)), (said.text_embeds, 1, (ids, mask))):
+        assert torch.nn.functional.cosine_similarity(found, run(model.parts[part], *inputs)).min() > 0.999
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def _transformers(model: ModelParts) -> tuple[str, list[str]]:
         lines += ["    embeddings = model.get_video_features(frames)"]
     if model.tokenizer is not None:
         lines[5:5] = [
-            'tokenizer = AutoTokenizer.from_pretrained(".")  # cleans, too',
+            'tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=True)  # cleans, too',
             'read = tokenizer(["a caption", "another one"], padding=True, truncation=True, return_tensors="pt")',
         ]
         lines += [

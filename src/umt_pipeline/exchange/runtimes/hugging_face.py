@@ -66,7 +66,8 @@ class _UnmaskedTeacherModel(PreTrainedModel):
         # Called for what is not in the file of weights: models are made without memory and only then filled.
         if isinstance(module, VideoViT):
             config = module.config
-            module.positions_AD.copy_(position_table(config.dim, *config.position_size, config.frames, config.grid))
+            table_AD = position_table(config.dim, *config.position_size, config.frames, config.grid)
+            module.positions_AD = table_AD.to(module.patch_embed.weight)
 
 
 class UnmaskedTeacherVideoText(_UnmaskedTeacherModel):
