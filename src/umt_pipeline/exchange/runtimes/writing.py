@@ -31,7 +31,7 @@ FORMATS = (*RUNTIMES, TRANSFORMERS)
 MANIFEST_FILE = "manifest.json"
 # Largest difference of unit vectors, or of logits as a share of the largest one. transformers runs the same operators.
 TOLERANCES = {"onnx": 1e-4, "torch": 1e-4, TRANSFORMERS: 1e-5}
-# Samples that are compared, in runs of one row and of the rest: sizes are open only if both work.
+# Samples that are compared, in a run of the first one and one of all: sizes are open only if both work.
 COMPARED = 4
 ROWS_PER_RUN = 4
 
@@ -190,7 +190,7 @@ def _parity(model: ModelParts, part: Part, exported: Runner, samples: Samples, f
         CheckpointError: they differ by more than the format's tolerance.
     """
     limit, worst = TOLERANCES[format], 0.0
-    for rows in (slice(0, 1), slice(1, COMPARED)):
+    for rows in (slice(0, 1), slice(0, COMPARED)):
         inputs = _rows(model, part, samples, rows)
         expected, found = run(part, *inputs), exported(*inputs)
         difference = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
