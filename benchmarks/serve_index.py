@@ -1,0 +1,185 @@
+"""What a search costs in one process: an index of drawn windows is built, opened, and asked.
+
+Shapes: n windows, Q queries, K found, E embedding width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from drawn_windows import PER_FILE, World
+from model_folders import sentences
+from serve_clients import memory_mib
+
+from umt_pipeline import load
+from umt_pipeline.core.files import link_or_copy
+from umt_pipeline.serving.index.reading import Index
+from umt_pipeline.serving.search import Filters, Query, search
+
+K, SECONDS_OF_WINDOW = 10, 1.0
+# Labels, and the share of the files that have them: what a filter leaves.
+LABELS = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}
+WARM_UP = 10
+BLOCK = 50_000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of queries one after another, in ms; of which the text alone, and the index alone."""
+
+    p50: float
+    p95: float
+    text_p50: float
+    index_p50: float
+    index_p95: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One index, and what a search in it costs.
+
+    Args:
+        model: whose text encoder asks.
+        windows: n.
+        dim: E.
+        kind: of the index, as it says itself.
+        build_s: from vectors in memory to an index that can be opened.
+        disk_mib: all its files.
+        vectors_mib: of them the vectors themselves.
+        open_s: to open it, hashes checked.
+        own_mib: memory that a process has of its own after all queries, more than before it was opened.
+        mapped_mib: pages of files that it has mapped by then; the system takes them back when it needs them.
+        latency: by filter; "" is none.
+        rerank_s: seconds of a query that is re-ranked, by the number of windows; empty: not measured.
+    """
+
+    model: str
+    windows: int
+    dim: int
+    kind: str
+    build_s: float
+    disk_mib: float
+    vectors_mib: float
+    open_s: float
+    own_mib: float
+    mapped_mib: float
+    latency: dict[str, Latency]
+    rerank_s: dict[int, float]
+
+
+def linked_media(media: Path, folder: Path, files: int) -> list[str]:
+    """Return so many paths, which are links to a few files that can be decoded."""
+    folder.mkdir(parents=True)
+    found = []
+    for number, path in enumerate(itertools.islice(itertools.cycle(sorted(media.iterdir())), files)):
+        link = folder / f"{number:06d}{path.suffix}"
+        link_or_copy(path, link)
+        found.append(str(link))
+    return found
+
+
+def files_table(world: World, paths: Sequence[str]) -> pd.DataFrame:
+    """Return what an index says of its files."""
+    labels = world.rng(7).choice([*LABELS, "rest"], len(paths), p=[*LABELS.values(), 1 - sum(LABELS.values())])
+    return pd.DataFrame(
+        {
+            "file_id": [f"{number:064x}" for number in range(len(paths))],
+            "path": paths,
+            "media": "video",
+            "duration_s": PER_FILE * SECONDS_OF_WINDOW,
+            "label": labels,
+            "split": "train",
+            "date": "2026-01-01T00:00:00",
+            "n_windows": PER_FILE,
+        }
+    )
+
+
+def windows_table(world: World) -> pd.DataFrame:
+    """Return the places of all windows."""
+    number_n = np.arange(world.windows)
+    start_n = (number_n % PER_FILE) * SECONDS_OF_WINDOW
+    return pd.DataFrame({"file": number_n // PER_FILE, "start_s": start_n, "end_s": start_n + SECONDS_OF_WINDOW})
+
+
+def measure_search(model_folder: Path, index_folder: Path, queries: int, rerank: Sequence[int]) -> dict[str, object]:
+    """Ask an index, one query after another."""
+    model = load(model_folder)
+    assert model.embedder is not None
+    texts = sentences()[:queries]
+    model.embed_texts(texts[:1])
+    before = memory_mib()
+    began = time.perf_counter()
+    with Index.open(index_folder) as index:
+        opened = time.perf_counter() - began
+        queries_QE = model.embed_texts(texts).numpy()
+        latency = {}
+        for label in ("", *LABELS):
+            filters = Filters(label=label or None)
+            allowed = None if not label else (index.files["label"].to_numpy() == label)[index.windows["file"].to_numpy()]
+            right_QK = exact(index, queries_QE, allowed)
+            alone, found_QK = ask_index(index, queries_QE, allowed)
+            took, text_took = [], []
+            for number, text in enumerate([*texts[:WARM_UP], *texts]):
+                start = time.perf_counter()
+                found = search(model.embedder, index, Query(text=text, k=K, filters=filters))
+                if number >= WARM_UP:
+                    took.append(1000 * (time.perf_counter() - start))
+                    text_took.append(found.took["encode"])
+            latency[label] = Latency(
+                p50=float(np.percentile(took, 50)),
+                p95=float(np.percentile(took, 95)),
+                text_p50=float(np.percentile(text_took, 50)),
+                index_p50=float(np.percentile(alone, 50)),
+                index_p95=float(np.percentile(alone, 95)),
+                recall=recall(found_QK, right_QK),
+            )
+        after = memory_mib()
+        reranked = {}
+        for count in rerank:
+            start = time.perf_counter()
+            search(model.embedder, index, Query(text=texts[0], k=K, rerank=count))
+            reranked[count] = time.perf_counter() - start
+    return {
+        "open_s": opened,
+        "own_mib": after["RssAnon"] - before["RssAnon"],
+        "mapped_mib": after["RssFile"] - before["RssFile"],
+        "latency": latency,
+        "rerank_s": reranked,
+    }
+
+
+def ask_index(index: Index, queries_QE: np.ndarray, allowed: np.ndarray | None) -> tuple[list[float], np.ndarray]:
+    """Return the ms of each query and the windows [Q, K] that were found."""
+    took, found = [], []
+    for query_E in [*queries_QE[:WARM_UP], *queries_QE]:
+        start = time.perf_counter()
+        found.append(index.nearest(query_E[None], K, allowed)[1][0])
+        took.append(1000 * (time.perf_counter() - start))
+    return took[WARM_UP:], np.stack(found[WARM_UP:])
+
+
+def exact(index: Index, queries_QE: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+    """Return the nearest windows [Q, K] of all that are allowed, each compared."""
+    rows_n = np.arange(len(index.windows)) if allowed is None else np.flatnonzero(allowed)
+    best_Qm, best_rows_Qm = [], []
+    for start in range(0, len(rows_n), BLOCK):
+        block_n = rows_n[start : start + BLOCK]
+        scores_Qn = queries_QE @ index.vectors(block_n).T
+        top_QK = np.argsort(-scores_Qn, axis=1)[:, :K] if len(block_n) <= K else np.argpartition(-scores_Qn, K, axis=1)[:, :K]
+        best_Qm.append(np.take_along_axis(scores_Qn, top_QK, axis=1))
+        best_rows_Qm.append(block_n[top_QK])
+    scores_Qm, rows_Qm = np.concatenate(best_Qm, axis=1), np.concatenate(best_rows_Qm, axis=1)
+    return np.take_along_axis(rows_Qm, np.argsort(-scores_Qm, axis=1)[:, :K], axis=1)
+
+
+def recall(found_QK: np.ndarray, right_QK: np.ndarray) -> float:
+    """Return the share of the right windows that were found."""
+    return float(np.mean([np.isin(right_K, found_K).mean() for found_K, right_K in zip(found_QK, right_QK, strict=True)]))
