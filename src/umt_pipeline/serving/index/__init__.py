@@ -1,1 +1,1 @@
-"""Vectors of the windows of files, in generations that never change, and what is nearest to a query."""
+"""The index of videos: generations of segments, searched by vectors."""
