@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from umt_pipeline.tracking.target import DEMO
 
 CHALLENGER, CHAMPION = "challenger", "champion"
@@ -25,3 +27,14 @@ def registered_name(corpus: str | None, kind: str) -> str:
 def own_corpus(name: str | None) -> str | None:
     """Return what the rest of the project calls a corpus: the demo is None."""
     return None if name == DEMO else name
+
+
+def corpus_of_name(name: str, kinds: Iterable[str]) -> str | None:
+    """Return the corpus of a registered model's name; None: the demo, or a name that is not ours.
+
+    Args:
+        name: of the registered model.
+        kinds: of models that there are.
+    """
+    kind = next((kind for kind in sorted(kinds, key=len, reverse=True) if name.endswith(f"_{kind}")), None)
+    return None if kind is None else own_corpus(name.removesuffix(f"_{kind}"))

@@ -109,7 +109,7 @@ def signature(kind: str, folder: Path) -> ModelSignature:
 
 
 def _columns(kind: str) -> Mapping[str, bool]:
-    found: Mapping[str, bool] = KINDS[kind][1].columns
+    found: Mapping[str, bool] = KINDS[kind].columns
     return found
 
 

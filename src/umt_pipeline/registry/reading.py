@@ -127,6 +127,27 @@ def version_at(name: str, alias: str) -> Version | None:
         return described(client, found)
 
 
+def numbered_version(name: str, number: str) -> Version | None:
+    """Return a version of a registered model by its number, or None if there is none.
+
+    Args:
+        name: from :func:`umt_pipeline.registry.names.registered_name`.
+        number: of the version.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
+    """
+    with registry_errors(f"{name} version {number}"):
+        client = MlflowClient()
+        try:
+            found = client.get_model_version(name, number)
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+        return described(client, found)
+
+
 def described(client: MlflowClient, found: ModelVersion) -> Version:
     """Return what MLflow knows of a version."""
     metrics: dict[str, float] = {}
@@ -155,11 +176,11 @@ def fetch(version: Version, what: What, folder: Path) -> Path:
 
     Args:
         version: from :func:`version_at`.
-        what: ``model``: the model folder; ``evidence``, ``records``: the files.
+        what: ``model``: the model folder; ``evidence``, ``records``, ``serving``: the files.
         folder: where; it is made if it is not there.
 
     Returns:
-        ``folder/model``, ``folder/evidence.parquet`` or ``folder/records.json``; what was there is replaced.
+        ``folder/model``, or the file in ``folder``; what was there is replaced.
 
     Raises:
         RegistryError: the files are gone, their hash is not the one that they were registered with, or the registry cannot

@@ -10,8 +10,8 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, typed_parameters
-from umt_pipeline.serving.predictors import (
-    KINDS,
+from umt_pipeline.serving.settings import (
+    SETTINGS,
     ClassificationSettings,
     DetectionSettings,
     Nothing,
@@ -25,17 +25,17 @@ from umt_pipeline.tasks.question_answering.params import QuestionAnsweringParams
 
 
 def serving_settings(kind: str, project: Path, loader: ProjectConfigLoader) -> Config:
-    """Return the settings of :func:`umt_pipeline.serving.predictors.load_predictor`.
+    """Return the settings of a kind of model (:mod:`umt_pipeline.serving.settings`).
 
     Args:
-        kind: of the model, one of its ``KINDS``.
+        kind: of the model, a key of ``SETTINGS`` there.
         project: the project's folder.
         loader: the corpus' configuration.
 
     Raises:
         ConfigError: parameters are not as expected, or a table that they come from is not here.
     """
-    assert kind in KINDS, kind
+    assert kind in SETTINGS, kind
     make = _SETTINGS.get(kind)
     return Nothing() if make is None else make(project, loader)
 

@@ -8,6 +8,7 @@ Shapes: P captions that should find something, A that should find nothing, E emb
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +84,27 @@ def _cutoff_file(index: Index) -> Path:
     return index.folder / f"cutoff-{index.model.key[:16]}.json"
 
 
-def calibrate(embedder: Embedder, index: Index, captions: pd.DataFrame) -> Cutoff | str:
-    """Return the cut-off of an index at which both kinds of errors together are fewest, or why there is none.
+@dataclass(frozen=True)
+class BestScores:
+    """The best score that an index has for each of some captions, from which a cut-off is chosen.
 
-    The error rates are not those of the captions that the cut-off was chosen by: half of the files choose the cut-off that
-    the other half is judged by, and the other way round.
+    Attributes:
+        present_P: of captions of files in the index.
+        present_files: path of the file of each.
+        absent_A: of captions that nothing in the index should fit.
+        absent_files: path of the file of each.
+        hidden: whether those are captions of files of the index that were hidden from them.
+    """
+
+    present_P: np.ndarray
+    present_files: np.ndarray
+    absent_A: np.ndarray
+    absent_files: np.ndarray
+    hidden: bool
+
+
+def best_scores(embedder: Embedder, index: Index, captions: pd.DataFrame) -> BestScores:
+    """Return the best score that an index has for each caption, or for evenly spaced ones of many.
 
     Args:
         embedder: the model of the index; it reads texts.
@@ -95,32 +112,42 @@ def calibrate(embedder: Embedder, index: Index, captions: pd.DataFrame) -> Cutof
         captions: the columns of :func:`umt_pipeline.serving.captions.read_captions`; those of split ``train`` are left out.
     """
     found = beside(index, captions)
-    kept = _spread(len(found.present))
-    if len(kept) < LEAST:
-        return f"no cut-off: expected at least {LEAST} held-out captions of files in the index, found {len(kept)}"
-    present = found.present.iloc[kept]
-    present_PE = _embedded(embedder, present["caption"].tolist())
-    best_P = index.nearest(present_PE, 1)[0][:, 0]
-    hidden = len(found.absent) < LEAST
-    if hidden:
-        best_A = np.array([_hidden(index, vector, found.right[row]) for vector, row in zip(present_PE, kept, strict=True)])
-        paths_A = present["path"].to_numpy()
-        paths_A, best_A = paths_A[np.isfinite(best_A)], best_A[np.isfinite(best_A)]
-    else:
-        absent = found.absent.iloc[_spread(len(found.absent))]
-        best_A = index.nearest(_embedded(embedder, absent["caption"].tolist()), 1)[0][:, 0]
-        paths_A = absent["path"].to_numpy()
-    if len(best_A) < LEAST:
-        return f"no cut-off: expected at least {LEAST} captions that nothing in the index fits, found {len(best_A)}"
-    missed, invented = _judged(best_P, _halves(present["path"].to_numpy()), best_A, _halves(paths_A))
+    rows_P = _spread(len(found.present))
+    present = found.present.iloc[rows_P]
+    present_PE = _embedded(embedder, present["caption"].tolist(), index.model.dim)
+    best_P, files_P = _best(index, present_PE), present["path"].to_numpy()
+    if len(found.absent) < LEAST:
+        best_A = np.array([_hidden(index, vector, found.right[row]) for vector, row in zip(present_PE, rows_P, strict=True)])
+        # A caption that fits all files has nothing left to find.
+        some_A = np.isfinite(best_A) if len(best_A) else np.zeros(0, dtype=bool)
+        return BestScores(best_P, files_P, best_A[some_A], files_P[some_A], hidden=True)
+    absent = found.absent.iloc[_spread(len(found.absent))]
+    absent_AE = _embedded(embedder, absent["caption"].tolist(), index.model.dim)
+    return BestScores(best_P, files_P, _best(index, absent_AE), absent["path"].to_numpy(), hidden=False)
+
+
+def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
+    """Return the cut-off at which both kinds of errors together are fewest, or why there is none.
+
+    The error rates are not those of the captions that the cut-off was chosen by: half of the files choose the cut-off that
+    the other half is judged by, and the other way round.
+
+    Args:
+        scores: of captions.
+        windows: of the index.
+    """
+    for name, count in (("in the index", len(scores.present_P)), ("that are not found there", len(scores.absent_A))):
+        if count < LEAST:
+            return f"no cut-off: expected at least {LEAST} held-out captions of files {name}, found {count}"
+    missed, invented = _judged(scores)
     return Cutoff(
-        score=fewest_errors(best_P, best_A),
+        score=fewest_errors(scores.present_P, scores.absent_A),
         missed=missed,
         invented=invented,
-        present=len(best_P),
-        absent=len(best_A),
-        hidden=hidden,
-        windows=len(index.windows),
+        present=len(scores.present_P),
+        absent=len(scores.absent_A),
+        hidden=scores.hidden,
+        windows=windows,
     )
 
 
@@ -138,15 +165,18 @@ def fewest_errors(present_P: np.ndarray, absent_A: np.ndarray) -> float:
     return float(cuts[np.argmin(missed + invented)])
 
 
-def _judged(best_P: np.ndarray, half_P: np.ndarray, best_A: np.ndarray, half_A: np.ndarray) -> tuple[float, float]:
+def _judged(scores: BestScores) -> tuple[float, float]:
     """Return both shares of errors, each half judged by the cut-off of the other."""
+    half_P, half_A = _halves(scores.present_files), _halves(scores.absent_files)
     missed = invented = 0
     for half in (False, True):
-        chosen_P, chosen_A = best_P[half_P != half], best_A[half_A != half]
-        cut = fewest_errors(chosen_P, chosen_A) if len(chosen_P) and len(chosen_A) else fewest_errors(best_P, best_A)
-        missed += int((best_P[half_P == half] < cut).sum())
-        invented += int((best_A[half_A == half] >= cut).sum())
-    return missed / len(best_P), invented / len(best_A)
+        # With the captions of a single file there is no other half.
+        other_P = half_P != half if (half_P != half).any() else half_P == half
+        other_A = half_A != half if (half_A != half).any() else half_A == half
+        cut = fewest_errors(scores.present_P[other_P], scores.absent_A[other_A])
+        missed += int((scores.present_P[half_P == half] < cut).sum())
+        invented += int((scores.absent_A[half_A == half] >= cut).sum())
+    return missed / len(half_P), invented / len(half_A)
 
 
 def _halves(paths: np.ndarray) -> np.ndarray:
@@ -159,8 +189,8 @@ def _spread(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, MOST)).astype(np.int64))
 
 
-def _embedded(embedder: Embedder, texts: list[str]) -> np.ndarray:
-    parts = []
+def _embedded(embedder: Embedder, texts: list[str], dim: int) -> np.ndarray:
+    parts = [np.zeros((0, dim), dtype=np.float32)]
     with progress("captions", len(texts), "caption") as show:
         for start in range(0, len(texts), _TEXTS):
             parts.append(embedder.encode_texts(texts[start : start + _TEXTS]).numpy())
@@ -168,8 +198,10 @@ def _embedded(embedder: Embedder, texts: list[str]) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _best(index: Index, vectors_PE: np.ndarray) -> np.ndarray:
+    return index.nearest(vectors_PE, 1)[0][:, 0]
+
+
 def _hidden(index: Index, vector_E: np.ndarray, files: np.ndarray) -> float:
     """Return the best score of a caption's vector among the windows of other files; -inf: there are none."""
-    allowed_n = ~np.isin(index.windows["file"].to_numpy(), files)
-    scores_11, windows_11 = index.nearest(vector_E[None], 1, allowed_n)
-    return float(scores_11[0, 0]) if windows_11[0, 0] >= 0 else -np.inf
+    return float(index.nearest(vector_E[None], 1, ~index.windows["file"].isin(files).to_numpy())[0][0, 0])

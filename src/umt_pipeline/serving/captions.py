@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from umt_pipeline.core.errors import TableError
+from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.models.tokenizer import clean_caption
 from umt_pipeline.serving.index.reading import Index
+from umt_pipeline.serving.texts import clean_text
 from umt_pipeline.tables.files import read_table
 
 COLUMNS = ("path", "caption", "split", "start_s", "end_s")
@@ -30,17 +31,20 @@ def read_captions(file: Path, root: Path | None = None) -> pd.DataFrame:
         Columns path (absolute), caption, split (None where there is none), start_s and end_s (NaN where there are none).
 
     Raises:
-        TableError: a column is missing, a cell is empty, or a time is no number.
+        TableError: a column is missing, a path is empty, a caption cannot be searched for, or a time is no number.
     """
     table = read_table(file)
     table = table.rename(columns={old: new for old, new in _OTHER_NAMES.items() if new not in table})
     if missing := {"path", "caption"} - set(table.columns):
         raise TableError(f"{file}: expected columns path and caption, found no {' and no '.join(sorted(missing))}")
     table = table.reindex(columns=COLUMNS)
-    for name in ("path", "caption"):
-        empty = table[name].isna() | (table[name].astype(str).str.strip() == "")
-        if empty.any():
-            raise TableError(f"{file}, row {int(empty.to_numpy().argmax()) + 1}: expected a {name}, found an empty cell")
+    for row, (path, caption) in enumerate(zip(table["path"], table["caption"], strict=True), start=1):
+        if not isinstance(path, str) or not path:
+            raise TableError(f"{file}, row {row}: expected a path, found {path!r}")
+        try:
+            clean_text(caption if isinstance(caption, str) else "")
+        except ConfigError as error:
+            raise TableError(f"{file}, row {row}, caption: {error}") from error
     for name in ("start_s", "end_s"):
         try:
             table[name] = pd.to_numeric(table[name]).astype(float)

@@ -26,7 +26,7 @@ class Embedder:
     """A model that turns clips, and maybe texts, into unit vectors whose products are cosines.
 
     Args:
-        kind: of the model: ``stage2``, ``retrieval``, ``stage1``, ``teacher``, ``open_clip``.
+        kind: of the model: ``stage2``, ``retrieval``, ``stage1``, ``encoder`` (a bare one), ``teacher``, ``open_clip``.
         encoder: the model, on the device that it runs on.
         feature: which of what it gives is the embedding.
     """

@@ -1,21 +1,48 @@
-"""Video files as models want them, with errors that name the file."""
+"""Video files as models want them, with errors that name the file.
+
+Shapes: N frames of a file, T frames of a clip, H W pixels, S side of a square frame.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.video.media import VideoInfo, VideoRules
-from umt_pipeline.video.reader import probe
+from umt_pipeline.video.container import open_video, packets, read_header, timed_frame
+from umt_pipeline.video.counting import count_frames
+from umt_pipeline.video.media import check_file
+from umt_pipeline.video.reader import read_frames
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
 
-# However short or small: what is asked of a corpus is asked when it is ingested.
-_RULES = VideoRules(min_frames=1, min_side=1)
+Result = TypeVar("Result")
+
+# Files whose length a process remembers, some hundred bytes each; and those whose frames' times it does, 8 bytes a frame.
+_KEPT_FILMS, _KEPT_TIMES = 4096, 16
+
+
+@dataclass(frozen=True)
+class Film:
+    """What has to be known of a video file to choose frames of it.
+
+    Attributes:
+        num_frames: N.
+        height: of a frame in pixels, as displayed.
+        width: likewise.
+        fps: average frames per second.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
 
 
 @contextmanager
@@ -33,15 +60,70 @@ def naming(path: str | Path) -> Iterator[None]:
         raise VideoError(error.reason, f"{path}: {error.detail}") from error
 
 
+def look(path: str | Path, *, count: bool = False) -> Film:
+    """Return what a video file is, however short or small: what is asked of a corpus is asked when it is ingested.
+
+    Args:
+        path: the file.
+        count: decode every frame. Otherwise the number of frames is what the index says where the fast decoder goes by it, so
+            that a file is not decoded twice, once to be counted.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    with naming(path):
+        state = check_file(Path(path))
+        return _look(str(path), state.st_size, state.st_mtime_ns, count)
+
+
+def read_chosen(path: str | Path, read: Callable[[Film], Result]) -> Result:
+    """Return what ``read`` makes of a file whose frames it chooses by its length.
+
+    An index may list a frame that is not there. If what was chosen cannot be read, all frames are counted, and the choice
+    is made again.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    film = look(path)
+    with naming(path):
+        try:
+            return read(film)
+        except VideoError:
+            counted = look(path, count=True)  # raises what is wrong with the file, if it is not its index
+            if counted == film:
+                raise
+            return read(counted)
+
+
+def frame_seconds(path: str | Path, film: Film) -> np.ndarray:
+    """Return when each frame of a file is shown, in seconds from its first: float64 [N], increasing.
+
+    Args:
+        path: the file.
+        film: from :func:`look`.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    with naming(path):
+        state = check_file(Path(path))
+        second_N = _times(str(path), state.st_size, state.st_mtime_ns)
+    # Where frames carry no time of their own, or fewer do than decode, they are as far apart as the file states.
+    return second_N[: film.num_frames] if len(second_N) >= film.num_frames else np.arange(film.num_frames) / film.fps
+
+
 def load_frames(path: str | Path, view: ViewConfig) -> np.ndarray:
     """Return frames evenly spaced over all of a video, the square in the middle: uint8 [T, S, S, 3].
 
     Raises:
         VideoError: the file cannot be read.
     """
-    with naming(path):
-        found = _probe(path)
-        return load_view(Path(path), eval_view(view, found.num_frames, found.height, found.width))
+
+    def read(film: Film) -> np.ndarray:
+        return load_view(Path(path), eval_view(view, film.num_frames, film.height, film.width))
+
+    return read_chosen(path, read)
 
 
 def video_table(paths: Sequence[str]) -> pd.DataFrame:
@@ -53,27 +135,44 @@ def video_table(paths: Sequence[str]) -> pd.DataFrame:
     Raises:
         VideoError: a file cannot be read.
     """
-    rows = []
-    for path in dict.fromkeys(paths):
-        with naming(path):
-            found = _probe(path)
-        rows.append((path, path, found.num_frames, found.height, found.width, found.fps))
+    films = [(path, look(path)) for path in dict.fromkeys(paths)]
+    rows = [(path, path, film.num_frames, film.height, film.width, film.fps) for path, film in films]
     return pd.DataFrame(rows, columns=["video_id", "path", "num_frames", "height", "width", "fps"])
 
 
 def require_all(failures: Mapping[str, str]) -> None:
-    """Refuse an answer that leaves files out.
+    """Refuse an answer that leaves videos out.
 
     Args:
-        failures: files that could not be read, with the reason.
+        failures: videos that could not be read, with the reason.
 
     Raises:
         VideoError: there is one; all are named.
     """
     if failures:
-        listed = "; ".join(f"{path}: {reason}" for path, reason in failures.items())
-        raise VideoError("unreadable_file", f"{len(failures)} files cannot be read: {listed}")
+        listed = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in failures.items())
+        raise VideoError("unreadable_file", f"{len(failures)} of the videos cannot be read: {listed}")
 
 
-def _probe(path: str | Path) -> VideoInfo:
-    return probe(path, _RULES)
+@functools.lru_cache(maxsize=_KEPT_FILMS)
+def _look(path: str, size_bytes: int, mtime_ns: int, count: bool) -> Film:
+    del size_bytes, mtime_ns  # parts of the key
+    file = Path(path)
+    header = read_header(file)
+    depth = "header" if header.by_decord and not count else "full"
+    num_frames, _ = count_frames(file, header, depth, functools.partial(read_frames, file))
+    return Film(num_frames, header.height, header.width, header.fps)
+
+
+@functools.lru_cache(maxsize=_KEPT_TIMES)
+def _times(path: str, size_bytes: int, mtime_ns: int) -> np.ndarray:
+    del size_bytes, mtime_ns  # parts of the key
+    header = read_header(Path(path))
+    if not header.times_frames:
+        return np.empty(0)
+    with open_video(Path(path)) as (container, stream):
+        ticks = sorted(time for packet in packets(container, stream) for time, _ in timed_frame(packet))
+        base = float(stream.time_base)
+    first = ticks[0] + header.lead_in if ticks else 0
+    shown = [tick for tick in ticks if tick >= first]
+    return (np.array(shown, dtype=np.float64) - (shown[0] if shown else 0)) * base

@@ -1,111 +1,179 @@
-"""Trained models with the few methods that a notebook wants.
+"""A trained model with the methods that a notebook, a command or a server wants; which it has depends on its kind.
 
-Shapes: n clips or texts, P pairs of a clip and a text, E embedding width.
+==========================  =================================================================
+kind                        abilities
+==========================  =================================================================
+stage2, retrieval           videos, texts, match, attention
+open_clip, teacher          videos, attention; texts, where there is a text tower
+stage1, encoder             videos, attention
+classification              classify
+question_answering          ask
+==========================  =================================================================
+
+Shapes: n videos or texts, E embedding width, P pairs of a video and a text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from umt_pipeline.compute.names import AskedPrecision
-from umt_pipeline.compute.precision import resolve_precision
-from umt_pipeline.core.errors import CheckpointError
-from umt_pipeline.evaluation.encoders import ClipEncoder, VideoTextEncoder
-from umt_pipeline.evaluation.workers import default_device
-from umt_pipeline.models.folders import model_kind
-from umt_pipeline.models.video_text import KIND, load_video_text
-from umt_pipeline.serving.files import load_frames
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.evaluation.encoders import VideoTextEncoder
+from umt_pipeline.serving.answering import Answer, Answerer
+from umt_pipeline.serving.attending import Attention, attention_of
+from umt_pipeline.serving.classifying import Classified, Classifiers
+from umt_pipeline.serving.embedder import Embedder
+from umt_pipeline.serving.encoding import Embeddings, embed, match_pairs
+from umt_pipeline.serving.inputs import Span, Video, clip_of
+
+if TYPE_CHECKING:
+    from umt_pipeline.serving.index.reading import Index
+    from umt_pipeline.serving.search import Hit
+
+Item = TypeVar("Item")
 
 
-class VideoTextEmbedder:
-    """A stage-2 model: unit vectors of clips and of texts, whose products are cosines, and how well pairs match.
+@dataclass(frozen=True)
+class Model:
+    """What :func:`umt_pipeline.load` returns.
+
+    A video is the path of a file, a file's bytes, or frames as uint8 [T, H, W, 3], in an array or a tensor. Methods that a
+    model of its kind has not raise :class:`ConfigError`.
 
     Args:
-        encoder: the model, on the device that it runs on.
+        kind: what it is.
+        source: what it was loaded from.
+        embedder: embeds videos, and maybe texts; None: it does not.
+        classifiers: give labels; None: there are none.
+        answerer: answers questions; None: it does not.
     """
 
-    def __init__(self, encoder: VideoTextEncoder) -> None:
-        self.encoder = encoder
+    kind: str
+    source: str
+    embedder: Embedder | None = None
+    classifiers: Classifiers | None = None
+    answerer: Answerer | None = None
 
-    def embed_videos(self, paths: Sequence[str | Path]) -> Tensor:
-        """Return unit vectors [n, E] on the CPU: of each file, frames evenly spaced over all of it, the square in the middle.
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What it can do: some of videos, texts, match, classify, ask, attention."""
+        found = set()
+        if self.embedder is not None:
+            found |= {"videos", "attention"}
+            found |= {"texts"} if self.embedder.reads_text else set()
+            found |= {"match"} if self.embedder.matches else set()
+        if self.classifiers is not None:
+            found.add("classify")
+        if self.answerer is not None:
+            found.add("ask")
+        return frozenset(found)
 
-        Raises:
-            VideoError: a file cannot be read.
+    def embed_videos(self, videos: Sequence[Video]) -> Embeddings:
+        """Return unit vectors [n, E]: of each video, frames evenly spaced over all of it, the square in the middle.
+
+        What cannot be read is a failure by its number; :meth:`Embeddings.all` refuses an answer with failures.
         """
-        return encode_files(self.encoder, paths, f"{self.encoder.name}/embedding")
+        return embed(self._embedder("videos"), _several(videos))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return unit vectors [n, E] on the CPU; a text longer than the model's limit is cut."""
-        return self.encoder.encode_text(texts)[2].float().cpu()
+        """Return unit vectors, float32 [n, E] on the CPU; a text longer than the model's limit is cut."""
+        return self._embedder("texts").encode_texts(_several(texts))
 
-    @torch.inference_mode()
-    def match(self, paths: Sequence[str | Path], texts: Sequence[str]) -> Tensor:
-        """Return how well each clip and its text belong together [P], by the matching head that re-ranks in the evaluation.
+    def match(self, videos: Sequence[Video], texts: Sequence[str]) -> Tensor:
+        """Return how well each video and its text belong together, by the matching head that re-ranks.
 
         Args:
-            paths: P files.
-            texts: P texts; text i stands beside clip i.
+            videos: P videos; each is encoded once, however many texts stand beside it.
+            texts: P texts; text i stands beside video i.
 
         Returns:
-            The head's logits, on the CPU: higher is better; 0 is no border between right and wrong.
+            The head's logits, float32 [P] on the CPU: higher is better; 0 is no border between right and wrong.
 
         Raises:
-            ValueError: there are not as many texts as clips.
-            VideoError: a file cannot be read.
+            ValueError: there are not as many texts as videos.
+            VideoError: a video cannot be read; it is named.
         """
-        if len(paths) != len(texts):
-            raise ValueError(f"expected a text beside each clip, found {len(paths)} clips and {len(texts)} texts")
-        files, row_P = np.unique([str(path) for path in paths], return_inverse=True)
-        encoder = replace(self.encoder, keep_tokens=True)
-        tokens_SVD = encode_files(encoder, files.tolist(), f"{encoder.name}/tokens")
-        tokens_ULD, mask_UL, _ = encoder.encode_text(texts)
-        score = encoder.pair_scorer(tokens_ULD, mask_UL, tokens_SVD)
-        # Pairs of one clip stand together: the scorer reads few clips at a time.
-        order_P = np.argsort(row_P, kind="stable")
-        scores_P = np.empty(len(texts), dtype=np.float32)
-        scores_P[order_P] = score(order_P, row_P[order_P])
-        return torch.from_numpy(scores_P)
+        encoder = self._embedder("match").encoder
+        assert isinstance(encoder, VideoTextEncoder), "only such a model matches"
+        return match_pairs(encoder, _several(videos), _several(texts))
+
+    def search(self, text: str, index: Index | str | Path, k: int = 10, rerank: int = 0) -> list[Hit]:
+        """Return the places of an index that fit a text best.
+
+        Args:
+            text: what is looked for.
+            index: an index of this model, or its folder.
+            k: places.
+            rerank: so many best places are put in order anew by the matching head; 0: none.
+
+        Raises:
+            IndexingError: it is no index, or one of another model.
+        """
+        from umt_pipeline.serving.index.reading import Index as OpenIndex
+        from umt_pipeline.serving.search import Query, search
+
+        embedder, query = self._embedder("texts"), Query(text=text, k=k, rerank=rerank)
+        if isinstance(index, OpenIndex):
+            return list(search(embedder, index, query).hits)
+        with OpenIndex.open(Path(index)) as opened:
+            return list(search(embedder, opened, query).hits)
+
+    def classify(self, videos: Sequence[Video]) -> Classified:
+        """Return the probability of each label of each task, as in the model's test."""
+        if self.classifiers is None:
+            raise self._cannot("classify")
+        return self.classifiers.classify(_several(videos))
+
+    def ask(self, video: Video, question: str) -> tuple[Answer, ...]:
+        """Return the likeliest answers of the model's list, best first.
+
+        Raises:
+            ConfigError: the question is blank.
+            VideoError: the video cannot be read; it is named.
+        """
+        if self.answerer is None:
+            raise self._cannot("ask")
+        # Read here: what cannot be read is an error, and no question of a test.
+        frames = clip_of(video, self.answerer.view)
+        return self.answerer.answer([frames], [question]).all()[0]
+
+    def attention(self, video: Video, text: str | None = None, span: Span | None = None) -> Attention:
+        """Return where the model looks in a video: a weight of each frame and each patch.
+
+        Args:
+            video: in any form.
+            text: what it looks for. A video-text model then says where the words of the text attend to, a CLIP which frames
+                fit it. None: where the model looks anyway.
+            span: first and last second of the part that it is shown; None: all of it.
+
+        Raises:
+            VideoError: the video cannot be read, or ends before the span begins.
+        """
+        return attention_of(self._embedder("attention").encoder, video, text, span)
+
+    def _embedder(self, ability: str) -> Embedder:
+        if self.embedder is None or ability not in self.abilities:
+            raise self._cannot(ability)
+        return self.embedder
+
+    def _cannot(self, ability: str) -> ConfigError:
+        can = ", ".join(sorted(self.abilities)) or "nothing"
+        return ConfigError(f"{self.source}: a model of kind {self.kind!r} can do {can}; {ability!r} was asked of it")
 
 
-@torch.inference_mode()
-def encode_files(encoder: ClipEncoder, paths: Sequence[str | Path], name: str) -> Tensor:
-    """Return one of an encoder's features of each file, float32 [n, ...], on the CPU.
+def _several(items: Sequence[Item]) -> Sequence[Item]:
+    """Refuse one video or text where several are expected: of a path, each letter would be taken for one.
 
     Raises:
-        VideoError: a file cannot be read.
+        ConfigError: it is one.
     """
-    device = default_device()
-    parts = []
-    for path in paths:
-        frames = torch.from_numpy(np.ascontiguousarray(load_frames(path, encoder.view))).unsqueeze(0).to(device)
-        parts.append(encoder.encode(frames)[name].float().cpu())
-    return torch.cat(parts)
-
-
-def load(folder: str | Path, precision: AskedPrecision = "auto") -> VideoTextEmbedder:
-    """Load a stage-2 model folder onto the GPU if there is one.
-
-    Args:
-        folder: of the model.
-        precision: what it runs in; ``auto``: bf16 where it is measured to pay on this device.
-
-    Raises:
-        CheckpointError: the folder is no complete model of video and text.
-    """
-    path = Path(folder)
-    if (kind := model_kind(path)) != KIND:
-        raise CheckpointError(
-            f"{path} is a model of kind {kind!r}, expected {KIND!r}: take the folder of stage 2 or of retrieval. The video "
-            "encoder of any model is loaded by umt_pipeline.models.vision.load_vision"
-        )
-    model, tokenizer = load_video_text(path)
-    device = default_device()
-    used = resolve_precision(precision, device)
-    return VideoTextEmbedder(VideoTextEncoder("model", model.to(device).eval(), tokenizer, precision=used))
+    single = isinstance(items, str | bytes | Path) or (isinstance(items, np.ndarray | Tensor) and items.ndim != 5)
+    if single:
+        raise ConfigError(f"expected a list of videos or texts, found one of type {type(items).__name__}: put it into a list")
+    return items

@@ -3,8 +3,8 @@
 ==================  ===================================  ==============================================================
 kind                reads the columns                    gives the columns, a row for each row
 ==================  ===================================  ==============================================================
-teacher, stage1     video                                embedding
-stage2, retrieval   video or text                        embedding: unit vectors, whose products are cosines
+teacher, stage1     video                                embedding: unit vectors, whose products are cosines
+stage2, retrieval   video or text                        the same
 stage2, retrieval   video and text                       match (logit of the matching head), cosine
 classification      video                                of each label task TASK: TASK, TASK_probability,
                                                          TASK_probabilities (label to probability)
@@ -17,42 +17,27 @@ Videos are paths of files. A list of strings is a column of videos.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import pandas as pd
 from torch import Tensor
 
 from umt_pipeline.compute.names import AskedPrecision
-from umt_pipeline.compute.precision import resolve_precision
-from umt_pipeline.core.config import Config
-from umt_pipeline.core.errors import CheckpointError, ConfigError
-from umt_pipeline.evaluation.encoders import ClipEncoder, TeacherEncoder, VideoEncoder
-from umt_pipeline.evaluation.workers import Workers, default_device
-from umt_pipeline.models.folders import CONFIG_FILE
-from umt_pipeline.models.teacher import TeacherConfig, load_teacher
-from umt_pipeline.models.vision import load_vision
-from umt_pipeline.serving.files import load_frames, require_all, video_table
-from umt_pipeline.serving.models import encode_files, load
-from umt_pipeline.tasks.classification.model import load_classes, load_classifier
-from umt_pipeline.tasks.classification.testing import MultiViewTest
-from umt_pipeline.tasks.classification.testing import predict as classify
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.evaluation.workers import Workers
+from umt_pipeline.serving.files import require_all, video_table
+from umt_pipeline.serving.loading import checked_settings, load_found
+from umt_pipeline.serving.models import Model
+from umt_pipeline.serving.settings import DetectionSettings
+from umt_pipeline.serving.sources import Found
 from umt_pipeline.tasks.detection.boxes import BOX, FRAME
 from umt_pipeline.tasks.detection.model import load_actions, load_detector
-from umt_pipeline.tasks.detection.testing import DetectionTest
 from umt_pipeline.tasks.detection.testing import predict as detect
-from umt_pipeline.tasks.detection.training import DetectionRecipe
-from umt_pipeline.tasks.question_answering.answering import make_answer_list
-from umt_pipeline.tasks.question_answering.model import load_question_answering
-from umt_pipeline.tasks.question_answering.testing import QuestionTest, answer_questions
-from umt_pipeline.video.action_views import ClipConfig
-from umt_pipeline.video.views import ViewConfig
 
 VIDEO, TEXT = "video", "text"
-Loaded = TypeVar("Loaded")
 Data = pd.DataFrame | Sequence[str]
 
 
@@ -75,17 +60,30 @@ class Predictor(ABC):
         """
 
 
-class Nothing(Config):
-    """Settings of a kind that has none: all that it needs is in its folder."""
+class _ModelPredictor(Predictor):
+    """Says in columns what a model says.
+
+    Args:
+        model: loaded.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
 
 
-class VideoTextPredictor(Predictor):
+class EmbeddingPredictor(_ModelPredictor):
+    """Teacher and stage 1."""
+
+    def predict(self, data: Data) -> pd.DataFrame:
+        table = as_table(data)
+        vectors = self.model.embed_videos(cells(table, VIDEO)).all()
+        return pd.DataFrame({"embedding": pd.Series(vectors.tolist(), table.index)})
+
+
+class VideoTextPredictor(_ModelPredictor):
     """Stage 2 and retrieval."""
 
     columns: ClassVar[Mapping[str, bool]] = {VIDEO: False, TEXT: False}
-
-    def __init__(self, folder: Path, settings: Nothing, precision: AskedPrecision) -> None:
-        self.embedder = load(folder, precision)
 
     def predict(self, data: Data) -> pd.DataFrame:
         table = as_table(data)
@@ -100,8 +98,11 @@ class VideoTextPredictor(Predictor):
                     f"row {name!r}: expected a {VIDEO} and a {TEXT} in each row (pairs), or one of them in each row "
                     f"(embeddings); found {'both, but not in each row' if row in videos else 'neither'}"
                 )
-        vectors = self._embedded(videos, self.embedder.embed_videos) | self._embedded(texts, self.embedder.embed_texts)
+        vectors = self._embedded(videos, self._embed_videos) | self._embedded(texts, self.model.embed_texts)
         return pd.DataFrame({"embedding": pd.Series([vectors[row] for row in range(len(table))], table.index)})
+
+    def _embed_videos(self, videos: list[str]) -> Tensor:
+        return self.model.embed_videos(videos).all()
 
     @staticmethod
     def _embedded(given: Mapping[int, str], embed: Callable[[list[str]], Tensor]) -> dict[int, list[float]]:
@@ -109,95 +110,23 @@ class VideoTextPredictor(Predictor):
 
     def _pairs(self, table: pd.DataFrame) -> pd.DataFrame:
         videos, texts = cells(table, VIDEO), cells(table, TEXT)
-        cosines = (self.embedder.embed_videos(videos) * self.embedder.embed_texts(texts)).sum(dim=1)
-        match = self.embedder.match(videos, texts)
+        cosines = (self._embed_videos(videos) * self.model.embed_texts(texts)).sum(dim=1)
+        match = self.model.match(videos, texts)
         return pd.DataFrame({"match": match.tolist(), "cosine": cosines.tolist()}, index=table.index)
 
 
-class _EmbeddingPredictor(Predictor):
-    """Embeddings of videos.
-
-    Args:
-        encoder: on its device.
-        feature: which of what it gives.
-    """
-
-    def __init__(self, encoder: ClipEncoder, feature: str) -> None:
-        self.encoder, self.feature = encoder, feature
-
-    def predict(self, data: Data) -> pd.DataFrame:
-        table = as_table(data)
-        embeddings = encode_files(self.encoder, cells(table, VIDEO), self.feature)
-        return pd.DataFrame({"embedding": pd.Series(embeddings.tolist(), table.index)})
-
-
-class StudentPredictor(_EmbeddingPredictor):
-    """Stage 1: the mean of all tokens after the final norm."""
-
-    def __init__(self, folder: Path, settings: Nothing, precision: AskedPrecision) -> None:
-        device = default_device()
-        vision = load_vision(folder)[0].to(device)
-        super().__init__(VideoEncoder("model", vision, precision=resolve_precision(precision, device)), "model")
-
-
-class TeacherSettings(Config):
-    """How a teacher is shown videos.
-
-    Attributes:
-        teacher: how it is read; layers do not count here.
-        view: frames and their size.
-        grid: patches along a side, which its positions are fitted to.
-    """
-
-    teacher: TeacherConfig
-    view: ViewConfig
-    grid: int
-
-
-class TeacherPredictor(_EmbeddingPredictor):
-    """The teacher: the mean of its own unit-length image embeddings over the frames of a clip."""
-
-    def __init__(self, folder: Path, settings: TeacherSettings, precision: AskedPrecision) -> None:
-        device = default_device()
-        config = settings.teacher.model_copy(update={"layers": 1})
-        teacher = load_teacher(folder, config, settings.grid).to(device)
-        encoder = TeacherEncoder(teacher, settings.view, precision=resolve_precision(precision, device))
-        super().__init__(encoder, "teacher_cls")
-
-
-class ClassificationSettings(Config):
-    """How a video is shown to classifiers: as in their test.
-
-    Attributes:
-        clip: frames, their size, and how they are sampled.
-        test: views of a video.
-    """
-
-    clip: ClipConfig
-    test: MultiViewTest = MultiViewTest()
-
-
-class ClassificationPredictor(Predictor):
+class ClassificationPredictor(_ModelPredictor):
     """The classifiers of all label tasks."""
-
-    def __init__(self, folder: Path, settings: ClassificationSettings, precision: AskedPrecision) -> None:
-        parts = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
-        if not parts:
-            raise CheckpointError(f"{folder}: expected a folder with a classifier for each label task, found none")
-        self.clip, self.test = settings.clip, settings.test.model_copy(update={"precision": precision, "nproc": 1})
-        self.parts = {part.name: (load_classes(part), load_classifier(part)) for part in parts}
 
     def predict(self, data: Data) -> pd.DataFrame:
         table = as_table(data)
         videos = cells(table, VIDEO)
-        clips = video_table(videos)
+        different = list(dict.fromkeys(videos))
+        said = self.model.classify(different)
         found: dict[str, Any] = {}
-        for task, (classes, model) in self.parts.items():
-            with Workers(functools.partial(_itself, model)) as workers:
-                said = classify(workers, clips, Path(), self.clip, self.test, task)
-            require_all(said.failures)
-            of_video = dict(zip(said.video_ids, said.probabilities_SC.tolist(), strict=True))
-            shares = [dict(zip(classes, of_video[video], strict=True)) for video in videos]
+        for task, shares_SC in said.all().items():
+            of_video = dict(zip(different, shares_SC.tolist(), strict=True))
+            shares = [dict(zip(said.classes[task], of_video[video], strict=True)) for video in videos]
             best = [max(share, key=share.__getitem__) for share in shares]
             found[task] = best
             found[f"{task}_probability"] = [share[label] for share, label in zip(shares, best, strict=True)]
@@ -205,58 +134,17 @@ class ClassificationPredictor(Predictor):
         return pd.DataFrame(found, index=table.index)
 
 
-class QuestionSettings(Config):
-    """How questions are asked: as in their test.
-
-    Attributes:
-        answers: the list to choose from.
-        max_question_length: longest question in tokens.
-        test: candidates.
-    """
-
-    answers: tuple[str, ...]
-    max_question_length: int
-    test: QuestionTest = QuestionTest()
-
-
-class QuestionPredictor(Predictor):
+class QuestionPredictor(_ModelPredictor):
     """Question answering: the likeliest answer of the list."""
 
     columns: ClassVar[Mapping[str, bool]] = {VIDEO: True, TEXT: True}
 
-    def __init__(self, folder: Path, settings: QuestionSettings, precision: AskedPrecision) -> None:
-        self.model, self.tokenizer = load_question_answering(folder)
-        self.length = settings.max_question_length
-        self.test = settings.test.model_copy(update={"precision": precision, "nproc": 1})
-        positions = self.model.config.text.max_positions
-        self.answers = make_answer_list(self.tokenizer, settings.answers, positions, parity=self.test.parity)
-
     def predict(self, data: Data) -> pd.DataFrame:
         table = as_table(data)
-        videos, texts = cells(table, VIDEO), cells(table, TEXT)
-        rows = [str(number) for number in range(len(table))]
-        questions = pd.DataFrame({"question_id": rows, "video_id": videos, "question": texts})
-        with Workers(functools.partial(_itself, (self.model, self.tokenizer))) as workers:
-            said = answer_questions(workers, questions, self.answers, load_frames, self.length, self.test, "answers")
-        require_all(said.failures)
-        best = {
-            name: (self.answers.texts[index_K[score_K.argmax()]], float(score_K.max()))
-            for name, index_K, score_K in zip(said.question_ids, said.scores.index_QK, said.scores.score_QK, strict=True)
-        }
-        found = [best[row] for row in rows]
-        return pd.DataFrame(found, columns=["answer", "log_probability"], index=table.index)
-
-
-class DetectionSettings(Config):
-    """How key frames are shown: as in their test.
-
-    Attributes:
-        recipe: frames around a key frame, their size, and where in the film files begin.
-        test: by how much boxes are widened.
-    """
-
-    recipe: DetectionRecipe
-    test: DetectionTest = DetectionTest()
+        assert self.model.answerer is not None, "a model of this kind has one"
+        answers = self.model.answerer.answer(cells(table, VIDEO), cells(table, TEXT)).all()
+        best = [(said[0].text, said[0].log_probability) for said in answers]
+        return pd.DataFrame(best, columns=["answer", "log_probability"], index=table.index)
 
 
 class DetectionPredictor(Predictor):
@@ -265,7 +153,7 @@ class DetectionPredictor(Predictor):
     columns: ClassVar[Mapping[str, bool]] = dict.fromkeys((*FRAME, *BOX), True)
 
     def __init__(self, folder: Path, settings: DetectionSettings, precision: AskedPrecision) -> None:
-        self.model, self.actions = load_detector(folder), load_actions(folder)
+        self.detector, self.actions = load_detector(folder), load_actions(folder)
         self.recipe = settings.recipe
         self.test = settings.test.model_copy(update={"precision": precision, "nproc": 1})
 
@@ -274,7 +162,7 @@ class DetectionPredictor(Predictor):
         videos = cells(table, VIDEO)
         numbers = _numbers(table, [*FRAME[1:], *BOX])
         boxes = numbers.assign(video=videos, source=self.test.source, score=1.0)
-        with Workers(functools.partial(_itself, self.model)) as workers:
+        with Workers(lambda: self.detector) as workers:
             said = detect(workers, self.actions, video_table(videos), boxes, Path(), self.recipe, self.test)
         require_all({f"{video} at {at} s": reason for (video, at), reason in said.failures.items()})
         keys = said.table[[*FRAME, *BOX]].itertuples(index=False, name=None)
@@ -287,15 +175,15 @@ class DetectionPredictor(Predictor):
         return pd.DataFrame({"action": best, "probability": probability, "probabilities": found}, index=table.index)
 
 
-# Kind of model -> its settings, and what is made of it.
-KINDS: dict[str, tuple[type[Config], type[Any]]] = {
-    "teacher": (TeacherSettings, TeacherPredictor),
-    "stage1": (Nothing, StudentPredictor),
-    "stage2": (Nothing, VideoTextPredictor),
-    "retrieval": (Nothing, VideoTextPredictor),
-    "classification": (ClassificationSettings, ClassificationPredictor),
-    "question_answering": (QuestionSettings, QuestionPredictor),
-    "detection": (DetectionSettings, DetectionPredictor),
+# Kind of model -> what reads and gives its columns.
+KINDS: dict[str, type[Predictor]] = {
+    "teacher": EmbeddingPredictor,
+    "stage1": EmbeddingPredictor,
+    "stage2": VideoTextPredictor,
+    "retrieval": VideoTextPredictor,
+    "classification": ClassificationPredictor,
+    "question_answering": QuestionPredictor,
+    "detection": DetectionPredictor,
 }
 
 
@@ -312,20 +200,14 @@ def load_predictor(kind: str, folder: Path, settings: Mapping[str, Any], precisi
         CheckpointError: the folder is no complete model of this kind.
         ConfigError: the kind is not known, or its settings are not as expected.
     """
-    if kind not in KINDS:
+    predictor = KINDS.get(kind)
+    if predictor is None:
         raise ConfigError(f"models of kind {kind!r} do not predict: expected one of {', '.join(KINDS)}")
-    expected, predictor = KINDS[kind]
-    try:
-        values = expected.model_validate(settings)
-    except ValueError as error:
-        raise ConfigError(f"settings of a model of kind {kind!r}: {error}") from error
-    loaded: Predictor = predictor(folder, values, precision)
-    return loaded
-
-
-def _itself(loaded: Loaded) -> Loaded:
-    """Return what is loaded already, as :class:`Workers` wants it."""
-    return loaded
+    if issubclass(predictor, _ModelPredictor):
+        return predictor(load_found(Found(kind, folder, str(folder)), settings, precision))
+    checked = checked_settings(kind, settings)
+    assert isinstance(checked, DetectionSettings), kind
+    return DetectionPredictor(folder, checked, precision)
 
 
 def as_table(data: Data) -> pd.DataFrame:

@@ -5,9 +5,9 @@ Shapes: n windows of the index, E embedding width, T frames of a view of side S.
 
 from __future__ import annotations
 
+import hashlib
 import time
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,15 +20,14 @@ import pandas as pd
 import torch
 
 from umt_pipeline.core.errors import ConfigError, IndexingError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.serving.calibration import Cutoff, cutoff_of
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.hits import Place, best_places, layout_of
 from umt_pipeline.serving.index.reading import Index
-from umt_pipeline.serving.inputs import Video, clip_of
+from umt_pipeline.serving.inputs import Span, Video, clip_of
 from umt_pipeline.serving.reranking import rematched, reordered
-
-# Far beyond what any model reads of a text; more is a file given by mistake.
-MAX_TEXT = 20_000
+from umt_pipeline.serving.texts import Reading, clean_text, reading_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ class Query:
     Attributes:
         text: a sentence.
         vector: unit vector float32 [E] of the index' model; beside a text, its embedding, where that was computed before.
-        video: a clip: a path, the bytes of a file, or frames.
+        video: a clip: a path, the bytes of a file, or frames; where it shows what is in the index, that is not found.
+        span: first and last second of the clip, the part that is meant; None: all of it.
         window: number of a window of the index; what it overlaps or touches in its own file is not found.
         k: hits that are wanted.
         rerank: how many of the best places are ranked anew by the matching head, on frames read anew; texts only.
@@ -113,6 +113,7 @@ class Query:
     text: str | None = None
     vector: np.ndarray | None = None
     video: Video | None = None
+    span: Span | None = None
     window: int | None = None
     k: int = 10
     rerank: int = 0
@@ -130,22 +131,6 @@ class Query:
             )
         if self.text is not None:
             object.__setattr__(self, "text", clean_text(self.text))
-
-
-def clean_text(text: str) -> str:
-    """Return a text without control characters and spaces that say nothing.
-
-    Raises:
-        ConfigError: nothing is left, or it is longer than 20,000 characters.
-    """
-    # Cc: control characters, Cs: halves of characters, which come of bytes that are no text. No tokenizer wants them.
-    printable = "".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text[: MAX_TEXT + 1])
-    if len(text) > MAX_TEXT:
-        raise ConfigError(f"the text: expected at most {MAX_TEXT:,} characters, found {len(text):,}: ask with a sentence")
-    cleaned = " ".join(printable.split())
-    if not cleaned:
-        raise ConfigError("the text: expected a sentence or a word, found nothing to read")
-    return cleaned
 
 
 @dataclass(frozen=True)
@@ -189,20 +174,24 @@ class Found:
         hits: the best first; those below the cut-off, too.
         cutoff: the score from which on something counts as found, for texts, where the index has one.
         took: milliseconds of ``embed``, ``nearest``, ``rerank`` and ``total``.
+        reading: what the model reads of the text, where one was asked with.
     """
 
     hits: list[Hit]
     cutoff: Cutoff | None
     took: dict[str, float]
+    reading: Reading | None = None
 
     @property
     def answers(self) -> list[Hit]:
-        """The hits that are not below the cut-off."""
+        """The hits that are not below the cut-off; none if the model knows no word of the text."""
+        if self.reading and self.reading.nothing:
+            return []
         return [hit for hit in self.hits if self.cutoff is None or hit.score >= self.cutoff.score]
 
     @property
     def nothing_found(self) -> bool:
-        """Whether there is no hit, or all are below the cut-off."""
+        """Whether there is no answer."""
         return not self.answers
 
     @property
@@ -236,8 +225,7 @@ def search(embedder: Embedder | None, index: Index, query: Query) -> Found:
         allowed_n = query.filters.allowed(index)
         with _timed(took, "embed"):
             vector_E = _vector(embedder, index, query)
-        if query.window is not None:
-            allowed_n = _without(index, query.window, allowed_n)
+        allowed_n = _without(index, _own_windows(index, query), allowed_n)
         with _timed(took, "nearest"):
             places = best_places(index, vector_E, max(query.k, query.rerank), allowed_n)
         match_of: dict[int, float | str] = {}
@@ -248,7 +236,8 @@ def search(embedder: Embedder | None, index: Index, query: Query) -> Found:
         hits = [_hit(index, rank, place, match_of) for rank, place in enumerate(places[: query.k], start=1)]
     # Calibrated on texts: what a clip answers to clips is another scale.
     cutoff = cutoff_of(index) if query.text is not None else None
-    return Found(hits, cutoff, took)
+    reading = reading_of(embedder, query.text) if embedder and query.text is not None else None
+    return Found(hits, cutoff, took, reading)
 
 
 def _vector(embedder: Embedder | None, index: Index, query: Query) -> np.ndarray:
@@ -267,15 +256,29 @@ def _vector(embedder: Embedder | None, index: Index, query: Query) -> np.ndarray
         vectors_1E = embedder.encode_texts([query.text])
     else:
         assert query.video is not None
-        frames_TSSC = clip_of(query.video, embedder.view)
+        frames_TSSC = clip_of(query.video, embedder.view, query.span)
         vectors_1E = embedder.encode_clips(torch.from_numpy(np.ascontiguousarray(frames_TSSC))[None])
     return vectors_1E.numpy()[0]
 
 
-def _without(index: Index, window: int, allowed_n: np.ndarray | None) -> np.ndarray:
-    """Return what may be found beside a window: neither itself nor what shows the same seconds of its file."""
+def _own_windows(index: Index, query: Query) -> list[int]:
+    """Return the windows of the index that show what the query shows."""
+    if query.window is not None:
+        return [query.window, *layout_of(index).around(query.window, 0)]
+    if not isinstance(query.video, str | Path | bytes):
+        return []
+    sha256 = hashlib.sha256(query.video).hexdigest() if isinstance(query.video, bytes) else sha256_file(Path(query.video))
+    start_s, end_s = query.span or (0.0, np.inf)
+    windows = index.windows
+    own_n = windows["file"].isin(np.flatnonzero(index.files["file_id"] == sha256))
+    return np.flatnonzero(own_n & (windows["start_s"] < end_s) & (windows["end_s"] >= start_s)).tolist()
+
+
+def _without(index: Index, windows: Sequence[int], allowed_n: np.ndarray | None) -> np.ndarray | None:
+    if not windows:
+        return allowed_n
     allowed_n = np.ones(len(index.windows), dtype=bool) if allowed_n is None else allowed_n.copy()
-    allowed_n[[window, *layout_of(index).around(window, 0)]] = False
+    allowed_n[windows] = False
     return allowed_n
 
 

@@ -104,6 +104,11 @@ class Index:
         return self._manifest.identity
 
     @property
+    def sha256(self) -> dict[str, str]:
+        """The hash of each of its files."""
+        return self._manifest.sha256
+
+    @property
     def model(self) -> ModelFacts:
         """The model whose vectors it holds."""
         return self._manifest.model
@@ -191,6 +196,13 @@ class Index:
             own = which == number
             found[own] = segment.vectors_NE[rows[own] - self._starts[number]]
         return found
+
+    def deleted(self) -> tuple[np.ndarray, ...]:
+        """Return, of each segment, its rows that are not in the index any more."""
+        gone = np.flatnonzero(self._numbers < 0)
+        return tuple(
+            gone[(gone >= start) & (gone < end)] - start for start, end in zip(self._starts[:-1], self._starts[1:], strict=True)
+        )
 
     def changed(self) -> bool:
         """Whether another generation is served by now: time to open the index anew."""

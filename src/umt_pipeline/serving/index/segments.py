@@ -1,7 +1,11 @@
-"""Segments of an index: vectors that were added together, with the places that they are of; written once, never changed."""
+"""Segments of an index: vectors that were added together, with the places that they are of; written once, never changed.
+
+Shapes: n vectors, Q queries, K found for each, E embedding width.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +14,15 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from umt_pipeline.core.files import sha256_file
+from umt_pipeline.serving.index.approximate import EXACT, Approximate, build_approximate
 from umt_pipeline.serving.index.layout import SegmentFacts
 from umt_pipeline.serving.index.nearest import exact
+from umt_pipeline.serving.shelf import Embedded, Vectors
+
+_NEW = "new"
+# Vectors that are copied at a time.
+_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -22,22 +33,90 @@ class Segment:
         facts: about it.
         where: folder of a generation that it is in.
         vectors_NE: float32, memory-mapped.
+        approximate: how the nearest are found without looking at all; None: by looking at all.
     """
 
     facts: SegmentFacts
     where: Path
     vectors_NE: np.ndarray
+    approximate: Approximate | None
 
     @classmethod
     def open(cls, where: Path, facts: SegmentFacts) -> Self:
         """Open a segment of a generation, whose files were checked."""
-        return cls(facts, where, np.load(where / facts.vectors_file, mmap_mode="r"))
+        vectors_NE = np.load(where / facts.vectors_file, mmap_mode="r")
+        found = None if facts.search == EXACT else Approximate.open(where / facts.faiss_file, facts.search, vectors_NE)
+        return cls(facts, where, vectors_NE, found)
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """Of each vector: file_id, start_s, end_s."""
         return pd.read_parquet(self.where / self.facts.table_file)
 
+    def paths(self) -> list[Path]:
+        """Return its files."""
+        names = [self.facts.vectors_file, self.facts.table_file, self.facts.faiss_file]
+        return [self.where / name for name in names[: 2 if self.facts.search == EXACT else 3]]
+
     def nearest(self, queries_QE: np.ndarray, k: int, allowed_N: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the scores and rows of the nearest vectors of those that are allowed; see :meth:`Index.nearest`."""
+        """Return scores and rows [Q, K] of the nearest vectors of those that are allowed; -inf and -1 where there are fewer."""
+        if self.approximate is not None and self.approximate.pays(allowed_N):
+            return self.approximate.nearest(queries_QE, k, allowed_N)
         return exact(self.vectors_NE, queries_QE, k, allowed_N)
+
+
+def write_segment(
+    folder: Path, dim: int, old: Sequence[tuple[Segment, np.ndarray]], file_ids: Sequence[str], added: Vectors
+) -> SegmentFacts | None:
+    """Write a segment.
+
+    Args:
+        folder: where.
+        dim: E.
+        old: segments, and which of their rows are taken over.
+        file_ids: files whose vectors are added.
+        added: where they are had from.
+
+    Returns:
+        What is to be known of it; None if it would have no row.
+    """
+    rows = sum(len(taken) for _, taken in old) + sum(map(added.count, file_ids))
+    if rows == 0:
+        return None
+    new = SegmentFacts(name=_NEW, rows=rows, search=EXACT)
+    vectors_NE = np.lib.format.open_memmap(folder / new.vectors_file, mode="w+", dtype=np.float32, shape=(rows, dim))
+    tables, start = [], 0
+    for table, part_nE in _parts(old, file_ids, added):
+        vectors_NE[start : start + len(part_nE)] = part_nE
+        tables.append(table)
+        start += len(part_nE)
+    vectors_NE.flush()
+    pd.concat(tables, ignore_index=True).to_parquet(folder / new.table_file, index=False)
+    search = build_approximate(vectors_NE, folder / new.faiss_file)
+    del vectors_NE
+    name = sha256_file(folder / new.vectors_file)[:8] + sha256_file(folder / new.table_file)[:8]
+    named = new.model_copy(update={"name": name, "search": search})
+    for before, after in zip(_names(new), _names(named), strict=True):
+        if (folder / before).is_file():
+            (folder / before).rename(folder / after)
+    return named
+
+
+def _parts(
+    old: Iterable[tuple[Segment, np.ndarray]], file_ids: Iterable[str], added: Vectors
+) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    for segment, taken in old:
+        for start in range(0, len(taken), _ROWS_AT_ONCE):
+            rows_n = taken[start : start + _ROWS_AT_ONCE]
+            yield segment.table.iloc[rows_n], segment.vectors_NE[rows_n]
+    for file_id in file_ids:
+        embedded: Embedded = added.get(file_id)
+        yield _table(file_id, embedded.spans_W2), embedded.vectors_WE
+
+
+def _table(file_id: str, spans_W2: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"file_id": [file_id] * len(spans_W2), "start_s": spans_W2[:, 0], "end_s": spans_W2[:, 1]})
+
+
+def _names(facts: SegmentFacts) -> tuple[str, str, str]:
+    return facts.vectors_file, facts.table_file, facts.faiss_file

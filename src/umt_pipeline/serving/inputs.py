@@ -1,0 +1,181 @@
+"""A video in whatever form somebody has it, as the frames that a model reads.
+
+Shapes: T frames of a clip, S side of a square frame, N frames of a video, H W pixels, R views.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from umt_pipeline.core.errors import VideoError
+from umt_pipeline.serving.files import Film, frame_seconds, naming, read_chosen
+from umt_pipeline.tasks.classification.testing import MultiViewTest
+from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
+from umt_pipeline.video.images import read_image
+from umt_pipeline.video.media import IMAGE_SUFFIXES, Reason, is_image
+from umt_pipeline.video.views import View, ViewConfig, apply_view, eval_view, load_view
+
+Video = str | Path | bytes | np.ndarray | Tensor
+"""The path of a file, its bytes, or its frames: uint8 [N, H, W, 3]. A still image, too, is a video, of one frame."""
+Span = tuple[float, float]
+"""First and last second of a part of a video."""
+
+# How the still images begin whose suffixes `is_image` knows; the decoder of a file is chosen by its suffix.
+_IMAGES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp"}
+assert set(_IMAGES.values()) < IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a model is shown of a video.
+
+    Attributes:
+        frames: uint8 [T, S, S, 3].
+        seconds: when each of them is shown, float64 [T]; NaN where nobody asked, or where frames have no file to say it.
+    """
+
+    frames: np.ndarray
+    seconds: np.ndarray
+
+
+def clip_of(video: Video, view: ViewConfig, span: Span | None = None) -> np.ndarray:
+    """Return frames evenly spaced over a video, or over a part of it, the square in the middle: uint8 [T, S, S, 3].
+
+    Args:
+        video: in any of its forms.
+        view: number and size of the frames.
+        span: first and last second of the part, the last not included; None: all of it.
+
+    Raises:
+        VideoError: it cannot be read, is no video, or ends before the span begins; it is named.
+    """
+    return _read(video, view, span, timed=False).frames
+
+
+def timed_clip(video: Video, view: ViewConfig, span: Span | None = None) -> Clip:
+    """Return the same frames as :func:`clip_of`, with their times, for which the whole of a file is read.
+
+    Raises:
+        VideoError: see :func:`clip_of`.
+    """
+    return _read(video, view, span, timed=True)
+
+
+def views_of(video: Video, clip: ClipConfig, test: MultiViewTest) -> np.ndarray:
+    """Return the views that a test of classifiers looks at: uint8 [R, T, S, S, 3].
+
+    Args:
+        video: in any of its forms.
+        clip: frames, and how they are sampled.
+        test: number of views.
+
+    Raises:
+        VideoError: it cannot be read or is no video; it is named.
+    """
+    if isinstance(video, np.ndarray | Tensor):
+        return _views(_array(video), clip, test)
+    with _as_file(video) as path:
+        if is_image(path):
+            with naming(path):
+                return _views(read_image(path, [0]), clip, test)
+
+        def read(film: Film) -> np.ndarray:
+            size = film.num_frames, film.height, film.width
+            return load_views(path, evaluation_views(clip, test.clips, test.crops, *size))
+
+        return read_chosen(path, read)
+
+
+def name_of(video: Video) -> str:
+    """Return what messages call a video."""
+    if isinstance(video, bytes):
+        return f"video of {len(video)} bytes"
+    if isinstance(video, np.ndarray | Tensor):
+        return f"array {list(video.shape)}"
+    return str(video)
+
+
+@contextmanager
+def _as_file(video: str | Path | bytes) -> Iterator[Path]:
+    """Yield a file with the video; of bytes one that is gone afterwards, which errors do not name."""
+    if not isinstance(video, bytes):
+        yield Path(video)
+        return
+    suffix = next((suffix for start, suffix in _IMAGES.items() if video.startswith(start)), ".video")
+    if video[:4] == b"RIFF" and video[8:12] == b"WEBP":
+        suffix = ".webp"
+    with tempfile.TemporaryDirectory(prefix="umt-") as folder:
+        path = Path(folder) / f"bytes{suffix}"
+        path.write_bytes(video)
+        try:
+            yield path
+        except VideoError as error:
+            raise VideoError(error.reason, _renamed(error.detail, path, name_of(video))) from error
+
+
+def _renamed(detail: str, path: Path, name: str) -> str:
+    return detail.replace(str(path), name) if str(path) in detail else f"{name}: {detail}"
+
+
+def _read(video: Video, view: ViewConfig, span: Span | None, timed: bool) -> Clip:
+    if isinstance(video, np.ndarray | Tensor):
+        return _of_array(_array(video), view, span, name_of(video))
+    with _as_file(video) as path:
+        if is_image(path):
+            # Whatever part is meant, it is on the screen.
+            with naming(path):
+                shown = _of_array(read_image(path, [0]), view, None, str(path))
+            return replace(shown, seconds=np.zeros(view.frames))
+
+        def read(film: Film) -> Clip:
+            chosen = _view(path, film, view, span)
+            second_T = np.full(view.frames, np.nan)
+            if timed:
+                second_T = frame_seconds(path, film)[list(chosen.frame_indices)]
+            return Clip(load_view(path, chosen), second_T)
+
+        return read_chosen(path, read)
+
+
+def _array(video: np.ndarray | Tensor) -> np.ndarray:
+    frames = video.detach().cpu().numpy() if isinstance(video, Tensor) else video
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        found = f"{frames.dtype} {list(frames.shape)}"
+        raise VideoError(Reason.WRONG_SHAPE, f"expected frames as uint8 [frames, height, width, 3], found {found}")
+    return frames
+
+
+def _of_array(frames_NHWC: np.ndarray, view: ViewConfig, span: Span | None, name: str) -> Clip:
+    if span is not None:
+        detail = f"{name}: a part was asked for by seconds ({span[0]:g} to {span[1]:g}), which single frames do not have"
+        raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"{detail}; give the frames of that part")
+    chosen = eval_view(view, *frames_NHWC.shape[:3])
+    frames = apply_view(frames_NHWC[list(chosen.frame_indices)], chosen)
+    return Clip(frames, np.full(view.frames, np.nan))
+
+
+def _view(path: Path, film: Film, view: ViewConfig, span: Span | None) -> View:
+    if span is None:
+        return eval_view(view, film.num_frames, film.height, film.width)
+    second_N = frame_seconds(path, film)
+    end = second_N[-1] + 1 / film.fps
+    if not span[0] < span[1] or span[0] >= end:
+        detail = f"{path}: expected a part of a video of {end:.3f} seconds, found seconds {span[0]:g} to {span[1]:g}"
+        raise VideoError(Reason.FRAME_OUT_OF_RANGE, detail)
+    first, last = np.searchsorted(second_N, span).tolist()
+    # Between two frames the earlier one is on the screen.
+    first = min(first, max(last - 1, 0))
+    inside = eval_view(view, max(last - first, 1), film.height, film.width)
+    return replace(inside, frame_indices=tuple(first + index for index in inside.frame_indices))
+
+
+def _views(frames_NHWC: np.ndarray, clip: ClipConfig, test: MultiViewTest) -> np.ndarray:
+    views = evaluation_views(clip, test.clips, test.crops, *frames_NHWC.shape[:3])
+    return np.stack([apply_view(frames_NHWC[list(view.frame_indices)], view) for view in views])
