@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.index.layout import ModelFacts
 from umt_pipeline.serving.index.nearest import exact
 from umt_pipeline.serving.index.reading import Index
+from umt_pipeline.serving.index.writing import Content, write_generation
+from umt_pipeline.serving.inputs import clip_of
+from umt_pipeline.serving.shelf import Embedded
 from umt_pipeline.serving.windows import WindowRule
 
 KEY = "ab" * 32
@@ -93,6 +97,56 @@ class SaidEmbedder(Embedder):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([unit(self.vector_of[text]) for text in texts])  # type: ignore[attr-defined]
+
+
+def indexed(embedder: Embedder, clips: list[Path], folder: Path) -> ArrayIndex:
+    """Windows of a second and a half, two of each clip."""
+    windows = [(row, start, start + 1.5) for row in range(len(clips)) for start in (0.0, 1.5)]
+    frames = np.stack([clip_of(clips[row], embedder.view, span) for row, *span in windows])  # type: ignore[arg-type]
+    files = {
+        "file_id": [sha256_file(path) for path in clips],
+        "path": [str(path) for path in clips],
+        "label": ["disc", "star", None, "disc", "star", None][: len(clips)],
+        "split": ["test", "train"] * (len(clips) // 2),
+        "date": [pd.Timestamp(path.stat().st_mtime, unit="s", tz="UTC").isoformat() for path in clips],
+    }
+    return ArrayIndex(embedder.encode_clips(torch.from_numpy(frames)).numpy(), windows, files, folder, embedder.key)
+
+
+class _Held(NamedTuple):
+    """Windows and vectors of files, for :func:`write_index`."""
+
+    of_file: Mapping[str, Embedded]
+
+    def count(self, file_id: str) -> int:
+        return len(self.of_file[file_id].spans_W2)
+
+    def get(self, file_id: str) -> Embedded:
+        return self.of_file[file_id]
+
+
+def write_index(index: ArrayIndex, folder: Path, source: Path) -> Path:
+    """Write an index in memory as a generation on disk.
+
+    Args:
+        index: what it is to hold.
+        folder: of the index.
+        source: its model's folder.
+    """
+    of_file = {}
+    for file, rows in index.windows.groupby("file"):
+        spans_W2 = rows[["start_s", "end_s"]].to_numpy(dtype=np.float64)
+        of_file[index.files["file_id"][file]] = Embedded(spans_W2, index.vectors_NE[rows.index])
+    content = Content(
+        identity="tiny",
+        model=index.model.model_copy(update={"source": str(source)}),
+        rule=index.rule,
+        files=index.files.drop(columns="n_windows"),
+        left_out=pd.DataFrame(columns=["path", "reason", "detail"]),
+        facts={},
+    )
+    write_generation(folder, None, content, _Held(of_file))
+    return folder
 
 
 def unit(numbers: Sequence[float]) -> list[float]:

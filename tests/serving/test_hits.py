@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,7 +73,7 @@ def test_hits_of_a_file_never_overlap_and_keep_its_best_score(
     assert places == by_hand(index, np.array(vector), allowed)
     for file in {place.file for place in places}:
         own = sorted((place for place in places if place.file == file), key=lambda place: place.start_s)
-        assert all(one.end_s < other.start_s for one, other in zip(own, own[1:], strict=False))
+        assert all(one.end_s < other.start_s for one, other in itertools.pairwise(own))
         there = allowed & (index.windows["file"] == file).to_numpy()
         assert max(place.score for place in own) == score[there].max()
     assert {place.file for place in places} == set(index.windows["file"][allowed])
@@ -79,7 +81,7 @@ def test_hits_of_a_file_never_overlap_and_keep_its_best_score(
 
 
 def test_a_place_grows_as_long_as_neighbours_answer_half_as_well() -> None:
-    """Of a film that is in general as far from the query as the index (0), windows of 0.5 and more of the best (1) belong to it."""
+    """Of a film, and an index, that answer 0 in general, windows of 0.5 and more belong to a place beside the best, of 1."""
     heights = [0.0, 0.6, 1.0, 0.55, 0.4, 0.0, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0]
     vectors = np.array([(height, np.sqrt(1 - height**2)) for height in heights])
     index = ArrayIndex(vectors, [(0, 5.0 * number, 5.0 * number + 10) for number in range(len(heights))])
@@ -97,7 +99,8 @@ def test_a_long_place_is_found_whole_though_few_windows_are_asked_for() -> None:
     index = ArrayIndex(vectors, windows)
     (best, *others_found) = best_places(index, np.eye(8)[0], 3, None)
     assert (best.file, best.start_s, best.end_s, best.window) == (500, 0.0, 5.0 * 399 + 10, 500)
-    assert len(others_found) == 2 and all(place.file < 500 for place in others_found)
+    assert len(others_found) == 2
+    assert all(place.file < 500 for place in others_found)
 
 
 def test_scores_do_not_depend_on_how_many_are_asked_for() -> None:

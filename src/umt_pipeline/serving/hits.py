@@ -9,9 +9,8 @@ Shapes: n windows of the index, m windows of a file, E embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +20,8 @@ from umt_pipeline.serving.index.reading import Index
 # Share of the best window's height that a neighbour needs, and windows that stand for the index when heights are counted.
 _HEIGHT = 0.5
 _SAMPLE = 1024
+# Windows on both sides of those that were found, which are looked at first.
+_MORE = 8
 # Of windows whose ends were rounded when they were written, a millisecond apart is touching.
 _TOUCHING_S = 1e-3
 
@@ -50,63 +51,60 @@ class Place:
 
 
 class Layout:
-    """Where the windows of an index lie: in the order of files and time, and what they answer in general.
+    """Where the windows of an index lie, in the order of files and time, and what they answer in general.
+
+    Of the windows of a file, none ends before one that starts earlier.
 
     Args:
         index: an open index.
+
+    Attributes:
+        order_n: window numbers, sorted by file, start and number; what follows is in this order.
+        file_n: rows of their files.
+        start_n: where they start, in seconds.
+        end_n: where they end.
+        position_n: of each window number, its position in that order.
     """
 
     def __init__(self, index: Index) -> None:
-        self.file_n = index.windows["file"].to_numpy()
-        self.start_n = index.windows["start_s"].to_numpy()
-        self.end_n = index.windows["end_s"].to_numpy()
-        sample = np.unique(np.linspace(0, max(len(self.file_n) - 1, 0), min(_SAMPLE, len(self.file_n))).astype(np.int64))
-        self._sample_mE = index.vectors(sample)
-
-    @cached_property
-    def order_n(self) -> np.ndarray:
-        """Window numbers, sorted by file, start, end and number."""
-        return np.lexsort((np.arange(len(self.file_n)), self.end_n, self.start_n, self.file_n))
-
-    @cached_property
-    def position_n(self) -> np.ndarray:
-        """Of each window, its position in that order."""
-        position_n = np.empty_like(self.order_n)
-        position_n[self.order_n] = np.arange(len(self.order_n))
-        return position_n
+        windows, count = index.windows, len(index.windows)
+        file_n, start_n = windows["file"].to_numpy(), windows["start_s"].to_numpy()
+        self.order_n = np.lexsort((np.arange(count), start_n, file_n))
+        self.file_n, self.start_n = file_n[self.order_n], start_n[self.order_n]
+        self.end_n = windows["end_s"].to_numpy()[self.order_n]
+        self.position_n = np.empty_like(self.order_n)
+        self.position_n[self.order_n] = np.arange(count)
+        sample = np.unique(np.linspace(0, max(count - 1, 0), min(_SAMPLE, count)).astype(np.int64))
+        self._sample_mE = index.vectors(sample).astype(np.float64)
 
     def typical(self, vector_E: np.ndarray) -> float:
         """Return the median cosine of a vector and the windows of the index, or of windows evenly spaced over it."""
         return float(np.median(cosines(self._sample_mE, vector_E))) if len(self._sample_mE) else 0.0
 
-    def around(self, window: int, reach: int) -> list[int]:
-        """Return the windows of the same file that overlap or touch a window, and ``reach`` more on either side."""
-        found, at, last = [], int(self.position_n[window]), len(self.order_n)
-        for step in (-1, 1):
-            left, position = reach, at + step
-            while 0 <= position < last:
-                other = int(self.order_n[position])
-                if self.file_n[other] != self.file_n[window]:
-                    break
-                if not self.touch(window, other):
-                    if not left:
-                        break
-                    left -= 1
-                found.append(other)
-                position += step
-        return found
+    def bounds(self, file: int) -> tuple[int, int]:
+        """Return the position of a file's first window, and the one after its last."""
+        first, after = np.searchsorted(self.file_n, (file, file + 1))
+        return int(first), int(after)
 
-    def touch(self, one: int, other: int) -> bool:
-        """Whether two windows of a file overlap, or one ends where the other starts."""
-        first, last = max(self.start_n[one], self.start_n[other]), min(self.end_n[one], self.end_n[other])
-        return bool(first <= last + _TOUCHING_S)
+    def touch(self, first: int, other: int) -> bool:
+        """Whether of two positions of one file the later window overlaps the earlier one, or starts where that ends."""
+        return bool(self.start_n[other] <= self.end_n[first] + _TOUCHING_S)
+
+    def around(self, window: int) -> list[int]:
+        """Return a window, by its number, and those of its file that overlap or touch it."""
+        position = int(self.position_n[window])
+        own = slice(*self.bounds(int(self.file_n[position])))
+        touching = (self.start_n[own] <= self.end_n[position] + _TOUCHING_S) & (
+            self.end_n[own] >= self.start_n[position] - _TOUCHING_S
+        )
+        return self.order_n[own][touching].tolist()
 
 
 _LAYOUTS: WeakKeyDictionary[Index, Layout] = WeakKeyDictionary()
 
 
 def layout_of(index: Index) -> Layout:
-    """Return the layout of an index, made once for as long as the index is open."""
+    """Return the layout of an index, made once for as long as the index is open; of a million windows, within a second."""
     layout = _LAYOUTS.get(index)
     if layout is None:
         layout = _LAYOUTS[index] = Layout(index)
@@ -141,68 +139,84 @@ def best_places(index: Index, vector_E: np.ndarray, wanted: int, allowed_n: np.n
     while True:
         found_K = index.nearest(vector_E[None], asked, allowed_n)[1][0] if asked else np.zeros(0, dtype=np.int64)
         seen_K = found_K[found_K >= 0]
-        score_of = dict(zip(seen_K.tolist(), cosines(index.vectors(seen_K), vector_E).tolist(), strict=True))
+        score_K = cosines(index.vectors(seen_K), vector_E)
         exhausted = asked == windows or len(seen_K) < asked
         # A place that was not seen is no better than the last window that was.
-        last = -np.inf if exhausted else min(score_of.values())
-        found = _grown(index, layout, vector_E, score_of, typical, allowed_n)
-        certain = sorted((place for place in found if place.score > last), key=lambda place: place.rank_key)
+        last = -np.inf if exhausted else float(score_K.min())
+        places: list[Place] = []
+        for seeds, best in _by_file(layout, seen_K, score_K):
+            if sum(place.score > best for place in places) >= wanted:
+                break  # no place of this file or of the next ones is among the best
+            places += _places(index, layout, vector_E, seeds, typical, allowed_n)
+        certain = sorted((place for place in places if place.score > last), key=lambda place: place.rank_key)
         if exhausted or len(certain) >= wanted:
             return certain[:wanted]
         asked = min(windows, 4 * asked)
 
 
-def _grown(
+def _by_file(layout: Layout, seen_K: np.ndarray, score_K: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    """Give the positions of the windows that were seen of each file, and its best score; the best file first."""
+    order = np.lexsort((seen_K, -score_K))
+    position_K, score_K = layout.position_n[seen_K[order]], score_K[order]
+    _, first, which_K = np.unique(layout.file_n[position_K], return_index=True, return_inverse=True)
+    for row in np.argsort(first):
+        yield position_K[which_K == row], float(score_K[first[row]])
+
+
+def _places(
     index: Index,
     layout: Layout,
     vector_E: np.ndarray,
-    score_of: dict[int, float],
+    seeds: np.ndarray,
     typical: float,
     allowed_n: np.ndarray | None,
 ) -> list[Place]:
-    """Return the places around windows whose scores are known; ``score_of`` grows by the neighbours that were looked at."""
-    floors = _floors(layout, score_of, typical)
-    fresh, reach = list(score_of), 1
-    while fresh:
-        around: set[int] = set()
-        for window in fresh:
-            if score_of[window] >= floors[int(layout.file_n[window])]:
-                around.update(layout.around(window, reach))
-        fresh = sorted(other for other in around - score_of.keys() if allowed_n is None or allowed_n[other])
-        if fresh:
-            score_of.update(zip(fresh, cosines(index.vectors(np.array(fresh)), vector_E).tolist(), strict=True))
-            # An index that answers approximately may have missed the best window of a file.
-            floors = _floors(layout, score_of, typical)
-            reach *= 2
-    return merged(layout, score_of, floors)
+    """Return the places of a file.
+
+    Args:
+        index: that it is in.
+        layout: of the index.
+        vector_E: the query.
+        seeds: positions of its best windows.
+        typical: what the index answers in general.
+        allowed_n: windows that may be found.
+    """
+    start, stop = layout.bounds(int(layout.file_n[seeds[0]]))
+    first, after, more = max(start, int(seeds.min()) - _MORE), min(stop, int(seeds.max()) + 1 + _MORE), _MORE
+    while True:
+        numbers_m = layout.order_n[first:after]
+        score_m = cosines(index.vectors(numbers_m), vector_E)
+        if allowed_n is not None:
+            score_m[~allowed_n[numbers_m]] = -np.inf
+        kept_m = np.flatnonzero(score_m >= floor_of(float(score_m.max()), typical))
+        left = first > start and layout.touch(first - 1, first + int(kept_m[0]))
+        right = after < stop and layout.touch(first + int(kept_m[-1]), after)
+        if not left and not right:
+            return _merged(layout, first + kept_m, score_m[kept_m])
+        more *= 2
+        first, after = max(start, first - more * left), min(stop, after + more * right)
 
 
-def _floors(layout: Layout, score_of: Mapping[int, float], typical: float) -> dict[int, float]:
-    best: dict[int, float] = {}
-    for window, score in score_of.items():
-        file = int(layout.file_n[window])
-        best[file] = max(score, best.get(file, -np.inf))
-    return {file: floor_of(score, typical) for file, score in best.items()}
-
-
-def merged(layout: Layout, score_of: Mapping[int, float], floors: Mapping[int, float]) -> list[Place]:
-    """Return the places that windows make up, in the order of files and time.
+def _merged(layout: Layout, positions_m: np.ndarray, score_m: np.ndarray) -> list[Place]:
+    """Return the places that windows of one file make up.
 
     Args:
         layout: of the index.
-        score_of: scores of windows.
-        floors: of each file, the score below which a window belongs to no place.
+        positions_m: of the windows, rising.
+        score_m: their scores.
     """
-    places: list[Place] = []
-    for window in sorted(score_of, key=lambda number: layout.position_n[number]):
-        score, file = score_of[window], int(layout.file_n[window])
-        if score < floors[file]:
-            continue
-        start_s, end_s = float(layout.start_n[window]), float(layout.end_n[window])
-        before = places[-1] if places else None
-        if before is None or before.file != file or start_s > before.end_s + _TOUCHING_S:
-            places.append(Place(file, start_s, end_s, score, window))
-            continue
-        best = min((before.rank_key, (-score, window)))
-        places[-1] = Place(file, before.start_s, max(before.end_s, end_s), -best[0], best[1])
+    apart = layout.start_n[positions_m[1:]] > layout.end_n[positions_m[:-1]] + _TOUCHING_S
+    places = []
+    for group in np.split(np.arange(len(positions_m)), np.flatnonzero(apart) + 1):
+        own = positions_m[group]
+        best = min(group.tolist(), key=lambda row: (-score_m[row], layout.order_n[positions_m[row]]))
+        places.append(
+            Place(
+                file=int(layout.file_n[own[0]]),
+                start_s=float(layout.start_n[own[0]]),
+                end_s=float(layout.end_n[own[-1]]),
+                score=float(score_m[best]),
+                window=int(layout.order_n[positions_m[best]]),
+            )
+        )
     return places

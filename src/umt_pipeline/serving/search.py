@@ -264,7 +264,7 @@ def _vector(embedder: Embedder | None, index: Index, query: Query) -> np.ndarray
 def _own_windows(index: Index, query: Query) -> list[int]:
     """Return the windows of the index that show what the query shows."""
     if query.window is not None:
-        return [query.window, *layout_of(index).around(query.window, 0)]
+        return layout_of(index).around(query.window)
     if not isinstance(query.video, str | Path | bytes):
         return []
     sha256 = hashlib.sha256(query.video).hexdigest() if isinstance(query.video, bytes) else sha256_file(Path(query.video))

@@ -18,7 +18,7 @@ from umt_pipeline.serving.inputs import Span, clip_of
 from umt_pipeline.serving.search_report import IOU_AT, Asked, SearchReport
 from umt_pipeline.video.views import ViewConfig
 
-_SYSTEMS = {"dual": "Search", "reranked": "Search, re-ranked"}
+SYSTEMS = {"dual": "Search", "reranked": "Search, re-ranked"}
 _COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10"}
 _PLACES = {"place": "Mean overlap", **{f"place_r1_{100 * least:.0f}": f"R@1, overlap ≥ {least:g}" for least in IOU_AT}}
 _VIEW = ViewConfig(frames=6, size=96)
@@ -87,12 +87,12 @@ def write_report(report: SearchReport, page: Path, provenance: Mapping[str, Any]
 
 
 def _recall(report: SearchReport) -> Block | None:
-    rows = [Scored(Cell(_SYSTEMS[system]), report.values(system)) for system in report.asked]
+    rows = [Scored(Cell(SYSTEMS[system]), report.values(system)) for system in report.asked]
     return score_table("Captions whose file is found, %", rows, _COLUMNS, {"Chance": report.chance})
 
 
 def _places(report: SearchReport) -> Block | None:
-    rows = [Scored(Cell(_SYSTEMS[system]), report.values(system)) for system in report.asked]
+    rows = [Scored(Cell(SYSTEMS[system]), report.values(system)) for system in report.asked]
     if "place" not in rows[0].values:
         return None
     return score_table("Captions whose place is found, %", rows, _PLACES, {})
@@ -137,7 +137,7 @@ def _nothing(scores: BestScores, cutoff: Cutoff | str) -> list[Block | None]:
 
 
 def _times(report: SearchReport) -> Block | None:
-    rows = [(_SYSTEMS[system], *(f"{value:.1f}" for value in times.values())) for system, times in report.milliseconds.items()]
+    rows = [(SYSTEMS[system], *(f"{value:.1f}" for value in times.values())) for system, times in report.milliseconds.items()]
     return table("Milliseconds of a query", ("", *report.milliseconds["dual"]), rows)
 
 

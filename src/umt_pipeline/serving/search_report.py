@@ -9,7 +9,6 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,7 +219,6 @@ def _facts(index: Index) -> dict[str, Any]:
         "windows": len(index.windows),
         "hours of video": float(index.files["duration_s"].sum()) / 3600,
         "bytes of vectors, mapped into memory": 4 * index.model.dim * len(index.windows),
-        "bytes on disk": sum(path.stat().st_size for path in Path(index.folder).rglob("*") if path.is_file()),
         "peak bytes of memory of this process, with the model": peak,
         "built": dict(index.facts),
     }
