@@ -21,8 +21,8 @@ from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.films import Film
 from umt_pipeline.serving.shelf import Shelf
+from umt_pipeline.serving.window_frames import WindowReader
 from umt_pipeline.serving.windows import Window, WindowRule
 from umt_pipeline.video.media import Reason, Refusal, VideoInfo
 from umt_pipeline.video.probe_cache import FileState
@@ -48,7 +48,7 @@ class Video:
 
 
 class _Piece(NamedTuple):
-    """A part of a film that is read at once."""
+    """A part of a file that is read at once."""
 
     number: int
     part: int
@@ -78,14 +78,14 @@ def embed_videos(
     Returns:
         Why videos could not be read, by their SHA-256.
     """
-    films = [Film(video.path, video.info, embedder.view, video.windows, batch_size) for video in videos]
-    batches = list(_batches(films, batch_size))
+    readers = [WindowReader(video.path, video.info, embedder.view, video.windows, batch_size) for video in videos]
+    batches = list(_batches(readers, batch_size))
     failures: dict[str, Refusal] = {}
     parts: dict[int, list[np.ndarray]] = {}
     done = 0
 
     def load(batch: _Batch) -> _Read:
-        return {piece: _load(films[piece.number], piece.part) for piece in batch}
+        return {piece: _load(readers[piece.number], piece.part) for piece in batch}
 
     with progress("embedding", sum(len(video.windows) for video in videos), "window") as show:
         show(0)
@@ -95,12 +95,12 @@ def embed_videos(
                 vectors = _encoded(embedder, pieces)
                 for piece, found in pieces.items():
                     video = videos[piece.number]
-                    done += len(films[piece.number].parts[piece.part])
+                    done += len(readers[piece.number].parts[piece.part])
                     if isinstance(found, Refusal):
                         failures.setdefault(video.info.sha256, found)
                         continue
                     parts.setdefault(piece.number, []).append(vectors[piece])
-                    if piece.part + 1 < len(films[piece.number].parts):
+                    if piece.part + 1 < len(readers[piece.number].parts):
                         continue
                     own = parts.pop(piece.number)
                     if FileState.of(video.path) != video.state:
@@ -112,12 +112,12 @@ def embed_videos(
     return failures
 
 
-def _batches(films: Sequence[Film], batch_size: int) -> Iterator[_Batch]:
-    """Divide the parts of all films, in order, so that no batch has more windows than ``batch_size``."""
+def _batches(readers: Sequence[WindowReader], batch_size: int) -> Iterator[_Batch]:
+    """Divide the parts of all readers, in order, so that no batch has more windows than ``batch_size``."""
     waiting: list[_Piece] = []
     windows = 0
-    for number, film in enumerate(films):
-        for part, of_part in enumerate(film.parts):
+    for number, reader in enumerate(readers):
+        for part, of_part in enumerate(reader.parts):
             if waiting and windows + len(of_part) > batch_size:
                 yield tuple(waiting)
                 waiting, windows = [], 0
@@ -127,13 +127,13 @@ def _batches(films: Sequence[Film], batch_size: int) -> Iterator[_Batch]:
         yield tuple(waiting)
 
 
-def _load(film: Film, part: int) -> np.ndarray | Refusal:
+def _load(reader: WindowReader, part: int) -> np.ndarray | Refusal:
     try:
-        return film.read(part)
+        return reader.read(part)
     except VideoError as error:
         return Refusal(str(error.reason), error.detail)
     except Exception as error:  # decoders raise what they like; one file does not end the work, and none is dropped unseen
-        return Refusal(Reason.UNREADABLE_FILE.value, f"{film.path}: {type(error).__name__}: {error}")
+        return Refusal(Reason.UNREADABLE_FILE.value, f"{reader.path}: {type(error).__name__}: {error}")
 
 
 def _encoded(embedder: Embedder, pieces: _Read) -> dict[_Piece, np.ndarray]:

@@ -55,16 +55,15 @@ def _look(path: Path, threshold: float | None) -> Looked:
     header = read_header(path)
     detector = None if threshold is None else _Detector(header, threshold)
     scenes: list[float] = []
-    first: float | None = None
-    number, end = -1, 0.0
+    first, end = 0, 0.0
     for number, frame in enumerate(displayed_frames(path, header)):
         # As everywhere here: a container that times its frames is believed, in others frames are evenly apart.
-        at = float(frame.pts * frame.time_base) if header.times_frames and frame.pts is not None else number / header.fps
-        first = at if first is None else first
-        lasts = float(frame.duration * frame.time_base) if header.times_frames and frame.duration else 1 / header.fps
-        end = max(end, at - first + lasts)
+        timed = header.times_frames and frame.pts is not None
+        first = frame.pts if timed and not number else first
+        at = (frame.pts - first) * float(frame.time_base) if timed else number / header.fps
+        end = max(end, at + (frame.duration * float(frame.time_base) if timed and frame.duration else 1 / header.fps))
         if detector is not None and detector.is_first_of_scene(frame) and number:
-            scenes.append(at - first)
+            scenes.append(at)
     return Looked(end, tuple(scenes))
 
 

@@ -49,10 +49,10 @@ class Index:
     def __init__(self, folder: Path, pointer: Pointer) -> None:
         self.folder = folder
         self._pointer = pointer
-        self._manifest: Manifest = read_manifest(folder, pointer)
-        check_files(folder, self._manifest)
+        self.manifest: Manifest = read_manifest(folder, pointer)
+        check_files(folder, self.manifest)
         where = generation_folder(folder, pointer.generation)
-        self.segments = tuple(Segment.open(where, facts) for facts in self._manifest.segments)
+        self.segments = tuple(Segment.open(where, facts) for facts in self.manifest.segments)
         deleted = np.load(where / DELETED_FILE)
         total = sum(segment.facts.rows for segment in self.segments)
         self._rows = np.delete(np.arange(total, dtype=np.int64), deleted)
@@ -96,32 +96,32 @@ class Index:
     @property
     def generation(self) -> int:
         """Its number."""
-        return self._manifest.generation
+        return self.manifest.generation
 
     @property
     def identity(self) -> str:
         """Of what its vectors depend on besides the files."""
-        return self._manifest.identity
+        return self.manifest.identity
 
     @property
     def sha256(self) -> dict[str, str]:
         """The hash of each of its files."""
-        return self._manifest.sha256
+        return self.manifest.sha256
 
     @property
     def model(self) -> ModelFacts:
         """The model whose vectors it holds."""
-        return self._manifest.model
+        return self.manifest.model
 
     @property
     def rule(self) -> WindowRule:
         """How its files were cut."""
-        return self._manifest.rule
+        return self.manifest.rule
 
     @property
     def facts(self) -> dict[str, Any]:
         """Counts of files and windows, seconds, bytes."""
-        return self._manifest.facts
+        return self.manifest.facts
 
     @cached_property
     def files(self) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from umt_pipeline.core.errors import IndexingError
 from umt_pipeline.core.files import link_or_copy, sha256_file, staged_folder, write_json
 from umt_pipeline.serving.index.layout import (
     DELETED_FILE,
+    FILE_COLUMNS,
     FILES_FILE,
     FORMAT,
     GENERATIONS,
@@ -54,7 +55,7 @@ class Content:
         identity: of what the vectors depend on besides the files.
         model: whose vectors they are.
         rule: by which files were cut.
-        files: columns file_id, path, media, duration_s, label, split, date; a row for each video.
+        files: columns file_id, path, media, label, split, date; a row for each video.
         left_out: columns path, reason, detail; a row for each file that is not in it.
         facts: what else is to be known, as JSON: seconds.
     """
@@ -179,7 +180,7 @@ def _rows_of(segment: Segment, deleted: np.ndarray) -> tuple[Segment, np.ndarray
 
 
 def _counted(staged: Path, facts: Sequence[SegmentFacts], deleted: np.ndarray, files: pd.DataFrame) -> pd.DataFrame:
-    """Return the files with the number of windows that are there of each.
+    """Return the files with the seconds that their windows cover, and how many there are of each.
 
     Raises:
         IndexingError: a window is of no file, or a file has no window or two at one place.
@@ -187,12 +188,15 @@ def _counted(staged: Path, facts: Sequence[SegmentFacts], deleted: np.ndarray, f
     tables = [pd.read_parquet(staged / segment.table_file) for segment in facts]
     empty = pd.DataFrame({"file_id": pd.Series(dtype=str), "start_s": [], "end_s": []})
     windows = pd.concat([empty, *tables], ignore_index=True).drop(index=deleted)
-    n_windows = windows["file_id"].value_counts()
+    n_windows, ends = windows["file_id"].value_counts(), windows.groupby("file_id")["end_s"].max()
     if strangers := set(n_windows.index) - set(files["file_id"]):
         raise IndexingError(f"expected windows of the files of the index, found some of {len(strangers)} others")
     if twice := int(windows.duplicated(["file_id", "start_s"]).sum()):
         raise IndexingError(f"expected each window once, found {twice} twice")
-    counted = files.assign(n_windows=files["file_id"].map(n_windows).fillna(0).astype("int64"))
+    counted = files.assign(
+        duration_s=files["file_id"].map(ends).astype("float64"),
+        n_windows=files["file_id"].map(n_windows).fillna(0).astype("int64"),
+    )[list(FILE_COLUMNS)]
     if len(without := counted.loc[counted["n_windows"] == 0, "path"]):
         raise IndexingError(f"expected at least one window of each file, found none of {', '.join(without[:3])}")
     return counted

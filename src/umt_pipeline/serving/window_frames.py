@@ -31,8 +31,6 @@ from umt_pipeline.video.media import Reason, VideoInfo
 from umt_pipeline.video.transcode import displayed_frames
 from umt_pipeline.video.views import View, ViewConfig, apply_view, eval_view, load_view
 
-# Times are sums of a container's units: what lies closer together is the same.
-_SAME_S = 1e-6
 _KEPT_TIMELINES = 16
 
 
@@ -55,12 +53,10 @@ class Timeline:
 
         A window in which no frame begins shows the one that is seen then.
         """
-        first, stop = (int(place) for place in np.searchsorted(self.seconds_N, np.array(window) - _SAME_S))
-        if stop <= first:
-            first = max(0, int(np.searchsorted(self.seconds_N, window.start_s + _SAME_S, side="right")) - 1)
-            stop = first + 1
+        first, stop = np.searchsorted(self.seconds_N, window).tolist()
+        first = min(first, max(stop - 1, 0))
         # Which frames are taken does not depend on what they show.
-        return [first + index for index in eval_view(view, stop - first, 1, 1).frame_indices]
+        return [first + index for index in eval_view(view, max(stop - first, 1), 1, 1).frame_indices]
 
 
 def read_windows(path: Path, info: VideoInfo, view: ViewConfig, windows: Sequence[Window]) -> NDArray[np.uint8]:
@@ -75,10 +71,10 @@ def read_windows(path: Path, info: VideoInfo, view: ViewConfig, windows: Sequenc
     Raises:
         VideoError: the file cannot be read.
     """
-    return Film(path, info, view, tuple(windows), len(windows)).read(0)
+    return WindowReader(path, info, view, tuple(windows), len(windows)).read(0)
 
 
-class Film:
+class WindowReader:
     """A file whose windows are read in parts, by several threads.
 
     Args:
