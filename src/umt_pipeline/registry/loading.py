@@ -56,7 +56,19 @@ def find_registered(address: str) -> Found:
         ConfigError: the address is no such one.
         RegistryError: see :func:`load_registered`.
     """
-    version = find_version(address)
+    return found_version(find_version(address), address)
+
+
+def found_version(version: Version, address: str) -> Found:
+    """Return a version's files, fetched into a cache if they are not there whole: if they are, no registry is asked.
+
+    Args:
+        version: with its tags.
+        address: what it was asked for by.
+
+    Raises:
+        RegistryError: its files are gone or changed, or the registry cannot be asked.
+    """
     folder = _files(version)
     serving = read_json(folder / FILES["serving"][0])
     facts = {"name": version.name, "version": version.version, **version.tags}

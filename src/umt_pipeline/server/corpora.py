@@ -1,0 +1,165 @@
+"""What is served of a corpus: champions of the registry, else the models that were trained last, with indexes of its videos."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import umt_pipeline as umt
+from umt_pipeline.core.errors import CheckpointError, ConfigError
+from umt_pipeline.models.folders import SKIPPED_FILE
+from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
+from umt_pipeline.registry.names import registered_name
+from umt_pipeline.registry.reading import Version
+from umt_pipeline.registry.serving_settings import serving_settings
+from umt_pipeline.server.champion import Champion
+from umt_pipeline.server.offers import Shop
+from umt_pipeline.server.shelf import Served, name_for
+from umt_pipeline.server.watching import Look
+from umt_pipeline.serving.index.reading import Index
+from umt_pipeline.serving.loading import load_found
+from umt_pipeline.serving.models import Model
+from umt_pipeline.serving.sources import Found
+
+logger = logging.getLogger(__name__)
+
+SEARCHES = "stage2"
+# What a corpus may have besides, each asked in its own way.
+SAYS = ("classification", "question_answering")
+
+Build = Callable[[Model, Path], None]
+"""Makes, or brings up to date, the index of a model in a folder."""
+
+
+@dataclass(frozen=True)
+class CorpusOffer:
+    """A corpus whose models are served.
+
+    Args:
+        project: the project's folder.
+        corpus: its name; None: the demo.
+        shop: gets models ready.
+        build: makes an index before the server starts.
+        build_beside: makes one while another is served.
+    """
+
+    project: Path
+    corpus: str | None
+    shop: Shop
+    build: Build
+    build_beside: Build
+
+    @cached_property
+    def loader(self) -> ProjectConfigLoader:
+        """The corpus' configuration."""
+        return config_loader(self.project, self.corpus)
+
+    @cached_property
+    def media(self) -> Path:
+        """Folder of its videos and images."""
+        return catalog_path(self.project, self.loader, "raw_media").resolve()
+
+    def index_folder(self, model: Model) -> Path:
+        """Return where the index of a model is: of each model another, so that a champion that comes back finds its own."""
+        assert model.embedder is not None
+        return self.project / str(self.loader["globals"]["data"]) / "09_index" / model.embedder.key[:16]
+
+    def champion(self, kind: str) -> Champion:
+        """Return what knows the champion of a kind of model."""
+        note = catalog_path(self.project, self.loader, "workspace") / "serving" / f"champion_{kind}.json"
+        return Champion(self.project, self.corpus, kind, note)
+
+    def served(self, sources: Sequence[str]) -> tuple[list[Served], list[Look]]:
+        """Return what to serve, ready, and what to look for while it is.
+
+        Args:
+            sources: of models, in place of the corpus' own.
+
+        Raises:
+            ConfigError: there is no model to search with.
+            UmtError: a model or its index cannot be had.
+        """
+        if sources:
+            found: list[Served] = []
+            for source in sources:
+                found.append(self._ready(name_for(source, [one.name for one in found]), self.shop.load(source)))
+            return found, []
+        looks = []
+        found = []
+        for kind in (SEARCHES, *SAYS):
+            one, version = self._own(kind)
+            if one is not None:
+                found.append(one)
+            if version is not None or kind == SEARCHES:
+                looks.append(_Follow(self, kind, version.version if version else None).look)
+        return found, looks
+
+    def _own(self, kind: str) -> tuple[Served | None, Version | None]:
+        name, champion = registered_name(self.corpus, kind), self.champion(kind).now()
+        if champion is not None:
+            version, files = champion
+            return self._ready(name, self.load_version(files), champion=True), version
+        folder = catalog_path(self.project, self.loader, f"{kind}_model")
+        if not folder.is_dir() or (folder / SKIPPED_FILE).is_file():
+            if kind == SEARCHES:
+                raise ConfigError(
+                    f"{folder}: expected a model to search with, found none, and the registry has no champion of {name}. Train "
+                    "one (`dvc repro`), fetch it (`dvc pull`), or give one by --model"
+                )
+            return None, None
+        options: Any = serving_settings(kind, self.project, self.loader).model_dump(mode="json") if kind in SAYS else {}
+        try:
+            return self._ready(name, umt.load(folder, self.shop.precision, **options)), None
+        except CheckpointError as error:
+            if kind == SEARCHES:
+                raise
+            logger.warning("%s is not served: %s", name, error)
+            return None, None
+
+    def load_version(self, files: Found) -> Model:
+        """Load a registered version."""
+        logger.info("loading %s", files.source)
+        assert files.settings is not None, "a version has them"
+        return load_found(files, files.settings, self.shop.precision)
+
+    def _ready(self, name: str, model: Model, champion: bool = False) -> Served:
+        return self.with_index(name, model, self.build, champion)
+
+    def with_index(self, name: str, model: Model, build: Build, champion: bool) -> Served:
+        """Return a model with its index, brought up to date."""
+        index = None
+        if model.embedder is not None:
+            folder = self.index_folder(model)
+            build(model, folder)
+            index = Index.open(folder)
+        return self.shop.served(name, model, index, champion, self.media)
+
+
+class _Follow:
+    """Looks whether a corpus has another champion.
+
+    Args:
+        offer: the corpus.
+        kind: of the model.
+        version: that is served; None: no champion is.
+    """
+
+    def __init__(self, offer: CorpusOffer, kind: str, version: str | None) -> None:
+        self._offer, self._kind, self._version = offer, kind, version
+        self._champion = offer.champion(kind)
+
+    def look(self) -> Served | None:
+        """Return the new champion, ready; None: it is the one that is served."""
+        version = self._champion.look()
+        if version is None or version.version == self._version:
+            return None
+        name = registered_name(self._offer.corpus, self._kind)
+        logger.info("%s version %s is the champion now: getting it ready", name, version.version)
+        model = self._offer.load_version(self._champion.files(version))
+        served = self._offer.with_index(name, model, self._offer.build_beside, champion=True)
+        self._version = version.version
+        return served

@@ -1,0 +1,88 @@
+"""What changes while the server runs: a newer generation of an index, another champion. Both are taken over as they come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from umt_pipeline.core.errors import UmtError
+from umt_pipeline.server.shelf import Served
+from umt_pipeline.server.state import Serving
+from umt_pipeline.serving.index.reading import Index
+
+logger = logging.getLogger(__name__)
+
+Look = Callable[[], Served | None]
+"""Looks whether something else is to be served under a name, and returns it, ready; None: all is as it was."""
+
+
+class Watcher:
+    """Looks around in a thread of its own, until it is closed. What cannot be looked at stays as it is, and that is said once.
+
+    Args:
+        serving: whose models and indexes are exchanged.
+        looks: beside looking for newer generations of the indexes that are served.
+        every_s: seconds from one look to the next.
+    """
+
+    def __init__(self, serving: Serving, looks: Sequence[Look], every_s: float) -> None:
+        self._serving, self._looks, self._every_s = serving, looks, every_s
+        self._said: set[str] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Not waited for: it may be in the middle of asking a registry that does not answer.
+        self._ended.set()
+
+    def look(self) -> None:
+        """Look once."""
+        for look in [*self._looks, *(self._newer(served) for served in self._serving.shelf.all)]:
+            try:
+                found = look()
+                if found is not None and not self._ended.is_set():
+                    self._exchange(found)
+            except UmtError as error:
+                self._say_once(str(error))
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every_s):
+            try:
+                self.look()
+            except Exception:
+                # A defect of ours: what is served goes on, and the log has it.
+                logger.exception("looking for newer models and indexes failed")
+
+    def _newer(self, served: Served) -> Look:
+        def look() -> Served | None:
+            if served.index is None or not served.index.changed():
+                return None
+            index = Index.open(served.index.folder)
+            embedder = served.embedder
+            if index.model.key != embedder.key:
+                self._say_once(
+                    f"{index.folder}: generation {index.generation} is of another model, {index.model.source}; generation "
+                    f"{served.index.generation} is served on. Start the server again to search with the other model."
+                )
+                index.close()
+                return None
+            return replace(served, index=index)
+
+        return look
+
+    def _exchange(self, found: Served) -> None:
+        # Where searches are done, so that none is in the middle of what goes.
+        self._serving.thread.hand(lambda: self._serving.shelf.put(found)).result()
+        generation = f", generation {found.index.generation} of its index" if found.index else ""
+        logger.info("serving %s now: %s%s", found.name, found.model.source, generation)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)

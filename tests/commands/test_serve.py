@@ -1,0 +1,123 @@
+"""`umt serve` in a terminal: it says where it is, refuses what cannot be served, and ends when it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+import umt_pipeline as umt
+from tests.processes import wait_until
+from tests.server.process import ServeProcess, serving
+from tests.server.small import Small, build_index, make_small
+from umt_pipeline.commands.main import app
+from umt_pipeline.core.errors import CheckpointError, ConfigError, IndexingError
+from umt_pipeline.server.running import Address, bound
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return make_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def server(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    with serving(["--index", small.index, "--port", "0", "--every", "0.1"], tmp_path_factory.mktemp("serve")) as found:
+        yield found
+
+
+def test_it_searches_plays_and_is_well(server: ServeProcess) -> None:
+    with httpx.Client(base_url=server.base) as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/healthz").json() == {"status": "ok", "problems": []}
+        hits = client.get("/api/search", params={"q": "a disc"}).json()["hits"]
+        part = client.get(hits[0]["media_url"], headers={"Range": "bytes=0-3"})
+        assert (part.status_code, len(part.content)) == (206, 4)
+        assert "server" not in client.get("/").headers
+
+
+def test_fifty_clients_at_once_have_their_answers(server: ServeProcess) -> None:
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=server.base, timeout=30) as client:
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                statuses.append(client.get("/api/search", params={"q": f"disc {number}"}).status_code)
+
+    statuses: list[int] = []
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) >= 50
+    assert set(statuses) == {200}
+    said = httpx.get(f"{server.base}/metrics").text
+    count, total = (float(line.split()[1]) for line in said.splitlines() if line.startswith(("umt_text_batch_size_count", "umt_text_batch_size_sum")))  # fmt: skip
+    assert total / count > 1.5, "queries go through the model together"
+
+
+def test_a_client_that_sends_too_much_or_nothing_costs_only_itself(server: ServeProcess) -> None:
+    host, port = server.base.removeprefix("http://").split(":")
+    head = f"POST /api/similar HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    with socket.create_connection((host, int(port))) as slow, socket.create_connection((host, int(port))) as large:
+        slow.sendall(head.encode() + b"Content-Length: 100\r\n\r\n--x\r\n")
+        large.sendall(head.encode() + f"Content-Length: {10**12}\r\n\r\n--x\r\n".encode())
+        large.settimeout(10)
+        assert b"413" in large.recv(100)
+        assert httpx.get(f"{server.base}/healthz").status_code == 200
+
+
+def test_a_newer_generation_is_taken_over(server: ServeProcess, small: Small) -> None:
+    build_index(small.index, umt.load(small.model), sorted(small.videos.iterdir())[:2])
+    wait_until("two files", lambda: httpx.get(f"{server.base}/api/models").json()[0]["index"]["files"] == 2)
+
+
+def test_told_to_end_it_ends_cleanly(small: Small, tmp_path: Path) -> None:
+    with serving(["--index", small.index, "--model", small.model, "--port", "0"], tmp_path, TMPDIR=str(tmp_path)) as server:
+        assert httpx.get(f"{server.base}/healthz").status_code == 200
+        assert server.end() == 0
+    assert not list(tmp_path.glob("umt-*")), "temporary files went with it"
+    assert "Traceback" not in "".join(server.said)
+
+
+def test_others_than_this_machine_need_a_token(small: Small, tmp_path: Path) -> None:
+    arguments = ["--index", small.index, "--port", "0", "--host", "0.0.0.0"]
+    with serving(arguments, tmp_path) as server:
+        token = server.url.partition("?token=")[2]
+        assert len(token) >= 24, "made up"
+        base = server.base.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{base}/api/models").status_code == 401
+        assert httpx.get(f"{base}/api/models", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    with serving(arguments, tmp_path, UMT_SERVE_TOKEN="my own") as server:
+        assert server.url.endswith("?token=my%20own")
+
+
+def test_a_port_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}: expected a free port"):
+            CliRunner().invoke(app, ["serve", "--index", str(tmp_path), "--port", str(port)], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="--host"):
+        bound(Address("no such host", 0))
+
+
+def test_what_cannot_be_served_is_said(small: Small, tmp_path: Path) -> None:
+    def serve(*arguments: str | Path) -> None:
+        CliRunner().invoke(app, ["serve", "--port", "0", *map(str, arguments)], catch_exceptions=False)
+
+    with pytest.raises(IndexingError, match="expected an index, found none"):
+        serve("--index", tmp_path)
+    with pytest.raises(IndexingError, match="expected the model whose vectors it holds"):
+        serve("--index", small.index, "--model", small.other("stage2"))
+    with pytest.raises(CheckpointError, match="expected a model folder"):
+        serve("--index", small.index, "--model", tmp_path / "none")
+    with pytest.raises(ConfigError, match="a --model for each --index"):
+        serve("--index", small.index, "--model", small.model, "--model", small.model)
+    with pytest.raises(ConfigError, match="either a corpus or --index"):
+        serve("demo", "--index", small.index)

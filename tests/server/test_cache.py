@@ -1,0 +1,59 @@
+"""Files that are made on demand: once each, and only so many bytes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from umt_pipeline.server.cache import Cache
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_file_is_made_once_however_many_ask(tmp_path: Path) -> None:
+    made = 0
+
+    async def make(target: Path) -> None:
+        nonlocal made
+        made += 1
+        await asyncio.sleep(0.02)
+        target.write_bytes(b"x")
+
+    cache = Cache(tmp_path / "cache", 1000)
+    first = asyncio.create_task(cache.file("a", make))
+    others = [asyncio.create_task(cache.file("a", make)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    first.cancel()
+    found = await asyncio.gather(*others)
+    assert {path.read_bytes() for path in found} == {b"x"}, "who asked first went away, and the others have it"
+    await cache.file("a", make)
+    assert made == 1
+
+
+async def test_a_failure_is_told_and_not_kept(tmp_path: Path) -> None:
+    async def fail(target: Path) -> None:
+        raise ValueError("no")
+
+    async def make(target: Path) -> None:
+        target.write_bytes(b"x")
+
+    cache = Cache(tmp_path, 1000)
+    found = await asyncio.gather(cache.file("a", fail), cache.file("a", fail), return_exceptions=True)
+    assert [type(error) for error in found] == [ValueError, ValueError]
+    assert (await cache.file("a", make)).read_bytes() == b"x"
+
+
+async def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 250)
+    for number, name in enumerate("abc"):
+        if number == 2:
+            assert cache.known("a") is not None
+            os.utime(tmp_path / "b", (0, 0))
+        cache.put(name, b"x" * 100)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+    cache.put("large", b"x" * 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["large"], "what was just made is there for who asked for it"
+    assert cache.known("a") is None

@@ -1,0 +1,144 @@
+"""The champion is served, exchanged without a restart, and remembered for the time when the registry is away."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.server.small import Small, build_index, started
+from umt_pipeline.core.errors import ConfigError, RegistryError
+from umt_pipeline.core.files import sha256_file, sha256_folder, write_json
+from umt_pipeline.server.corpora import CorpusOffer
+from umt_pipeline.server.known import write_known_clip
+from umt_pipeline.server.offers import Shop
+from umt_pipeline.server.watching import Watcher
+from umt_pipeline.serving.models import Model
+
+NAME = "demo_stage2"
+
+
+class Registry:
+    """A registry of this test alone."""
+
+    def __init__(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.database = project / "own.db"
+        self.up = f"sqlite:///{self.database}"
+        self._monkeypatch = monkeypatch
+        self.come()
+
+    def come(self) -> None:
+        self._monkeypatch.setenv("MLFLOW_TRACKING_URI", self.up)
+        mlflow.set_tracking_uri(self.up)
+
+    def go(self) -> None:
+        # A port that nobody listens at.
+        self._monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        self._monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    def add(self, model: Path, folder: Path) -> str:
+        """Make a version the champion."""
+        self.come()
+        artifacts = folder / "artifacts"
+        shutil.copytree(model, artifacts / "model")
+        write_json(artifacts / "serving.json", {"kind": "stage2", "settings": {}})
+        tags = {
+            "umt.corpus": "demo",
+            "umt.kind": "stage2",
+            "sha256.folder": sha256_folder(artifacts / "model"),
+            "sha256.serving": sha256_file(artifacts / "serving.json"),
+        }
+        client = MlflowClient()
+        if not client.search_registered_models(f"name = '{NAME}'"):
+            client.create_registered_model(NAME)
+        version = str(client.create_model_version(NAME, source=str(folder), tags=tags).version)
+        client.set_registered_model_alias(NAME, "champion", version)
+        return version
+
+
+@pytest.fixture
+def registry(project: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("UMT_CACHE", str(project / "cache"))
+    return Registry(project, monkeypatch)
+
+
+@pytest.fixture
+def offer(project: Path, small: Small, tmp_path: Path) -> CorpusOffer:
+    clip = tmp_path / "known.mp4"
+    write_known_clip(clip)
+
+    def build(model: Model, folder: Path) -> None:
+        if not (folder / "current.json").exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            build_index(folder, model, sorted(small.videos.iterdir())).close()
+
+    return CorpusOffer(project, None, Shop(clip), build, build)
+
+
+def test_another_champion_is_taken_over_while_requests_come(
+    offer: CorpusOffer, registry: Registry, small: Small, cache: Path, tmp_path: Path
+) -> None:
+    registry.add(small.model, tmp_path / "first")
+    served, looks = offer.served([])
+    assert [one.name for one in served] == [NAME]
+    with started(served, cache) as (client, serving):
+        watcher = Watcher(serving, looks, 3600)
+        (before,) = client.get("/api/models").json()
+        assert (before["champion"], before["source"]) == (True, f"models:/{NAME}/1")
+        watcher.look()
+        assert client.get("/api/models").json() == [before], "nothing has changed"
+        registry.add(small.other("stage2"), tmp_path / "second")
+        watcher.look()
+        (after,) = client.get("/api/models").json()
+        assert (after["champion"], after["source"]) == (True, f"models:/{NAME}/2")
+        assert after["key"] != before["key"]
+        found = client.get("/api/search", params={"q": "a disc"})
+        assert found.json()["hits"], "by the new model, in an index of its own"
+        assert client.get("/healthz").status_code == 200
+        assert f'umt_swaps_total{{model="{NAME}"}} 1.0' in client.get("/metrics").text
+        registry.go()
+        watcher.look()
+        assert client.get("/api/models").json() == [after], "the registry is away, and what was served is"
+
+
+def test_without_a_registry_the_last_champion_is_served(
+    offer: CorpusOffer, registry: Registry, small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.add(small.model, tmp_path / "first")
+    assert offer.champion("stage2").now() is not None
+    registry.go()
+    served, _ = offer.served([])
+    assert served[0].champion
+    assert "Serving demo_stage2 version 1, the champion when the registry could last be asked" in caplog.text
+    shutil.rmtree(Path(registry.database.parent / "cache"))
+    with pytest.raises(RegistryError, match="9"):
+        offer.champion("stage2").now()
+
+
+def test_without_a_champion_stage_2_is_served(
+    offer: CorpusOffer, registry: Registry, project: Path, small: Small, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match="expected a model to search with, found none"):
+        offer.served([])
+    assert not registry.database.exists(), "nobody makes a database only to say that it is empty"
+    shutil.copytree(small.model, project / "data" / "06_models" / "stage2")
+    served, _ = offer.served([])
+    assert [(one.name, one.champion) for one in served] == [(NAME, False)]
+    assert served[0].index is not None
+    assert served[0].index.folder.parent == project / "data" / "09_index"
+
+
+def test_models_are_served_side_by_side_each_with_its_own_index(
+    offer: CorpusOffer, registry: Registry, small: Small, cache: Path
+) -> None:
+    other = small.other("stage2")
+    served, looks = offer.served([str(small.model), str(other), str(small.model)])
+    assert not looks
+    assert [one.name for one in served] == ["stage2", "stage2-1", "stage2-2"]
+    with started(served[:2], cache) as (client, _):
+        by = {name: client.get("/api/search", params={"q": "a disc", "model": name}).json() for name in ("stage2", "stage2-1")}
+    assert by["stage2"]["model"] == "stage2"
+    assert by["stage2"]["hits"] != by["stage2-1"]["hits"]

@@ -1,0 +1,225 @@
+"""The search page in a real browser, against a real server: what a person does there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.server.browser import CHROMIUM, opened, started_browser
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs a Chromium on the PATH: chromium, chromium-browser or google-chrome"
+)
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started_browser() as found:
+        yield found
+
+
+@pytest.fixture
+def look(browser: Browser, address: str) -> Iterator[Open]:
+    """Open a page of the server at a path."""
+    with ExitStack() as stack:
+
+        def look_at(path: str = "/", **settings: Any) -> Page:
+            page = stack.enter_context(opened(browser, address, **settings))
+            page.goto(path)
+            return page
+
+        yield look_at
+
+
+def ask(page: Page, text: str) -> None:
+    page.fill("#q", text)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hit .name")
+
+
+def current(page: Page, video: str = ".shot video") -> float:
+    return float(page.evaluate("selector => document.querySelector(selector).currentTime", video))
+
+
+def first_window(page: Page) -> tuple[float, float]:
+    """Return the seconds of the first hit, as it says them."""
+    said = page.locator(".hit .span").first.text_content() or ""
+    start, end = (60 * int(minutes) + float(seconds) for minutes, seconds in re.findall(r"(\d+):([\d.]+)", said))
+    return start, end
+
+
+def focused_rank(page: Page) -> int:
+    return int(page.evaluate("document.activeElement.closest('.hit').dataset.rank"))
+
+
+def test_who_types_a_sentence_sees_clips_and_plays_one(look: Open) -> None:
+    page = look()
+    expect(page.locator("#q")).to_be_focused()
+    ask(page, "a disc that moves")
+    expect(page.get_by_role("status").first).to_contain_text("moments, best first")
+    assert page.evaluate("document.querySelector('.hit .picture').decode().then(() => true)"), "the thumbnail is a picture"
+    start, end = first_window(page)
+    assert end > start
+    page.locator(".hit .play").first.click()
+    page.wait_for_selector(".shot[data-state=playing] video")
+    page.wait_for_selector(".shot[data-state=ended]")
+    assert start < current(page) <= end + 0.15, "it stops at the end of what was found"
+    stopped = current(page)
+    page.wait_for_timeout(300)
+    assert current(page) == stopped
+    page.get_by_role("button", name="Play again").click()
+    page.wait_for_selector(".shot[data-state=playing]")
+    assert start - 0.01 <= current(page) < end
+
+
+def test_only_one_clip_plays(look: Open) -> None:
+    page = look()
+    ask(page, "a disc")
+    for number in (0, 1):
+        page.locator(".hit .play").nth(number).click()
+        page.wait_for_selector(f".hit[data-rank='{number + 1}'] video")
+    expect(page.locator(".shot video")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator(".shot video")).to_have_count(0)
+
+
+def test_the_keyboard_is_enough(look: Open) -> None:
+    page = look()
+    ask(page, "a disc")
+    page.keyboard.press("ArrowDown")
+    assert focused_rank(page) == 1
+    page.keyboard.press("ArrowRight")
+    assert focused_rank(page) == 2
+    page.keyboard.press("ArrowLeft")
+    assert focused_rank(page) == 1
+    page.keyboard.press("ArrowDown")
+    assert focused_rank(page) > 2, "a row further down"
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hit[data-rank='1'] .shot[data-state=playing]")
+    page.keyboard.press("/")
+    expect(page.locator("#q")).to_be_focused()
+
+
+def test_the_address_holds_what_is_looked_at(look: Open) -> None:
+    page = look()
+    ask(page, "a disc")
+    names = page.locator(".hit .name").all_text_contents()
+    page.get_by_role("button", name="More like this").nth(1).click()
+    page.wait_for_url("**like=*")
+    expect(page.get_by_role("heading", name="Moments like this one")).to_be_visible()
+    page.wait_for_selector(".hit .name")
+    assert "a disc" not in page.url
+    page.go_back()
+    expect(page.locator("#q")).to_have_value("a disc")
+    expect(page.locator(".hit .name")).to_have_text(names)
+    page.reload()
+    expect(page.locator(".hit .name")).to_have_text(names)
+    expect(page).to_have_title("a disc – search your videos")
+    page.go_back()
+    expect(page.locator(".hit")).to_have_count(0)
+    expect(page.locator("#q")).to_have_value("")
+
+
+def test_a_file_of_ones_own_finds_its_neighbours(look: Open, clip: Path) -> None:
+    page = look()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Search by a clip").click()
+    chooser.value.set_files(clip)
+    expect(page.get_by_role("heading", name="Moments like your clip")).to_be_visible()
+    expect(page.locator(".hit .name").first).to_have_text(clip.name)
+    page.reload()
+    expect(page.get_by_role("status").first).to_contain_text("choose the file again")
+
+
+def test_a_file_may_be_dropped_anywhere(look: Open, clip: Path) -> None:
+    page = look()
+    make = "bytes => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], 'mine.mp4')); return data; }"
+    data = page.evaluate_handle(make, list(clip.read_bytes()))
+    page.dispatch_event("main", "dragenter", {"dataTransfer": data})
+    expect(page.locator("#drop")).to_be_visible()
+    page.dispatch_event("main", "drop", {"dataTransfer": data})
+    expect(page.locator("#drop")).to_be_hidden()
+    expect(page.locator(".hit .name").first).to_have_text(clip.name)
+
+
+def test_a_file_that_is_no_video_is_refused_in_words(look: Open, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("no video")
+    page = look()
+    page.set_input_files("#file", tmp_path / "notes.mp4")
+    expect(page.get_by_role("alert")).to_contain_text("the uploaded file")
+
+
+def test_nothing_found_is_an_answer(look: Open, cut_off_above_all: float) -> None:
+    page = look("/?q=a+disc")
+    expect(page.get_by_role("heading", name="Nothing here fits")).to_be_visible()
+    expect(page.locator(".nothing")).to_contain_text(f"scores {cut_off_above_all:.3f} or more")
+    expect(page.get_by_role("status").first).to_contain_text("Nothing found")
+    expect(page.locator(".hit")).to_have_count(0)
+    page.get_by_role("button", name="anyway").click()
+    expect(page.locator(".hit").first).to_be_visible()
+    page.go_back()
+    expect(page.locator(".hit")).to_have_count(0)
+
+
+def test_filters_are_those_of_the_index(look: Open) -> None:
+    page = look("/?q=a+disc")
+    page.get_by_text("Filters").click()
+    assert page.locator("select[name=label] option").all_text_contents() == ["any", "ring", "star"]
+    expect(page.locator("#by-split")).to_be_hidden()
+    page.select_option("select[name=label]", "star")
+    page.wait_for_url("**label=star*")
+    expect(page.locator(".hit .tag").first).to_have_text("star")
+    expect(page.locator(".hit .tag", has_text="ring")).to_have_count(0)
+    expect(page.locator("#filters-count")).to_have_text("1")
+
+
+def test_why_shows_the_frames_and_ranking_anew_the_match(look: Open) -> None:
+    page = look("/?q=a+disc")
+    page.get_by_role("button", name="Why").first.click()
+    expect(page.locator(".frame")).not_to_have_count(0)
+    shares = [float(share.split()[0]) for share in page.locator(".frame .share").all_text_contents()]
+    assert sum(shares) == pytest.approx(100, abs=3)
+    expect(page.locator(".panel .numbers")).to_contain_text("match")
+    page.keyboard.press("Escape")
+    page.get_by_text("Re-rank").click()
+    page.wait_for_url("**rerank=1*")
+    expect(page.locator(".hit .numbers").first).to_contain_text("match")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_the_way_of_who_sees_or_moves_little(look: Open, scheme: str) -> None:
+    page = look(color_scheme=scheme, reduced_motion="reduce")
+    page.wait_for_selector(".mosaic img")
+    assert_accessible(page)
+    ask(page, "a disc")
+    page.get_by_role("button", name="Why").first.click()
+    page.wait_for_selector(".frame")
+    page.get_by_text("Filters").click()
+    assert_accessible(page)
+    page.goto(f"/?q={'x' * 3000}")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert_accessible(page)
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.parametrize("width", [390, 820, 1600])
+def test_it_fits_the_window(look: Open, width: int) -> None:
+    page = look("/?q=a+disc", viewport={"width": width, "height": 900})
+    page.wait_for_selector(".hit .name")
+    page.get_by_role("button", name="Why").first.click()
+    page.wait_for_selector(".frame")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
