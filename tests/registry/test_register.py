@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
+import umt_pipeline as umt
 from tests.registry.finished import FinishedProject
 from umt_pipeline.commands.register import registered_lines
 from umt_pipeline.core.errors import ConfigError, RegistryError
@@ -19,7 +20,6 @@ from umt_pipeline.core.locking import only_writer
 from umt_pipeline.registry.names import CHALLENGER, CHAMPION
 from umt_pipeline.registry.reading import connect, fetch, version_at
 from umt_pipeline.registry.register import Registered, register
-from umt_pipeline.serving.models import load
 
 KINDS = ("stage1", "stage2", "retrieval")
 
@@ -336,9 +336,9 @@ def test_mlflow_loads_the_champion(made: FinishedProject, monkeypatch: pytest.Mo
     MlflowClient().set_registered_model_alias("demo_stage2", CHAMPION, "1")
     monkeypatch.chdir(made.folder.parent)  # a database file is found from anywhere
     loaded = mlflow.pyfunc.load_model("models:/demo_stage2@champion", model_config={"precision": "fp32"})
-    known = load(made.model("stage2"), "fp32")
+    known = umt.load(made.model("stage2"), "fp32")
     videos, texts = paths(made), ["a disc", "a star that moves"]
-    assert loaded.predict(videos)["embedding"].tolist() == known.embed_videos(videos).tolist()
+    assert loaded.predict(videos)["embedding"].tolist() == known.embed_videos(videos).all().tolist()
     table = pd.DataFrame({"video": videos, "text": texts})
     assert loaded.predict(table[["text"]])["embedding"].tolist() == known.embed_texts(texts).tolist()
     assert loaded.predict(table)["match"].tolist() == known.match(videos, texts).tolist()

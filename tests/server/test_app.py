@@ -120,13 +120,16 @@ def test_a_window_has_neighbours_that_are_not_itself(client: TestClient) -> None
     assert "search again" in refused(client.get("/api/similar", params={"window": 1, "generation": 2}), 409)
 
 
-def test_an_uploaded_clip_finds_itself(client: TestClient, small: Small, tmp_path: Path) -> None:
-    # Frames of the whole file stand beside windows of it: the nearest need not be its own, but in this set it is.
+def test_an_uploaded_clip_finds_what_the_library_finds(client: TestClient, small: Small, tmp_path: Path) -> None:
     content = (small.videos / "two.mp4").read_bytes()
     found = client.post("/api/similar", files={"file": ("../../etc/x.mp4", content)}, params={"k": 4})
     assert found.status_code == 200, found.text
     assert found.json()["query"] == "x.mp4"
-    assert found.json()["hits"][0]["name"] == "two.mp4"
+    with Index.open(small.index) as index:
+        expected = search(umt.load(small.model).embedder, index, Query(video=small.videos / "two.mp4", k=4))
+    first = found.json()["hits"][0]
+    assert first["window"] == expected.hits[0].window
+    assert first["score"] == pytest.approx(expected.hits[0].score, abs=1e-5)
     picture = tmp_path / "a.png"
     Image.effect_noise((64, 64), 50).save(picture)
     assert client.post("/api/similar", files={"file": picture.read_bytes()}).status_code == 200
@@ -162,7 +165,7 @@ def test_why_says_where_the_model_looked(client: TestClient) -> None:
     for frame in found["frames"]:
         picture = client.get(frame["image_url"])
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
-    assert client.get("/pictures/why-../../x.jpg").status_code == 404
+    assert client.get("/pictures/why-../../x.jpg").status_code in (404, 422)
     assert client.get(f"/pictures/why-{'0' * 32}-000.jpg").status_code == 404
 
 
@@ -256,7 +259,7 @@ def test_a_model_that_says_something_else_is_not_well(small: Small, cache: Path)
         assert found.status_code == 503
         assert any("the known text's vector" in problem for problem in found.json()["problems"])
         assert "umt_healthy 0.0" in client.get("/metrics").text
-        assert client.get("/api/search", params={"q": "x"}).status_code in (422, 500), "no answer of no numbers"
+        assert client.get("/api/search", params={"q": "x"}).status_code == 500, "no answer of no numbers"
 
 
 def test_prometheus_is_told(client: TestClient) -> None:

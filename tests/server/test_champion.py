@@ -6,17 +6,19 @@ import shutil
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.server.small import Small, build_index, started
+from tests.server.small import Small, started
 from umt_pipeline.core.errors import ConfigError, RegistryError
 from umt_pipeline.core.files import sha256_file, sha256_folder, write_json
+from umt_pipeline.server.building import Content
 from umt_pipeline.server.corpora import CorpusOffer
 from umt_pipeline.server.known import write_known_clip
 from umt_pipeline.server.offers import Shop
 from umt_pipeline.server.watching import Watcher
-from umt_pipeline.serving.models import Model
+from umt_pipeline.serving.gathering import Asked
 
 NAME = "demo_stage2"
 
@@ -70,12 +72,9 @@ def offer(project: Path, small: Small, tmp_path: Path) -> CorpusOffer:
     clip = tmp_path / "known.mp4"
     write_known_clip(clip)
 
-    def build(model: Model, folder: Path) -> None:
-        if not (folder / "current.json").exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            build_index(folder, model, sorted(small.videos.iterdir())).close()
-
-    return CorpusOffer(project, None, Shop(clip), build, build)
+    known = pd.DataFrame({"path": [str(small.videos / "one.mp4")], "label": ["ring"], "split": ["test"]})
+    captions = pd.DataFrame({name: [] for name in ("path", "caption", "split", "start_s", "end_s")})
+    return CorpusOffer(project, None, Shop(clip), lambda: Content(Asked(small.videos, known=known), captions))
 
 
 def test_another_champion_is_taken_over_while_requests_come(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
+from open_clip.model import CLIP
 
 from tests.evaluation.tiny import VISION, make_video_text
-from tests.features.tiny import make_teacher_folder
+from tests.features.tiny import MODEL_CONFIG, make_teacher_folder
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
+from umt_pipeline.models.teacher import save_open_clip
 from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, save_classifier
@@ -51,6 +54,19 @@ def write_folder(kind: str, folder: Path, tables: Tables, vision: ViTConfig = VI
             make_video_text(folder, tables, seed)
             model, tokenizer = load_video_text(folder)
             save_question_answering(folder, QuestionAnsweringModel.from_video_text(model)[0], tokenizer)
+    return folder
+
+
+def write_clip(folder: Path, seed: int = 0) -> Path:
+    """Write a random CLIP whose text tower reads open_clip's own tokenizer, in open_clip's local layout."""
+    folder.mkdir(parents=True)
+    config = copy.deepcopy(MODEL_CONFIG)
+    config["text_cfg"] = {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip = CLIP(**config)
+    clip.visual.image_mean = clip.visual.image_std = (0.5, 0.5, 0.5)
+    save_open_clip(clip, config, None, folder)
     return folder
 
 

@@ -55,7 +55,7 @@ def test_the_error_rates_of_scores_that_say_nothing_are_not_flattering() -> None
         sums.append(cutoff.missed + cutoff.invented)
         flattering.append((scores.present_P < cutoff.score).mean() + (scores.absent_A >= cutoff.score).mean())
     assert np.mean(sums) == pytest.approx(1.0, abs=0.05)
-    assert np.mean(flattering) < 0.85
+    assert np.mean(flattering) < 0.9
 
 
 def test_few_captions_make_no_cutoff() -> None:
@@ -97,9 +97,11 @@ def test_captions_of_other_files_say_what_finds_nothing(index: ArrayIndex, embed
     assert isinstance(cutoff, Cutoff)
     # Nothing is nearer to "thing 1" than what stands for "thing 2": file 1 looks like file 0.
     assert scores.present_P[1] == pytest.approx(10**-0.5)
-    assert (cutoff.missed, cutoff.invented, cutoff.present, cutoff.absent) == (0.0, 0.0, FILES, FILES)
+    assert (cutoff.present, cutoff.absent) == (FILES, FILES)
     assert FILES**-0.5 < cutoff.score < 10**-0.5
-    assert cutoff.sentence.startswith("cut-off 0.249: nothing is found for 0.0% of 30 captions of files in the index")
+    # Files that do not have caption 1 choose a cut-off above what it finds.
+    assert (cutoff.missed, cutoff.invented) == (1 / FILES, 0.0)
+    assert cutoff.sentence.startswith("cut-off 0.249: nothing is found for 3.3% of 30 captions of files in the index")
 
 
 def test_without_others_a_caption_is_asked_while_its_files_are_hidden(index: ArrayIndex, embedder: SaidEmbedder) -> None:
@@ -128,5 +130,5 @@ def test_a_cutoff_is_kept_beside_its_index_for_its_model(index: ArrayIndex) -> N
     assert cutoff_of(index) == cutoff
     assert cutoff_of(ArrayIndex(index.vectors_NE, [(0, 0.0, 1.0)] * FILES, folder=index.folder, key="cd" * 32)) is None
     path.write_text("{}")
-    with pytest.raises(IndexingError, match=r"cutoff-abab.*expected a cut-off, found.*calibrate again"):
+    with pytest.raises(IndexingError, match=r"(?s)cutoff-abab.*expected a cut-off, found.*calibrate again"):
         cutoff_of(index)

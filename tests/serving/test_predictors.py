@@ -10,16 +10,20 @@ import pandas as pd
 import pytest
 import torch
 
+import umt_pipeline as umt
 from tests.evaluation.tiny import VISION, make_tables
 from tests.serving.folders import ANSWERS, MOTIONS, SHAPES, write_folder
 from umt_pipeline.core.errors import CheckpointError, ConfigError, VideoError
 from umt_pipeline.evaluation.encoders import VideoEncoder, VideoTextEncoder, clip_loader
 from umt_pipeline.evaluation.tables import Tables
+from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.serving.files import load_frames
-from umt_pipeline.serving.models import load
 from umt_pipeline.serving.predictors import Predictor, load_predictor
+from umt_pipeline.serving.settings import ClassificationSettings
+from umt_pipeline.tasks.classification.model import load_classifier
+from umt_pipeline.tasks.classification.testing import predict
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "teacher": {"teacher": {"layers": 2}, "view": {"frames": 2, "size": 32}, "grid": 4},
@@ -47,14 +51,14 @@ def predictor(tmp_path: Path, tables: Tables, kind: str) -> Predictor:
 
 def test_stage_2_embeds_videos_and_texts(tmp_path: Path, tables: Tables, paths: list[str]) -> None:
     model = predictor(tmp_path, tables, "stage2")
-    known = load(tmp_path / "stage2", "fp32")
-    assert model.predict(paths)["embedding"].tolist() == known.embed_videos(paths).tolist(), "a list is of videos"
+    known = umt.load(tmp_path / "stage2", "fp32")
+    assert model.predict(paths)["embedding"].tolist() == known.embed_videos(paths).all().tolist(), "a list is of videos"
     texts = pd.DataFrame({"text": ["a disc", "a star"]}, index=[7, 3])
     found = model.predict(texts)
     assert found.index.tolist() == [7, 3]
     assert found["embedding"].tolist() == known.embed_texts(["a disc", "a star"]).tolist()
     mixed = model.predict(pd.DataFrame({"video": [paths[0], None], "text": [None, "a star"]}))
-    expected = [known.embed_videos(paths[:1])[0].tolist(), known.embed_texts(["a star"])[0].tolist()]
+    expected = [known.embed_videos(paths[:1]).all()[0].tolist(), known.embed_texts(["a star"])[0].tolist()]
     assert mixed["embedding"].tolist() == expected
 
 
@@ -71,8 +75,8 @@ def test_pairs_get_the_score_that_the_evaluation_ranks_by(tmp_path: Path, tables
     text, mask, _ = encoder.encode_text(pairs["text"].tolist())
     expected = encoder.pair_scorer(text, mask, tokens)(np.array([1, 0, 2]), np.array([0, 2, 2]))
     np.testing.assert_allclose(found["match"], expected[[1, 0, 2]], rtol=1e-5)
-    known = load(tmp_path / "stage2", "fp32")
-    cosines = (known.embed_videos(pairs["video"].tolist()) * known.embed_texts(pairs["text"].tolist())).sum(dim=1)
+    known = umt.load(tmp_path / "stage2", "fp32")
+    cosines = (known.embed_videos(pairs["video"].tolist()).all() * known.embed_texts(pairs["text"].tolist())).sum(dim=1)
     np.testing.assert_array_equal(found["cosine"], cosines)
 
 
@@ -96,10 +100,11 @@ def test_encoders_embed_videos(tmp_path: Path, tables: Tables, paths: list[str])
     encoder = VideoEncoder("x", load_vision(tmp_path / "stage1")[0])
     first = load_frames(paths[0], encoder.view)
     with torch.inference_mode():
-        assert found[0] == encoder.encode(torch.from_numpy(first)[None])["x"][0].tolist()
+        expected = torch.nn.functional.normalize(encoder.encode(torch.from_numpy(first)[None])["x"], dim=1)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-6)
     teacher = np.array(predictor(tmp_path, tables, "teacher").predict(pd.DataFrame({"video": paths}))["embedding"].tolist())
     assert teacher.shape == (3, 16)
-    assert (np.linalg.norm(teacher, axis=1) <= 1.00001).all(), "means of unit vectors"
+    np.testing.assert_allclose(np.linalg.norm(teacher, axis=1), 1.0, rtol=1e-5)
 
 
 def test_classifiers_give_labels_with_probabilities(tmp_path: Path, tables: Tables, paths: list[str]) -> None:
@@ -111,6 +116,16 @@ def test_classifiers_give_labels_with_probabilities(tmp_path: Path, tables: Tabl
         assert found[task].tolist() == [max(share, key=share.get) for share in shares]
         assert found[f"{task}_probability"].tolist() == [max(share.values()) for share in shares]
     assert found.iloc[0].to_dict() == found.iloc[3].to_dict()
+
+
+def test_classifiers_say_what_their_test_says(tmp_path: Path, tables: Tables, paths: list[str]) -> None:
+    found = predictor(tmp_path, tables, "classification").predict(paths)
+    clips = tables.videos[tables.videos["media"] == "video"]
+    settings = ClassificationSettings.model_validate(SETTINGS["classification"])
+    with Workers(lambda: load_classifier(tmp_path / "classification" / "shape")) as workers:
+        said = predict(workers, clips, tables.media_root, settings.clip, settings.test.model_copy(update={"precision": "fp32"}))
+    shares = [list(share.values()) for share in found["shape_probabilities"]]
+    np.testing.assert_allclose(shares, said.probabilities_SC, rtol=1e-5)
 
 
 def test_questions_get_an_answer_of_the_list(tmp_path: Path, tables: Tables, paths: list[str]) -> None:
@@ -162,4 +177,4 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, tables: Tables) -> None:
     with pytest.raises(ConfigError, match="settings of a model of kind 'teacher'"):
         load_predictor("teacher", folder, {})
     with pytest.raises(CheckpointError, match="a classifier for each label task"):
-        load_predictor("classification", folder, SETTINGS["classification"])
+        load_predictor("classification", tmp_path, SETTINGS["classification"])

@@ -43,15 +43,24 @@ def open_place(path: str, start_s: float, end_s: float, environment: Mapping[str
     Returns:
         What was done, or how somebody can open it where there is no screen or no player.
     """
-    command = player_command(
-        path, start_s, end_s, lambda program: shutil.which(program, path=environment.get("PATH")) is not None
-    )
+
+    def where(program: str) -> str | None:
+        return shutil.which(program, path=environment.get("PATH"))
+
+    command = player_command(path, start_s, end_s, lambda program: where(program) is not None)
     no_screen = sys.platform.startswith("linux") and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
     if command is None or no_screen:
         by_hand = command or player_command(path, start_s, end_s, lambda program: program in ("mpv", "xdg-open")) or []
-        why = "there is no screen here" if no_screen else "no mpv, vlc or ffplay is here"
+        why = "there is no screen here" if no_screen else "no player that can begin at a place is here (mpv, vlc, ffplay)"
         return f"not opened, {why}; where there is one: {shlex.join(by_hand)}"
+    nothing = subprocess.DEVNULL
     subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        executable=where(command[0]),
+        env=dict(environment),
+        stdin=nothing,
+        stdout=nothing,
+        stderr=nothing,
+        start_new_session=True,
     )
     return f"opened: {shlex.join(command)}"

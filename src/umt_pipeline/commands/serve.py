@@ -32,6 +32,9 @@ def serve(
     every: Annotated[
         float, typer.Option(min=0.1, help="Seconds from one look for a newer index or champion to the next.")
     ] = 30.0,
+    update: Annotated[
+        bool, typer.Option("--update", help="Bring the corpus' index up to date first; one that is not there is made anyway.")
+    ] = False,
 ) -> None:
     """Open the search page: type a sentence, watch the places in videos that answer it.
 
@@ -43,4 +46,4 @@ def serve(
     """
     from umt_pipeline.commands.serving import Asked, serve_until_told
 
-    serve_until_told(Asked(name, tuple(index or ()), tuple(model or ()), host, port, token, every))
+    serve_until_told(Asked(name, tuple(index or ()), tuple(model or ()), host, port, token, every, update))

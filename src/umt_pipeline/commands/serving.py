@@ -10,13 +10,22 @@ from pathlib import Path
 
 from rich.console import Console
 
+from umt_pipeline.commands.clean_tables import clean_tables
+from umt_pipeline.commands.corpus import existing_corpus
+from umt_pipeline.commands.main import project_folder
 from umt_pipeline.core.caches import cache_folder
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.project_config import catalog_path, config_loader
+from umt_pipeline.registry.names import own_corpus
 from umt_pipeline.server.app import make_serving
+from umt_pipeline.server.building import Content
+from umt_pipeline.server.corpora import CorpusOffer
 from umt_pipeline.server.known import write_known_clip
 from umt_pipeline.server.offers import Shop, pairs
 from umt_pipeline.server.running import Address, bound, run
 from umt_pipeline.server.shelf import Served
-from umt_pipeline.server.watching import Watcher
+from umt_pipeline.server.watching import Look, Watcher
+from umt_pipeline.serving.gathering import Asked as Gather
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Asked:
         port: likewise.
         token: that requests have to bring, if any.
         every_s: seconds from one look for newer things to the next.
+        update: bring the indexes of a corpus up to date first.
     """
 
     corpus: str | None
@@ -40,6 +50,7 @@ class Asked:
     port: int
     token: str | None
     every_s: float
+    update: bool
 
 
 def serve_until_told(asked: Asked) -> None:
@@ -57,13 +68,33 @@ def serve_until_told(asked: Asked) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umt-serve-")))
         clip = folder / "known.mp4"
         write_known_clip(clip)
-        shop = Shop(clip)
-        served: list[Served] = []
-        for index, source in pairs(asked.indexes, asked.models):
-            served.append(shop.of_index(index, source, [one.name for one in served]))
+        served, looks = _offered(asked, Shop(clip))
         serving = make_serving(served, cache_folder("served"))
-        stack.enter_context(Watcher(serving, [], asked.every_s))
+        stack.enter_context(Watcher(serving, looks, asked.every_s))
         run(serving, address, taken, lambda url: console.print(f"The search page: {url}", markup=False))
+
+
+def _offered(asked: Asked, shop: Shop) -> tuple[list[Served], list[Look]]:
+    """Return what to serve, and what to look for while it is."""
+    if asked.indexes:
+        if asked.corpus is not None or asked.update:
+            raise ConfigError("expected either a corpus or --index, found both; --update is for a corpus (`umt index` else)")
+        found: list[Served] = []
+        for index, source in pairs(asked.indexes, asked.models):
+            found.append(shop.of_index(index, source, [one.name for one in found]))
+        return found, []
+    project, corpus = project_folder(), own_corpus(asked.corpus)
+    if corpus is not None:
+        existing_corpus(project, corpus)
+    offer = CorpusOffer(project, corpus, shop, lambda: _content(project, corpus), asked.update)
+    return offer.served(asked.models)
+
+
+def _content(project: Path, corpus: str | None) -> Content:
+    env = corpus or "base"
+    known, captions = clean_tables(project, env)
+    folder = catalog_path(project, config_loader(project, env), "raw_media")
+    return Content(Gather(folder, known=known), captions)
 
 
 def _log_to_stderr() -> None:

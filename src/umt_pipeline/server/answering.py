@@ -33,7 +33,7 @@ async def classify(
     """Say which labels a video has."""
     served = state.shelf.get(model, "classify")
     async with _video(state, file, window, index) as path:
-        found = await state.thread.do(lambda: state.shelf.get(served.name).model.classify([path]).best(0, _MOST))
+        found = await state.thread.do(lambda: state.shelf.get(served.name, "classify").model.classify([path]).best(0, _MOST))
     told = {task: [LabelDocument(label=label, probability=share) for label, share in shares] for task, shares in found.items()}
     return LabelsDocument(tasks=told)
 
@@ -52,7 +52,7 @@ async def ask(
         raise RefusedError(422, "question: expected a text, found a blank one")
     served = state.shelf.get(model, "ask")
     async with _video(state, file, window, index) as path:
-        found = await state.thread.do(lambda: state.shelf.get(served.name).model.ask(path, question))
+        found = await state.thread.do(lambda: state.shelf.get(served.name, "ask").model.ask(path, question))
     return AnswersDocument(answers=[AnswerDocument(text=one.text, probability=one.probability) for one in found[:_MOST]])
 
 

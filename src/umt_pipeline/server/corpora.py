@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import umt_pipeline as umt
-from umt_pipeline.core.errors import CheckpointError, ConfigError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, RegistryError
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
 from umt_pipeline.registry.names import registered_name
 from umt_pipeline.registry.reading import Version
 from umt_pipeline.registry.serving_settings import serving_settings
+from umt_pipeline.server.building import Content, build, build_beside
 from umt_pipeline.server.champion import Champion
 from umt_pipeline.server.offers import Shop
 from umt_pipeline.server.shelf import Served, name_for
 from umt_pipeline.server.watching import Look
+from umt_pipeline.serving.index.layout import read_pointer
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.loading import load_found
 from umt_pipeline.serving.models import Model
@@ -31,9 +33,6 @@ SEARCHES = "stage2"
 # What a corpus may have besides, each asked in its own way.
 SAYS = ("classification", "question_answering")
 
-Build = Callable[[Model, Path], None]
-"""Makes, or brings up to date, the index of a model in a folder."""
-
 
 @dataclass(frozen=True)
 class CorpusOffer:
@@ -43,15 +42,15 @@ class CorpusOffer:
         project: the project's folder.
         corpus: its name; None: the demo.
         shop: gets models ready.
-        build: makes an index before the server starts.
-        build_beside: makes one while another is served.
+        content: what an index of it is made of, read when one is made.
+        update: whether indexes that are there are brought up to date before they are served.
     """
 
     project: Path
     corpus: str | None
     shop: Shop
-    build: Build
-    build_beside: Build
+    content: Callable[[], Content]
+    update: bool = False
 
     @cached_property
     def loader(self) -> ProjectConfigLoader:
@@ -91,10 +90,15 @@ class CorpusOffer:
         looks = []
         found = []
         for kind in (SEARCHES, *SAYS):
-            one, version = self._own(kind)
+            try:
+                one, version = self._own(kind)
+            except (CheckpointError, RegistryError) as error:
+                if kind == SEARCHES:
+                    raise
+                logger.warning("%s is not served: %s", registered_name(self.corpus, kind), error)
+                continue
             if one is not None:
                 found.append(one)
-            if version is not None or kind == SEARCHES:
                 looks.append(_Follow(self, kind, version.version if version else None).look)
         return found, looks
 
@@ -112,13 +116,7 @@ class CorpusOffer:
                 )
             return None, None
         options: Any = serving_settings(kind, self.project, self.loader).model_dump(mode="json") if kind in SAYS else {}
-        try:
-            return self._ready(name, umt.load(folder, self.shop.precision, **options)), None
-        except CheckpointError as error:
-            if kind == SEARCHES:
-                raise
-            logger.warning("%s is not served: %s", name, error)
-            return None, None
+        return self._ready(name, umt.load(folder, self.shop.precision, **options)), None
 
     def load_version(self, files: Found) -> Model:
         """Load a registered version."""
@@ -127,16 +125,23 @@ class CorpusOffer:
         return load_found(files, files.settings, self.shop.precision)
 
     def _ready(self, name: str, model: Model, champion: bool = False) -> Served:
-        return self.with_index(name, model, self.build, champion)
-
-    def with_index(self, name: str, model: Model, build: Build, champion: bool) -> Served:
-        """Return a model with its index, brought up to date."""
         index = None
         if model.embedder is not None:
             folder = self.index_folder(model)
-            build(model, folder)
+            if self.update or read_pointer(folder) is None:
+                build(self.content(), model, folder)
             index = Index.open(folder)
         return self.shop.served(name, model, index, champion, self.media)
+
+    def exchanged(self, name: str, files: Found) -> Served:
+        """Return a registered version that takes the place of what is served, with its index."""
+        model, index = self.load_version(files), None
+        if model.embedder is not None:
+            folder = self.index_folder(model)
+            if read_pointer(folder) is None:
+                build_beside(self.content(), files, model, folder)
+            index = Index.open(folder)
+        return self.shop.served(name, model, index, True, self.media)
 
 
 class _Follow:
@@ -159,7 +164,6 @@ class _Follow:
             return None
         name = registered_name(self._offer.corpus, self._kind)
         logger.info("%s version %s is the champion now: getting it ready", name, version.version)
-        model = self._offer.load_version(self._champion.files(version))
-        served = self._offer.with_index(name, model, self._offer.build_beside, champion=True)
+        served = self._offer.exchanged(name, self._champion.files(version))
         self._version = version.version
         return served

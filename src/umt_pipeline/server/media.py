@@ -70,8 +70,9 @@ class Unchanged:
                     raise RefusedError(409, f"{name}: its content is not what was indexed; index the folder again")
                 with self._lock:
                     self._known[key] = state
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-            reason = getattr(error, "strerror", None) or error
+        except (OSError, RuntimeError) as error:
+            # RuntimeError's own words have the path in them, which is nobody's business.
+            reason = getattr(error, "strerror", None) or "its links lead in a circle"
             raise RefusedError(
                 410, f"{name}: it was there when it was indexed, now: {reason}; index the folder again"
             ) from error

@@ -61,7 +61,9 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(IndexingError)
     async def indexing(_: Request, error: IndexingError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 409)
+        # What is asked for is looked at before: an index that refuses then is damaged, or its model says no numbers.
+        logger.error("%s", error)
+        return JSONResponse({"detail": str(error)}, 500)
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -95,7 +96,7 @@ class Answerer:
             raise ValueError(f"expected a question for each video, found {len(questions)} for {len(videos)}")
         if blank := [number for number, text in enumerate(questions) if not text.strip()]:
             raise ConfigError(f"question {blank[0]}: expected a text, found {questions[blank[0]]!r}")
-        keys = [str(video) if isinstance(video, str) else f"video {number}" for number, video in enumerate(videos)]
+        keys = [str(video) if isinstance(video, str | Path) else f"video {number}" for number, video in enumerate(videos)]
         video_of = dict(zip(keys, videos, strict=True))
         rows = [str(number) for number in range(len(questions))]
         table = pd.DataFrame({"question_id": rows, "video_id": keys, "question": list(questions)})

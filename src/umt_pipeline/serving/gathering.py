@@ -77,12 +77,14 @@ class Gathered:
         files: file_id, path, media, label, split, date; each content once, in the order of paths.
         left_out: path, reason, detail: of copies (:data:`SAME_CONTENT`), and of files that cannot be read.
         found: files that the folder has.
+        beside: of what else lies there, the number by the reason for which it is not taken, such as images without a caption.
         seconds: that it took.
     """
 
     files: pd.DataFrame
     left_out: pd.DataFrame
     found: int
+    beside: Mapping[str, int]
     seconds: Mapping[str, float]
 
     @property
@@ -157,7 +159,8 @@ def gather(asked: Asked, embedder: Embedder, store: Path, has: Callable[[str], b
     files = _described(asked, [video for file_id, video in own.items() if file_id not in failures], listed.labels)
     seconds = {"checking": checked_s, "looking": looked_s, "embedding": embedded_s}
     columns = pd.Index(["path", "reason", "detail"])
-    return Gathered(files, pd.DataFrame(sorted(left_out), columns=columns, dtype=str), len(names), seconds)
+    table = pd.DataFrame(sorted(left_out), columns=columns, dtype=str)
+    return Gathered(files, table, len(names), listed.left_out, seconds)
 
 
 def _named_images(known: pd.DataFrame, folder: Path) -> frozenset[str]:

@@ -6,6 +6,7 @@ Shapes: n windows of the index, E embedding width, T frames of a view of side S.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ class Filters:
             ConfigError: no file of the index has this label or split, or a date is none.
         """
         files = index.files
-        kept = pd.Series(True, index=files.index)
+        kept = np.ones(len(files), dtype=bool)
         if self == Filters():
             return None
         for name in ("label", "split"):
@@ -63,16 +64,17 @@ class Filters:
             if wanted is not None:
                 kept &= _equal(files[name], wanted, name)
         if self.path is not None:
-            kept &= files["path"].str.match(f"(?:{translate(self.path)})|(?:{translate(f'*/{self.path}')})")
+            fits = re.compile(f"(?:{translate(self.path)})|(?:{translate(f'*/{self.path}')})").match
+            kept &= np.array([fits(path) is not None for path in files["path"]], dtype=bool)
         if self.after is not None:
-            kept &= _dates(files) >= _moment(self.after, "after")
+            kept &= (_dates(files) >= _moment(self.after, "after")).to_numpy()
         if self.before is not None:
-            kept &= _dates(files) < _moment(self.before, "before")
-        return kept.to_numpy(dtype=bool)[index.windows["file"].to_numpy()]
+            kept &= (_dates(files) < _moment(self.before, "before")).to_numpy()
+        return kept[index.windows["file"].to_numpy()]
 
 
-def _equal(column: pd.Series[Any], wanted: str, name: str) -> pd.Series[bool]:
-    equal = column == wanted
+def _equal(column: pd.Series[Any], wanted: str, name: str) -> np.ndarray:
+    equal = np.array([value == wanted for value in column], dtype=bool)
     if not equal.any():
         known = sorted(column.dropna().unique())
         raise ConfigError(f"{name} {wanted!r}: expected one of {', '.join(map(repr, known[:20])) or 'none: no file has one'}")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -21,7 +21,7 @@ from umt_pipeline.core.files import read_json, read_text_list, sha256_file, stag
 from umt_pipeline.core.identity import code_key
 from umt_pipeline.exchange.convert import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, import_checkpoint
 from umt_pipeline.exchange.kinds import published_kind
-from umt_pipeline.exchange.sizes import PUBLISHED_FRAMES, Asked
+from umt_pipeline.exchange.sizes import PUBLISHED_FRAMES, PUBLISHED_IMAGE_SIZE, Asked
 from umt_pipeline.models import encoder, student, video_text
 from umt_pipeline.models.containers import read_checkpoint
 from umt_pipeline.models.folders import CLASSES_FILE, CONFIG_FILE, SKIPPED_FILE, load_config, model_kind
@@ -55,6 +55,7 @@ class Options(TypedDict, total=False):
 
     Attributes:
         frames: of a clip, for a CLIP, a teacher (8 if not given) or a published file (its kind's if not given).
+        image_size: of a published file: side of a frame in pixels; 224 if not given.
         answers: of a question-answering model: the list to choose from, or a JSON file with it.
         max_question_length: of a question-answering model, in tokens; 25 if not given.
         clip: of classifiers: keys of :class:`umt_pipeline.video.action_views.ClipConfig`, such as ``sampling``.
@@ -65,6 +66,7 @@ class Options(TypedDict, total=False):
     """
 
     frames: int
+    image_size: int
     answers: Sequence[str] | str | Path
     max_question_length: int
     clip: Mapping[str, Any]
@@ -79,7 +81,7 @@ _OPTIONS_OF = {
     "classification": {"clip", "test"},
     "question_answering": {"answers", "max_question_length", "test"},
 }
-_OPTIONS_OF_FILE = {"frames", "classes", "tokenizer"}
+_OPTIONS_OF_FILE = {"frames", "image_size", "classes", "tokenizer"}
 
 
 @dataclass(frozen=True)
@@ -263,16 +265,17 @@ def _published(file: Path, options: Options) -> Found:
     needs_tokenizer = kind in ("video-text", "question-answering")
     tokenizer = str(options.get("tokenizer", TOKENIZER)) if needs_tokenizer else None
     classes = _texts(options["classes"], "classes") if "classes" in options else None
-    facts = [sha256_file(file), kind, options.get("frames"), tokenizer, classes, code_key("exchange.convert")]
+    asked = Asked(options.get("image_size", PUBLISHED_IMAGE_SIZE), options.get("frames"))
+    facts = [file.stem, sha256_file(file), kind, astuple(asked), tokenizer, classes, code_key("exchange.convert")]
     folder = cache_folder("imported") / _digest(facts)
     if not folder.is_dir():
         with staged_folder(folder) as staged:
-            # Below the staged folder: importing makes its own.
-            model = staged / "model"
-            import_checkpoint(file, kind, model, Asked(frames=options.get("frames")), tokenizer=tokenizer)
+            # Importing makes a folder of its own, and that of a classifier is what its label task is called.
+            model = staged / file.stem
+            import_checkpoint(file, kind, model, asked, tokenizer=tokenizer)
             if classes is not None:
                 write_json(model / CLASSES_FILE, list(classes))
-    found = folder / "model"
+    found = folder / file.stem
     return Found(kind_of_folder(found), found, str(file), facts={"imported_from": str(file.resolve())})
 
 

@@ -5,7 +5,6 @@ Shapes: n windows, Q queries, K found for each, E embedding width.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +41,15 @@ class Index:
         folder: of the index.
         pointer: to the generation.
 
+    Attributes:
+        folder: of the index.
+        manifest: what the generation says of itself.
+        segments: its vectors.
+        files: a row for each video or image: file_id (SHA-256 of its bytes), path (absolute), media (``video`` or ``image``),
+            duration_s, label, split (None where nothing is known), date (ISO, of its last change), n_windows.
+        left_out: a row for each file that is not in it: path, reason, detail.
+        windows: a row for each window, by its number: file (row of ``files``), start_s, end_s.
+
     Raises:
         IndexingError: the generation is damaged, or of another version.
     """
@@ -59,6 +67,10 @@ class Index:
         self._numbers = np.full(total, -1, dtype=np.int64)
         self._numbers[self._rows] = np.arange(len(self._rows))
         self._starts = np.cumsum([0, *(segment.facts.rows for segment in self.segments)])
+        # All is read now: the folder may be removed while this generation serves on.
+        self.files = pd.read_parquet(where / FILES_FILE)
+        self.left_out = pd.read_parquet(where / LEFT_OUT_FILE)
+        self.windows = self._windows()
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -122,31 +134,6 @@ class Index:
     def facts(self) -> dict[str, Any]:
         """Counts of files and windows, seconds, bytes."""
         return self.manifest.facts
-
-    @cached_property
-    def files(self) -> pd.DataFrame:
-        """A row for each video or image.
-
-        Columns: file_id (SHA-256 of its bytes), path (absolute), media (``video`` or ``image``), duration_s, label, split
-        (None where nothing is known), date (ISO, of its last change), n_windows.
-        """
-        return pd.read_parquet(self._where / FILES_FILE)
-
-    @cached_property
-    def left_out(self) -> pd.DataFrame:
-        """A row for each file that is not in it: path, reason, detail."""
-        return pd.read_parquet(self._where / LEFT_OUT_FILE)
-
-    @cached_property
-    def windows(self) -> pd.DataFrame:
-        """A row for each window, by its number: file (row of :attr:`files`), start_s, end_s."""
-        table = pd.concat([segment.table for segment in self.segments], ignore_index=True).iloc[self._rows]
-        row_of = pd.Series(np.arange(len(self.files), dtype=np.int64), index=pd.Index(self.files["file_id"]))
-        files = row_of.reindex(pd.Index(table["file_id"])).to_numpy()
-        if np.isnan(files.astype(float)).any():
-            raise damaged(self.folder, f"{self._where}: expected each window to be of one of the files, found others")
-        columns = {"file": files.astype(np.int64), "start_s": table["start_s"].to_numpy(), "end_s": table["end_s"].to_numpy()}
-        return pd.DataFrame(columns)
 
     def nearest(self, queries_QE: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Find the windows whose vectors are nearest to each query.
@@ -228,9 +215,13 @@ class Index:
                 f"`umt index FOLDER --model {source} --out {self.folder}`; the old one serves until the new one is whole"
             )
 
-    @property
-    def _where(self) -> Path:
-        return generation_folder(self.folder, self.generation)
+    def _windows(self) -> pd.DataFrame:
+        table = pd.concat([segment.table for segment in self.segments], ignore_index=True).iloc[self._rows]
+        files = pd.Index(self.files["file_id"]).get_indexer(table["file_id"])
+        if (files < 0).any():
+            raise damaged(self.folder, f"{self.folder}: expected each window to be of one of the files, found others")
+        columns = {"file": files.astype(np.int64), "start_s": table["start_s"].to_numpy(), "end_s": table["end_s"].to_numpy()}
+        return pd.DataFrame(columns)
 
     def _wanted(self, allowed: np.ndarray | None) -> np.ndarray | None:
         """Return which rows of the segments may be found; None: all."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -33,12 +32,14 @@ class Segment:
         facts: about it.
         where: folder of a generation that it is in.
         vectors_NE: float32, memory-mapped.
+        table: of each vector: file_id, start_s, end_s.
         approximate: how the nearest are found without looking at all; None: by looking at all.
     """
 
     facts: SegmentFacts
     where: Path
     vectors_NE: np.ndarray
+    table: pd.DataFrame
     approximate: Approximate | None
 
     @classmethod
@@ -46,12 +47,7 @@ class Segment:
         """Open a segment of a generation, whose files were checked."""
         vectors_NE = np.load(where / facts.vectors_file, mmap_mode="r")
         found = None if facts.search == EXACT else Approximate.open(where / facts.faiss_file, facts.search, vectors_NE)
-        return cls(facts, where, vectors_NE, found)
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Of each vector: file_id, start_s, end_s."""
-        return pd.read_parquet(self.where / self.facts.table_file)
+        return cls(facts, where, vectors_NE, pd.read_parquet(where / facts.table_file), found)
 
     def paths(self) -> list[Path]:
         """Return its files."""
