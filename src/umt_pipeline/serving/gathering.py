@@ -42,6 +42,7 @@ KNOWN_COLUMNS = ("path", "label", "split")
 _RULES = VideoRules(min_frames=1, min_side=1, depth="header")
 # Five days at the usual stride. A header may state any length.
 _MOST_WINDOWS = 100_000
+_FULL = 0.9
 # This machine's processes have all that this one has.
 _NEEDS = Needs(shared=(), code=(), packages=())
 
@@ -214,8 +215,12 @@ def _needs_look(asked: Asked, video: Video) -> bool:
     """Whether a video is decoded to its end before it is read: for its scene changes, or because it is not trusted."""
     if video.info.media == "image":
         return False  # it was decoded whole
-    one = asked.rule.is_one_window(video.info.duration_s)
-    return not asked.trust or (asked.rule.looks_for_scenes and not one)
+    info = video.info
+    if not asked.trust:
+        return True
+    # A file may state more seconds than it has frames for.
+    full = info.num_frames / info.fps >= _FULL * info.duration_s
+    return not asked.rule.is_one_window(info.duration_s) and (asked.rule.looks_for_scenes or not full)
 
 
 def _looked(asked: Asked, videos: Mapping[str, Video], store: Path) -> Mapping[str, Looked | Refusal]:

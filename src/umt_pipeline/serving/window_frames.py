@@ -2,9 +2,10 @@
 
 Windows overlap, and so do the frames that they show: a frame that several of them show is decoded and resized once.
 
-Where each frame carries its time, parts of a file are read side by side: a part begins at the key frame before it, and key
-frames that no wanted frame needs are jumped over. Other files, which cannot be entered but at their begin, are read part by
-part, each going on where the one before has stopped.
+Where each frame carries its time, parts of a file are read side by side: a part begins at the key frame before it, and what
+lies between key frames that no wanted frame needs is jumped over. Other files, and those whose key frames are far apart or not
+what they are called (a recovery point, after which pictures are not yet whole), are read part by part, each going on where the
+one before has stopped.
 
 Shapes: W windows, T frames, S side of a view in pixels, N frames of a file.
 """
@@ -15,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from threading import Condition, Lock
 from typing import Any
@@ -32,6 +34,9 @@ from umt_pipeline.video.transcode import displayed_frames
 from umt_pipeline.video.views import View, ViewConfig, apply_view, eval_view, load_view
 
 _KEPT_TIMELINES = 16
+# A way to the first wanted frame of a part that is not worth going again and again.
+_FAR_S = 30.0
+_LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,14 @@ class Timeline:
     seconds_N: NDArray[np.float64]
     times_N: NDArray[np.int64] | None
     keys: NDArray[np.int64]
+
+    @property
+    def longest_way_s(self) -> float:
+        """Seconds from a key frame to the last frame that needs it, at most."""
+        if self.times_N is None or not len(self.keys):
+            return float(self.seconds_N[-1])
+        places = np.clip(np.searchsorted(self.times_N, self.keys), 0, len(self.seconds_N) - 1)
+        return float(np.diff(self.seconds_N[[*places, -1]]).max())
 
     def frames_of(self, window: Window, view: ViewConfig) -> list[int]:
         """Return the numbers of the T frames that are looked at in a window: evenly spaced over it, as over a whole video.
@@ -108,18 +121,29 @@ class WindowReader:
             whole = eval_view(self.view, self.info.num_frames, self.info.height, self.info.width)
             frames_TSSC = load_view(self.path, whole)
             return np.stack([frames_TSSC] * len(self.parts[part]))
-        header = read_header(self.path)
         shown_WT = [self._frames[window] for window in self.parts[part]]
         wanted = sorted({number for shown_T in shown_WT for number in shown_T})
-        if header.times_frames and header.by_decord:
-            small = dict(self._small(_by_keys(self.path, header, self._timeline, wanted)))
-        else:
-            with self._lock:
+        with self._lock:
+            if not self._can_be_entered and self._reel is None:
                 every = {number for shown_T in self._frames for number in shown_T}
-                self._reel = self._reel or _Reel(self._small(_in_order(self.path, header, every)))
+                self._reel = _Reel(self._small(_in_order(self.path, read_header(self.path), every)))
+        if self._reel is None:
+            small = dict(self._small(_by_keys(self.path, self._timeline, wanted)))
+        else:
             later = self.parts[part + 1 :]
             small = self._reel.read(part, wanted, keep_from=min(self._frames[later[0][0]]) if later else None)
         return np.stack([np.stack([small[number] for number in shown_T]) for shown_T in shown_WT])
+
+    @cached_property
+    def _can_be_entered(self) -> bool:
+        header, timeline = read_header(self.path), self._timeline
+        if timeline.times_N is None or not header.by_decord:
+            return False
+        # Each part would be decoded from far away.
+        if len(self.parts) > 1 and timeline.longest_way_s > _FAR_S:
+            return False
+        chosen = {0, len(timeline.keys) // 2, len(timeline.keys) - 1}
+        return all(_is_entry(self.path, int(timeline.keys[number])) for number in chosen)
 
     @cached_property
     def _timeline(self) -> Timeline:
@@ -202,13 +226,14 @@ def _timeline(path: Path, size_bytes: int, mtime_ns: int, num_frames: int) -> Ti
     return Timeline((times_N - first) * unit, times_N, keys)
 
 
-def _by_keys(path: Path, header: Header, timeline: Timeline, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _by_keys(path: Path, timeline: Timeline, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield frames with their numbers, jumping to key frames; from the begin where the file's index leads astray.
 
     Raises:
         VideoError: a frame does not exist or does not decode.
     """
     assert timeline.times_N is not None, "each frame carries its time"
+    header = read_header(path)
     if wanted[-1] >= len(timeline.times_N):
         found = f"{len(timeline.times_N)} frames"
         raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"{path}: frame {wanted[-1]} was asked for, found {found}")
@@ -218,15 +243,14 @@ def _by_keys(path: Path, header: Header, timeline: Timeline, wanted: Sequence[in
         display.check(frame, number)
         yield number, display.picture(frame)
         done += 1
-    if done < len(wanted):
-        rest = set(wanted[done:])
+    if rest := wanted[done:]:
+        number = -1
         with closing(_in_order(path, header, frozenset(rest))) as frames:
             for number, picture_HWC in frames:
                 yield number, picture_HWC
-                rest.discard(number)
-                if not rest:
+                if number == rest[-1]:
                     return
-        raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"{path}: frame {min(rest)} was asked for, and is not found")
+        raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"{path}: frame {rest[-1]} was asked for, and is not found")
 
 
 def _jumping(path: Path, timeline: Timeline, times: NDArray[np.int64]) -> Iterator[Any]:
@@ -238,17 +262,36 @@ def _jumping(path: Path, timeline: Timeline, times: NDArray[np.int64]) -> Iterat
         for time in times.tolist():
             before = int(np.searchsorted(timeline.keys, time, side="right")) - 1
             key = int(timeline.keys[before]) if before >= 0 else time
-            try:
-                if at is None or key > at:
-                    container.seek(key, stream=stream)
-                    frames = container.decode(stream)
-                frame = next((frame for frame in frames if frame.pts is not None and frame.pts >= time), None)
-            except av.FFmpegError:
-                return  # decoding in order finds it, or names what is wrong
-            if frame is None or frame.pts != time or frame.is_corrupt:
+            if at is None or key > at:
+                frames = _from(container, stream, key)
+            frame = next((frame for frame in frames if frame is None or frame.pts >= time), None)
+            if frame is None or frame.pts != time:
                 return
             at = time
             yield frame
+
+
+def _from(container: Any, stream: Any, key: int) -> Iterator[Any | None]:
+    """Yield the frames from a key frame on; None where one is not what it should be: damaged, or out of order."""
+    before: int | None = None
+    try:
+        container.seek(key, stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts is None or frame.is_corrupt or (before is not None and frame.pts <= before):
+                yield None
+                return
+            before = frame.pts
+            yield frame
+    except av.FFmpegError:
+        yield None  # decoding in order finds it, or names what is wrong
+
+
+def _is_entry(path: Path, key: int) -> bool:
+    """Whether decoding can begin at a key frame: it comes first, and what follows is whole and in order."""
+    with open_video(path) as (container, stream):
+        stream.codec_context.thread_count = 1
+        some = list(islice(_from(container, stream, key), _LOOKED_AT))
+    return None not in some and bool(some) and some[0].pts == key
 
 
 def _in_order(path: Path, header: Header, only: Collection[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
