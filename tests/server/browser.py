@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+# What is waited for costs a moment; a machine that does other things too takes longer.
+_PATIENCE_MS = 30_000
+expect.set_options(timeout=_PATIENCE_MS)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -36,7 +40,7 @@ def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     complaints: list[str] = []
     context = browser.new_context(base_url=address, **settings)
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(_PATIENCE_MS)
     page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
     # What the server refused is the page's to show, and a test's to expect.
     page.on("console", lambda said: complaints.append(said.text) if _is_defect(said.type, said.text) else None)

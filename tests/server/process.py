@@ -54,7 +54,7 @@ class ServeProcess:
 
 def serve_command(*arguments: str | Path) -> list[str]:
     """Return the command line."""
-    return [sys.executable, "-m", "umt_pipeline", "serve", *map(str, arguments)]
+    return [sys.executable, "-m", "umt_pipeline.commands.main", "serve", *map(str, arguments)]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ def _content(project: Path, corpus: str | None) -> Content:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    # In place of Kedro's, which writes tables for pipelines to standard output.
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     for talkative in ("uvicorn.error", "httpx", "asyncio"):
         logging.getLogger(talkative).setLevel(logging.WARNING)

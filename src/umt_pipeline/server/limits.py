@@ -12,7 +12,8 @@ from pydantic import Field
 from umt_pipeline.core.config import Config
 from umt_pipeline.video.guarded import ReadLimits
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Limits(Config):

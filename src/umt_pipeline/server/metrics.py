@@ -26,17 +26,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kept = {"registry": self.registry}
-        self.requests = Counter("umt_requests_total", "Requests.", ["route", "method", "status"], **kept)
-        self.seconds = Histogram("umt_request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, **kept)
-        self.queue = Gauge("umt_queue_length", "Model work that waits.", **kept)
-        self.batch = Histogram("umt_text_batch_size", "Texts through a model at once.", buckets=_SIZES, **kept)
-        self.refused = Counter("umt_refused_total", "Requests refused because there were too many.", ["what"], **kept)
-        self.uploads = Counter("umt_uploads_refused_total", "Uploads that could not be read.", ["reason"], **kept)
-        self.generation = Gauge("umt_index_generation", "Generation of the index.", ["model"], **kept)
-        self.windows = Gauge("umt_index_windows", "Windows in the index.", ["model"], **kept)
-        self.healthy = Gauge("umt_healthy", "Whether the last check found everything as at the start.", **kept)
-        self.swaps = Counter("umt_swaps_total", "Models or indexes put in place of others.", ["model"], **kept)
+        kept = self.registry
+        self.requests = Counter("umt_requests_total", "Requests.", ["route", "method", "status"], registry=kept)
+        self.seconds = Histogram("umt_request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, registry=kept)
+        self.queue = Gauge("umt_queue_length", "Model work that waits.", registry=kept)
+        self.batch = Histogram("umt_text_batch_size", "Texts through a model at once.", buckets=_SIZES, registry=kept)
+        self.refused = Counter("umt_refused_total", "Requests refused because there were too many.", ["what"], registry=kept)
+        self.uploads = Counter("umt_uploads_refused_total", "Uploads that could not be read.", ["reason"], registry=kept)
+        self.generation = Gauge("umt_index_generation", "Generation of the index.", ["model"], registry=kept)
+        self.windows = Gauge("umt_index_windows", "Windows in the index.", ["model"], registry=kept)
+        self.healthy = Gauge("umt_healthy", "Whether the last check found everything as at the start.", registry=kept)
+        self.swaps = Counter("umt_swaps_total", "Models or indexes put in place of others.", ["model"], registry=kept)
 
     def page(self) -> bytes:
         """Return all of it in Prometheus' text format."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from fastapi import APIRouter, File, Query, UploadFile
+from fastapi import APIRouter, Depends, File, Query, UploadFile
 from torch import Tensor
 
 from umt_pipeline.server.documents import FoundDocument, FrameDocument, HitDocument, WhyDocument
@@ -38,23 +38,20 @@ Window = Annotated[int, Query(ge=0, le=2**62, description="Number of a window.")
 Generation = Annotated[int | None, Query(ge=0, le=2**62, description="Of the index that the number is of; an older one: 409.")]
 
 
+def _filters(label: Word = None, split: Word = None, path: Word = None, after: Day = None, before: Day = None) -> Filters:
+    return Filters(label or None, path or None, split or None, _iso(after), _iso(before))
+
+
+Wanted = Annotated[Filters, Depends(_filters)]
+
+
 @router.get("/search")
 async def search_by_text(
-    state: State,
-    q: Text,
-    k: Count = 12,
-    rerank: Rerank = 0,
-    model: ModelName = None,
-    label: Word = None,
-    split: Word = None,
-    path: Word = None,
-    after: Day = None,
-    before: Day = None,
+    state: State, q: Text, filters: Wanted, k: Count = 12, rerank: Rerank = 0, model: ModelName = None
 ) -> FoundDocument:
     """Find the places in videos that a sentence describes."""
     served = state.shelf.get(model)
     text = clean_text(q)
-    filters = Filters(label or None, path or None, split or None, _iso(after), _iso(before))
 
     def find(vector_E: Tensor) -> FoundDocument:
         now = state.shelf.get(served.name)  # what it was embedded for may have been exchanged meanwhile
@@ -74,7 +71,7 @@ async def search_by_text(
 
 @router.get("/similar")
 async def similar_to_window(
-    state: State, window: Window, k: Count = 12, model: ModelName = None, generation: Generation = None
+    state: State, window: Window, filters: Wanted, k: Count = 12, model: ModelName = None, generation: Generation = None
 ) -> FoundDocument:
     """Find the places that look like a window of the index."""
     served = state.shelf.get(model)
@@ -82,7 +79,7 @@ async def similar_to_window(
     def find() -> FoundDocument:
         now = state.shelf.get(served.name)
         place = now.place(window, generation)
-        query = SearchQuery(window=window, k=k)
+        query = SearchQuery(window=window, k=k, filters=filters)
         return _found(now, place.file.path.name, search(None, now.searched(), query))
 
     return await state.thread.do(find)
@@ -92,6 +89,7 @@ async def similar_to_window(
 async def similar_to_upload(
     state: State,
     file: Annotated[UploadFile, File(description="A video or image.")],
+    filters: Wanted,
     k: Count = 12,
     model: ModelName = None,
 ) -> FoundDocument:
@@ -106,18 +104,19 @@ async def similar_to_upload(
         if now.embedder.view != view:
             raise RefusedError(409, f"model {now.name!r} was exchanged while the file came in: send it again")
         vector_E = now.embedder.encode_clips(torch.from_numpy(frames_TSSC)[None])[0].numpy()
-        return _found(
-            now, Path(file.filename or "").name, search(now.embedder, now.searched(), SearchQuery(vector=vector_E, k=k))
-        )
+        query = SearchQuery(vector=vector_E, k=k, filters=filters)
+        return _found(now, Path(file.filename or "").name, search(now.embedder, now.searched(), query))
 
     return await state.thread.do(find)
 
 
 @router.get("/why")
-async def why(state: State, window: Window, q: Text, model: ModelName = None, generation: Generation = None) -> WhyDocument:
-    """Say why a window was found by a sentence: its scores, and where the model looked."""
+async def why(
+    state: State, window: Window, q: Text | None = None, model: ModelName = None, generation: Generation = None
+) -> WhyDocument:
+    """Say why a window was found by a sentence: its scores, and where the model looked; without one, where it looks anyway."""
     served = state.shelf.get(model)
-    text = clean_text(q)
+    text = None if q is None else clean_text(q)
     if "attention" not in served.model.abilities:
         raise RefusedError(422, f"model {served.name!r} does not tell where it looks: choose another model")
     path = await asyncio.to_thread(state.unchanged.path, served.place(window, generation).file)
@@ -129,15 +128,15 @@ async def why(state: State, window: Window, q: Text, model: ModelName = None, ge
     return await state.thread.do(explain)
 
 
-def _why(state: Serving, served: Served, place: Place, path: Path, text: str) -> WhyDocument:
+def _why(state: Serving, served: Served, place: Place, path: Path, text: str | None) -> WhyDocument:
     embedder = served.embedder
     seen_text = text if embedder.reads_text else None
     looked = served.model.attention(path, seen_text, place.span)
     score = match = None
-    if embedder.reads_text:
+    if text and embedder.reads_text:
         vector_E = served.searched().vectors(np.array([place.number]))[0]
         score = float(embedder.encode_texts([text])[0].numpy() @ vector_E)
-    if embedder.matches:
+    if text and embedder.matches:
         match = float(embedder.match(torch.from_numpy(np.ascontiguousarray(looked.frames))[None], [text])[0])
     asked = f"{embedder.key} {place.file.file_id} {place.span} {seen_text}"
     name = hashlib.sha256(asked.encode()).hexdigest()[:32]

@@ -38,6 +38,7 @@ export function anew(state, changed) {
 /** Return the filters of a state as the server takes them: its last day is not among those searched, a person's is. */
 export function filters(state) {
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, state[name]]));
-  if (Date.parse(wanted.before)) wanted.before = new Date(Date.parse(wanted.before) + 24 * 3600 * 1000).toISOString().slice(0, 10);
+  if (Date.parse(wanted.before))
+    wanted.before = new Date(Date.parse(wanted.before) + 24 * 3600 * 1000).toISOString().slice(0, 10);
   return wanted;
 }

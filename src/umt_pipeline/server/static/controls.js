@@ -15,7 +15,9 @@ export function chosen(models, names) {
   const able = searchable(models);
   const named = able.filter(({ name }) => names.includes(name));
   if (named.length) return named;
-  const usual = [...able].sort((one, other) => Number(Boolean(other.champion)) - Number(Boolean(one.champion))).slice(0, WIDEST);
+  const usual = [...able]
+    .sort((one, other) => Number(Boolean(other.champion)) - Number(Boolean(one.champion)))
+    .slice(0, WIDEST);
   return able.filter((model) => usual.includes(model));
 }
 
@@ -44,10 +46,18 @@ export class Controls {
     const able = searchable(models);
     this.boxes.hidden = able.length < 2;
     this.boxes.replaceChildren(this.boxes.firstElementChild, ...able.map(box));
-    for (const [name, field] of [["labels", "label"], ["splits", "split"]]) {
-      const values = [...new Set(able.flatMap(({ index }) => index[name] ?? []))].sort((one, other) => one.localeCompare(other));
+    for (const [name, field] of [
+      ["labels", "label"],
+      ["splits", "split"],
+    ]) {
+      const values = [...new Set(able.flatMap(({ index }) => index[name] ?? []))].sort((one, other) =>
+        one.localeCompare(other),
+      );
       this.form.querySelector(`#by-${field}`).hidden = !values.length;
-      this.fields[field].replaceChildren(h("option", { value: "" }, "any"), ...values.map((value) => h("option", { value }, value)));
+      this.fields[field].replaceChildren(
+        h("option", { value: "" }, "any"),
+        ...values.map((value) => h("option", { value }, value)),
+      );
     }
   }
 
@@ -58,10 +68,11 @@ export class Controls {
     this.fields.q.value = state.q;
     this.fields.rerank.checked = state.rerank;
     for (const name of FILTERS) this.fields[name].value = state[name];
-    // Both are for sentences.
-    const sentence = !state.like && !state.upload;
-    this.filters.hidden = !sentence || !searchable(models).length;
-    this.form.querySelector("#by-rerank").hidden = !sentence || !searchable(models).some(({ abilities }) => abilities.includes("match"));
+    this.filters.hidden = !searchable(models).length;
+    // For sentences only.
+    const isForClips = Boolean(state.like || state.upload);
+    this.form.querySelector("#by-rerank").hidden =
+      isForClips || !searchable(models).some(({ abilities }) => abilities.includes("match"));
     const active = FILTERS.filter((name) => state[name]).length;
     this.count.hidden = !active;
     this.count.textContent = String(active);
@@ -80,5 +91,10 @@ export class Controls {
 
 function box({ name, kind, champion }) {
   const title = champion ? `${kind}, the champion` : kind;
-  return h("label", { class: "chip", title }, h("input", { type: "checkbox", name: "model", value: name }), h("span", {}, name, champion ? h("span", { class: "crown" }, " champion") : ""));
+  return h(
+    "label",
+    { class: "chip", title },
+    h("input", { type: "checkbox", name: "model", value: name }),
+    h("span", {}, name, champion ? h("span", { class: "crown" }, " champion") : ""),
+  );
 }

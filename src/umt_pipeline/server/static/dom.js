@@ -25,6 +25,10 @@ export function icon(name) {
   return svg;
 }
 
+export function button(words, click, style = "button") {
+  return h("button", { type: "button", class: style, click }, words);
+}
+
 /** 75.5 seconds as 1:15, or as 1:15.5 where tenths tell two places apart. */
 export function clock(seconds, tenths = false) {
   const all = tenths ? Math.round(seconds * 10) / 10 : Math.floor(seconds + 1e-6);

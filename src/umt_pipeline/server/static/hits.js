@@ -4,11 +4,16 @@ import { h, icon } from "./dom.js";
 import { Shot } from "./player.js";
 import { Why } from "./why.js";
 
+const MATCH = "How well sentence and clip go together when the model reads both at once: above 0 they rather do";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** Hits, best first. `context` says whose they are: {found, model, models, question}; `alike(hit)` is called for "more like this". */
 export function grid(hits, context, alike) {
-  return h("ol", { class: "grid", role: "list" }, hits.map((hit) => card(hit, context, alike)));
+  return h(
+    "ol",
+    { class: "grid", role: "list" },
+    hits.map((hit) => card(hit, context, alike)),
+  );
 }
 
 function card(hit, context, alike) {
@@ -25,25 +30,30 @@ function card(hit, context, alike) {
 }
 
 function facts(hit) {
-  const line = h("p", { class: "numbers" }, h("span", { title: "Similarity of the two vectors: their cosine" }, "score ", h("b", {}, hit.score.toFixed(3))));
-  if (hit.match !== null && hit.match !== undefined) {
-    line.append(h("span", { title: "How well sentence and clip go together once the model reads both at once: a logit, above 0 where they rather do" }, "match ", h("b", {}, hit.match.toFixed(2))));
-  }
+  const line = h("p", { class: "numbers" }, number("score", hit.score, 3, "How alike the two vectors are: their cosine"));
+  if (hit.match !== null) line.append(number("match", hit.match, 2, MATCH));
   if (hit.label) line.append(h("span", { class: "tag", title: "Label" }, hit.label));
   if (hit.split) line.append(h("span", { class: "tag plain", title: "Split" }, hit.split));
   return line;
 }
 
-/** Skeletons while a search is under way. */
-export function waiting(number = 8) {
-  const bones = Array.from({ length: number }, () => h("li", { class: "hit bone" }, h("div", { class: "shot" }), h("div", { class: "line" }), h("div", { class: "line short" })));
-  return h("ol", { class: "grid", "aria-hidden": "true" }, bones);
+function number(name, value, digits, title) {
+  return h("span", { title }, `${name} `, h("b", {}, value.toFixed(digits)));
 }
 
-/** Arrow keys go from hit to hit, Home and End to the first and the last; Escape stops what plays. Returns whether a key was used. */
+/** Skeletons while a search is under way. */
+export function waiting(length = 8) {
+  const bone = () => ["shot", "line", "line short"].map((style) => h("div", { class: style }));
+  return h(
+    "ol",
+    { class: "grid", "aria-hidden": "true" },
+    Array.from({ length }, () => h("li", { class: "bone" }, bone())),
+  );
+}
+
+/** Arrow keys go from hit to hit, Home and End to the first and the last. Returns whether a key was used. */
 export function walk(event, columns) {
-  const typing = event.target.matches("input:not([type=checkbox]), select, textarea");
-  if (typing || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return false;
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return false;
   const plays = [...columns.querySelectorAll(".hit .play")];
   const here = event.target.closest(".hit")?.querySelector(".play");
   if (!here || !plays.length) return false;

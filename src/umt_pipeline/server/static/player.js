@@ -43,7 +43,9 @@ export class Shot {
 
   is(state) {
     const { name, start_s, end_s } = this.hit;
-    const [verb, picture] = { playing: ["Pause", "pause"], loading: ["Stop", "pause"], ended: ["Play again", "again"] }[state] ?? ["Play", "play"];
+    const [verb, picture] = { playing: ["Pause", "pause"], loading: ["Stop", "pause"], ended: ["Play again", "again"] }[
+      state
+    ] ?? ["Play", "play"];
     this.element.dataset.state = state;
     this.button.setAttribute("aria-label", this.still ? `Open: ${name}` : `${verb}: ${name}, ${span(start_s, end_s)}`);
     this.button.replaceChildren(h("span", { class: "disc" }, icon(this.still ? "search" : picture)));
@@ -130,7 +132,13 @@ export class Shot {
 /** The file itself, asked for by its place, so that only that part of it is loaded. */
 class Reel {
   constructor(hit) {
-    this.element = h("video", { preload: "auto", playsinline: true, "aria-hidden": "true", tabindex: "-1", disablepictureinpicture: true });
+    this.element = h("video", {
+      preload: "auto",
+      playsinline: true,
+      "aria-hidden": "true",
+      tabindex: "-1",
+      disablepictureinpicture: true,
+    });
     this.element.muted = !sound;
     this.element.src = `${hit.media_url}#t=${hit.start_s},${hit.end_s}`;
   }

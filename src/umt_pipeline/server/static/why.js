@@ -11,11 +11,17 @@ export class Why {
     Object.assign(this, { hit, found, model, models, question, item, shot });
     this.panel = null;
     this.id = `why-${number++}`;
-    this.explains = Boolean(question) && model.abilities.includes("attention");
+    this.explains = model.abilities.includes("attention");
     this.says = models.some(talks);
     this.word = this.explains ? "Why" : "Ask";
-    const opens = { type: "button", class: "quiet why", "aria-expanded": "false", "aria-label": `${this.word}: ${hit.name}`, click: () => this.turn() };
-    this.button = this.explains || this.says ? h("button", opens, icon("why"), this.word) : null;
+    const opens = {
+      type: "button",
+      class: "quiet why",
+      "aria-expanded": "false",
+      "aria-label": `${this.word}: ${hit.name}`,
+      click: () => this.turn(),
+    };
+    this.button = this.explains || this.says ? h("button", opens, icon(this.explains ? "why" : "ask"), this.word) : null;
   }
 
   turn() {
@@ -26,11 +32,21 @@ export class Why {
   open() {
     for (const other of this.item.parentElement.querySelectorAll(".panel .close")) other.click();
     const head = h("h3", {}, this.word, " ", h("q", {}, this.hit.name));
-    const close = h("button", { type: "button", class: "quiet close", "aria-label": "Close", click: () => this.close() }, icon("close"));
+    const close = h(
+      "button",
+      { type: "button", class: "quiet close", "aria-label": "Close", click: () => this.close() },
+      icon("close"),
+    );
     this.body = h("div", { class: "body" });
     this.note = h("p", { class: "note", role: "status" });
     const leave = (event) => event.key === "Escape" && this.close();
-    this.panel = h("li", { class: "panel", id: this.id, keydown: leave }, h("div", { class: "bar" }, head, close), this.body, this.note);
+    this.panel = h(
+      "li",
+      { class: "panel", id: this.id, keydown: leave },
+      h("div", { class: "bar" }, head, close),
+      this.body,
+      this.note,
+    );
     if (this.says) this.panel.append(more({ window: this.hit.window, index: this.model.name }, this.models));
     this.item.after(this.panel);
     this.item.classList.add("open");
@@ -52,9 +68,15 @@ export class Why {
   async load() {
     this.note.textContent = "Looking at the frames …";
     try {
-      const said = await why({ window: this.hit.window, q: this.question, model: this.model.name, generation: this.found.generation });
+      const said = await why({
+        window: this.hit.window,
+        q: this.question,
+        model: this.model.name,
+        generation: this.found.generation,
+      });
       this.body.replaceChildren(this.sentence(said), this.strip(said.frames));
-      this.note.textContent = "Bright is where the model looked; a bar is a frame's share of its attention. Press a frame to play from there.";
+      this.note.textContent =
+        "Bright is where the model looked; a bar is a frame's share of its attention. Press a frame to play from there.";
     } catch (failure) {
       this.body.replaceChildren(h("p", { class: "notice bad", role: "alert" }, failure.message));
       this.note.textContent = "";
@@ -62,9 +84,17 @@ export class Why {
   }
 
   sentence(said) {
-    const numbers = [["score", said.score, 3], ["cut-off", this.found.cutoff, 3], ["match", said.match, 2]];
+    const numbers = [
+      ["score", said.score, 3],
+      ["cut-off", this.found.cutoff, 3],
+      ["match", said.match, 2],
+    ];
     const known = numbers.filter(([, value]) => typeof value === "number");
-    return h("p", { class: "numbers" }, known.map(([name, value, digits]) => h("span", {}, `${name} `, h("b", {}, value.toFixed(digits)))));
+    return h(
+      "p",
+      { class: "numbers" },
+      known.map(([name, value, digits]) => h("span", {}, `${name} `, h("b", {}, value.toFixed(digits)))),
+    );
   }
 
   strip(frames) {
@@ -110,11 +140,18 @@ export function more(what, models) {
     }
   };
   if (classes.length) {
-    const press = () => reply(async () => (await Promise.all(classes.map(({ name }) => tasks(what, name, classes.length > 1)))).flat());
+    const press = () =>
+      reply(async () => (await Promise.all(classes.map(({ name }) => tasks(what, name, classes.length > 1)))).flat());
     box.append(h("button", { type: "button", class: "button classify", click: press }, "What is shown?"));
   }
   if (answers.length) {
-    const input = h("input", { type: "text", name: "question", placeholder: "Ask about this clip", "aria-label": "A question about this clip", required: true });
+    const input = h("input", {
+      type: "text",
+      name: "question",
+      placeholder: "Ask about this clip",
+      "aria-label": "A question about this clip",
+      required: true,
+    });
     const submit = (event) => {
       event.preventDefault();
       reply(() => Promise.all(answers.map(({ name }) => answered(what, input.value.trim(), name, answers.length > 1))));
@@ -128,7 +165,11 @@ export function more(what, models) {
 async function tasks(what, model, named) {
   const { tasks: found } = await classify(what, model);
   return Object.entries(found).map(([task, labels]) =>
-    bars(named ? `${model}: ${task}` : task, labels.map(({ label, probability }) => ({ text: label, probability }))));
+    bars(
+      named ? `${model}: ${task}` : task,
+      labels.map(({ label, probability }) => ({ text: label, probability })),
+    ),
+  );
 }
 
 async function answered(what, question, model, named) {
@@ -138,7 +179,13 @@ async function answered(what, question, model, named) {
 
 function bars(title, rows) {
   const items = rows.map(({ text, probability }) => {
-    const item = h("li", {}, h("span", { class: "text" }, text), h("span", { class: "share" }, percent(probability)), h("span", { class: "track", "aria-hidden": "true" }, h("span", { class: "fill" })));
+    const item = h(
+      "li",
+      {},
+      h("span", { class: "text" }, text),
+      h("span", { class: "share" }, percent(probability)),
+      h("span", { class: "track", "aria-hidden": "true" }, h("span", { class: "fill" })),
+    );
     item.style.setProperty("--share", String(probability));
     return item;
   });

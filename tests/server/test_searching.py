@@ -1,0 +1,35 @@
+"""What a search by a clip has in common with one by a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.server.small import Small, started
+
+
+@pytest.fixture
+def client(small: Small, tmp_path: Path) -> Iterator[TestClient]:
+    with started([small.served()], tmp_path / "cache") as (found, _):
+        yield found
+
+
+def test_clips_are_searched_for_with_filters_too(client: TestClient, small: Small) -> None:
+    clip = {"file": (small.videos / "one.mp4").read_bytes()}
+    for label, names in (("star", {"two.mp4"}), ("ring", {"one.mp4", "old.avi"})):
+        sent = client.post("/api/similar", files=clip, params={"label": label})
+        assert {hit["name"] for hit in sent.json()["hits"]} == names
+        windows = client.get("/api/similar", params={"window": 0, "label": label})
+        assert {hit["label"] for hit in windows.json()["hits"]} == {label}
+    refused = client.post("/api/similar", files=clip, params={"label": "square"})
+    assert refused.status_code == 422
+    assert "expected one of 'ring', 'star'" in refused.json()["detail"]
+
+
+def test_where_a_model_looks_is_told_without_a_sentence(client: TestClient) -> None:
+    found = client.get("/api/why", params={"window": 0}).json()
+    assert (found["score"], found["match"]) == (None, None)
+    assert sum(frame["weight"] for frame in found["frames"]) == pytest.approx(1)
