@@ -18,6 +18,7 @@ from umt_pipeline.serving.calibration import (
     best_scores,
     calibrate,
     cutoff_of,
+    error_rates,
     fewest_errors,
     keep_cutoff,
 )
@@ -46,16 +47,24 @@ def of_scores(present: np.ndarray, absent: np.ndarray) -> BestScores:
 
 def test_the_error_rates_of_scores_that_say_nothing_are_not_flattering() -> None:
     """Chosen and judged by the same 40 captions, a cut-off looks much better than guessing."""
-    sums, flattering = [], []
+    sums, flattering, refused = [], [], 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
         scores = of_scores(rng.normal(size=40), rng.normal(size=40))
-        cutoff = calibrate(scores, 1)
-        assert isinstance(cutoff, Cutoff)
-        sums.append(cutoff.missed + cutoff.invented)
-        flattering.append((scores.present_P < cutoff.score).mean() + (scores.absent_A >= cutoff.score).mean())
+        cut = fewest_errors(scores.present_P, scores.absent_A)
+        sums.append(sum(error_rates(scores)))
+        flattering.append((scores.present_P < cut).mean() + (scores.absent_A >= cut).mean())
+        refused += isinstance(calibrate(scores, 1), str)
     assert np.mean(sums) == pytest.approx(1.0, abs=0.05)
     assert np.mean(flattering) < 0.9
+    assert refused >= 38
+
+
+def test_guessing_makes_no_cutoff() -> None:
+    found = calibrate(of_scores(np.tile([0.1, 0.2], 20), np.tile([0.1, 0.2], 20)), 1)
+    assert isinstance(found, str)
+    assert found.startswith("no cut-off: it would find nothing for")
+    assert "no better than guessing" in found
 
 
 def test_few_captions_make_no_cutoff() -> None:

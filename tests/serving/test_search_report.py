@@ -85,9 +85,8 @@ def test_captions_are_searched_for(report: SearchReport, folder: Path) -> None:
     assert report.asked["dual"][1].path == str(folder / "clip 1.mp4")
     assert report.asked["dual"][1].span == (0.0, 1.5)
     assert report.chance == pytest.approx({"r1": 100 / CLIPS, "r5": 500 / CLIPS, "r10": 1000 / CLIPS})
-    assert isinstance(report.cutoff, Cutoff)
-    assert report.cutoff.hidden
-    assert report.cutoff.present == CLIPS
+    assert report.scores.hidden
+    assert len(report.scores.present_P) == len(report.scores.absent_A) == CLIPS
     dual, reranked = report.records
     assert (dual.task, reranked.task) == ("search/dual", "search/reranked")
     assert dual.protocol is not None
@@ -98,15 +97,17 @@ def test_captions_are_searched_for(report: SearchReport, folder: Path) -> None:
 
 
 def test_the_page_shows_it(report: SearchReport) -> None:
-    page = search_page(report)
+    cutoff = Cutoff(score=0.25, missed=0.125, invented=0.25, present=CLIPS, absent=CLIPS, hidden=True, windows=48)
+    page = search_page(replace(report, cutoff=cutoff))
     html = checked(page)
+    assert rows_below(html, "Errors of the cut-off 0.250")[1][-1] == "25.0\N{NO-BREAK SPACE}%"
     words = text_of(html)
     assert f"Each of {CLIPS} captions was searched for among {CLIPS} files" in words
     assert [row[0] for row in rows_below(html, "Captions whose file is found, %")] == ["Search", "Search, re-ranked", "Chance"]
     assert rows_below(html, "Captions whose place is found, %")[0][0] == "Search"
     assert "captions of the same files, each asked while its own file and all with the same caption are hidden" in words
     assert "peak bytes of memory of this process" in words
-    assert "first right answer: rank" in words
+    assert "Rank 3" in words
     assert "no frames" not in words
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 if TYPE_CHECKING:
+    from umt_pipeline.compute.names import AskedPrecision
     from umt_pipeline.serving.search import Found, Hit, Query
 
 app = typer.Typer()
@@ -113,7 +114,8 @@ def _answer(folder: Path, source: str | None, query: Query, below: bool, open_be
     from umt_pipeline.serving.search import search as search_index
 
     with Index.open(folder) as index:
-        loaded = load(source or index.model.source, index.model.precision)
+        # What an index was made in is one of the names that it could be asked for by.
+        loaded = load(source or index.model.source, cast("AskedPrecision", index.model.precision))
         found = search_index(loaded.embedder, index, query)
         document = _document(query, found) | {"index": str(folder), "generation": index.generation, "model": index.model.source}
     if as_json:

@@ -8,6 +8,7 @@ Shapes: P captions that should find something, A that should find nothing, E emb
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,8 +130,7 @@ def best_scores(embedder: Embedder, index: Index, captions: pd.DataFrame) -> Bes
 def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
     """Return the cut-off at which both kinds of errors together are fewest, or why there is none.
 
-    The error rates are not those of the captions that the cut-off was chosen by: half of the files choose the cut-off that
-    the other half is judged by, and the other way round.
+    There is none if captions are few, or if guessing may be as good: its two kinds of errors add up to 1.
 
     Args:
         scores: of captions.
@@ -139,7 +139,13 @@ def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
     for name, count in (("in the index", len(scores.present_P)), ("that are not found there", len(scores.absent_A))):
         if count < LEAST:
             return f"no cut-off: expected at least {LEAST} held-out captions of files {name}, found {count}"
-    missed, invented = _judged(scores)
+    missed, invented = error_rates(scores)
+    spread = math.sqrt(missed * (1 - missed) / len(scores.present_P) + invented * (1 - invented) / len(scores.absent_A))
+    if missed + invented + 2 * spread >= 1:
+        return (
+            f"no cut-off: it would find nothing for {missed:.1%} of captions of files in the index, and something for "
+            f"{invented:.1%} of others; that is no better than guessing, or there are too few captions to tell"
+        )
     return Cutoff(
         score=fewest_errors(scores.present_P, scores.absent_A),
         missed=missed,
@@ -165,8 +171,11 @@ def fewest_errors(present_P: np.ndarray, absent_A: np.ndarray) -> float:
     return float(cuts[np.argmin(missed + invented)])
 
 
-def _judged(scores: BestScores) -> tuple[float, float]:
-    """Return both shares of errors, each half judged by the cut-off of the other."""
+def error_rates(scores: BestScores) -> tuple[float, float]:
+    """Return the shares of captions that find nothing, and that find something, and should not.
+
+    Each half of the files is judged by the cut-off that the other half chooses.
+    """
     half_P, half_A = _halves(scores.present_files), _halves(scores.absent_files)
     missed = invented = 0
     for half in (False, True):

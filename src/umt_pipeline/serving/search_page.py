@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from umt_pipeline.core.files import staged_file, write_json
-from umt_pipeline.reports.figures import histogram_panel
-from umt_pipeline.reports.page import Block, Cell, Example, Film, Page, Panels, Said, Section, Tile
+from umt_pipeline.reports.figures import counts_panel
+from umt_pipeline.reports.page import Block, Cell, Example, Film, Page, Panel, Panels, Said, Section, Tile
 from umt_pipeline.reports.render import render
 from umt_pipeline.reports.tables import Scored, counted, facts, percent, score_table, table
 from umt_pipeline.serving.calibration import BestScores, Cutoff
@@ -22,7 +22,7 @@ SYSTEMS = {"dual": "Search", "reranked": "Search, re-ranked"}
 _COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10"}
 _PLACES = {"place": "Mean overlap", **{f"place_r1_{100 * least:.0f}": f"R@1, overlap ≥ {least:g}" for least in IOU_AT}}
 _VIEW = ViewConfig(frames=6, size=96)
-_SHOWN = 4
+_SHOWN = 3
 
 
 def search_page(report: SearchReport) -> Page:
@@ -125,15 +125,20 @@ def _nothing(scores: BestScores, cutoff: Cutoff | str) -> list[Block | None]:
         ("Captions of files in the index", cutoff.present, "nothing is found", percent(100 * cutoff.missed)),
         ("Captions that nothing fits", cutoff.absent, "something is found", percent(100 * cutoff.invented)),
     ]
+    edges = np.histogram_bin_edges(np.concatenate([scores.present_P, scores.absent_A]), bins=24)
     return [
         table(f"Errors of the cut-off {cutoff.score:.3f}", ("", "Captions", "Error", "Share"), rows),
         Panels(
             [
-                histogram_panel("present", "best score, file in the index", scores.present_P),
-                histogram_panel("absent", "best score, nothing fits", scores.absent_A),
+                _histogram("present", "best score, file in the index", scores.present_P, edges),
+                _histogram("absent", "best score, nothing fits", scores.absent_A, edges),
             ]
         ),
     ]
+
+
+def _histogram(key: str, title: str, values: np.ndarray, edges: np.ndarray) -> Panel:
+    return counts_panel(key, title, edges.tolist(), np.histogram(values, edges)[0].tolist(), log=False)
 
 
 def _times(report: SearchReport) -> Block | None:
@@ -143,15 +148,18 @@ def _times(report: SearchReport) -> Block | None:
 
 def _example(asked: Asked, films: dict[str, tuple[str, Span | None]]) -> Example:
     """Return a caption with what was found for it; ``films`` learns what is to be shown."""
-    subject = _film(films, asked.path, asked.span)
-    found = tuple(
-        Film(_film(films, hit.path, (hit.start_s, hit.end_s)), right)
-        for hit, right in list(zip(asked.hits, asked.right, strict=True))[:_SHOWN]
+    found = list(zip(asked.hits, asked.right, strict=True))[:_SHOWN]
+    said = tuple(
+        Said(
+            f"Rank {hit.rank}",
+            note=f"score {hit.score:.3f}",
+            films=(Film(_film(films, hit.path, (hit.start_s, hit.end_s)), right),),
+        )
+        for hit, right in found
     )
-    note = f"first right answer: rank {asked.rank}" if asked.rank else "no right answer among the first ten"
-    good = asked.rank == 1
-    said = Said("Search", note=note, films=found)
-    return Example(asked.caption, Film(subject), (said,), "hit" if good else "miss", good, about="the described file")
+    verdict = f"rank {asked.rank}" if asked.rank else "not among the first ten"
+    subject = Film(_film(films, asked.path, asked.span))
+    return Example(asked.caption, subject, said, verdict, asked.rank == 1, about="the described file")
 
 
 def _film(films: dict[str, tuple[str, Span | None]], path: str, span: Span | None) -> str:

@@ -124,13 +124,14 @@ def measure(embedder: Embedder, index: Index, captions: pd.DataFrame, rerank: in
         if system == "dual" or places:
             asked[system], milliseconds[system] = _asked(embedder, index, found, rows, places)
     scores = best_scores(embedder, index, captions)
+    splits = sorted({split for split in found.present["split"] if split})
     return SearchReport(
         asked=asked,
         chance=_chance(found, rows, len(index.files)),
         scores=scores,
         cutoff=calibrate(scores, len(index.windows)),
         milliseconds=milliseconds,
-        records=[_record(index, embedder, found.present.iloc[rows], name, of, rerank) for name, of in asked.items()],
+        records=[_record(index, embedder, splits, name, of, rerank) for name, of in asked.items()],
         facts=_facts(index),
     )
 
@@ -188,13 +189,14 @@ def _chance(found: Captions, rows: Sequence[int], files: int) -> dict[str, float
 
 
 def _record(
-    index: Index, embedder: Embedder, captions: pd.DataFrame, system: str, asked: Sequence[Asked], rerank: int
+    index: Index, embedder: Embedder, splits: Sequence[str], system: str, asked: Sequence[Asked], rerank: int
 ) -> Record:
-    splits = sorted({split for split in captions["split"] if split})
     unread = {hit.path for one in asked for hit in one.hits if hit.note and system == "reranked"}
     protocol = Protocol(
         split=", ".join(splits) or "all",
-        annotation_sha256=rows_sha256(captions[["path", "caption", "start_s", "end_s"]].to_dict("records")),
+        annotation_sha256=rows_sha256(
+            {"path": one.path, "caption": one.caption, "span": None if one.span is None else str(one.span)} for one in asked
+        ),
         clips=len(index.files),
         queries=len(asked),
         failures=tuple(sorted(unread)),
