@@ -110,7 +110,7 @@ def measure_files(place: Place, settings: Settings, subject: str) -> Embedding:
 
 def title(subject: str, settings: Settings) -> str:
     tiny = settings.size == "tiny"
-    return {"umt": settings.sizes.title, "demo": "the demo's model"}.get(subject, "a tiny CLIP" if tiny else OPEN_CLIP)
+    return {"umt": settings.sizes.title, "demo": "the demo's size"}.get(subject, "a tiny CLIP" if tiny else OPEN_CLIP)
 
 
 def linked_files(place: Place, name: str, count: int) -> dict[str, tuple[int, int, int]]:
@@ -185,7 +185,7 @@ def files_table(found: Sequence[Embedding]) -> Iterator[str]:
         yield (
             f"| {one.model} | {one.how} | {frames} | {one.per_s:.2f} | {one.decoder_per_s:.1f} "
             f"| {one.per_s / one.decoder_per_s:.1%} | {one.per_s * one.gflops / 1e3 / peak:.3f} "
-            f"| {peak:.3f} ({one.precision}) | {one.gflops:.1f} |"
+            f"| {peak:.3f} ({one.precision}) | {one.gflops:.2f} |"
         )
     yield ""
     yield paragraph(

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from common import SIZES, commit, in_new_process, machine, paragraph, write_page
-from drawn_files import draw_files
+from drawn_files import FILES, draw_files
 from drawn_windows import World
 from model_folders import DEMO, model_of, sentences, write_video_text
 from serve_clients import Answers, ask, memory_mib, serving
@@ -86,7 +86,7 @@ def main() -> None:
     before = os.getloadavg()[0]
     with TemporaryDirectory(prefix="umt-serve-", dir=arguments.folder) as name:
         media = Path(name) / "media"
-        in_new_process(draw_files, media)
+        in_new_process(draw_files, media, 2 if arguments.quick else FILES)
         measured, load = [], None
         for number, subject in enumerate(subjects(arguments)):
             folder = Path(name) / str(number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,7 +113,8 @@ class DrawnVectors:
 
 def files_table(world: World, paths: Sequence[str]) -> pd.DataFrame:
     """Return what an index says of its files, whose numbers are their names."""
-    labels = world.rng(7).choice([*LABELS, "rest"], len(paths), p=[*LABELS.values(), 1 - sum(LABELS.values())])
+    counts = [math.ceil(share * len(paths)) for share in LABELS.values()]
+    labels = np.repeat([*LABELS, "rest"], [*counts, len(paths) - sum(counts)])
     dates = [datetime.fromtimestamp(Path(path).stat().st_mtime, UTC).isoformat() for path in paths]
     return pd.DataFrame(
         {
@@ -120,7 +122,7 @@ def files_table(world: World, paths: Sequence[str]) -> pd.DataFrame:
             "path": paths,
             "media": "video",
             "duration_s": PER_FILE * SECONDS_OF_WINDOW,
-            "label": labels,
+            "label": world.rng(7).permutation(labels),
             "split": "train",
             "date": dates,
         }
