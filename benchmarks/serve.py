@@ -24,7 +24,7 @@ from drawn_files import FILES, draw_files
 from drawn_windows import World
 from model_folders import DEMO, model_of, sentences, write_video_text
 from serve_clients import Answers, ask, memory_mib, serving
-from serve_index import LABELS, K, Measured, build_index, linked_media, measure_search
+from serve_index import LABELS, Folder, K, Measured, build_index, linked_media, measure_folder, measure_search
 
 from umt_pipeline.models.video_text import VideoTextConfig
 
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="that they ask for")
     parser.add_argument("--rerank", type=int, default=32, help="windows of a query that are re-ranked")
     parser.add_argument("--quick", action="store_true", help="tiny models, few windows, few seconds: does it run?")
+    parser.add_argument("--videos", type=Path, help="folder of real videos, of which an index is made too")
     parser.add_argument("--folder", type=Path, help="where the indexes are written, on the disk to be measured")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
@@ -87,12 +88,15 @@ def main() -> None:
     with TemporaryDirectory(prefix="umt-serve-", dir=arguments.folder) as name:
         media = Path(name) / "media"
         in_new_process(draw_files, media, 2 if arguments.quick else FILES)
-        measured, load = [], None
+        measured, real = [], []
         for number, subject in enumerate(subjects(arguments)):
             folder = Path(name) / str(number)
             measured.append(measure(subject, folder, media))
-            load = measure_load(subject, folder, arguments.clients, arguments.seconds)
-    write_page(page(arguments, measured, load, (before, os.getloadavg()[0])), arguments.out)
+            if arguments.videos and subject.rerank:
+                parts = (subject.title, folder / "model", folder / "real", arguments.videos, subject.queries)
+                real.append(in_new_process(measure_folder, *parts))
+        load = measure_load(subject, folder, arguments.clients, arguments.seconds)
+    write_page(page(arguments, measured, real, load, (before, os.getloadavg()[0])), arguments.out)
 
 
 def subjects(arguments: argparse.Namespace) -> list[Subject]:
@@ -128,7 +132,13 @@ def measure_load(subject: Subject, folder: Path, clients: int, seconds: float) -
         return Load(answers, memory_mib(process))
 
 
-def page(arguments: argparse.Namespace, measured: Sequence[Measured], load: Load, loads: tuple[float, float]) -> Iterator[str]:
+def page(
+    arguments: argparse.Namespace,
+    measured: Sequence[Measured],
+    real: Sequence[Folder],
+    load: Load,
+    loads: tuple[float, float],
+) -> Iterator[str]:
     yield "# What search costs"
     yield ""
     yield paragraph(
@@ -143,17 +153,18 @@ def page(arguments: argparse.Namespace, measured: Sequence[Measured], load: Load
         f"on {machine('cpu')}; load average {loads[0]:.1f} before, {loads[1]:.1f} after; torch {torch.__version__}; commit "
         f"{commit(arguments.out)}."
     )
-    for part in (index_part(measured), query_part(measured), filter_part(measured[-1]), rerank_part(measured)):
+    parts = [index_part(measured), query_part(measured), filter_part(measured[-1]), rerank_part(measured)]
+    parts += [load_part(arguments, measured[-1], load), *([real_part(real)] if real else [])]
+    for part in parts:
         yield ""
         yield from part
-    yield ""
-    yield from load_part(arguments, measured[-1], load)
 
 
 def command(arguments: argparse.Namespace) -> str:
     words = ["python", "benchmarks/serve.py", "--windows", arguments.windows, "--clients", arguments.clients]
     words += ["--seconds", f"{arguments.seconds:g}", "--rerank", arguments.rerank]
     words = ["python", "benchmarks/serve.py", "--quick"] if arguments.quick else words
+    words += ["--videos", "DIR"] if arguments.videos else []
     return shlex.join(map(str, [*words, *(() if arguments.out is None else ("--out", os.path.relpath(arguments.out)))]))
 
 
@@ -238,6 +249,26 @@ def load_part(arguments: argparse.Namespace, one: Measured, load: Load) -> Itera
         "`GET /api/search` again as soon as it is answered, so a query waits for those of the others: p50 is about the "
         f"number of clients divided by the answers a second. {f'Errors: {errors}.' if errors else ''}"
     )
+
+
+def real_part(real: Sequence[Folder]) -> Iterator[str]:
+    facts = real[0].facts
+    yield "## A folder of real videos"
+    yield ""
+    yield paragraph(
+        "{found} files, of which {failed} cannot be read and {copies} are copies; ".format(**facts["files"])
+        + f"{facts['windows']} windows of ten seconds, one every five, moved to scene changes."
+    )
+    yield ""
+    yield "| model | checking, s | looking for scenes, s | embedding, s | windows/s | bytes | kind | text, p50, ms | p95, ms |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"
+    for one in real:
+        seconds, windows = one.facts["seconds"], one.facts["windows"]
+        parts = " | ".join(f"{seconds[part]:.1f}" for part in ("checking", "looking", "embedding"))
+        yield (
+            f"| {one.model} | {parts} | {windows / seconds['embedding']:.2f} | {one.facts['bytes']:,} | {one.kind} "
+            f"| {one.latency.p50:.1f} | {one.latency.p95:.1f} |"
+        )
 
 
 if __name__ == "__main__":

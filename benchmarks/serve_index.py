@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from serve_clients import memory_mib
 
 from umt_pipeline import load
 from umt_pipeline.core.files import link_or_copy
+from umt_pipeline.serving.embedder import Embedder
+from umt_pipeline.serving.gathering import Asked
+from umt_pipeline.serving.index.building import build_index as index_folder
 from umt_pipeline.serving.index.layout import ModelFacts
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
@@ -38,7 +42,7 @@ BLOCK = 50_000
 
 @dataclass(frozen=True)
 class Latency:
-    """Of queries one after another, in ms; of which the text alone, and the index alone."""
+    """Of queries one after another, in ms, of which the text; of the index alone; and the share of the right windows."""
 
     p50: float
     p95: float
@@ -169,39 +173,20 @@ def measure_search(model_folder: Path, index_folder: Path, queries: int, rerank:
     model = load(model_folder)
     assert model.embedder is not None
     texts = sentences()[:queries]
-    model.embed_texts(texts[:1])
+    queries_QE = model.embed_texts(texts).numpy()
     before = memory_mib()
     began = time.perf_counter()
     with Index.open(index_folder) as index:
         opened = time.perf_counter() - began
-        queries_QE = model.embed_texts(texts).numpy()
-        latency = {}
-        for label in ("", *LABELS):
-            filters = Filters(label=label or None)
-            allowed = None if not label else (index.files["label"].to_numpy() == label)[index.windows["file"].to_numpy()]
-            right_QK = exact(index, queries_QE, allowed)
-            alone, found_QK = ask_index(index, queries_QE, allowed)
-            took, text_took = [], []
-            for number, text in enumerate([*texts[:WARM_UP], *texts]):
-                start = time.perf_counter()
-                found = search(model.embedder, index, Query(text=text, k=K, filters=filters))
-                if number >= WARM_UP:
-                    took.append(1000 * (time.perf_counter() - start))
-                    text_took.append(found.took["embed"])
-            latency[label] = Latency(
-                p50=float(np.percentile(took, 50)),
-                p95=float(np.percentile(took, 95)),
-                text_p50=float(np.percentile(text_took, 50)),
-                index_p50=float(np.percentile(alone, 50)),
-                index_p95=float(np.percentile(alone, 95)),
-                recall=recall(found_QK, right_QK),
-            )
+        asked = {label: ask_texts(model.embedder, index, queries_QE, label) for label in ("", *LABELS)}
         after = memory_mib()
         reranked = {}
         for count in rerank:
             start = time.perf_counter()
             search(model.embedder, index, Query(text=texts[0], k=K, rerank=count))
             reranked[count] = time.perf_counter() - start
+        # At last: it reads all vectors, which are counted as memory then.
+        latency = {label: one.latency(index, queries_QE) for label, one in asked.items()}
     return {
         "open_s": opened,
         "own_mib": after["RssAnon"] - before["RssAnon"],
@@ -209,6 +194,46 @@ def measure_search(model_folder: Path, index_folder: Path, queries: int, rerank:
         "latency": latency,
         "rerank_s": reranked,
     }
+
+
+@dataclass(frozen=True)
+class AskedTexts:
+    """Queries that were asked one after another.
+
+    Args:
+        took_ms: of each.
+        text_ms: of it, the text.
+        index_ms: of each, when the index alone was asked.
+        found_QK: windows that it found.
+        allowed: bool [n], windows that might be found; None: all.
+    """
+
+    took_ms: list[float]
+    text_ms: list[float]
+    index_ms: list[float]
+    found_QK: np.ndarray
+    allowed: np.ndarray | None
+
+    def latency(self, index: Index, queries_QE: np.ndarray) -> Latency:
+        """Sum up; what was found is compared with what each window answers."""
+        (p50, p95), (index_p50, index_p95) = (np.percentile(ms, (50, 95)).tolist() for ms in (self.took_ms, self.index_ms))
+        share = recall(self.found_QK, exact(index, queries_QE, self.allowed))
+        return Latency(p50, p95, float(np.median(self.text_ms)), index_p50, index_p95, share)
+
+
+def ask_texts(embedder: Embedder, index: Index, queries_QE: np.ndarray, label: str = "") -> AskedTexts:
+    """Ask for the first sentences, whose vectors are known, among files of a label, if one is given."""
+    filters = Filters(label=label or None)
+    allowed = filters.allowed(index)
+    index_ms, found_QK = ask_index(index, queries_QE, allowed)
+    texts = sentences()[: len(queries_QE)]
+    took_ms, text_ms = [], []
+    for text in [*texts[:WARM_UP], *texts]:
+        start = time.perf_counter()
+        found = search(embedder, index, Query(text=text, k=K, filters=filters))
+        took_ms.append(1000 * (time.perf_counter() - start))
+        text_ms.append(found.took["embed"])
+    return AskedTexts(took_ms[WARM_UP:], text_ms[WARM_UP:], index_ms, found_QK, allowed)
 
 
 def ask_index(index: Index, queries_QE: np.ndarray, allowed: np.ndarray | None) -> tuple[list[float], np.ndarray]:
@@ -238,3 +263,31 @@ def exact(index: Index, queries_QE: np.ndarray, allowed: np.ndarray | None) -> n
 def recall(found_QK: np.ndarray, right_QK: np.ndarray) -> float:
     """Return the share of the right windows that were found."""
     return float(np.mean([np.isin(right_K, found_K).mean() for found_K, right_K in zip(found_QK, right_QK, strict=True)]))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of real files, indexed and asked.
+
+    Args:
+        model: what embedded them.
+        facts: counts of files and windows, seconds of each part, bytes.
+        kind: of the index.
+        latency: of queries without a filter.
+    """
+
+    model: str
+    facts: dict[str, Any]
+    kind: str
+    latency: Latency
+
+
+def measure_folder(title: str, model_folder: Path, folder: Path, videos: Path, queries: int) -> Folder:
+    """Index a folder as `umt index` does, and ask."""
+    model = load(model_folder)
+    assert model.embedder is not None
+    built = index_folder(folder, Asked(videos), model.embedder, str(model_folder))
+    queries_QE = model.embed_texts(sentences()[:queries]).numpy()
+    with Index.open(folder) as index:
+        latency = ask_texts(model.embedder, index, queries_QE).latency(index, queries_QE)
+    return Folder(title, built.manifest.facts, built.manifest.segments[0].search["kind"], latency)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.video_files import write_video
 
 # Written where every process of a benchmark finds it first: hides what a host that only trains does not have.
 HIDE = """
@@ -122,6 +123,7 @@ def test_a_search_is_measured_up_to_a_server(tmp_path: Path) -> None:
     assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "## 4 clients at once" in page
     assert "Errors" not in page
+    assert "1 files, of which 0 cannot be read and 0 are copies; 1 windows" in page
     assert max(map(len, page.splitlines())) <= 128
 
 
