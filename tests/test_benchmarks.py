@@ -117,9 +117,10 @@ def test_files_are_embedded_beside_a_plain_loop(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_search_is_measured_up_to_a_server(tmp_path: Path) -> None:
-    page = run(
-        tmp_path, sys.executable, "benchmarks/serve.py", "--quick", "--out", str(tmp_path / "page.md"), hidden=frozenset()
-    )
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", 12)
+    options = ["--quick", "--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "page.md")]
+    page = run(tmp_path, sys.executable, "benchmarks/serve.py", *options, hidden=frozenset())
     assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "## 4 clients at once" in page
     assert "Errors" not in page
