@@ -21,7 +21,8 @@ from umt_pipeline.video.media import Reason, Refusal, check_file
 from umt_pipeline.video.probing import stated_seconds
 from umt_pipeline.video.transcode import displayed_frames
 
-# Scenes change on small pictures as on large ones, and those take a tenth of the time.
+# Scenes change on small pictures as on large ones, and those take a tenth of the time. In RGB, for of YUV the filter compares
+# the brightness alone, and a red scene and a blue one may be equally bright.
 _WIDTH = 160
 
 
@@ -92,5 +93,5 @@ class _Detector:
         source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
         scale = graph.add("scale", f"{_WIDTH}:-2:flags=fast_bilinear")
         select = graph.add("select", f"gt(scene\\,{self._threshold})")
-        graph.link_nodes(source, scale, graph.add("format", "yuv420p"), select, graph.add("buffersink")).configure()
+        graph.link_nodes(source, scale, graph.add("format", "rgb24"), select, graph.add("buffersink")).configure()
         return graph

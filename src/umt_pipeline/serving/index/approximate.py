@@ -32,7 +32,7 @@ EXACT_BYTES = 256 * 2**20
 ENOUGH = 0.97
 # Where so few vectors are allowed, all of them are compared.
 FEW_ALLOWED = 50_000
-_SAMPLE_QUERIES, _SAMPLE_K = 200, 10
+_SAMPLE_QUERIES, _SAMPLE_K, _CHANCE = 200, 10, 3.0
 _TRAINING_PER_LIST = 40
 _CANDIDATES_PER_K, _LEAST_CANDIDATES = 20, 400
 _BYTES_PER_VECTOR = 64
@@ -114,7 +114,6 @@ def _trained(vectors_NE: np.ndarray) -> Any:
     codes = math.gcd(width, _BYTES_PER_VECTOR)
     # A product of unit vectors is a cosine.
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
-    index.own_fields = True
     index.cp.seed = 1234
     rng = np.random.default_rng(0)
     sample = np.sort(rng.choice(n, min(n, _TRAINING_PER_LIST * lists), replace=False))
@@ -130,8 +129,8 @@ def _measured(approximate: Approximate) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(len(vectors_NE), min(len(vectors_NE), _SAMPLE_QUERIES), replace=False))
     noise_QE = rng.standard_normal((len(chosen), vectors_NE.shape[1])).astype(np.float32)
-    # Half of a query is chance: a text is not as near to a clip as clips are to each other.
-    queries_QE = vectors_NE[chosen] + noise_QE / np.linalg.norm(noise_QE, axis=1, keepdims=True)
+    # A text is not as near to a clip as clips are to each other: cosines of a third are usual.
+    queries_QE = vectors_NE[chosen] + _CHANCE * noise_QE / np.linalg.norm(noise_QE, axis=1, keepdims=True)
     queries_QE /= np.linalg.norm(queries_QE, axis=1, keepdims=True)
     _, true_QK = exact(vectors_NE, queries_QE, _SAMPLE_K, None)
     probes = 4
