@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import umt_pipeline as umt
+from tests.conftest import ROOT
 from tests.evaluation.tiny import make_tables, make_video_text
 from tests.features.tiny import write_clip
 from tests.serving.array_index import indexed, write_index
@@ -41,6 +44,20 @@ def index(model: Path, tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_the_commands_of_the_page_run(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that has what they name."""
+    monkeypatch.chdir(index.parent)
+    Path("data").mkdir()
+    index.rename("data/videos.index")
+    Path("clip 0.mp4").rename("clip.mp4")
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\.venv/bin/umt ((?:search|similar) .*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        result = run(*shlex.split(command))
+        assert result.exit_code == 0, (command, result.stderr, result.exception)
 
 
 def test_hits_are_printed_as_lines(index: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,8 +18,13 @@ import umt_pipeline as umt
 from tests.processes import wait_until
 from tests.server.process import ServeProcess, serving
 from tests.server.small import Small, build_index, make_small
+from tests.serving.folders import write_folder
 from umt_pipeline.commands.main import app
 from umt_pipeline.core.errors import CheckpointError, ConfigError, IndexingError
+from umt_pipeline.datasets import TableDataset
+from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.project_config import config_loader
+from umt_pipeline.registry.serving_settings import serving_settings
 from umt_pipeline.server.running import Address, bound
 
 
@@ -87,6 +94,47 @@ def test_told_to_end_it_ends_cleanly(small: Small, tmp_path: Path) -> None:
     assert "Traceback" not in "".join(server.said)
 
 
+@pytest.mark.slow  # starts two servers
+def test_a_corpus_is_served_with_an_index_that_is_made_first(small: Small, project: Path) -> None:
+    make_corpus(project, small)
+    with serving(["--port", "0"], project) as server, httpx.Client(base_url=server.base, timeout=60) as client:
+        search, classes = client.get("/api/models").json()
+        assert (search["name"], search["champion"]) == ("demo_stage2", False)
+        assert search["index"]["labels"] == ["left", "up"], "of the clean tables, the first task by name"
+        assert search["index"]["splits"] == ["test", "train"]
+        assert (classes["name"], classes["abilities"]) == ("demo_classification", ["classify"])
+        hit = client.get("/api/search", params={"q": "a disc"}).json()["hits"][0]
+        assert hit["path"] == hit["name"], "paths are told from the folder of the corpus on"
+        said = client.post("/api/classify", data={"window": hit["window"], "index": "demo_stage2"})
+        assert said.status_code == 200, said.text
+        assert search["source"].endswith("06_models/stage2")
+    (made,) = (project / "data" / "09_index").iterdir()
+    assert made.name == search["key"][:16]
+    with serving(["demo", "--port", "0"], project) as server:
+        assert httpx.get(f"{server.base}/api/models").json()[0]["index"]["generation"] == 1, "it was there"
+
+
+def make_corpus(project: Path, small: Small) -> None:
+    """Write what the demo's pipelines would: clips, clean tables, models."""
+    clips = small.tables.videos[small.tables.videos["media"] == "video"]
+    tables = {
+        "videos": clips,
+        "labels": small.tables.labels[small.tables.labels["video_id"].isin(clips["video_id"])],
+        "captions": small.tables.captions[small.tables.captions["video_id"].isin(clips["video_id"])],
+    }
+    for name, table in tables.items():
+        TableDataset(str(project / "data" / "03_primary" / f"{name}.parquet"), clean=True).save(table.reset_index(drop=True))
+    media = project / "data" / "01_raw" / "demo" / "videos"
+    for path in clips["path"]:
+        (media / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(small.tables.media_root / path, media / path)
+    shutil.copytree(small.model, project / "data" / "06_models" / "stage2")
+    clip: Any = serving_settings("classification", project, config_loader(project, "base"))
+    vision = ViTConfig(image_size=clip.clip.size, patch_size=8, frames=clip.clip.frames, dim=16, depth=1, heads=2)
+    write_folder("classification", project / "data" / "06_models" / "classification", small.tables, vision)
+
+
+@pytest.mark.slow  # starts two servers
 def test_others_than_this_machine_need_a_token(small: Small, tmp_path: Path) -> None:
     arguments = ["--index", small.index, "--port", "0", "--host", "0.0.0.0"]
     with serving(arguments, tmp_path) as server:

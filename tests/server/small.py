@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from starlette.testclient import TestClient
 
 import umt_pipeline as umt
@@ -132,13 +132,8 @@ def build_index(folder: Path, model: Model, paths: Sequence[Path]) -> Index:
 
 def embed(model: Model, frames_BTSSC: np.ndarray) -> np.ndarray:
     """Return unit vectors of clips."""
-    import torch
-
     assert model.embedder is not None
     return model.embedder.encode_clips(torch.from_numpy(frames_BTSSC)).numpy()
-
-
-Start = Callable[..., tuple[TestClient, Serving]]
 
 
 @contextmanager
@@ -150,8 +145,3 @@ def started(
     app = make_app(serving, token, only_loopback=True)
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client, serving
-
-
-def forget(path: Path) -> None:
-    """Remove a folder."""
-    shutil.rmtree(path)

@@ -175,6 +175,8 @@ def test_media_is_given_in_parts(client: TestClient, small: Small) -> None:
     whole = client.get(address)
     assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, content, "video/mp4")
     assert whole.headers["accept-ranges"] == "bytes"
+    head = client.head(address)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(content)))
     for asked, expected in (("bytes=10-19", content[10:20]), ("bytes=-7", content[-7:]), ("bytes=100-", content[100:])):
         part = client.get(address, headers={"Range": asked})
         assert (part.status_code, part.content) == (206, expected)

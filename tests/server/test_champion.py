@@ -77,6 +77,7 @@ def offer(project: Path, small: Small, tmp_path: Path) -> CorpusOffer:
     return CorpusOffer(project, None, Shop(clip), lambda: Content(Asked(small.videos, known=known), captions))
 
 
+@pytest.mark.slow  # a process of its own builds the index
 def test_another_champion_is_taken_over_while_requests_come(
     offer: CorpusOffer, registry: Registry, small: Small, cache: Path, tmp_path: Path
 ) -> None:

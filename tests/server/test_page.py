@@ -136,6 +136,26 @@ def test_only_one_clip_plays(look: Open) -> None:
     expect(page.locator(".shot video")).to_have_count(0)
 
 
+def test_what_the_browser_cannot_play_comes_in_another_form(look: Open) -> None:
+    page = look("/?q=a+disc")
+    page.route(
+        re.compile(r"/media/\w+$"), lambda route: route.fulfill(body=b"of no kind that is known", content_type="video/mp4")
+    )
+    page.locator(".hit .play").first.click()
+    page.wait_for_selector(".shot[data-state=playing] video[src*='transcode=true']")
+
+
+def test_a_file_that_has_gone_is_told_of(look: Open, own: Small, tmp_path: Path) -> None:
+    with listening([own.served()], tmp_path / "cache") as address:
+        page = look("/?q=a+disc", address)
+        page.wait_for_selector(".hit .name")
+        name = page.locator(".hit .name").first.text_content() or ""
+        (own.videos / name).unlink()
+        page.locator(".hit .play").first.click()
+        page.wait_for_selector(".shot[data-state=failed]")
+        expect(page.locator(".said").first).to_contain_text("index the folder again")
+
+
 def test_the_keyboard_is_enough(look: Open) -> None:
     page = look(viewport={"width": 640, "height": 900})
     ask(page, "a disc")

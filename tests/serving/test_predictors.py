@@ -177,4 +177,4 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, tables: Tables) -> None:
     with pytest.raises(ConfigError, match="settings of a model of kind 'teacher'"):
         load_predictor("teacher", folder, {})
     with pytest.raises(CheckpointError, match="a classifier for each label task"):
-        load_predictor("classification", tmp_path, SETTINGS["classification"])
+        load_predictor("classification", tmp_path / "nowhere", SETTINGS["classification"])

@@ -77,7 +77,7 @@ def make_app(serving: Serving, token: str | None = None, only_loopback: bool = T
         app.include_router(routes.router)
     app.mount("/static", operating.PageFiles(directory=operating.STATIC), name="static")
     add_handlers(app)
-    return Counted(Guard(BoundedBodies(app, serving.limits), token, only_loopback), serving.metrics)
+    return Counted(Guard(BoundedBodies(app, serving.limits, serving.metrics), token, only_loopback), serving.metrics)
 
 
 class Counted:

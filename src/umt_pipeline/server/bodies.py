@@ -7,9 +7,11 @@ import time
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from umt_pipeline.server.limits import Limits
+from umt_pipeline.server.limits import Limits, busy
+from umt_pipeline.server.metrics import Metrics
 
 # Of a body beside the file in it: boundaries, names, a question.
 _MORE_BYTES = 64 * 1024
@@ -21,15 +23,30 @@ class BoundedBodies:
     Args:
         app: the application.
         limits: of uploads.
+        metrics: are told what was refused.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+        self._app, self._limits, self._metrics = app, limits, metrics
+        self._count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
-            return
+        elif self._count >= self._limits.bodies:
+            # Before the first byte is read: what is taken in goes into files.
+            self._metrics.refused.labels("bodies").inc()
+            refused = busy(f"{self._count} requests are taken in already", 5)
+            headers = {**refused.headers, "Connection": "close"}
+            await JSONResponse({"detail": refused.detail}, refused.status, headers)(scope, receive, send)
+        else:
+            self._count += 1
+            try:
+                await self._bounded(scope, receive, send)
+            finally:
+                self._count -= 1
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         most = self._limits.upload_bytes + _MORE_BYTES
         stated = Headers(scope=scope).get("content-length", "")
         is_told = stated.isdigit() and int(stated) > most

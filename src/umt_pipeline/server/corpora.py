@@ -19,10 +19,9 @@ from umt_pipeline.registry.serving_settings import serving_settings
 from umt_pipeline.server.building import Content, build, build_beside
 from umt_pipeline.server.champion import Champion
 from umt_pipeline.server.offers import Shop
-from umt_pipeline.server.shelf import Served, name_for
+from umt_pipeline.server.shelf import Served, name_for, open_index
 from umt_pipeline.server.watching import Look
 from umt_pipeline.serving.index.layout import read_pointer
-from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.loading import load_found
 from umt_pipeline.serving.models import Model
 from umt_pipeline.serving.sources import Found
@@ -94,7 +93,8 @@ class CorpusOffer:
                 one, version = self._own(kind)
             except (CheckpointError, RegistryError) as error:
                 if kind == SEARCHES:
-                    raise
+                    folder = catalog_path(self.project, self.loader, f"{kind}_model")
+                    raise type(error)(f"{error}\nTo search with another model, name it: umt serve --model {folder}") from error
                 logger.warning("%s is not served: %s", registered_name(self.corpus, kind), error)
                 continue
             if one is not None:
@@ -130,7 +130,7 @@ class CorpusOffer:
             folder = self.index_folder(model)
             if self.update or read_pointer(folder) is None:
                 build(self.content(), model, folder)
-            index = Index.open(folder)
+            index = open_index(folder)
         return self.shop.served(name, model, index, champion, self.media)
 
     def exchanged(self, name: str, files: Found) -> Served:
@@ -140,7 +140,7 @@ class CorpusOffer:
             folder = self.index_folder(model)
             if read_pointer(folder) is None:
                 build_beside(self.content(), files, model, folder)
-            index = Index.open(folder)
+            index = open_index(folder)
         return self.shop.served(name, model, index, True, self.media)
 
 

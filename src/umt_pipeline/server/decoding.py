@@ -21,6 +21,7 @@ from umt_pipeline.video.views import ViewConfig, eval_view, load_view
 
 # Of an upload nobody asks more than that the model can be shown it. Smaller than this, a picture is one colour.
 RULES = VideoRules(min_frames=1, min_side=8, depth="sample")
+FULL = RULES.model_copy(update={"depth": "full"})
 # For a page: small enough to be made while somebody waits, large enough to be looked at.
 FOR_BROWSERS = PreparedForm(short_side=480, fps=30.0, gop=30, crf=23)
 
@@ -46,7 +47,7 @@ def check_clip(path: Path, limits: ReadLimits) -> bool | Refusal:
 
 
 def transcode_for_browsers(source: Path, target: Path, limits: ReadLimits) -> Refusal | None:
-    """Write a video as H.264 in MP4, without sound, at most 480 pixels high or wide and 30 frames per second.
+    """Write a video as H.264 in MP4, without sound, its shorter side 480 pixels at most, 30 frames per second at most.
 
     Args:
         source: a video.
@@ -67,12 +68,14 @@ def _probed(path: Path, extend: Extend, rules: VideoRules) -> VideoInfo | Refusa
 
 
 def _checked(path: Path, extend: Extend) -> bool | Refusal:
-    found = _probed(path, extend, RULES.model_copy(update={"depth": "full"}))
+    found = _probed(path, extend, FULL)
     return found if isinstance(found, Refusal) else True
 
 
 def _clip(path: Path, extend: Extend, view: ViewConfig) -> np.ndarray | Refusal:
     found = _probed(path, extend, RULES)
+    if isinstance(found, Refusal) and found.reason == Reason.UNKNOWN_LENGTH:
+        found = _probed(path, extend, FULL)
     if isinstance(found, Refusal):
         return found
     try:

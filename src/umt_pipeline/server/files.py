@@ -26,19 +26,25 @@ FileId = Annotated[str, InPath(pattern="^[0-9a-f]{64}$", description="SHA-256 of
 _REVALIDATE = {"Cache-Control": "private, no-cache"}
 
 
+@router.head("/media/{file_id}", include_in_schema=False)
 @router.get("/media/{file_id}", response_class=FileResponse)
-async def media(state: State, file_id: FileId) -> FileResponse:
+async def media(
+    state: State,
+    file_id: FileId,
+    transcode: Annotated[bool, Query(description="As H.264, whatever it is: for a browser that could not play it.")] = False,
+) -> FileResponse:
     """Give a file of the index, whole or in parts; what browsers cannot play, as H.264."""
     path = await asyncio.to_thread(state.unchanged.path, state.shelf.file(file_id))
     try:
         kind = await asyncio.to_thread(playable_type, path)
     except VideoError as error:
         raise RefusedError(409, str(error)) from error
-    if kind is None:
+    if kind is None or (transcode and kind.startswith("video/")):
         path, kind = await _transcoded(state, file_id, path), "video/mp4"
     return FileResponse(path, media_type=kind, headers=_REVALIDATE)
 
 
+@router.head("/thumbnails/{model}/{window}.jpg", include_in_schema=False)
 @router.get("/thumbnails/{model}/{window}.jpg", response_class=FileResponse)
 async def thumbnails(
     state: State,
@@ -62,6 +68,7 @@ async def thumbnails(
     return FileResponse(path, media_type="image/jpeg", headers=_REVALIDATE)
 
 
+@router.head("/pictures/{name}", include_in_schema=False)
 @router.get("/pictures/{name}", response_class=FileResponse)
 async def pictures(state: State, name: Annotated[str, InPath(pattern=r"^why-[0-9a-f]{32}-[0-9]{3}\.jpg$")]) -> FileResponse:
     """Give a picture that /api/why has named."""

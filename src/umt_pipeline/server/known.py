@@ -72,4 +72,8 @@ def _said(model: Model, clip: Path) -> dict[str, np.ndarray]:
         said["the known clip's vector"] = embedder.encode_clips(torch.from_numpy(frames_TSSC)[None]).numpy()
         if embedder.reads_text:
             said["the known text's vector"] = embedder.encode_texts([KNOWN_TEXT]).numpy()
+    if model.classifiers is not None:
+        said |= {f"the known clip's {task}": shares_1C for task, shares_1C in model.classify([clip]).all().items()}
+    if model.answerer is not None:
+        said["the answers about the known clip"] = np.array([one.log_probability for one in model.ask(clip, KNOWN_TEXT)])
     return said

@@ -27,6 +27,7 @@ class Limits(Config):
         text_characters: of a query or question.
         upload_mib: of an uploaded file.
         upload_s: from the first byte of a request to its last.
+        bodies: requests with a body that are taken in at a time, each of which may fill a file; more are refused with 503.
         uploads: files that are uploaded and decoded at a time; twice as many wait, more are refused with 503.
         decoding: of an uploaded file, and of a file that is transcoded for browsers.
         transcodes: files that wait to be transcoded, one after the other; more are refused with 503.
@@ -41,6 +42,7 @@ class Limits(Config):
     text_characters: int = Field(default=2000, ge=1)
     upload_mib: float = Field(default=256.0, gt=0)
     upload_s: float = Field(default=300.0, gt=0)
+    bodies: int = Field(default=8, ge=1)
     uploads: int = Field(default=2, ge=1)
     decoding: ReadLimits = ReadLimits(seconds=60.0, seconds_per_second=2.0, memory_mib=4096)
     transcodes: int = Field(default=16, ge=1)

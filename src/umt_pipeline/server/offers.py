@@ -11,7 +11,7 @@ import umt_pipeline as umt
 from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.core.errors import ConfigError, IndexingError
 from umt_pipeline.server.known import Known
-from umt_pipeline.server.shelf import Served, name_for
+from umt_pipeline.server.shelf import Served, name_for, open_index
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.models import Model
 
@@ -64,9 +64,11 @@ class Shop:
         Raises:
             IndexingError: there is no whole index, or it is of another model.
         """
-        index = Index.open(folder)
+        index = open_index(folder)
         source = source or index.model.source
-        return self.served(name_for(source, taken), self.load(source), index)
+        indexed = index.facts.get("folder")
+        root = None if indexed is None else Path(str(indexed))
+        return self.served(name_for(source, taken), self.load(source), index, root=root)
 
     def served(self, name: str, model: Model, index: Index | None, champion: bool = False, root: Path | None = None) -> Served:
         """Put a model and an index together; the model is asked for the first time.

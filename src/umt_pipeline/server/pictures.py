@@ -55,19 +55,23 @@ def frame_at(path: Path, second: float) -> np.ndarray:
     with open_video(path) as (container, stream):
         stream.codec_context.thread_count = 1
         start = stream.start_time or 0
+
+        def is_later(frame: av.VideoFrame) -> bool:
+            return frame.pts is not None and (frame.pts - start) * stream.time_base > second
+
         for seek in (start + int(second / stream.time_base), start):
             try:
                 container.seek(seek, stream=stream)
                 shown = None
                 for frame in container.decode(stream):
-                    is_later = frame.pts is not None and (frame.pts - start) * stream.time_base > second
-                    if is_later and shown is not None:
+                    if is_later(frame) and shown is not None:
                         break
                     shown = frame
             except av.FFmpegError as error:
                 if shown is None:
                     raise VideoError(Reason.CORRUPT_FRAME, f"{path}: no frame decodes ({cause(error)})") from error
-            if shown is not None:
+            # Not all that calls itself a keyframe is one: what follows it may need frames from before it.
+            if shown is not None and (seek == start or not (shown.is_corrupt or is_later(shown))):
                 return Display(header).picture(shown)
     raise VideoError(Reason.CORRUPT_FRAME, f"{path}: expected a frame at second {second:.2f}, found none")
 

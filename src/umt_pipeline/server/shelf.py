@@ -201,6 +201,18 @@ class Shelf:
             self._metrics.windows.labels(served.name).set(len(served.index.windows))
 
 
+def open_index(folder: Path) -> Index:
+    """Open an index and read its tables, which several threads ask for, also when another one has taken its place.
+
+    Raises:
+        IndexingError: there is none, or it is damaged.
+    """
+    index = Index.open(folder)
+    told = "%s: generation %d, %d windows of %d files"
+    logger.info(told, folder, index.generation, len(index.windows), len(index.files))
+    return index
+
+
 def name_for(source: str, taken: Iterable[str]) -> str:
     """Return a name for a model that fits into an address: the end of where it comes from, and a number if that is taken.
 

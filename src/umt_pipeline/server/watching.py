@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from umt_pipeline.core.errors import UmtError
-from umt_pipeline.server.shelf import Served
+from umt_pipeline.server.shelf import Served, open_index
 from umt_pipeline.server.state import Serving
-from umt_pipeline.serving.index.reading import Index
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class Watcher:
         def look() -> Served | None:
             if served.index is None or not served.index.changed():
                 return None
-            index = Index.open(served.index.folder)
+            index = open_index(served.index.folder)
             embedder = served.embedder
             if index.model.key != embedder.key:
                 self._say_once(

@@ -123,7 +123,7 @@ def _cross_weights(model: VideoTextModel, text_1LD: Tensor, mask_1L: Tensor, vid
         model.text.fuse(text_1LD, mask_1L, video_1VD)
     # Without [CLS] and [SEP], which stand for no word; a text of which nothing is left has only them.
     word_L = mask_1L[0].clone()
-    word_L[0] = word_L[int(word_L.sum()) - 1] = False
+    word_L[[0, int(word_L.sum()) - 1]] = False
     word_L = word_L if word_L.any() else mask_1L[0]
     weights_V = torch.zeros(video_1VD.shape[1], device=video_1VD.device)
     for layer in inner:

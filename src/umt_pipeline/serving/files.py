@@ -18,7 +18,7 @@ import pandas as pd
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.video.container import open_video, packets, read_header, timed_frame
 from umt_pipeline.video.counting import count_frames
-from umt_pipeline.video.media import check_file
+from umt_pipeline.video.media import Depth, check_file
 from umt_pipeline.video.reader import read_frames
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
 
@@ -159,7 +159,7 @@ def _look(path: str, size_bytes: int, mtime_ns: int, count: bool) -> Film:
     del size_bytes, mtime_ns  # parts of the key
     file = Path(path)
     header = read_header(file)
-    depth = "header" if header.by_decord and not count else "full"
+    depth: Depth = "header" if header.by_decord and not count else "full"
     num_frames, _ = count_frames(file, header, depth, functools.partial(read_frames, file))
     return Film(num_frames, header.height, header.width, header.fps)
 

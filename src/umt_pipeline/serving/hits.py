@@ -90,6 +90,11 @@ class Layout:
         """Whether of two positions of one file the later window overlaps the earlier one, or starts where that ends."""
         return bool(self.start_n[other] <= self.end_n[first] + _TOUCHING_S)
 
+    def inside(self, place: Place) -> np.ndarray:
+        """Return the numbers of the windows that lie within a place."""
+        own = slice(*self.bounds(place.file))
+        return self.order_n[own][(self.start_n[own] >= place.start_s) & (self.end_n[own] <= place.end_s)]
+
     def around(self, window: int) -> list[int]:
         """Return a window, by its number, and those of its file that overlap or touch it."""
         position = int(self.position_n[window])
@@ -133,24 +138,28 @@ def best_places(index: Index, vector_E: np.ndarray, wanted: int, allowed_n: np.n
         allowed_n: windows that may be found, bool [n]; None: all.
     """
     layout, windows = layout_of(index), len(index.windows)
-    typical = layout.typical(vector_E)
+    typical, seen = layout.typical(vector_E), np.zeros(0, dtype=np.int64)
     # Most files give several windows.
-    asked = min(windows, max(64, 8 * wanted))
+    open_n, asked = allowed_n, min(windows, max(64, 8 * wanted))
     while True:
-        found_K = index.nearest(vector_E[None], asked, allowed_n)[1][0] if asked else np.zeros(0, dtype=np.int64)
-        seen_K = found_K[found_K >= 0]
-        score_K = cosines(index.vectors(seen_K), vector_E)
-        exhausted = asked == windows or len(seen_K) < asked
+        found_K = index.nearest(vector_E[None], asked, open_n)[1][0] if asked else seen
+        fresh = found_K[found_K >= 0]
+        seen = np.concatenate([seen, fresh])
+        score_K = cosines(index.vectors(seen), vector_E)
+        exhausted = asked == windows or len(fresh) < asked
         # A place that was not seen is no better than the last window that was.
-        last = -np.inf if exhausted else float(score_K.min())
+        last = -np.inf if exhausted else float(score_K[-len(fresh) :].min())
         places: list[Place] = []
-        for seeds, best in _by_file(layout, seen_K, score_K):
+        for seeds, best in _by_file(layout, seen, score_K):
             if sum(place.score > best for place in places) >= wanted:
                 break  # no place of this file or of the next ones is among the best
             places += _places(index, layout, vector_E, seeds, typical, allowed_n)
         certain = sorted((place for place in places if place.score > last), key=lambda place: place.rank_key)
         if exhausted or len(certain) >= wanted:
             return certain[:wanted]
+        # One place may be a whole day: what is in it is known, and need not be found window by window.
+        open_n = np.ones(windows, dtype=bool) if allowed_n is None else allowed_n.copy()
+        open_n[np.concatenate([seen, *(layout.inside(place) for place in places)])] = False
         asked = min(windows, 4 * asked)
 
 

@@ -173,7 +173,7 @@ def _several(items: Sequence[Item]) -> Sequence[Item]:
     Raises:
         ConfigError: it is one.
     """
-    single = isinstance(items, str | bytes | Path) or (isinstance(items, np.ndarray | Tensor) and items.ndim != 5)
-    if single:
+    given: object = items
+    if isinstance(given, str | bytes | Path) or (isinstance(given, np.ndarray | Tensor) and given.ndim != 5):
         raise ConfigError(f"expected a list of videos or texts, found one of type {type(items).__name__}: put it into a list")
     return items

@@ -2,7 +2,7 @@
 
 import { FILTERS, MOST, RERANKED, filters } from "./address.js";
 import { Failure, alike, alikeFile, search } from "./api.js";
-import { button, h, many } from "./dom.js";
+import { button, decimal, h, many } from "./dom.js";
 import { grid, waiting } from "./hits.js";
 
 const KEPT = 30;
@@ -76,8 +76,8 @@ export class Column {
     const box = h("div", { class: "nothing" });
     box.append(h("h3", {}, state.q ? "Nothing here fits that sentence" : "Nothing here is like that"));
     if (hits.length) {
-      const best = Math.max(...hits.map(({ score }) => score)).toFixed(3);
-      const least = `In this index, what fits a sentence scores ${cutoff.toFixed(3)} or more`;
+      const best = decimal(Math.max(...hits.map(({ score }) => score)), 3);
+      const least = `In this index, what fits a sentence scores ${decimal(cutoff, 3)} or more`;
       box.append(h("p", {}, `${least}; the closest moment scores ${best}.`));
     }
     if (FILTERS.some((name) => state[name])) {
@@ -99,7 +99,7 @@ export class Column {
     const line = h("p", { class: "onward" });
     if (below) {
       line.append(
-        this.anyway(`Show ${many(below, "more moment")} below the cut-off of ${cutoff.toFixed(3)}`, number - below + 1),
+        this.anyway(`Show ${many(below, "more moment")} below the cut-off of ${decimal(cutoff, 3)}`, number - below + 1),
       );
     } else if (number >= state.k && state.k < MOST) {
       line.append(button("Show more", () => visit({ ...state, k: Math.min(MOST, 2 * state.k) }, number + 1)));

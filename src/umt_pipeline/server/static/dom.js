@@ -48,6 +48,11 @@ export function many(number, one, more = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : more}`;
 }
 
+/** A number with its sign as it is printed. */
+export function decimal(value, digits) {
+  return value.toFixed(digits).replace("-", "−");
+}
+
 export function percent(share) {
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 }

@@ -1,6 +1,6 @@
 // The grid of hits, and how one walks through it with the keyboard.
 
-import { h, icon } from "./dom.js";
+import { decimal, h, icon } from "./dom.js";
 import { Shot } from "./player.js";
 import { Why } from "./why.js";
 
@@ -38,7 +38,7 @@ function facts(hit) {
 }
 
 function number(name, value, digits, title) {
-  return h("span", { title }, `${name} `, h("b", {}, value.toFixed(digits)));
+  return h("span", { title }, `${name} `, h("b", {}, decimal(value, digits)));
 }
 
 /** Skeletons while a search is under way. */

@@ -22,6 +22,7 @@ export class Shot {
   constructor(hit) {
     this.hit = hit;
     this.still = hit.end_s <= hit.start_s; // an image lasts no time
+    this.url = hit.media_url;
     this.reel = null;
     this.bar = h("span", { class: "bar" });
     this.note = h("p", { class: "said", role: "status" });
@@ -66,13 +67,13 @@ export class Shot {
     current = this;
     this.note.textContent = "";
     this.is("loading");
-    this.reel ??= new Reel(this.hit);
+    this.reel ??= new Reel(this.url, this.hit);
     const reel = this.reel;
     if (!reel.element.isConnected) this.picture.after(reel.element);
     try {
       await reel.start(second);
     } catch {
-      return this.reel === reel ? this.fails() : undefined;
+      return this.reel === reel ? this.fails(second) : undefined;
     }
     return this.reel === reel ? this.running() : undefined;
   }
@@ -80,16 +81,18 @@ export class Shot {
   running() {
     this.is("playing");
     const reel = this.reel;
-    const look = () => {
-      if (this.reel !== reel || this.element.dataset.state !== "playing") return;
-      const { start_s, end_s } = this.hit;
+    const { start_s, end_s } = this.hit;
+    const goesOn = () => {
+      if (this.reel !== reel || this.element.dataset.state !== "playing") return false;
       this.bar.style.setProperty("--done", String(Math.min(1, (reel.time - start_s) / Math.max(0.01, end_s - start_s))));
-      if (reel.time >= end_s - 0.02 || reel.ended) this.ended();
-      else requestAnimationFrame(look);
+      if (reel.time < end_s - 0.02 && !reel.ended) return true;
+      this.ended();
+      return false;
     };
+    const look = () => goesOn() && requestAnimationFrame(look);
     // A hidden tab draws no frames, but its clips go on: their own clock stops them too.
-    reel.element.ontimeupdate = look;
-    reel.element.onerror = () => this.reel === reel && this.fails();
+    reel.element.ontimeupdate = goesOn;
+    reel.element.onerror = () => this.reel === reel && this.fails(reel.time);
     look();
   }
 
@@ -107,8 +110,13 @@ export class Shot {
   async resume() {
     if (current !== this) hush();
     current = this;
-    await this.reel.resume();
-    this.running();
+    const reel = this.reel;
+    try {
+      await reel.resume();
+    } catch {
+      return; // it was stopped before it went on
+    }
+    if (this.reel === reel) this.running();
   }
 
   stop() {
@@ -119,19 +127,25 @@ export class Shot {
     this.is("idle");
   }
 
-  /** Say why nothing plays: the server's words, or that it is the browser that cannot. */
-  async fails() {
+  /** Ask for the file in a form that every browser plays; if it is that already, or does not come, say so. */
+  async fails(second) {
     this.stop();
     this.is("loading");
-    const words = await missing(this.hit.media_url);
+    const words = await missing(this.url);
+    if (this.element.dataset.state !== "loading") return undefined; // it was pressed again
+    if (!words && this.url === this.hit.media_url) {
+      this.url += "?transcode=true";
+      return current ? this.is("idle") : this.play(second);
+    }
     this.is("failed");
-    this.note.textContent = words || "This browser cannot play the file. Its frames are under “Why”.";
+    this.note.textContent = words || "This browser cannot play the file.";
+    return undefined;
   }
 }
 
 /** The file itself, asked for by its place, so that only that part of it is loaded. */
 class Reel {
-  constructor(hit) {
+  constructor(url, { start_s, end_s }) {
     this.element = h("video", {
       preload: "auto",
       playsinline: true,
@@ -140,7 +154,7 @@ class Reel {
       disablepictureinpicture: true,
     });
     this.element.muted = !sound;
-    this.element.src = `${hit.media_url}#t=${hit.start_s},${hit.end_s}`;
+    this.element.src = `${url}#t=${start_s},${end_s}`;
   }
 
   get time() {

@@ -1,7 +1,7 @@
 // Why a hit was found: its frames and how much each counted; and what else the model can say about it.
 
 import { answer, classify, why } from "./api.js";
-import { clock, h, icon, percent } from "./dom.js";
+import { clock, decimal, h, icon, percent } from "./dom.js";
 
 let number = 0;
 
@@ -93,7 +93,7 @@ export class Why {
     return h(
       "p",
       { class: "numbers" },
-      known.map(([name, value, digits]) => h("span", {}, `${name} `, h("b", {}, value.toFixed(digits)))),
+      known.map(([name, value, digits]) => h("span", {}, `${name} `, h("b", {}, decimal(value, digits)))),
     );
   }
 
