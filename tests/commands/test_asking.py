@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.conftest import ROOT
 from tests.evaluation.tiny import make_tables
 from tests.registry.finished import FinishedProject
 from tests.serving.folders import ANSWERS, MOTIONS, write_folder
@@ -46,6 +50,18 @@ def test_describe_says_what_a_model_is(tmp_path: Path, tables: Tables) -> None:
     for words in ("stage2", "2 frames of 32 x 32 pixels of a video", "attention, videos, match, texts", "text.vocab_size"):
         assert words in found.stdout
     assert told("describe", folder)["abilities"] == ["attention", "videos", "match", "texts"]
+
+
+def test_standard_output_is_the_document_alone(tmp_path: Path, tables: Tables) -> None:
+    """Outside of a project too, where Kedro would log to it."""
+    folder = write_folder("stage1", tmp_path / "stage1", tables)
+    environment = {name: value for name, value in os.environ.items() if name != "KEDRO_LOGGING_CONFIG"}
+    command = [sys.executable, "-m", "umt_pipeline.commands.main", "describe", str(folder), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "stage1"
+    own, projects = ROOT / "src" / "umt_pipeline" / "commands" / "logging.yml", ROOT / "conf" / "logging.yml"
+    assert own.read_text(encoding="utf-8") == projects.read_text(encoding="utf-8"), "logged is as in a project"
 
 
 def test_classify_names_what_cannot_be_read_and_says_so(tmp_path: Path, tables: Tables) -> None:

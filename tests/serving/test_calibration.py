@@ -125,6 +125,14 @@ def test_without_others_a_caption_is_asked_while_its_files_are_hidden(index: Arr
     assert scores.absent_A[2:-1] == pytest.approx(np.full(FILES - 3, 10**-0.5))
 
 
+def test_a_caption_of_all_files_has_nothing_left_to_find(embedder: SaidEmbedder) -> None:
+    index = ArrayIndex(np.eye(FILES)[:3], [(0, 0.0, 10.0), (1, 0.0, 10.0), (1, 5.0, 15.0)])
+    table = captions(path=["/videos/0.mp4", "/videos/1.mp4"], caption=["thing 0", "thing 0"])
+    scores = best_scores(embedder, index, table)
+    assert len(scores.present_P) == 2
+    assert len(scores.absent_A) == 0
+
+
 def test_captions_that_a_model_was_trained_on_do_not_count(index: ArrayIndex, embedder: SaidEmbedder) -> None:
     paths, names = [f"/videos/{row}.mp4" for row in range(FILES)], [f"thing {row}" for row in range(FILES)]
     table = captions(path=paths, caption=names, split=["train"] * 11 + ["test"] * (FILES - 11))
@@ -138,6 +146,8 @@ def test_a_cutoff_is_kept_beside_its_index_for_its_model(index: ArrayIndex) -> N
     path = keep_cutoff(index, cutoff)
     assert cutoff_of(index) == cutoff
     assert cutoff_of(ArrayIndex(index.vectors_NE, [(0, 0.0, 1.0)] * FILES, folder=index.folder, key="cd" * 32)) is None
+    keep_cutoff(index, "no cut-off: expected at least 20")
+    assert cutoff_of(index) is None
     path.write_text("{}")
     with pytest.raises(IndexingError, match=r"(?s)cutoff-abab.*expected a cut-off, found.*calibrate again"):
         cutoff_of(index)

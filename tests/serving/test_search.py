@@ -213,6 +213,7 @@ def test_a_text_of_ten_kilobytes_is_cut_and_it_is_said(embedder: Embedder, index
         ({"text": "a", "window": 1}, "a query: expected one of text, vector, video and window, found text and window"),
         ({"text": "a", "k": 0}, "k: expected at least 1, found 0"),
         ({"text": "a", "rerank": -1}, "rerank: expected a number of places"),
+        ({"text": "a", "span": (0.0, 1.0)}, "span: expected a video that it is a part of"),
         ({"window": 1, "rerank": 4}, "rerank: expected a number of places, and a text that they are matched with, found 4"),
     ],
 )

@@ -230,10 +230,8 @@ def _calibrated(out: Path, embedder: Embedder, captions: pd.DataFrame, report: b
             cutoff = measured.cutoff
         else:
             cutoff = calibrate(best_scores(embedder, opened, captions), len(opened.windows))
-        if isinstance(cutoff, str):
-            return cutoff
         keep_cutoff(opened, cutoff)
-        return cutoff.sentence
+        return cutoff if isinstance(cutoff, str) else cutoff.sentence
 
 
 def _document(out: Path, built: Built, cutoff: str | None) -> dict[str, Any]:

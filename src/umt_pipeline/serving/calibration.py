@@ -9,6 +9,7 @@ Shapes: P captions that should find something, A that should find nothing, E emb
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +74,18 @@ def cutoff_of(index: Index) -> Cutoff | None:
         raise IndexingError(f"{path}: expected a cut-off, found: {error}; delete the file, and calibrate again") from error
 
 
-def keep_cutoff(index: Index, cutoff: Cutoff) -> Path:
-    """Write a cut-off beside the generations of an index, in place of the one before; return the file."""
+def keep_cutoff(index: Index, cutoff: Cutoff | str) -> Path:
+    """Write a cut-off beside the generations of an index, in place of the one before; return the file.
+
+    Args:
+        index: an open index.
+        cutoff: from :func:`calibrate`; why there is none: then the one before does not count any more, either.
+    """
     path = _cutoff_file(index)
-    write_json(path, cutoff.model_dump(mode="json"))
+    if isinstance(cutoff, str):
+        path.unlink(missing_ok=True)
+    else:
+        write_json(path, cutoff.model_dump(mode="json"))
     return path
 
 
@@ -118,9 +127,8 @@ def best_scores(embedder: Embedder, index: Index, captions: pd.DataFrame) -> Bes
     present_PE = _embedded(embedder, present["caption"].tolist(), index.model.dim)
     best_P, files_P = _best(index, present_PE), present["path"].to_numpy()
     if len(found.absent) < LEAST:
-        best_A = np.array([_hidden(index, vector, found.right[row]) for vector, row in zip(present_PE, rows_P, strict=True)])
-        # A caption that fits all files has nothing left to find.
-        some_A = np.isfinite(best_A) if len(best_A) else np.zeros(0, dtype=bool)
+        best_A = _best_elsewhere(index, present_PE, [found.right[row] for row in rows_P])
+        some_A = np.isfinite(best_A)  # a caption that fits all files has nothing left to find
         return BestScores(best_P, files_P, best_A[some_A], files_P[some_A], hidden=True)
     absent = found.absent.iloc[_spread(len(found.absent))]
     absent_AE = _embedded(embedder, absent["caption"].tolist(), index.model.dim)
@@ -208,9 +216,29 @@ def _embedded(embedder: Embedder, texts: list[str], dim: int) -> np.ndarray:
 
 
 def _best(index: Index, vectors_PE: np.ndarray) -> np.ndarray:
-    return index.nearest(vectors_PE, 1)[0][:, 0]
+    """Return the best score of each vector, float32 [P]."""
+    parts = [index.nearest(block_BE, 1)[0][:, 0] for block_BE in _blocks(vectors_PE)]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 
-def _hidden(index: Index, vector_E: np.ndarray, files: np.ndarray) -> float:
-    """Return the best score of a caption's vector among the windows of other files; -inf: there are none."""
-    return float(index.nearest(vector_E[None], 1, ~index.windows["file"].isin(files).to_numpy())[0][0, 0])
+def _best_elsewhere(index: Index, vectors_PE: np.ndarray, hidden_P: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the best score of each vector among windows of files that are not hidden from it, float32 [P]; -inf: none."""
+    file_n = index.windows["file"].to_numpy()
+    windows_of = np.bincount(file_n, minlength=len(index.files))
+    best_P = np.full(len(vectors_PE), -np.inf, dtype=np.float32)
+    at = 0
+    for block_BE in _blocks(vectors_PE):
+        # Beyond all windows of the hidden files there is another one, if the index has one.
+        most = max(int(windows_of[hidden].sum()) for hidden in hidden_P[at : at + len(block_BE)]) + 1
+        scores_BK, windows_BK = index.nearest(block_BE, min(most, len(file_n)))
+        for scores_K, windows_K in zip(scores_BK, windows_BK, strict=True):
+            other_K = (windows_K >= 0) & ~np.isin(file_n[windows_K], hidden_P[at])
+            if other_K.any():
+                best_P[at] = scores_K[other_K.argmax()]
+            at += 1
+    return best_P
+
+
+def _blocks(vectors_PE: np.ndarray) -> list[np.ndarray]:
+    # Few at a time: an exact search holds the scores of all of them.
+    return np.split(vectors_PE, range(_TEXTS, len(vectors_PE), _TEXTS)) if len(vectors_PE) else []

@@ -108,8 +108,8 @@ class Query:
         filters: which files may be found.
 
     Raises:
-        ConfigError: it is none of these or several, ``k`` or ``rerank`` is too small, or the text is empty or longer than
-            20,000 characters.
+        ConfigError: it is none of these or several, ``k`` or ``rerank`` is too small, ``span`` is not of a video, or the text
+            is empty or longer than 20,000 characters.
     """
 
     text: str | None = None
@@ -131,6 +131,8 @@ class Query:
             raise ConfigError(
                 f"rerank: expected a number of places, and a text that they are matched with, found {self.rerank}"
             )
+        if self.span is not None and self.video is None:
+            raise ConfigError(f"span: expected a video that it is a part of, found seconds {self.span} without one")
         if self.text is not None:
             object.__setattr__(self, "text", clean_text(self.text))
 
