@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.video_files import number_shown, write_video
+from tests.video_files import number_shown, numbered_frame, write_video
 from umt_pipeline.core.errors import VideoError
+from umt_pipeline.serving import files
 from umt_pipeline.serving.files import load_frames
 from umt_pipeline.serving.inputs import clip_of, timed_clip, views_of
 from umt_pipeline.tasks.classification.testing import MultiViewTest
@@ -53,6 +57,23 @@ def test_a_part_is_what_is_on_the_screen_then(path: Path) -> None:
             clip_of(path, VIEW, span)
 
 
+def test_seconds_are_those_of_the_frames(tmp_path: Path) -> None:
+    """Of a file with a pause: its rate says nothing of when a frame is shown."""
+    path = tmp_path / "pause.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, 48, 48), format="rgb24")
+            frame.pts, frame.time_base = number + (100 if number >= 10 else 0), Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clip = timed_clip(path, VIEW, (0.8, 11.2))
+    assert numbers(clip.frames) == [8, 9, 10, 11]
+    np.testing.assert_allclose(clip.seconds, [0.8, 0.9, 11.0, 11.1])
+    assert numbers(clip_of(path, VIEW, (5.0, 6.0))) == [9] * 4, "what stands still"
+
+
 def test_views_of_classifiers_are_the_same_for_all_forms(path: Path) -> None:
     clip, test = ClipConfig(frames=2, size=32), MultiViewTest(clips=2, crops=1)
     expected = views_of(path, clip, test)
@@ -69,6 +90,17 @@ def test_a_still_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
         np.testing.assert_array_equal(clip_of(form, VIEW), np.stack([pixels] * 4))
     assert timed_clip(path, VIEW, (0.0, 0.0)).seconds.tolist() == [0.0] * 4
     assert views_of(path, ClipConfig(frames=2, size=32), MultiViewTest()).shape == (1, 2, 32, 32, 3)
+
+
+def test_frames_are_counted_where_the_index_lists_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = files.look
+
+    def look(path: Path, *, count: bool = False) -> files.Film:
+        found = told(path, count=count)
+        return found if count else replace(found, num_frames=60)
+
+    monkeypatch.setattr(files, "look", look)
+    assert numbers(load_frames(path, VIEW)) == [2, 8, 14, 20]
 
 
 @pytest.mark.parametrize(

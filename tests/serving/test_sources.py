@@ -99,7 +99,7 @@ def test_published_classifiers_and_answering_models(tmp_path: Path, tables: Tabl
         found = umt.load(tmp_path / "k400.pth", "fp32", classes=classes, **SIZES).classify([path])
         assert found.classes == {"k400": ("a", "b", "c")}
         np.testing.assert_allclose(found.all()["k400"], known["classifier"], rtol=1e-5)
-    with pytest.raises(CheckpointError, match=r"classes\.json: expected a JSON list of the labels"):
+    with pytest.raises(ConfigError, match=r"k400\.pth is a classifier, whose file does not name its labels: give classes="):
         umt.load(tmp_path / "k400.pth", **SIZES)
     folder = write_model(tmp_path / "answers", "question_answering", tables)
     export_checkpoint(folder, tmp_path / "answers.pth")
@@ -108,6 +108,12 @@ def test_published_classifiers_and_answering_models(tmp_path: Path, tables: Tabl
     expected = umt.load(folder, "fp32", answers=ANSWERS).ask(path, "what goes")
     assert [one.text for one in said] == [one.text for one in expected]
     assert said[0].log_probability == pytest.approx(expected[0].log_probability, rel=1e-5)
+
+
+def test_a_file_needs_its_tokenizer(tmp_path: Path, tables: Tables) -> None:
+    export_checkpoint(write_model(tmp_path / "model", "stage2", tables), tmp_path / "published.pth")
+    with pytest.raises(CheckpointError, match=r"published\.pth needs the tokenizer .* Without a network, name its folder"):
+        umt.load(tmp_path / "published.pth", tokenizer=tmp_path / "nowhere", **SIZES)
 
 
 def test_a_file_that_is_no_model_leaves_nothing_behind(tmp_path: Path, cache: Path) -> None:

@@ -26,6 +26,7 @@ from umt_pipeline.models import encoder, student, video_text
 from umt_pipeline.models.containers import read_checkpoint
 from umt_pipeline.models.folders import CLASSES_FILE, CONFIG_FILE, SKIPPED_FILE, load_config, model_kind
 from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, TIMM_WEIGHTS_FILE, TeacherConfig
+from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.serving.settings import ClassificationSettings, QuestionSettings, TeacherSettings
 from umt_pipeline.tasks.classification import model as classifier
@@ -89,11 +90,11 @@ class Found:
     """A model's files.
 
     Attributes:
-        kind: what it is.
+        kind: what it is. A folder does not tell ``retrieval`` from ``stage2``: only the registry does.
         folder: with its files.
         source: what was asked for.
         settings: how it is asked, as JSON values; None: to be had from the folder and :class:`Options`.
-        facts: what is known of it beside its files.
+        facts: what is known of a registered version or a published file beside the files of the folder; None: nothing.
     """
 
     kind: str
@@ -187,7 +188,13 @@ def _teacher(found: Found, options: Options) -> dict[str, Any]:
 
 
 def _classification(found: Found, options: Options) -> dict[str, Any]:
-    sizes = {_clip_size(part, classifier.KIND) for part in classifier_folders(found.folder)}
+    parts = classifier_folders(found.folder)
+    if found.facts is not None and not (parts[0] / CLASSES_FILE).is_file():
+        raise ConfigError(
+            f"{found.source} is a classifier, whose file does not name its labels: give classes=[...] in the order of its "
+            f"head, or a JSON file with them; or make it a folder by `umt import-checkpoint`, and write {CLASSES_FILE} there"
+        )
+    sizes = {_clip_size(part, classifier.KIND) for part in parts}
     if len(sizes) > 1:
         raise CheckpointError(f"{found.folder}: expected classifiers that read clips of one size, found {sorted(sizes)}")
     (frames, size) = sizes.pop()
@@ -262,8 +269,7 @@ def _texts(given: Sequence[str] | str | Path, option: str) -> tuple[str, ...]:
 def _published(file: Path, options: Options) -> Found:
     """Turn a published file into a model folder, or find the one that it was turned into."""
     kind = published_kind(read_checkpoint(file), str(file))
-    needs_tokenizer = kind in ("video-text", "question-answering")
-    tokenizer = str(options.get("tokenizer", TOKENIZER)) if needs_tokenizer else None
+    tokenizer = _tokenizer(file, options) if kind in ("video-text", "question-answering") else None
     classes = _texts(options["classes"], "classes") if "classes" in options else None
     asked = Asked(options.get("image_size", PUBLISHED_IMAGE_SIZE), options.get("frames"))
     facts = [file.stem, sha256_file(file), kind, astuple(asked), tokenizer, classes, code_key("exchange.convert")]
@@ -277,6 +283,19 @@ def _published(file: Path, options: Options) -> Found:
                 write_json(model / CLASSES_FILE, list(classes))
     found = folder / file.stem
     return Found(kind_of_folder(found), found, str(file), facts={"imported_from": str(file.resolve())})
+
+
+def _tokenizer(file: Path, options: Options) -> str:
+    """Return the folder or hub name of a published file's tokenizer, which can be read."""
+    name = options.get("tokenizer", TOKENIZER)
+    try:
+        load_tokenizer(Path(name) if Path(name).is_dir() else str(name))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{file} needs the tokenizer that it was trained with: {error}. Without a network, name its folder: tokenizer=..., "
+            "or turn the file into a model folder by `umt import-checkpoint --tokenizer`"
+        ) from error
+    return str(name)
 
 
 def _open_clip_folder(source: str) -> Path:
