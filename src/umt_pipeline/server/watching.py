@@ -10,6 +10,7 @@ from dataclasses import replace
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.server.shelf import Served, open_index
 from umt_pipeline.server.state import Serving
+from umt_pipeline.serving.index.layout import read_manifest, read_pointer
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +63,15 @@ class Watcher:
         def look() -> Served | None:
             if served.index is None or not served.index.changed():
                 return None
-            index = open_index(served.index.folder)
-            embedder = served.embedder
-            if index.model.key != embedder.key:
-                self._say_once(
-                    f"{index.folder}: generation {index.generation} is of another model, {index.model.source}; generation "
-                    f"{served.index.generation} is served on. Start the server again to search with the other model."
-                )
-                index.close()
-                return None
-            return replace(served, index=index)
+            folder, embedder = served.index.folder, served.embedder
+            # Before it is opened, which reads all of it.
+            if (pointer := read_pointer(folder)) is None or (found := read_manifest(folder, pointer)).model.key == embedder.key:
+                return replace(served, index=open_index(folder))
+            self._say_once(
+                f"{folder}: generation {found.generation} is of another model, {found.model.source}; generation "
+                f"{served.index.generation} is served on. Start the server again to search with the other model."
+            )
+            return None
 
         return look
 
