@@ -100,7 +100,11 @@ class DrawnVectors:
     """Vectors of files, as a build of an index reads them; they are in memory, so that drawing them is not timed."""
 
     def __init__(self, world: World) -> None:
-        self._vectors_nE = np.concatenate(list(world.blocks()))
+        self._vectors_nE = np.empty((world.windows, world.dim), dtype=np.float32)
+        start = 0
+        for block_nE in world.blocks():
+            self._vectors_nE[start : start + len(block_nE)] = block_nE
+            start += len(block_nE)
 
     def count(self, file_id: str) -> int:
         return len(self._rows(file_id))
