@@ -31,22 +31,15 @@ export class Why {
 
   open() {
     for (const other of this.item.parentElement.querySelectorAll(".panel .close")) other.click();
-    const head = h("h3", {}, this.word, " ", h("q", {}, this.hit.name));
-    const close = h(
-      "button",
-      { type: "button", class: "quiet close", "aria-label": "Close", click: () => this.close() },
-      icon("close"),
-    );
+    const { path, media_url: url, start_s: start } = this.hit;
+    const whole = h("a", { class: "quiet", href: `${url}#t=${start}`, target: "_blank", rel: "noopener" }, "Whole file");
+    const close = { type: "button", class: "quiet close", "aria-label": "Close", click: () => this.close() };
+    const ways = h("div", { class: "ways" }, whole, h("button", close, icon("close")));
+    const head = h("div", { class: "bar" }, h("h3", {}, this.word, " ", h("q", {}, path)), ways);
     this.body = h("div", { class: "body" });
     this.note = h("p", { class: "note", role: "status" });
     const leave = (event) => event.key === "Escape" && this.close();
-    this.panel = h(
-      "li",
-      { class: "panel", id: this.id, keydown: leave },
-      h("div", { class: "bar" }, head, close),
-      this.body,
-      this.note,
-    );
+    this.panel = h("li", { class: "panel", id: this.id, keydown: leave }, head, this.body, this.note);
     if (this.says) this.panel.append(more({ window: this.hit.window, index: this.model.name }, this.models));
     this.item.after(this.panel);
     this.item.classList.add("open");
