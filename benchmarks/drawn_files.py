@@ -15,12 +15,12 @@ import torch
 FILES, FRAMES, FPS, HEIGHT, WIDTH = 8, 250, 25, 256, 340
 
 
-def draw_files(media: Path) -> None:
+def draw_files(media: Path, files: int = FILES) -> None:
     """Write H.264 files of the size of prepared Kinetics clips: textures that pan, with other textures moving over them."""
     import av
 
     media.mkdir(parents=True)
-    for number in range(FILES):
+    for number in range(files):
         with av.open(str(media / f"{number:02d}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=FPS, options={"preset": "faster", "crf": "23"})
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

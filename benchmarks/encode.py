@@ -1,18 +1,21 @@
 """How fast clips and texts are encoded for retrieval, and the teacher's targets for a store: UMT-B/16, 8 frames, BERT-base.
 
-    python benchmarks/encode.py [--batch N] [--steps N] [--out FILE.md]
+    python benchmarks/encode.py [--batch N] [--steps N] [--videos DIR] [--out FILE.md]
+    python benchmarks/encode.py --synthetic
 
-Encodes random frames and random token ids with the library's own encoders, without gradients, in the precision of training;
-the weights are random, which are as fast as trained ones. Nothing is decoded or tokenised: torch, numpy, pydantic,
-safetensors, pyarrow and timm are all that is needed. Clips are encoded whole, as in evaluation. The teacher's part
-is that of extraction: from frames on the host to the record's arrays on the host.
+First files are embedded, as a person's own videos are (:mod:`embed_files`); not with ``--synthetic``, which needs neither
+decoders nor open_clip: torch, numpy, pydantic, safetensors, pyarrow and timm are all that is imported.
+
+Then random frames and random token ids are encoded with the library's own encoders, without gradients, in the precision of
+training; the weights are random, which are as fast as trained ones. Clips are encoded whole, as in evaluation. The teacher's
+part is that of extraction: from frames on the host to the record's arrays on the host.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -20,6 +23,7 @@ from typing import Any
 
 import torch
 from common import (
+    Corpus,
     Defaults,
     Place,
     Settings,
@@ -34,6 +38,7 @@ from common import (
     write_page,
     written_by,
 )
+from model_folders import model_of
 from synthetic import PATCH, make_header, random_frames
 
 from umt_pipeline.compute.peak import matmul_peak
@@ -43,9 +48,7 @@ from umt_pipeline.features.codecs import Coder
 from umt_pipeline.features.targets import draw_targets
 from umt_pipeline.models.flops import encoder_macs
 from umt_pipeline.models.flops_stage2 import video_text_macs
-from umt_pipeline.models.text import TextConfig
-from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
-from umt_pipeline.models.vit import ViTConfig
+from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.objectives import ObjectiveWeights
 from umt_pipeline.video.views import ViewConfig
@@ -86,12 +89,24 @@ class Encoding:
 
 def main() -> None:
     arguments = parse_arguments(__doc__ or "", DEFAULTS)
-    settings = replace(resolve(arguments, DEFAULTS), synthetic=True)
+    settings = resolve(arguments, DEFAULTS)
     load = os.getloadavg()[0]
-    with make_place(settings) as place:
-        in_new_process(make_corpus, place, settings)
-        found = {kind: in_new_process(measure, place, settings, kind) for kind in KINDS}
-    write_page(report(settings, found, arguments.out, (load, os.getloadavg()[0])), arguments.out)
+    with make_place(settings, arguments.videos) as place:
+        corpus = in_new_process(make_corpus, place, settings)
+        files = [] if settings.synthetic else embed_files(place, settings)
+        alone = replace(settings, synthetic=True)
+        found = {kind: in_new_process(measure, place, alone, kind) for kind in KINDS}
+    loads = (load, os.getloadavg()[0])
+    written = written_by("encode", settings, arguments.videos is None, arguments.out, loads)
+    write_page(report(settings, corpus, files, found, written), arguments.out)
+
+
+def embed_files(place: Place, settings: Settings) -> list[Any]:
+    """Embed files in every way."""
+    from embed_files import SUBJECTS, measure_files, write_models
+
+    in_new_process(write_models, place, settings)
+    return [in_new_process(measure_files, place, settings, subject) for subject in SUBJECTS]
 
 
 def measure(place: Place, settings: Settings, kind: str) -> Encoding:
@@ -130,24 +145,10 @@ def mark(device: torch.device) -> Any:
     return event
 
 
-def model_of(settings: Settings) -> VideoTextConfig:
-    sizes = settings.sizes
-    vision = ViTConfig(
-        image_size=sizes.pixels,
-        patch_size=PATCH,
-        frames=sizes.frames,
-        dim=sizes.student.dim,
-        depth=sizes.student.depth,
-        heads=sizes.student.heads,
-    )
-    text = TextConfig(**sizes.text, max_positions=512, vision_dim=vision.dim)
-    return VideoTextConfig(vision=vision, text=text, embed_dim=sizes.embed_dim)
-
-
 def clip_encoder(place: Place, settings: Settings, device: torch.device) -> tuple[Callable[[], Any], int, int]:
     """Return what encodes a batch of clips, how many they are, and the MACs of one."""
     del place
-    config = model_of(settings)
+    config = model_of(settings.sizes)
     model = VideoTextModel(config).to(device).eval()
     frames_BTSS3 = host_frames(settings, device)
     macs = encoder_macs(config.vision, config.vision.frames * config.vision.patches_per_frame)
@@ -161,7 +162,7 @@ def clip_encoder(place: Place, settings: Settings, device: torch.device) -> tupl
 def text_encoder(place: Place, settings: Settings, device: torch.device) -> tuple[Callable[[], Any], int, int]:
     """Return what encodes a batch of texts, how many they are, and the MACs of one."""
     del place
-    config, texts = model_of(settings), TEXTS_PER_CLIP * settings.batch
+    config, texts = model_of(settings.sizes), TEXTS_PER_CLIP * settings.batch
     model = VideoTextModel(config).to(device).eval()
     ids_BL = torch.randint(5, config.text.vocab_size, (texts, LENGTH), device=device)
     mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
@@ -196,7 +197,9 @@ def host_frames(settings: Settings, device: torch.device) -> torch.Tensor:
     return frames.pin_memory() if device.type == "cuda" else frames
 
 
-def report(settings: Settings, found: dict[str, Encoding], out: Any, loads: tuple[float, float]) -> Iterator[str]:
+def report(
+    settings: Settings, corpus: Corpus, files: Sequence[Any], found: dict[str, Encoding], written: Iterator[str]
+) -> Iterator[str]:
     """Yield the lines of the page."""
     sizes = settings.sizes
     yield "# Speed of encoding"
@@ -204,13 +207,34 @@ def report(settings: Settings, found: dict[str, Encoding], out: Any, loads: tupl
     yield paragraph(
         f"{sizes.title}, {sizes.frames} frames of {sizes.pixels} x {sizes.pixels} pixels, with a BERT of "
         f"{sizes.text['fusion_layer']} text layers of width {sizes.text['dim']}; teacher {sizes.teacher_title}, "
-        f"{sizes.layers} layers; random weights; batches of {settings.batch} clips or {TEXTS_PER_CLIP * settings.batch} texts, "
-        f"{settings.steps} timed ones after {WARM_UP} of warm-up, {found['clips'].precision}. Nothing is decoded or tokenised. "
-        "Written by"
+        f"{sizes.layers} layers; random weights; {found['clips'].precision}. Written by"
     )
     yield ""
-    yield from written_by("encode", settings, True, out, loads)
+    yield from written
+    if files:
+        from embed_files import files_table
+
+        yield ""
+        yield "## Files to vectors"
+        yield ""
+        yield paragraph(
+            f"{files[0].clips} clips of {corpus.files} files, {corpus.sizes} pixels, {corpus.mean_frames:.0f} frames and "
+            f"{corpus.mean_kib:,.0f} KiB on average, and {files[-1].clips} of them where the model is the demo's."
+        )
+        yield ""
+        yield from files_table(files)
     yield ""
+    yield "## Encoders alone"
+    yield ""
+    yield paragraph(
+        f"Batches of {settings.batch} clips or {TEXTS_PER_CLIP * settings.batch} texts, {settings.steps} timed ones after "
+        f"{WARM_UP} of warm-up. Nothing is decoded or tokenised."
+    )
+    yield ""
+    yield from encoders_table(found)
+
+
+def encoders_table(found: dict[str, Encoding]) -> Iterator[str]:
     yield "| what | per second | MFU | matmul peak, TFLOP/s | GFLOP each | peak memory, MiB |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     best = max(encoding.tflops_peak for encoding in found.values())

@@ -8,11 +8,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.video_files import write_video
 
 # Written where every process of a benchmark finds it first: hides what a host that only trains does not have.
 HIDE = """
@@ -36,8 +38,8 @@ HIDDEN = {
 }
 
 
-def run(folder: Path, *command: str, timeout: float = 300.0) -> str:
-    (folder / "sitecustomize.py").write_text(HIDE.format(hidden=HIDDEN), encoding="utf-8")
+def run(folder: Path, *command: str, timeout: float = 300.0, hidden: Set[str] = HIDDEN) -> str:
+    (folder / "sitecustomize.py").write_text(HIDE.format(hidden=set(hidden)), encoding="utf-8")
     path = os.pathsep.join([str(folder), str(ROOT / "src"), str(ROOT / "benchmarks")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
@@ -75,6 +77,54 @@ def test_benchmarks_run_without_them(tmp_path: Path, script: str) -> None:
     page = run(tmp_path, sys.executable, f"benchmarks/{script}.py", *options, "--out", str(tmp_path / "page.md"))
     assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| MFU |" in page
+    assert max(map(len, page.splitlines())) <= 128
+
+
+DRAWN_WINDOWS = """
+import numpy as np, torch
+from drawn_windows import World
+from model_folders import fit_texts, sentences, write_video_text, model_of
+from common import SIZES
+from umt_pipeline import load
+
+world = World(dim=32, windows=95)
+vectors = np.concatenate(list(world.blocks()))
+assert vectors.shape == (95, 32) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+assert np.array_equal(vectors, np.concatenate(list(world.blocks())))
+cosines = vectors @ vectors.T
+same_file = np.arange(95)[:, None] // 10 == np.arange(95)[None] // 10
+assert cosines[same_file].mean() > cosines[~same_file].mean() + 0.1
+queries = world.queries(20)
+model = load(write_video_text(Path("{folder}") / "model", model_of(SIZES["tiny"]), queries))
+assert torch.allclose(model.embed_texts(sentences()[:20]), torch.from_numpy(queries), atol=1e-3)
+"""
+
+
+def test_drawn_windows_gather_and_a_random_model_asks_for_them(tmp_path: Path) -> None:
+    code = "from pathlib import Path\n" + DRAWN_WINDOWS.replace("{folder}", str(tmp_path))
+    run(tmp_path, sys.executable, "-c", code, hidden=frozenset())
+
+
+@pytest.mark.slow
+def test_files_are_embedded_beside_a_plain_loop(tmp_path: Path) -> None:
+    options = ["--size", "tiny", "--device", "cpu", "--steps", "1", "--batch", "2", "--out", str(tmp_path / "page.md")]
+    page = run(tmp_path, sys.executable, "benchmarks/encode.py", *options, hidden=frozenset())
+    assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| a tiny CLIP | this package | " in page
+    assert "| a tiny CLIP | a plain loop of open_clip | " in page
+    assert max(map(len, page.splitlines())) <= 128
+
+
+@pytest.mark.slow
+def test_a_search_is_measured_up_to_a_server(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", 12)
+    options = ["--quick", "--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "page.md")]
+    page = run(tmp_path, sys.executable, "benchmarks/serve.py", *options, hidden=frozenset())
+    assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "## 4 clients at once" in page
+    assert "Errors" not in page
+    assert "1 files, of which 0 cannot be read and 0 are copies; 1 windows" in page
     assert max(map(len, page.splitlines())) <= 128
 
 
