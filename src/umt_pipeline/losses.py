@@ -235,5 +235,7 @@ def mask_tokens(
 
 def masked_language_loss(logits_BLS: Tensor, labels_BL: Tensor) -> Tensor:
     """Return the mean cross entropy over the tokens whose label is not -100; 0 if there are none."""
-    total = F.cross_entropy(logits_BLS.float().flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+    total = F.cross_entropy(
+        logits_BLS.float().flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
     return total / (labels_BL != IGNORED_LABEL).sum().clamp_min(1)

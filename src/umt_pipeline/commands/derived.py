@@ -129,3 +129,4 @@ def follow_gates(conf: Path, before: Mapping[str, Any], after: Mapping[str, Any]
                 gates[kind] = new
                 told.append(f"gate of {kind}: {', '.join(new['metrics'])} must rise now")
     return told
+

@@ -102,7 +102,9 @@ def _check(samples: pd.DataFrame, media: pd.DataFrame, split: str, captions: int
     logger.info("%s: %d captions; media with captions: %s", stage, usable, counts)
 
 
-def usable_captions(captions: pd.DataFrame, video_ids: pd.Series, clean: bool = True, stage: str = "stage2") -> pd.DataFrame:
+def usable_captions(
+    captions: pd.DataFrame, video_ids: pd.Series, clean: bool = True, stage: str = "stage2"
+) -> pd.DataFrame:
     """Return the captions of the given media that are not empty, once cleaned, in order of video and caption id."""
     kept = captions[captions["video_id"].isin(set(video_ids))]
     has_words = kept["caption"].map(lambda text: bool((clean_caption(text) if clean else text).strip())).astype(bool)

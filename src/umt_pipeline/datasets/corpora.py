@@ -59,7 +59,9 @@ class CorporaTableDataset(AbstractDataset[NoReturn, pd.DataFrame]):
         TableError: no corpus, an unknown key, or columns that differ between corpora.
     """
 
-    def __init__(self, corpora: Mapping[str, Any], distinct: bool = False, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, corpora: Mapping[str, Any], distinct: bool = False, metadata: dict[str, Any] | None = None
+    ) -> None:
         self.metadata = metadata
         self._distinct = distinct
         try:

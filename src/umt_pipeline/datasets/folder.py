@@ -43,7 +43,9 @@ class FolderDataset(PathDataset[Path, Path]):
                 "Run the pipeline that makes it first (`dvc repro` runs all that is missing), or correct the catalog."
             )
         if not any(self._path.iterdir()):
-            raise UmtError(f"{self._path}: expected a folder with content, found an empty one. Run what makes it again.")
+            raise UmtError(
+                f"{self._path}: expected a folder with content, found an empty one. Run what makes it again."
+            )
         return self._path
 
     def save(self, data: Path) -> None:

@@ -56,7 +56,9 @@ def caption(scene: Scene, rng: np.random.Generator, templates: tuple[str, ...] =
     return str(rng.choice(templates)).format(**words)
 
 
-def captions(scene: Scene, rng: np.random.Generator, count: int, templates: tuple[str, ...] = TEMPLATES) -> list[str]:
+def captions(
+    scene: Scene, rng: np.random.Generator, count: int, templates: tuple[str, ...] = TEMPLATES
+) -> list[str]:
     """Return ``count`` different sentences about a scene (fewer if the wordings run out)."""
     found: dict[str, None] = {}
     for _ in range(count * 8):

@@ -112,7 +112,9 @@ def plan_images(config: DemoCorpusConfig, seed: int) -> list[Clip]:
     return images
 
 
-def write_corpus(config: DemoCorpusConfig, seed: int, media: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def write_corpus(
+    config: DemoCorpusConfig, seed: int, media: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Render and encode every clip (H.264 in MP4) and image (JPEG) and return the raw tables.
 
     Args:

@@ -67,7 +67,9 @@ def _ids(videos: pd.DataFrame, split: str) -> list[str]:
 def _shares(labels: pd.DataFrame, videos: pd.DataFrame, split: str) -> list[tuple[str, pd.Series]]:
     """Return (task, share of each label) among a split's clips."""
     chosen = labels[labels["video_id"].isin(_ids(videos, split))]
-    return [(str(task), group["label"].value_counts(normalize=True)) for task, group in chosen.groupby("task", sort=True)]
+    return [
+        (str(task), group["label"].value_counts(normalize=True)) for task, group in chosen.groupby("task", sort=True)
+    ]
 
 
 def _groups(video_ids: Sequence[str], labels: pd.DataFrame | None, tasks: Sequence[str]) -> np.ndarray | None:

@@ -39,7 +39,9 @@ class RetrievalExample:
     rank: int
 
 
-def choose_examples(data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = 5) -> list[RetrievalExample]:
+def choose_examples(
+    data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = 5
+) -> list[RetrievalExample]:
     """Choose ``count`` text-to-video queries and give the ``shown`` best clips of every system for them.
 
     Half of the queries are hits of the first system and half are misses, spread evenly over the set, so that neither a

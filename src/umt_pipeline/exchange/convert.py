@@ -172,7 +172,9 @@ def import_checkpoint(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = layout.build(config)
-    report = load_renamed(model, state, source=str(file), allow_missing=allow_missing, allow_unexpected=allow_unexpected)
+    report = load_renamed(
+        model, state, source=str(file), allow_missing=allow_missing, allow_unexpected=allow_unexpected
+    )
     facts = {"imported_from": file.name, "imported_sha256": sha256_file(file)}
     if report.missing:
         facts[_UNTRAINED] = ", ".join(report.missing)

@@ -69,7 +69,9 @@ def student_config(state: Mapping[str, Tensor], asked: Asked, source: str) -> St
         raise CheckpointError(f"{source} holds no alignment heads (clip_decoder.*), so it is no student: import an encoder")
     vision = shapes.vision("encoder.", asked)
     try:
-        return StudentConfig(vision=vision, align_layers=layers, align_interval=asked.align_interval, target_dim=target_dim)
+        return StudentConfig(
+            vision=vision, align_layers=layers, align_interval=asked.align_interval, target_dim=target_dim
+        )
     except ValidationError as error:
         raise shapes.refusal(error) from error
 

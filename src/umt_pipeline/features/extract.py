@@ -138,7 +138,9 @@ class ExtractionPlan:
     identity: Identity
 
 
-def plan_extraction(config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video") -> ExtractionPlan:
+def plan_extraction(
+    config: FeatureConfig, teacher: Teacher, videos: pd.DataFrame, media: Media = "video"
+) -> ExtractionPlan:
     """Draw every view of every clip of the wanted splits.
 
     Args:

@@ -268,7 +268,9 @@ def _compare(store: FeatureStore, coder: Coder, teacher: Teacher, rows: np.ndarr
     _require(store, rows, "targets", excess, ~(error_BKV <= allowed_BKV), error_BKV)
 
 
-def _require(store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None) -> None:
+def _require(
+    store: FeatureStore, rows: np.ndarray, what: str, unit: str, wrong: Tensor, by: Tensor | None = None
+) -> None:
     """Refuse the first row with something wrong; ``wrong`` is bool [B,...], ``by`` says how far off each is."""
     wrong_Br = wrong.reshape(len(rows), -1)
     counts = wrong_Br.sum(dim=1).tolist()

@@ -121,12 +121,9 @@ def _sizes(config: JsonDict) -> Iterator[tuple[str, object]]:
         yield "Classes", config["classes"]
     if "text" in config:
         text = config["text"]
-        yield (
-            "Text and fusion encoder",
-            (
-                f"width {text['dim']}, {text['fusion_layer']} text and {text['layers'] - text['fusion_layer']} fusion layers, "
-                f"{text['heads']} heads, {text['vocab_size']} word pieces"
-            ),
+        yield "Text and fusion encoder", (
+            f"width {text['dim']}, {text['fusion_layer']} text and {text['layers'] - text['fusion_layer']} fusion layers, "
+            f"{text['heads']} heads, {text['vocab_size']} word pieces"
         )
     if "embed_dim" in config:
         yield "Common space", config["embed_dim"]

@@ -84,7 +84,9 @@ def load_config(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]
     """
     content = _read_config(folder)
     if content.get("kind") != kind:
-        raise CheckpointError(f"{folder / CONFIG_FILE} describes a model of kind {content.get('kind')!r}, expected {kind!r}")
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} describes a model of kind {content.get('kind')!r}, expected {kind!r}"
+        )
     return content["model"], content["extra"]
 
 

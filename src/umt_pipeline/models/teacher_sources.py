@@ -182,7 +182,9 @@ def _classes_of(state: dict[str, Any]) -> dict[str, Any]:
     return {"num_classes": len(state["head.weight"]) if "head.weight" in state else 0}
 
 
-def _check_positions(source: str, name: str, found: torch.Tensor | None, expected: torch.Tensor | None, slack: int) -> None:
+def _check_positions(
+    source: str, name: str, found: torch.Tensor | None, expected: torch.Tensor | None, slack: int
+) -> None:
     # Both libraries interpolate a table of another length without a word; every other wrong shape is refused by them.
     if found is None or expected is None or abs(found.shape[-2] - expected.shape[-2]) <= slack:
         return

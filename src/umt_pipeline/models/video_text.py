@@ -234,7 +234,9 @@ class VideoTextModel(nn.Module):
         normed = self.pool_norm(pooled)
         return normed if frames is None else normed.unflatten(0, (B, frames))
 
-    def fusion_tokens(self, tokens_BVD: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
+    def fusion_tokens(
+        self, tokens_BVD: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None
+    ) -> Tensor:
         """Return what the fusion layers read of a clip [B, V, D]: tokens from :meth:`encode_video` at ``visible_BV``."""
         return tokens_BVD + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVD
 

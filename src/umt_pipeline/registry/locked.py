@@ -107,3 +107,4 @@ class LockedStages:
     def _in_cache(self, path: Path) -> bool:
         maker = self._makers.get(path)
         return maker is not None and any(out.use_cache for out in maker.outs if Path(out.fs_path) == path)
+

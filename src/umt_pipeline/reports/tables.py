@@ -96,7 +96,9 @@ def _as_cell(value: Any) -> Cell:
 
 def facts(caption: str, values: Mapping[str, Any]) -> Table | None:
     """Return a two-column table of nested mappings, or None when there is nothing."""
-    rows = [(key.replace("_", " ").replace(".", " · "), cell(value, key, whole=True)) for key, value in flatten(values).items()]
+    rows = [
+        (key.replace("_", " ").replace(".", " · "), cell(value, key, whole=True)) for key, value in flatten(values).items()
+    ]
     return table(caption, ("Fact", "Value"), rows, words=True)
 
 

@@ -149,7 +149,8 @@ def check_table(
     listed = "".join(f"\n  {problem}" for problem in problems[:MAX_LISTED])
     more = f"\n  and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
     raise TableError(
-        f"Table {table}: {len(problems)} problem(s). Rows count from 0, without the header.{listed}{more}\nCorrect the table."
+        f"Table {table}: {len(problems)} problem(s). Rows count from 0, without the header.{listed}{more}\n"
+        "Correct the table."
     )
 
 

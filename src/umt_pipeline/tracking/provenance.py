@@ -81,3 +81,4 @@ def page_provenance(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     versions = {record["protocol"]["version"] for record in records if record.get("protocol")}
     return {"run": provenance_tags(Path.cwd(), os.environ), "version": sorted(versions)}
+

@@ -207,7 +207,9 @@ class _Work:
         results: of the files, None where none is known yet.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], known: ProbeCache | None, run: Run, counts: Counter[str]) -> None:
+    def __init__(
+        self, root: Path, names: Sequence[str], known: ProbeCache | None, run: Run, counts: Counter[str]
+    ) -> None:
         self._root, self._names, self._known, self._run, self._counts = root, names, known, run, counts
         self.results: list[VideoInfo | Refusal | None] = [None] * len(names)
 

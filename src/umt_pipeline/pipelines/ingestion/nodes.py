@@ -108,7 +108,9 @@ def read_raw_tables(
     return Listing(videos, tables, spill)
 
 
-def probe_videos(raw_media: Path, listing: Listing, params: IngestionParams, offline: OfflineParams, workspace: Path) -> Probed:
+def probe_videos(
+    raw_media: Path, listing: Listing, params: IngestionParams, offline: OfflineParams, workspace: Path
+) -> Probed:
     """Decode every file that is not known from an earlier run, once.
 
     Args:

@@ -120,7 +120,9 @@ def load_classifier(folder: Path) -> Classifier:
     return load_model(folder, KIND, ClassifierConfig, Classifier)
 
 
-def save_classifier(folder: Path, model: Classifier, classes: Sequence[str], extra: Mapping[str, Any] | None = None) -> None:
+def save_classifier(
+    folder: Path, model: Classifier, classes: Sequence[str], extra: Mapping[str, Any] | None = None
+) -> None:
     """Write a model folder into an existing one, ``extra`` facts beside its sizes, and C labels in the head's order.
 
     Raises:

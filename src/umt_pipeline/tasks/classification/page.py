@@ -68,7 +68,9 @@ class _LabelTask:
         )
 
 
-def classification_page(shown: Shown[Any, Any], training_labels: Mapping[str, Sequence[str]], frames: FrameLoader) -> Page:
+def classification_page(
+    shown: Shown[Any, Any], training_labels: Mapping[str, Sequence[str]], frames: FrameLoader
+) -> Page:
     """Return the page.
 
     Args:

@@ -200,7 +200,9 @@ class QuestionAnsweringModel(nn.Module):
         first_BY = self.decoder.logits(self.decoder(ids_B11, question)[:, 0, 0])
         return first_BY.float().log_softmax(dim=-1)
 
-    def forward(self, patches_BVP: Tensor, visible_BV: Tensor, ids_BL: Tensor, mask_BL: Tensor, answers: Answers) -> Tensor:
+    def forward(
+        self, patches_BVP: Tensor, visible_BV: Tensor, ids_BL: Tensor, mask_BL: Tensor, answers: Answers
+    ) -> Tensor:
         """Return :meth:`log_likelihoods` of answers [B, K, A] to the questions of :meth:`encode`, in one call for DDP."""
         return self.log_likelihoods(self.encode(patches_BVP, visible_BV, ids_BL, mask_BL), answers)
 
