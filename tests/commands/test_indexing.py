@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.conftest import ROOT
 from tests.evaluation.tiny import make_tables
 from tests.serving.filmed import write_film
 from tests.serving.folders import write_folder
@@ -36,6 +39,24 @@ def videos(tmp_path: Path) -> Path:
     for number, colour in enumerate(("red", "green", "blue")):
         write_film(tmp_path / "videos" / f"{colour}.mp4", [(colour, 2.0), ("white", 5.0 * number)], seed=number)
     return tmp_path / "videos"
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path, model: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that has what they name."""
+    monkeypatch.chdir(tmp_path)
+    Path("data/06_models").mkdir(parents=True)
+    Path("data/06_models/stage2").symlink_to(model)
+    colours = ("red", "green", "blue")
+    pd.DataFrame({"path": [f"{name}.mp4" for name in colours], "label": colours}).to_csv("labels.csv", index=False)
+    pd.DataFrame({"path": [f"{name}.mp4" for name in colours], "caption": colours}).to_csv("captions.csv", index=False)
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\.venv/bin/umt ((?:index|embed) .*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        result = call(*shlex.split(command))
+        assert result.exit_code == 0, (command, result.stderr, result.exception)
+    with Index.open("data/videos.index") as index:
+        assert sorted(index.files["label"]) == sorted(colours)
 
 
 def test_an_index_is_built_and_brought_up_to_date(tmp_path: Path, model: Path, videos: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,7 +167,6 @@ def _asked(
     from umt_pipeline.serving.gathering import Asked
     from umt_pipeline.serving.windows import WindowRule
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     values = dict(zip(("length_s", "stride_s", "snap_s"), seconds, strict=True))
     rule = validated(WindowRule, values, "windows")
     asked = Asked(folder, rule, trust=trust, batch_size=batch_size, workers=workers)
