@@ -49,6 +49,10 @@ tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval, qu
 	@$(BIN)/dvc repro
 	@$(BIN)/umt summary
 
+.PHONY: serve
+serve: $(STAMP) ## open the search page, on the demo's clips or a corpus (NAME=mine) or port of yours (PORT=8001)
+	@$(BIN)/umt serve $(NAME) $(if $(PORT),--port $(PORT))
+
 .PHONY: claims
 claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md (half an hour)
 	@$(BIN)/dvc repro studies/dvc.yaml

@@ -14,6 +14,7 @@ from rich.table import Table
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.core.files import read_json
 from umt_pipeline.evaluation.records import Record, flat_metrics
+from umt_pipeline.models.folders import CONFIG_FILE
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
 from umt_pipeline.tasks import task_names
 
@@ -125,3 +126,7 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
     for what, path in paths:
         console.print(f"{what:<8} {path}", soft_wrap=True, highlight=False)
     console.print("Runs     `make mlflow`, then open http://127.0.0.1:5000", soft_wrap=True, highlight=False)
+    is_corpus = env is None or (project / "corpora" / env / "dvc.yaml").is_file()
+    if is_corpus and (catalog_path(project, loader, "stage2_model") / CONFIG_FILE).is_file():
+        command = "make serve" if env is None else f"umt serve {env}"
+        console.print(f"Search   `{command}`, then open http://127.0.0.1:8000", soft_wrap=True, highlight=False)
