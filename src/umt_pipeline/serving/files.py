@@ -20,8 +20,9 @@ from umt_pipeline.video.container import open_video, packets, read_header, timed
 from umt_pipeline.video.counting import count_frames
 from umt_pipeline.video.media import Depth, check_file
 from umt_pipeline.video.reader import read_frames
-from umt_pipeline.video.views import ViewConfig, eval_view, load_view
+from umt_pipeline.video.views import View, ViewConfig, eval_view, load_view
 
+Chosen = TypeVar("Chosen")
 Result = TypeVar("Result")
 
 # Files whose length a process remembers, some hundred bytes each; and those whose frames' times it does, 8 bytes a frame.
@@ -76,8 +77,8 @@ def look(path: str | Path, *, count: bool = False) -> Film:
         return _look(str(path), state.st_size, state.st_mtime_ns, count)
 
 
-def read_chosen(path: str | Path, read: Callable[[Film], Result]) -> Result:
-    """Return what ``read`` makes of a file whose frames it chooses by its length.
+def read_chosen(path: str | Path, choose: Callable[[Film], Chosen], read: Callable[[Chosen], Result]) -> Result:
+    """Return what ``read`` makes of what ``choose`` chose of a file, by its length.
 
     An index may list a frame that is not there. If what was chosen cannot be read, all frames are counted, and the choice
     is made again.
@@ -87,13 +88,14 @@ def read_chosen(path: str | Path, read: Callable[[Film], Result]) -> Result:
     """
     film = look(path)
     with naming(path):
+        chosen = choose(film)
         try:
-            return read(film)
+            return read(chosen)
         except VideoError:
             counted = look(path, count=True)  # raises what is wrong with the file, if it is not its index
             if counted == film:
                 raise
-            return read(counted)
+            return read(choose(counted))
 
 
 def frame_seconds(path: str | Path, film: Film) -> np.ndarray:
@@ -120,10 +122,10 @@ def load_frames(path: str | Path, view: ViewConfig) -> np.ndarray:
         VideoError: the file cannot be read.
     """
 
-    def read(film: Film) -> np.ndarray:
-        return load_view(Path(path), eval_view(view, film.num_frames, film.height, film.width))
+    def choose(film: Film) -> View:
+        return eval_view(view, film.num_frames, film.height, film.width)
 
-    return read_chosen(path, read)
+    return read_chosen(path, choose, lambda chosen: load_view(Path(path), chosen))
 
 
 def video_table(paths: Sequence[str]) -> pd.DataFrame:

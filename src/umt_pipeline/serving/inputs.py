@@ -86,11 +86,10 @@ def views_of(video: Video, clip: ClipConfig, test: MultiViewTest) -> np.ndarray:
             with naming(path):
                 return _views(read_image(path, [0]), clip, test)
 
-        def read(film: Film) -> np.ndarray:
-            size = film.num_frames, film.height, film.width
-            return load_views(path, evaluation_views(clip, test.clips, test.crops, *size))
+        def choose(film: Film) -> tuple[View, ...]:
+            return evaluation_views(clip, test.clips, test.crops, film.num_frames, film.height, film.width)
 
-        return read_chosen(path, read)
+        return read_chosen(path, choose, lambda views: load_views(path, views))
 
 
 def name_of(video: Video) -> str:
@@ -134,14 +133,12 @@ def _read(video: Video, view: ViewConfig, span: Span | None, timed: bool) -> Cli
                 shown = _of_array(read_image(path, [0]), view, None, str(path))
             return replace(shown, seconds=np.zeros(view.frames))
 
-        def read(film: Film) -> Clip:
+        def choose(film: Film) -> tuple[View, np.ndarray]:
             chosen = _view(path, film, view, span)
-            second_T = np.full(view.frames, np.nan)
-            if timed:
-                second_T = frame_seconds(path, film)[list(chosen.frame_indices)]
-            return Clip(load_view(path, chosen), second_T)
+            second_T = frame_seconds(path, film)[list(chosen.frame_indices)] if timed else np.full(view.frames, np.nan)
+            return chosen, second_T
 
-        return read_chosen(path, read)
+        return read_chosen(path, choose, lambda chosen: Clip(load_view(path, chosen[0]), chosen[1]))
 
 
 def _array(video: np.ndarray | Tensor) -> np.ndarray:

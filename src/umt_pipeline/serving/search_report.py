@@ -158,7 +158,7 @@ def _asked(
 ) -> tuple[list[Asked], dict[str, float]]:
     """Search for captions; return what was found, and the milliseconds that a query takes."""
     paths, asked, took = index.files["path"], [], []
-    with progress("re-ranked search" if rerank else "search", len(rows), "query") as show:
+    with progress("re-ranked search" if rerank else "search", len(rows), "caption") as show:
         for done, row in enumerate(rows, start=1):
             caption = found.present.iloc[row]
             answer = search(embedder, index, Query(text=caption["caption"], k=_DEPTH, rerank=rerank))
