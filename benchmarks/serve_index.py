@@ -24,14 +24,14 @@ from serve_clients import memory_mib
 from umt_pipeline import load
 from umt_pipeline.core.files import link_or_copy
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.gathering import Asked
+from umt_pipeline.serving.embedding.gathering import Asked
+from umt_pipeline.serving.embedding.shelf import Embedded
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.building import build_index as index_folder
 from umt_pipeline.serving.index.layout import ModelFacts
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
-from umt_pipeline.serving.search import Filters, Query, search
-from umt_pipeline.serving.shelf import Embedded
-from umt_pipeline.serving.windows import WindowRule
+from umt_pipeline.serving.search.search import Filters, Query, search
 
 K, SECONDS_OF_WINDOW = 10, 1.0
 # Labels, and the share of the files that have them: what a filter leaves.

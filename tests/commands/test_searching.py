@@ -21,8 +21,8 @@ from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.players import open_place, player_command
 from umt_pipeline.commands.searching import time_text
 from umt_pipeline.core.errors import ConfigError, IndexingError
-from umt_pipeline.serving.calibration import Cutoff, keep_cutoff
 from umt_pipeline.serving.index.reading import Index
+from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
 
 
 @pytest.fixture(scope="module")

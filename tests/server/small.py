@@ -25,13 +25,13 @@ from umt_pipeline.server.known import Known, write_known_clip
 from umt_pipeline.server.limits import Limits
 from umt_pipeline.server.shelf import Served
 from umt_pipeline.server.state import Serving
+from umt_pipeline.serving.embedding.shelf import Embedded
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.layout import ModelFacts
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
 from umt_pipeline.serving.inputs import clip_of
 from umt_pipeline.serving.models import Model
-from umt_pipeline.serving.shelf import Embedded
-from umt_pipeline.serving.windows import WindowRule
 
 # Names, codings and labels of the videos; a browser plays one of them as it is.
 VIDEOS = (

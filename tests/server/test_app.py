@@ -19,7 +19,7 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.server.limits import Limits
 from umt_pipeline.server.state import Serving
 from umt_pipeline.serving.index.reading import Index
-from umt_pipeline.serving.search import Query, search
+from umt_pipeline.serving.search.search import Query, search
 
 NAMES = {name for name, _, _ in VIDEOS}
 

@@ -18,7 +18,7 @@ from umt_pipeline.server.corpora import CorpusOffer
 from umt_pipeline.server.known import write_known_clip
 from umt_pipeline.server.offers import Shop
 from umt_pipeline.server.watching import Watcher
-from umt_pipeline.serving.gathering import Asked
+from umt_pipeline.serving.embedding.gathering import Asked
 
 NAME = "demo_stage2"
 

@@ -22,8 +22,8 @@ from tests.serving.folders import ANSWERS, MOTIONS, SHAPES
 from tests.video_files import write_video
 from umt_pipeline.server.app import make_app, make_serving
 from umt_pipeline.server.shelf import Served
-from umt_pipeline.serving.calibration import Cutoff, keep_cutoff
 from umt_pipeline.serving.index.reading import Index
+from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs a Chromium on the PATH: chromium, chromium-browser or google-chrome"

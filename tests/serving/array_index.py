@@ -13,13 +13,13 @@ from torch import Tensor
 
 from umt_pipeline.core.files import sha256_file
 from umt_pipeline.serving.embedder import Embedder
+from umt_pipeline.serving.embedding.shelf import Embedded
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.layout import ModelFacts
 from umt_pipeline.serving.index.nearest import exact
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
 from umt_pipeline.serving.inputs import clip_of
-from umt_pipeline.serving.shelf import Embedded
-from umt_pipeline.serving.windows import WindowRule
 
 KEY = "ab" * 32
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from umt_pipeline.serving.embedder import Embedder
-    from umt_pipeline.serving.gathering import Asked, Gathered
+    from umt_pipeline.serving.embedding.gathering import Asked, Gathered
     from umt_pipeline.serving.index.building import Built
     from umt_pipeline.serving.models import Model
 
@@ -76,7 +76,7 @@ def embed(
 
     umt embed holiday/ --model data/06_models/stage2 --out vectors/
     """
-    from umt_pipeline.serving.vector_files import Form, write_vectors
+    from umt_pipeline.serving.embedding.vector_files import Form, write_vectors
 
     if form not in ("parquet", "npy"):
         raise ConfigError(f"--format: expected parquet or npy, found {form!r}")
@@ -137,7 +137,7 @@ def index(
             raise ConfigError("--env gives labels, splits and captions: expected it without --table and --captions")
         known, said = _clean(env)
     elif captions is not None:
-        from umt_pipeline.serving.captions import read_captions
+        from umt_pipeline.serving.search.captions import read_captions
 
         said = read_captions(captions, folder.resolve())
     if report and said is None:
@@ -164,8 +164,8 @@ def _asked(
     workers: int | None,
 ) -> Asked:
     from umt_pipeline.project_config import validated
-    from umt_pipeline.serving.gathering import Asked
-    from umt_pipeline.serving.windows import WindowRule
+    from umt_pipeline.serving.embedding.gathering import Asked
+    from umt_pipeline.serving.embedding.windows import WindowRule
 
     values = dict(zip(("length_s", "stride_s", "snap_s"), seconds, strict=True))
     rule = validated(WindowRule, values, "windows")
@@ -174,7 +174,7 @@ def _asked(
 
 
 def _known(table: Path | None, folder: Path) -> pd.DataFrame | None:
-    from umt_pipeline.serving.gathering import read_known
+    from umt_pipeline.serving.embedding.gathering import read_known
 
     return None if table is None else read_known(table, folder)
 
@@ -213,10 +213,10 @@ def _embedder(model: Model) -> tuple[Embedder, str]:
 
 def _calibrated(out: Path, embedder: Embedder, captions: pd.DataFrame, report: bool, rerank: int) -> str:
     """Calibrate the index' cut-off, and write the report if it is wanted; return what came out in words."""
-    from umt_pipeline.serving.calibration import best_scores, calibrate, keep_cutoff
     from umt_pipeline.serving.index.reading import Index
-    from umt_pipeline.serving.search_page import write_report
-    from umt_pipeline.serving.search_report import measure
+    from umt_pipeline.serving.search.calibration import best_scores, calibrate, keep_cutoff
+    from umt_pipeline.serving.search.page import write_report
+    from umt_pipeline.serving.search.report import measure
 
     with Index.open(out) as opened:
         if report:

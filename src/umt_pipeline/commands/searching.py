@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from umt_pipeline.compute.names import AskedPrecision
-    from umt_pipeline.serving.search import Found, Hit, Query
+    from umt_pipeline.serving.search.search import Found, Hit, Query
 
 app = typer.Typer()
 
@@ -59,7 +59,7 @@ def search(
 
     umt search "a red bus turns left" --index data/videos.index --rerank 32
     """
-    from umt_pipeline.serving.search import Filters, Query
+    from umt_pipeline.serving.search.search import Filters, Query
 
     filters = Filters(label, path, split, after, before)
     _answer(index, model, Query(text=text, k=hits, rerank=rerank, filters=filters), all_, open_, as_json)
@@ -89,7 +89,7 @@ def similar(
     umt similar clip.mp4 --index data/videos.index
     """
     from umt_pipeline.core.errors import ConfigError
-    from umt_pipeline.serving.search import Filters, Query
+    from umt_pipeline.serving.search.search import Filters, Query
 
     span = None
     if start is not None or end is not None:
@@ -111,7 +111,7 @@ def _answer(folder: Path, source: str | None, query: Query, below: bool, open_be
     from umt_pipeline import load
     from umt_pipeline.commands.players import open_place
     from umt_pipeline.serving.index.reading import Index
-    from umt_pipeline.serving.search import search as search_index
+    from umt_pipeline.serving.search.search import search as search_index
 
     with Index.open(folder) as index:
         # What an index was made in is one of the names that it could be asked for by.

@@ -26,7 +26,7 @@ from umt_pipeline.server.offers import Shop, pairs
 from umt_pipeline.server.running import Address, bound, run
 from umt_pipeline.server.shelf import Served
 from umt_pipeline.server.watching import Look, Watcher
-from umt_pipeline.serving.gathering import Asked as Gather
+from umt_pipeline.serving.embedding.gathering import Asked as Gather
 
 
 @dataclass(frozen=True)

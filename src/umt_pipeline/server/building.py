@@ -13,12 +13,12 @@ import pandas as pd
 
 from umt_pipeline.core.errors import IndexingError
 from umt_pipeline.core.processes import follow_parent
-from umt_pipeline.serving.calibration import best_scores, calibrate, keep_cutoff
-from umt_pipeline.serving.gathering import Asked
+from umt_pipeline.serving.embedding.gathering import Asked
 from umt_pipeline.serving.index.building import build_index
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.loading import load_found
 from umt_pipeline.serving.models import Model
+from umt_pipeline.serving.search.calibration import best_scores, calibrate, keep_cutoff
 from umt_pipeline.serving.sources import Found
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from umt_pipeline.server.pictures import seen
 from umt_pipeline.server.problems import PROBLEMS
 from umt_pipeline.server.shelf import Place, Served
 from umt_pipeline.server.state import Serving, State
-from umt_pipeline.serving.search import Filters, Found, Hit, clean_text, search
-from umt_pipeline.serving.search import Query as SearchQuery
+from umt_pipeline.serving.search.search import Filters, Found, Hit, clean_text, search
+from umt_pipeline.serving.search.search import Query as SearchQuery
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 

@@ -34,7 +34,7 @@ from umt_pipeline.serving.inputs import Span, Video, clip_of
 
 if TYPE_CHECKING:
     from umt_pipeline.serving.index.reading import Index
-    from umt_pipeline.serving.search import Hit
+    from umt_pipeline.serving.search.search import Hit
 
 Item = TypeVar("Item")
 
@@ -116,7 +116,7 @@ class Model:
             IndexingError: it is no index, or one of another model.
         """
         from umt_pipeline.serving.index.reading import Index as OpenIndex
-        from umt_pipeline.serving.search import Query, search
+        from umt_pipeline.serving.search.search import Query, search
 
         embedder, query = self._embedder("texts"), Query(text=text, k=k, rerank=rerank)
         if isinstance(index, OpenIndex):

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from umt_pipeline.serving.embedding.shelf import Embedded
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.layout import Manifest, ModelFacts
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
-from umt_pipeline.serving.shelf import Embedded
-from umt_pipeline.serving.windows import WindowRule
 
 DIM = 8
 MODEL = ModelFacts(source="models/one", kind="stage2", key="a" * 64, dim=DIM, precision="fp32", frames=2, size=32)

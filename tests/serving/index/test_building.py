@@ -19,11 +19,11 @@ from tests.serving.filmed import colour_embedder, write_film
 from umt_pipeline.core.errors import ConfigError, IndexingError
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.gathering import Asked, read_known
+from umt_pipeline.serving.embedding.gathering import Asked, read_known
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.building import Built, build_index
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.inputs import clip_of
-from umt_pipeline.serving.windows import WindowRule
 
 RULE = WindowRule(length_s=4, stride_s=2, snap_s=0.4)
 
@@ -194,9 +194,9 @@ import sys, time
 from pathlib import Path
 from tests.serving.filmed import colour_embedder
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.gathering import Asked
+from umt_pipeline.serving.embedding.gathering import Asked
 from umt_pipeline.serving.index.building import build_index
-from umt_pipeline.serving.windows import WindowRule
+from umt_pipeline.serving.embedding.windows import WindowRule
 encode = Embedder.encode_clips
 def slowly(self, frames):
     if len(frames) == 1 and frames.shape[1] > 1:

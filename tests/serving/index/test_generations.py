@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from tests.serving.index.contents import MODEL, Made, content, embedded, write
 from umt_pipeline.core.errors import IndexingError
+from umt_pipeline.serving.embedding.shelf import Embedded
 from umt_pipeline.serving.index import writing
 from umt_pipeline.serving.index.layout import FORMAT, generation_folder
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import write_generation
-from umt_pipeline.serving.shelf import Embedded
 
 Rows = set[tuple[str, float, float, bytes]]
 # What happens to a folder between two builds: a file, and what becomes of it.

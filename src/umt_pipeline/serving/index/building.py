@@ -13,12 +13,12 @@ import pandas as pd
 from umt_pipeline.core.errors import ConfigError, IndexingError
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.embedding import identity_of
-from umt_pipeline.serving.gathering import LOOKED_FILE, Asked, Gathered, gather
+from umt_pipeline.serving.embedding.embed import identity_of
+from umt_pipeline.serving.embedding.gathering import LOOKED_FILE, Asked, Gathered, gather
+from umt_pipeline.serving.embedding.shelf import Shelf, forget_others
 from umt_pipeline.serving.index.layout import CURRENT_FILE, GENERATIONS, KNOWN, Manifest, ModelFacts, read_pointer
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
-from umt_pipeline.serving.shelf import Shelf, forget_others
 from umt_pipeline.video.probing import CACHE_FILE
 
 logger = logging.getLogger(__name__)

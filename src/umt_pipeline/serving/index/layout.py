@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import IndexingError
 from umt_pipeline.core.files import sha256_file, write_json
-from umt_pipeline.serving.windows import WindowRule
+from umt_pipeline.serving.embedding.windows import WindowRule
 
 FORMAT = 1
 CURRENT_FILE = "current.json"

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.core.errors import IndexingError
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.layout import (
     DELETED_FILE,
     FILES_FILE,
@@ -26,7 +27,6 @@ from umt_pipeline.serving.index.layout import (
     read_pointer,
 )
 from umt_pipeline.serving.index.segments import Segment
-from umt_pipeline.serving.windows import WindowRule
 
 __all__ = ["Index", "ModelFacts"]
 

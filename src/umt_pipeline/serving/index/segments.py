@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from umt_pipeline.core.files import sha256_file
+from umt_pipeline.serving.embedding.shelf import Embedded, Vectors
 from umt_pipeline.serving.index.approximate import EXACT, Approximate, build_approximate
 from umt_pipeline.serving.index.layout import SegmentFacts
 from umt_pipeline.serving.index.nearest import exact
-from umt_pipeline.serving.shelf import Embedded, Vectors
 
 _NEW = "new"
 # Vectors that are copied at a time.

@@ -18,6 +18,8 @@ import pandas as pd
 
 from umt_pipeline.core.errors import IndexingError
 from umt_pipeline.core.files import link_or_copy, sha256_file, staged_folder, write_json
+from umt_pipeline.serving.embedding.shelf import Vectors
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.layout import (
     DELETED_FILE,
     FILE_COLUMNS,
@@ -34,8 +36,6 @@ from umt_pipeline.serving.index.layout import (
 )
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.segments import Segment, write_segment
-from umt_pipeline.serving.shelf import Vectors
-from umt_pipeline.serving.windows import WindowRule
 
 logger = logging.getLogger(__name__)
 

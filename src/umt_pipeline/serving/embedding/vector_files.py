@@ -30,9 +30,9 @@ from umt_pipeline.core.files import read_json, sha256_file, staged_file, write_j
 from umt_pipeline.core.identity import fingerprint
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.embedding import identity_of
-from umt_pipeline.serving.gathering import LOOKED_FILE, Asked, Gathered, gather
-from umt_pipeline.serving.shelf import Shelf, forget_others
+from umt_pipeline.serving.embedding.embed import identity_of
+from umt_pipeline.serving.embedding.gathering import LOOKED_FILE, Asked, Gathered, gather
+from umt_pipeline.serving.embedding.shelf import Shelf, forget_others
 from umt_pipeline.video.probing import CACHE_FILE
 
 Form = Literal["parquet", "npy"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving.array_index import ArrayIndex, unit
-from umt_pipeline.serving.hits import Place, best_places, cosines, floor_of, layout_of
+from umt_pipeline.serving.search.hits import Place, best_places, cosines, floor_of, layout_of
 
 # Few different vectors, so that windows score alike.
 VECTORS = [unit(numbers) for numbers in ((1, 0, 0), (1, 1, 0), (0, 1, 0), (1, 2, 2), (-1, 0, 1), (3, 1, 0), (0, 0, 1))]

@@ -13,7 +13,7 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.encoders import TeacherEncoder, view_of
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.texts import clean_text, reading_of
+from umt_pipeline.serving.search.texts import clean_text, reading_of
 
 
 @given(text=st.text(alphabet=st.characters(), max_size=40))

@@ -13,9 +13,9 @@ from umt_pipeline.reports.figures import counts_panel
 from umt_pipeline.reports.page import Block, Cell, Example, Film, Page, Panel, Panels, Said, Section, Tile
 from umt_pipeline.reports.render import render
 from umt_pipeline.reports.tables import Scored, counted, facts, percent, score_table, table
-from umt_pipeline.serving.calibration import BestScores, Cutoff
 from umt_pipeline.serving.inputs import Span, clip_of
-from umt_pipeline.serving.search_report import IOU_AT, Asked, SearchReport
+from umt_pipeline.serving.search.calibration import BestScores, Cutoff
+from umt_pipeline.serving.search.report import IOU_AT, Asked, SearchReport
 from umt_pipeline.video.views import ViewConfig
 
 SYSTEMS = {"dual": "Search", "reranked": "Search, re-ranked"}

@@ -11,7 +11,7 @@ import pandas as pd
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.models.tokenizer import clean_caption
 from umt_pipeline.serving.index.reading import Index
-from umt_pipeline.serving.texts import clean_text
+from umt_pipeline.serving.search.texts import clean_text
 from umt_pipeline.tables.files import read_table
 
 COLUMNS = ("path", "caption", "split", "start_s", "end_s")

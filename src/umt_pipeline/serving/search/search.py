@@ -22,13 +22,13 @@ import torch
 
 from umt_pipeline.core.errors import ConfigError, IndexingError
 from umt_pipeline.core.files import sha256_file
-from umt_pipeline.serving.calibration import Cutoff, cutoff_of
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.hits import Place, best_places, layout_of
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.inputs import Span, Video, clip_of
-from umt_pipeline.serving.reranking import rematched, reordered
-from umt_pipeline.serving.texts import Reading, clean_text, reading_of
+from umt_pipeline.serving.search.calibration import Cutoff, cutoff_of
+from umt_pipeline.serving.search.hits import Place, best_places, layout_of
+from umt_pipeline.serving.search.reranking import rematched, reordered
+from umt_pipeline.serving.search.texts import Reading, clean_text, reading_of
 
 
 @dataclass(frozen=True)

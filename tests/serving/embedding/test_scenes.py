@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.serving.filmed import write_film
-from umt_pipeline.serving.scenes import look, looking
-from umt_pipeline.serving.shelf import Looked
+from umt_pipeline.serving.embedding.scenes import look, looking
+from umt_pipeline.serving.embedding.shelf import Looked
 from umt_pipeline.video.guarded import ReadLimits, run_guarded
 from umt_pipeline.video.media import Refusal
 

@@ -12,9 +12,9 @@ from tests.serving.filmed import colour_embedder, write_film
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json, sha256_file
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.gathering import Asked
-from umt_pipeline.serving.vector_files import Form, Written, write_vectors
-from umt_pipeline.serving.windows import WindowRule
+from umt_pipeline.serving.embedding.gathering import Asked
+from umt_pipeline.serving.embedding.vector_files import Form, Written, write_vectors
+from umt_pipeline.serving.embedding.windows import WindowRule
 
 RULE = WindowRule(length_s=4, stride_s=2, snap_s=0)
 

@@ -22,10 +22,10 @@ from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.core.processes import cores
 from umt_pipeline.core.progress import progress
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.embedding import Video, embed_videos
-from umt_pipeline.serving.scenes import looking
-from umt_pipeline.serving.shelf import Looked, Shelf
-from umt_pipeline.serving.windows import WindowRule
+from umt_pipeline.serving.embedding.embed import Video, embed_videos
+from umt_pipeline.serving.embedding.scenes import looking
+from umt_pipeline.serving.embedding.shelf import Looked, Shelf
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.tables.files import read_table
 from umt_pipeline.tables.folders import LABEL_TASK, read_folder
 from umt_pipeline.video.guarded import ReadLimits, check_files
@@ -225,7 +225,7 @@ def _needs_look(asked: Asked, video: Video) -> bool:
 
 def _looked(asked: Asked, videos: Mapping[str, Video], store: Path) -> Mapping[str, Looked | Refusal]:
     threshold = asked.rule.scene_threshold if asked.rule.looks_for_scenes else None
-    key = fingerprint(threshold, code_key("serving.scenes"), version("av"))
+    key = fingerprint(threshold, code_key("serving.embedding.scenes"), version("av"))
     with Shelf(store / LOOKED_FILE) as known:
         found = dict(known.get_looked(videos, key))
         missing = [file_id for file_id in videos if file_id not in found]

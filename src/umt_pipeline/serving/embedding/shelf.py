@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 
 from umt_pipeline.core.errors import IndexingError
-from umt_pipeline.serving.windows import Window
+from umt_pipeline.serving.embedding.windows import Window
 from umt_pipeline.video.media import Refusal
 
 _VERSION = 1

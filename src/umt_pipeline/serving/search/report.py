@@ -19,11 +19,11 @@ from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.examples import spread
 from umt_pipeline.evaluation.metrics import RECALL_AT
 from umt_pipeline.evaluation.records import Protocol, Record, rows_sha256
-from umt_pipeline.serving.calibration import BestScores, Cutoff, best_scores, calibrate
-from umt_pipeline.serving.captions import Captions, beside
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.index.reading import Index
-from umt_pipeline.serving.search import Hit, Query, search
+from umt_pipeline.serving.search.calibration import BestScores, Cutoff, best_scores, calibrate
+from umt_pipeline.serving.search.captions import Captions, beside
+from umt_pipeline.serving.search.search import Hit, Query, search
 
 # Queries that are asked: a share of them is then known to within five per cent.
 _MOST = 500
@@ -105,7 +105,7 @@ def measure(embedder: Embedder, index: Index, captions: pd.DataFrame, rerank: in
     Args:
         embedder: the model of the index; it reads texts.
         index: an open index.
-        captions: the columns of :func:`umt_pipeline.serving.captions.read_captions`; those of split ``train`` are left out.
+        captions: the columns of :func:`~umt_pipeline.serving.search.captions.read_captions`; those of split ``train`` do not count.
         rerank: places to rank anew by the matching head, in a second search; 0: there is none.
 
     Raises:

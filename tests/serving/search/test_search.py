@@ -17,11 +17,11 @@ from umt_pipeline.core.errors import ConfigError, IndexingError, VideoError
 from umt_pipeline.evaluation.encoders import TeacherEncoder, VideoTextEncoder
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.models.video_text import load_video_text
-from umt_pipeline.serving.calibration import Cutoff, keep_cutoff
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.inputs import clip_of
-from umt_pipeline.serving.search import Filters, Query, search
-from umt_pipeline.serving.texts import MAX_TEXT
+from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
+from umt_pipeline.serving.search.search import Filters, Query, search
+from umt_pipeline.serving.search.texts import MAX_TEXT
 from umt_pipeline.video.views import ViewConfig
 
 SECONDS = 3.0  # of each clip

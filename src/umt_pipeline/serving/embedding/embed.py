@@ -21,13 +21,13 @@ from umt_pipeline.core.identity import code_key, fingerprint
 from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.shelf import Shelf
-from umt_pipeline.serving.window_frames import WindowReader
-from umt_pipeline.serving.windows import Window, WindowRule
+from umt_pipeline.serving.embedding.shelf import Shelf
+from umt_pipeline.serving.embedding.window_frames import WindowReader
+from umt_pipeline.serving.embedding.windows import Window, WindowRule
 from umt_pipeline.video.media import Reason, Refusal, VideoInfo
 from umt_pipeline.video.probe_cache import FileState
 
-CODE = ("serving.embedding", "serving.scenes")
+CODE = ("serving.embedding.embed", "serving.embedding.scenes")
 
 
 @dataclass(frozen=True)

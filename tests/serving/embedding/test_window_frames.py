@@ -13,10 +13,10 @@ import pytest
 from tests.serving.filmed import FPS
 from tests.video_files import write_video
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.serving import window_frames
+from umt_pipeline.serving.embedding import window_frames
+from umt_pipeline.serving.embedding.window_frames import WindowReader, read_windows
+from umt_pipeline.serving.embedding.windows import Window, WindowRule
 from umt_pipeline.serving.inputs import clip_of
-from umt_pipeline.serving.window_frames import WindowReader, read_windows
-from umt_pipeline.serving.windows import Window, WindowRule
 from umt_pipeline.video.media import VideoInfo, VideoRules
 from umt_pipeline.video.reader import probe
 from umt_pipeline.video.views import ViewConfig

@@ -14,9 +14,9 @@ import torch
 
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.hits import Place
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.inputs import clip_of
+from umt_pipeline.serving.search.hits import Place
 
 # Windows for which the tokens of a clip are in memory at a time.
 _BATCH = 8

@@ -17,12 +17,12 @@ from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.core.files import read_json
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.models.video_text import load_video_text
-from umt_pipeline.serving.calibration import Cutoff
-from umt_pipeline.serving.captions import read_captions
 from umt_pipeline.serving.embedder import Embedder
-from umt_pipeline.serving.search import Hit
-from umt_pipeline.serving.search_page import search_page, write_report
-from umt_pipeline.serving.search_report import Asked, SearchReport, measure, scores_of
+from umt_pipeline.serving.search.calibration import Cutoff
+from umt_pipeline.serving.search.captions import read_captions
+from umt_pipeline.serving.search.page import search_page, write_report
+from umt_pipeline.serving.search.report import Asked, SearchReport, measure, scores_of
+from umt_pipeline.serving.search.search import Hit
 
 CLIPS = 24
 

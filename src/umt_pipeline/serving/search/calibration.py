@@ -21,9 +21,9 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import IndexingError
 from umt_pipeline.core.files import write_json
 from umt_pipeline.core.progress import progress
-from umt_pipeline.serving.captions import beside
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.index.reading import Index
+from umt_pipeline.serving.search.captions import beside
 
 # Fewer captions give error rates in steps of more than five per cent.
 LEAST = 20
@@ -119,7 +119,7 @@ def best_scores(embedder: Embedder, index: Index, captions: pd.DataFrame) -> Bes
     Args:
         embedder: the model of the index; it reads texts.
         index: an open index.
-        captions: the columns of :func:`umt_pipeline.serving.captions.read_captions`; those of split ``train`` are left out.
+        captions: the columns of :func:`~umt_pipeline.serving.search.captions.read_captions`; those of split ``train`` do not count.
     """
     found = beside(index, captions)
     rows_P = _spread(len(found.present))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.serving.windows import Window
+from umt_pipeline.serving.embedding.windows import Window
 from umt_pipeline.video.container import Header, cause, open_video, packets, read_header, timed_frame
 from umt_pipeline.video.decoders import Display
 from umt_pipeline.video.media import Reason, VideoInfo

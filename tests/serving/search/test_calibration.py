@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.serving.array_index import ArrayIndex, SaidEmbedder, unit
 from umt_pipeline.core.errors import IndexingError
-from umt_pipeline.serving.calibration import (
+from umt_pipeline.serving.search.calibration import (
     BestScores,
     Cutoff,
     best_scores,

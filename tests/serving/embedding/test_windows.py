@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_pipeline.serving.windows import Window, WindowRule
+from umt_pipeline.serving.embedding.windows import Window, WindowRule
 
 # Multiples of 2^-6: sums of them are exact, so that what is asked for may be asked for exactly.
 TICKS = 64

@@ -14,7 +14,7 @@ from typing import Any
 import av
 
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.serving.shelf import Looked
+from umt_pipeline.serving.embedding.shelf import Looked
 from umt_pipeline.video.container import Header, read_header
 from umt_pipeline.video.guarded import Extend
 from umt_pipeline.video.media import Reason, Refusal, check_file
