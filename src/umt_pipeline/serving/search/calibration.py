@@ -119,7 +119,7 @@ def best_scores(embedder: Embedder, index: Index, captions: pd.DataFrame) -> Bes
     Args:
         embedder: the model of the index; it reads texts.
         index: an open index.
-        captions: the columns of :func:`~umt_pipeline.serving.search.captions.read_captions`; those of split ``train`` do not count.
+        captions: the columns of :func:`~umt_pipeline.serving.search.captions.read_captions`, without split ``train``.
     """
     found = beside(index, captions)
     rows_P = _spread(len(found.present))
