@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,14 @@ KINDS = {
     "avi": (".avi", "mpeg4", {"g": "12"}, False),
     "mpeg-ts": (".ts", "libx264", {"g": "12"}, False),
 }
+
+
+def open_files() -> list[str]:
+    found = []
+    for path in Path("/proc/self/fd").glob("*") if Path("/proc/self/fd").exists() else []:
+        with suppress(OSError):
+            found.append(str(path.readlink()))
+    return found
 
 
 def film(folder: Path, kind: str) -> tuple[Path, VideoInfo]:
@@ -81,6 +90,8 @@ def test_each_frame_is_decoded_once_for_all_windows(tmp_path: Path, monkeypatch:
     for part in range(len(reader.parts)):
         reader.read(part)
     assert len(decoded) <= info.num_frames
+    reader.close()
+    assert str(path) not in open_files()
 
 
 def test_far_key_frames_are_not_gone_to_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

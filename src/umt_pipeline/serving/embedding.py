@@ -79,10 +79,7 @@ def embed_videos(
         Why videos could not be read, by their SHA-256.
     """
     readers = [WindowReader(video.path, video.info, embedder.view, video.windows, batch_size) for video in videos]
-    batches = list(_batches(readers, batch_size))
-    failures: dict[str, Refusal] = {}
-    parts: dict[int, list[np.ndarray]] = {}
-    done = 0
+    work = _Work(videos, readers, shelf)
 
     def load(batch: _Batch) -> _Read:
         return {piece: _load(readers[piece.number], piece.part) for piece in batch}
@@ -90,26 +87,48 @@ def embed_videos(
     with progress("embedding", sum(len(video.windows) for video in videos), "window") as show:
         show(0)
         # So many batches wait for the model that each thread has one.
-        for read, _ in decoded(batches, load, -(-threads // 2), threads):
+        for read, _ in decoded(list(_batches(readers, batch_size)), load, -(-threads // 2), threads):
             for pieces in read.values():
                 vectors = _encoded(embedder, pieces)
                 for piece, found in pieces.items():
-                    video = videos[piece.number]
-                    done += len(readers[piece.number].parts[piece.part])
-                    if isinstance(found, Refusal):
-                        failures.setdefault(video.info.sha256, found)
-                        continue
-                    parts.setdefault(piece.number, []).append(vectors[piece])
-                    if piece.part + 1 < len(readers[piece.number].parts):
-                        continue
-                    own = parts.pop(piece.number)
-                    if FileState.of(video.path) != video.state:
-                        detail = f"{video.path}: the file was changed while it was read; run again when it is written"
-                        failures.setdefault(video.info.sha256, Refusal(Reason.FILE_CHANGED.value, detail))
-                    elif video.info.sha256 not in failures:
-                        shelf.put(video.info.sha256, video.windows, np.concatenate(own))
-            show(done)
-    return failures
+                    work.take(piece, found if isinstance(found, Refusal) else vectors[piece])
+                show(work.windows)
+    return work.failures
+
+
+class _Work:
+    """Puts the vectors of files together, part by part in their order, and onto the shelf when they are whole.
+
+    Attributes:
+        failures: by SHA-256 of a file, why it could not be read.
+        windows: that are done.
+    """
+
+    def __init__(self, videos: Sequence[Video], readers: Sequence[WindowReader], shelf: Shelf) -> None:
+        self._videos, self._readers, self._shelf = videos, readers, shelf
+        self._parts: list[np.ndarray] = []
+        self.failures: dict[str, Refusal] = {}
+        self.windows = 0
+
+    def take(self, piece: _Piece, found: np.ndarray | Refusal) -> None:
+        """Take the vectors of the next part, or why it could not be read."""
+        video, reader = self._videos[piece.number], self._readers[piece.number]
+        self.windows += len(reader.parts[piece.part])
+        if isinstance(found, Refusal):
+            self.failures.setdefault(video.info.sha256, found)
+        else:
+            self._parts.append(found)
+        if piece.part + 1 < len(reader.parts):
+            return
+        reader.close()
+        own, self._parts = self._parts, []
+        if video.info.sha256 in self.failures:
+            return
+        if FileState.of(video.path) == video.state:
+            self._shelf.put(video.info.sha256, video.windows, np.concatenate(own))
+        else:
+            detail = f"{video.path}: the file was changed while it was read; run again when it is written"
+            self.failures[video.info.sha256] = Refusal(Reason.FILE_CHANGED.value, detail)
 
 
 def _batches(readers: Sequence[WindowReader], batch_size: int) -> Iterator[_Batch]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -136,3 +137,16 @@ def remove_database(file: Path) -> None:
     """Remove a SQLite file with what SQLite keeps beside it."""
     for suffix in ("", "-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+def forget_others(folder: Path, kept: Collection[str], older_than_s: float = 0.0) -> None:
+    """Remove what builds of other models, rules or code have left in a folder.
+
+    Args:
+        folder: of SQLite files.
+        kept: names of those that stay.
+        older_than_s: seconds since they were last written to.
+    """
+    for file in folder.glob("*.sqlite"):
+        if file.name not in kept and time.time() - file.stat().st_mtime >= older_than_s:
+            remove_database(file)

@@ -32,7 +32,7 @@ from umt_pipeline.core.locking import only_writer
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.embedding import identity_of
 from umt_pipeline.serving.gathering import LOOKED_FILE, Asked, Gathered, gather
-from umt_pipeline.serving.shelf import Shelf, remove_database
+from umt_pipeline.serving.shelf import Shelf, forget_others
 from umt_pipeline.video.probing import CACHE_FILE
 
 Form = Literal["parquet", "npy"]
@@ -99,7 +99,8 @@ def write_vectors(out: Path, asked: Asked, embedder: Embedder, source: str, form
                     "sha256": {name: sha256_file(out / name) for name in names},
                 }
                 write_json(out / MANIFEST_FILE, manifest)
-        _forget(out, identity)
+        # What is written is of this model and rule; the vectors of others are not needed again.
+        forget_others(out / KNOWN, (f"{identity}.sqlite", LOOKED_FILE, CACHE_FILE))
     return Written(manifest, is_new, gathered)
 
 
@@ -154,10 +155,3 @@ def _blocks(files: pd.DataFrame, shelf: Shelf) -> Iterator[tuple[pd.DataFrame, n
             tables, vectors, rows = [], [], 0
     if rows:
         yield pd.concat(tables, ignore_index=True), np.concatenate(vectors)
-
-
-def _forget(out: Path, identity: str) -> None:
-    """Remove the vectors of other models and rules: what is written is of this one."""
-    for file in (out / KNOWN).glob("*.sqlite"):
-        if file.name not in (f"{identity}.sqlite", LOOKED_FILE, CACHE_FILE):
-            remove_database(file)

@@ -12,7 +12,7 @@ Shapes: W windows, T frames, S side of a view in pixels, N frames of a file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -37,6 +37,9 @@ _KEPT_TIMELINES = 16
 # A way to the first wanted frame of a part that is not worth going again and again.
 _FAR_S = 30.0
 _LOOKED_AT = 16
+
+_Pictures = Generator[tuple[int, NDArray[np.uint8]], None, None]
+"""Frames with their numbers."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,13 @@ class WindowReader:
             small = self._reel.read(part, wanted, keep_from=min(self._frames[later[0][0]]) if later else None)
         return np.stack([np.stack([small[number] for number in shown_T]) for shown_T in shown_WT])
 
+    def close(self) -> None:
+        """Let go of the file and of what is known of its frames, after the last part has been read."""
+        if self._reel is not None:
+            self._reel.close()
+        for name in ("_timeline", "_frames"):
+            vars(self).pop(name, None)
+
     @cached_property
     def _can_be_entered(self) -> bool:
         header, timeline = read_header(self.path), self._timeline
@@ -154,19 +164,21 @@ class WindowReader:
     def _frames(self) -> list[list[int]]:
         return [self._timeline.frames_of(window, self.view) for window in self.windows]
 
-    def _small(self, pictures: Iterable[tuple[int, NDArray[np.uint8]]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def _small(self, pictures: _Pictures) -> _Pictures:
         crop = eval_view(self.view, self.info.num_frames, self.info.height, self.info.width).crop
-        for number, picture_HWC in pictures:
-            try:
-                yield number, apply_view(picture_HWC[None], View((number,), crop, False, self.view.size))[0]
-            except ValueError as error:
-                raise VideoError(Reason.WRONG_SHAPE, f"{self.path}: {error}") from error
+        with closing(pictures):
+            for number, picture_HWC in pictures:
+                try:
+                    small_SSC = apply_view(picture_HWC[None], View((number,), crop, False, self.view.size))[0]
+                except ValueError as error:
+                    raise VideoError(Reason.WRONG_SHAPE, f"{self.path}: {error}") from error
+                yield number, small_SSC
 
 
 class _Reel:
     """The frames of a file in order, shared by those who read its parts, each in its turn."""
 
-    def __init__(self, frames: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
+    def __init__(self, frames: _Pictures) -> None:
         self._frames = frames
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._turn, self._changed = 0, Condition()
@@ -196,6 +208,11 @@ class _Reel:
                 self._turn += 1
                 self._changed.notify_all()
 
+    def close(self) -> None:
+        """Close the file."""
+        self._frames.close()
+        self._kept = {}
+
     def _read(self, wanted: Sequence[int], keep_from: int | None) -> dict[int, NDArray[np.uint8]]:
         missing = [number for number in wanted if number not in self._kept]
         last = missing[-1] if missing else -1
@@ -223,10 +240,10 @@ def _timeline(path: Path, size_bytes: int, mtime_ns: int, num_frames: int) -> Ti
     first = (timed[0][0] if timed else 0) + header.lead_in
     times_N = np.array([time for time, _ in timed if time >= first], dtype=np.int64)
     keys = np.array([time for time, is_key in timed if is_key], dtype=np.int64)
-    return Timeline((times_N - first) * unit, times_N, keys)
+    return Timeline(np.asarray((times_N - first) * unit, dtype=np.float64), times_N, keys)
 
 
-def _by_keys(path: Path, timeline: Timeline, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _by_keys(path: Path, timeline: Timeline, wanted: Sequence[int]) -> _Pictures:
     """Yield frames with their numbers, jumping to key frames; from the begin where the file's index leads astray.
 
     Raises:
@@ -264,7 +281,7 @@ def _jumping(path: Path, timeline: Timeline, times: NDArray[np.int64]) -> Iterat
             key = int(timeline.keys[before]) if before >= 0 else time
             if at is None or key > at:
                 frames = _from(container, stream, key)
-            frame = next((frame for frame in frames if frame is None or frame.pts >= time), None)
+            frame: Any = next((frame for frame in frames if frame is None or frame.pts >= time), None)
             if frame is None or frame.pts != time:
                 return
             at = time
@@ -290,11 +307,11 @@ def _is_entry(path: Path, key: int) -> bool:
     """Whether decoding can begin at a key frame: it comes first, and what follows is whole and in order."""
     with open_video(path) as (container, stream):
         stream.codec_context.thread_count = 1
-        some = list(islice(_from(container, stream, key), _LOOKED_AT))
+        some: list[Any] = list(islice(_from(container, stream, key), _LOOKED_AT))
     return None not in some and bool(some) and some[0].pts == key
 
 
-def _in_order(path: Path, header: Header, only: Collection[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _in_order(path: Path, header: Header, only: Collection[int]) -> _Pictures:
     display = Display(header)
     try:
         for number, frame in enumerate(displayed_frames(path, header)):

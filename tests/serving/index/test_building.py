@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.serving.filmed import colour_embedder, write_film
 from umt_pipeline.core.errors import ConfigError, IndexingError
@@ -75,8 +77,6 @@ def test_windows_are_cut_at_scenes_and_embedded_as_anybody_would(videos: Path) -
         for number, window in index.windows.iterrows():
             path = Path(index.files["path"][window["file"]])
             frames = clip_of(path, embedder.view, (window["start_s"], window["end_s"]))
-            import torch
-
             expected = embedder.encode_clips(torch.from_numpy(frames[None])).numpy()
             np.testing.assert_allclose(index.vectors(np.array([number])), expected, atol=1e-6)
         assert index.facts["files"] == {"found": 3, "indexed": 3, "copies": 0, "failed": 0, "added": 3, "removed": 0}
@@ -102,6 +102,16 @@ def test_what_changed_costs_itself(videos: Path, monkeypatch: pytest.MonkeyPatch
         assert counts == [2]
         white = index.vectors(np.flatnonzero(index.windows["file"] != 0))
         assert (white > 0).all(), "nothing of the blue content is left"
+
+
+def test_what_another_build_left_is_removed_when_it_is_old(videos: Path) -> None:
+    build(videos)
+    known = videos.parent / "index" / "known"
+    for name, days in (("old", 40), ("new", 2)):
+        (known / f"{name}.sqlite").touch()
+        os.utime(known / f"{name}.sqlite", (0, time.time() - days * 86400))
+    build(videos)
+    assert sorted(path.stem for path in known.glob("*.sqlite")) == ["looked", "new", "probed"]
 
 
 def test_another_model_or_rule_is_built_beside(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,9 @@ from umt_pipeline.serving.index.nearest import exact, top
 
 logger = logging.getLogger(__name__)
 
+# Its types are those of the C++ below; Python takes arrays and names.
+_FAISS: Any = faiss
+
 EXACT: dict[str, Any] = {"kind": "exact"}
 # Of vectors, that one query reads: measured, docs/search.md.
 EXACT_BYTES = 256 * 2**20
@@ -63,14 +66,14 @@ class Approximate:
 
     def nearest(self, queries_QE: np.ndarray, k: int, allowed_N: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and rows [Q, K] of the nearest vectors that are allowed; -inf and -1 where fewer were found."""
-        probes, options = self.probes, {}
+        probes, options = self.probes, dict[str, Any]()
         if allowed_N is not None:
             # The nearest of those that are allowed are farther off, and in more lists, but by far not in 1 / share as many.
             share = np.count_nonzero(allowed_N) / len(allowed_N)
             probes = min(self.index.nlist, math.ceil(probes / math.sqrt(share)))
-            options["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
+            options["sel"] = _FAISS.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
         wanted = min(len(self.vectors_NE), max(_LEAST_CANDIDATES, _CANDIDATES_PER_K * k))
-        parameters = faiss.SearchParametersIVF(nprobe=probes, **options)
+        parameters = _FAISS.SearchParametersIVF(nprobe=probes, **options)
         _, rows_QC = self.index.search(queries_QE, wanted, params=parameters)
         scores_QC = np.full(rows_QC.shape, -np.inf, dtype=np.float32)
         for query, rows_C in enumerate(rows_QC):

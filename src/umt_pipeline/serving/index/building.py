@@ -14,13 +14,17 @@ from umt_pipeline.core.errors import ConfigError, IndexingError
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.embedding import identity_of
-from umt_pipeline.serving.gathering import Asked, Gathered, gather
+from umt_pipeline.serving.gathering import LOOKED_FILE, Asked, Gathered, gather
 from umt_pipeline.serving.index.layout import CURRENT_FILE, GENERATIONS, KNOWN, Manifest, ModelFacts, read_pointer
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
-from umt_pipeline.serving.shelf import Shelf
+from umt_pipeline.serving.shelf import Shelf, forget_others
+from umt_pipeline.video.probing import CACHE_FILE
 
 logger = logging.getLogger(__name__)
+
+# Whoever has not gone on with an interrupted build of another model for a month will not.
+_GIVEN_UP_AFTER_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def build_index(out: Path, asked: Asked, embedder: Embedder, source: str, anew: 
             is_new = usable is None or not _same(usable, content)
             manifest = write_generation(out, old, content, shelf) if is_new or usable is None else usable.manifest
             shelf.remove()
+        forget_others(out / KNOWN, (LOOKED_FILE, CACHE_FILE), _GIVEN_UP_AFTER_S)
     return Built(manifest, is_new, gathered)
 
 

@@ -165,7 +165,7 @@ def _new(segments: Sequence[Segment], dead: Sequence[np.ndarray], wanted: Collec
     """Return the files that no segment has, in order."""
     known: set[str] = set()
     for segment, before in zip(segments, dead, strict=True):
-        known.update(segment.table["file_id"].drop(index=before))
+        known.update(np.delete(segment.table["file_id"].to_numpy(dtype=object), before))
     return sorted(set(wanted) - known)
 
 
@@ -187,7 +187,8 @@ def _counted(staged: Path, facts: Sequence[SegmentFacts], deleted: np.ndarray, f
     """
     tables = [pd.read_parquet(staged / segment.table_file) for segment in facts]
     empty = pd.DataFrame({"file_id": pd.Series(dtype=str), "start_s": [], "end_s": []})
-    windows = pd.concat([empty, *tables], ignore_index=True).drop(index=deleted)
+    windows = pd.concat([empty, *tables], ignore_index=True)
+    windows = windows.iloc[np.delete(np.arange(len(windows)), deleted)]
     n_windows, ends = windows["file_id"].value_counts(), windows.groupby("file_id")["end_s"].max()
     if strangers := set(n_windows.index) - set(files["file_id"]):
         raise IndexingError(f"expected windows of the files of the index, found some of {len(strangers)} others")
