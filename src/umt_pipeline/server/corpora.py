@@ -116,13 +116,13 @@ class CorpusOffer:
                 )
             return None, None
         options: Any = serving_settings(kind, self.project, self.loader).model_dump(mode="json") if kind in SAYS else {}
-        return self._ready(name, umt.load(folder, self.shop.precision, **options)), None
+        return self._ready(name, umt.load(folder, **options)), None
 
     def load_version(self, files: Found) -> Model:
         """Load a registered version."""
         logger.info("loading %s", files.source)
         assert files.settings is not None, "a version has them"
-        return load_found(files, files.settings, self.shop.precision)
+        return load_found(files, files.settings)
 
     def _ready(self, name: str, model: Model, champion: bool = False) -> Served:
         index = None

@@ -38,20 +38,23 @@ class Shop:
 
     Attributes:
         clip: file of the known clip.
-        precision: that models run in.
     """
 
     clip: Path
-    precision: AskedPrecision = "auto"
 
-    def load(self, source: str) -> Model:
+    def load(self, source: str, precision: str = "auto") -> Model:
         """Load a model.
+
+        Args:
+            source: where it comes from.
+            precision: what it runs in; of an index that of its vectors, for ``auto`` may take another one now than it did then.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
         logger.info("loading %s", source)
-        return umt.load(source, self.precision)
+        chosen: dict[str, AskedPrecision] = {"fp32": "fp32", "bf16": "bf16"}
+        return umt.load(source, chosen.get(precision, "auto"))
 
     def of_index(self, folder: Path, source: str | None, taken: Sequence[str]) -> Served:
         """Return an index of any folder with its model.
@@ -68,7 +71,7 @@ class Shop:
         source = source or index.model.source
         indexed = index.facts.get("folder")
         root = None if indexed is None else Path(str(indexed))
-        return self.served(name_for(source, taken), self.load(source), index, root=root)
+        return self.served(name_for(source, taken), self.load(source, index.model.precision), index, root=root)
 
     def served(self, name: str, model: Model, index: Index | None, champion: bool = False, root: Path | None = None) -> Served:
         """Put a model and an index together; the model is asked for the first time.

@@ -10,8 +10,8 @@ export class Failure extends Error {
 }
 
 /** The models that are served: [{name, kind, champion, abilities, index}]. */
-export function models(signal) {
-  return ask("/api/models", { signal });
+export function models() {
+  return ask("/api/models", {});
 }
 
 /** Moments that fit a sentence. `wanted` holds q, model, k and filters; what is empty is left out. */

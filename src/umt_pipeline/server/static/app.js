@@ -29,10 +29,11 @@ function visit(next, again = false) {
   return show(again);
 }
 
-/** Go to a state, and to a hit there, or to the top of what is found. */
-async function visitAt(next, rank = 0) {
+/** Go to a state, and to a hit of a model there, or to the top of what is found. */
+async function visitAt(next, rank = 0, model = "") {
   await visit(next, !rank && write(next) === location.search);
-  const hit = rank && columns.querySelector(`.hit[data-rank="${rank}"] .play`);
+  const column = [...columns.children].find(({ dataset }) => dataset.model === model);
+  const hit = column?.querySelector(`.hit[data-rank="${rank}"] .play`);
   if (hit) return hit.focus();
   results.focus({ preventScroll: true });
   return scrollTo({ top: 0 });
@@ -132,7 +133,9 @@ function take(file) {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const q = field.value.trim();
-  visit(anew(state, q ? { q, ...controls.chosen(models) } : {}), true);
+  const settings = controls.chosen(models);
+  // Enter in a filter goes on with the clip that is searched by.
+  visit(!q && (state.like || state.upload) ? { ...state, ...settings } : anew(state, { q, ...settings }), true);
 });
 field.addEventListener("keydown", (event) => {
   if (event.key !== "ArrowDown") return;
@@ -142,8 +145,10 @@ field.addEventListener("keydown", (event) => {
 at("home").addEventListener("click", (event) => {
   if (event.metaKey || event.ctrlKey) return;
   event.preventDefault();
-  visit(anew(state, {}));
+  state = anew(state, {});
+  history.pushState(null, "", write(state));
   field.focus();
+  start(); // indexes may have grown
 });
 at("sound").addEventListener("change", (event) => hear(event.target.checked));
 at("choose").addEventListener("click", () => at("file").click());

@@ -9,8 +9,9 @@ const KEPT = 30;
 const answers = new Map(); // what was found, so that "back" is there at once
 
 /**
- * The part of the page that belongs to a model. `look` says what is looked for: {state, models, file, visit(next, rank), say(words), told(name)};
- * `visit` goes to another state and then to the hit of a rank, or to the top; `told` hears of which file a moment is.
+ * The part of the page that belongs to a model. `look` says what is looked for: {state, models, file, visit, say, told}.
+ * `visit(next, rank, model)` goes to another state and then to the hit of a rank that a model found, or to the top;
+ * `say(words)` speaks; `told(name)` hears of which file the moment is that others are compared with.
  */
 export class Column {
   constructor(model, look, isNamed) {
@@ -23,7 +24,7 @@ export class Column {
       : h("h2", { class: "unseen" }, "Found");
     this.element = h(
       "section",
-      { class: "column", "aria-label": isNamed ? `Found by ${model.name}` : "Found" },
+      { class: "column", "data-model": model.name, "aria-label": isNamed ? `Found by ${model.name}` : "Found" },
       head,
       this.body,
     );
@@ -92,7 +93,7 @@ export class Column {
   }
 
   anyway(words, rank = 1) {
-    return button(words, () => this.look.visit({ ...this.look.state, any: true }, rank), "button any");
+    return button(words, () => this.look.visit({ ...this.look.state, any: true }, rank, this.model.name), "button any");
   }
 
   /** What there is to see after the last hit. */
@@ -104,7 +105,7 @@ export class Column {
         this.anyway(`Show ${many(below, "more moment")} below the cut-off of ${decimal(cutoff, 3)}`, number - below + 1),
       );
     } else if (number >= state.k && state.k < MOST) {
-      line.append(button("Show more", () => visit({ ...state, k: Math.min(MOST, 2 * state.k) }, number + 1)));
+      line.append(button("Show more", () => visit({ ...state, k: Math.min(MOST, 2 * state.k) }, number + 1, this.model.name)));
     }
     return line.hasChildNodes() ? line : "";
   }

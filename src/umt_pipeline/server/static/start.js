@@ -27,10 +27,10 @@ export function mosaic(model, state, visit) {
   return h("section", { class: "mosaic", "aria-labelledby": "moments" }, title, h("ul", { role: "list" }, tiles));
 }
 
-/** The moment of an index that others are compared with; `name` is of its file, if that is known already. */
-export function askedMoment(model, state, name = "") {
+/** The moment of an index that others are compared with; the name of its file comes with them. */
+export function askedMoment(model, state) {
   const image = picture(model, state.like, state.generation, "The moment that others are compared with");
-  return [image, h("div", { class: "about" }, h("h2", {}, "Moments like this one"), h("p", { class: "note" }, name))];
+  return [image, h("div", { class: "about" }, h("h2", {}, "Moments like this one"), h("p", { class: "note" }))];
 }
 
 /** A person's own clip, and what the models can say about it. */
