@@ -74,7 +74,8 @@ class Filters:
 
 
 def _equal(column: pd.Series[Any], wanted: str, name: str) -> np.ndarray:
-    equal = np.array([value == wanted for value in column], dtype=bool)
+    # One string after the other takes 60 ms of 100,000 files: more than all else of a query.
+    equal = np.asarray(np.asarray(column, dtype=object) == wanted, dtype=bool)
     if not equal.any():
         known = sorted(column.dropna().unique())
         raise ConfigError(f"{name} {wanted!r}: expected one of {', '.join(map(repr, known[:20])) or 'none: no file has one'}")
