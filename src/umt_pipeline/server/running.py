@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Requests that are under way when the server is told to end have so long.
 _END_WITHIN_S = 10
+# What `Authorization: Bearer` takes (RFC 6750), and what is the same in a cookie.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,18 @@ class Address:
         return self.host in LOOPBACK
 
     def with_token(self) -> Address:
-        """Return the address with a token, made up where one is needed and none was given."""
+        """Return the address with a token, made up where one is needed and none was given.
+
+        Raises:
+            ConfigError: the token that was given is none, such as that of a variable that is not set.
+        """
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            # Its words stay out of the message, which ends up in logs.
+            raise ConfigError(
+                "--token (or UMT_SERVE_TOKEN): expected letters, digits and any of -._~+/=, as a header can carry them, found "
+                f"{'nothing: everybody would be let in' if not self.token.strip() else 'others'}. Without --token, one is made "
+                "up where one is needed"
+            )
         if self.token is None and not self.only_loopback:
             return Address(self.host, self.port, secrets.token_urlsafe(24))
         return self
