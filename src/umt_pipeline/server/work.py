@@ -116,7 +116,7 @@ class ModelThread:
             return await asyncio.wait_for(asyncio.wrap_future(job.future), self._limits.wait_s)
         except TimeoutError as error:
             if job.future.done() and not job.future.cancelled():
-                raise  # the work's own
+                return job.future.result()  # its own failure, or done at the last moment
             self._metrics.refused.labels("wait").inc()
             raise busy(f"the model did not get to it within {self._limits.wait_s:g} s", self._limits.wait_s) from error
 
