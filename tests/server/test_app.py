@@ -237,6 +237,10 @@ def test_labels_and_answers_are_given_by_models_that_have_them(client: TestClien
     asked = client.post("/api/ask", data={"question": "what goes", "window": window})
     assert {one["text"] for one in asked.json()["answers"]} == set(ANSWERS)
     assert client.post("/api/ask", data={"question": "what goes"}, files={"file": content}).json() == asked.json()
+    for address in ("/api/classify", "/api/ask"):
+        about = {"window": window, "question": "what goes"}
+        assert client.post(address, data={**about, "generation": 1}).status_code == 200
+        assert "search again" in refused(client.post(address, data={**about, "generation": 2}), 409)
 
 
 def test_labels_and_answers_of_nothing_are_refused(client: TestClient) -> None:

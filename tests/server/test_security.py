@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -10,7 +12,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.server.running import Address
+from umt_pipeline.server.running import Address, bound
 from umt_pipeline.server.security import COOKIE, Guard
 
 
@@ -89,11 +91,26 @@ def test_cookies_of_other_servers_of_this_host_are_in_nobodys_way() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-@pytest.mark.parametrize("token", ["", " ", "two words", "sécret", "a;b"])
+@pytest.mark.parametrize("token", ["", " ", "end ", "sécret", "a\nb"])
 def test_a_token_that_is_none_lets_nobody_in(host: str, token: str) -> None:
     with pytest.raises(ConfigError, match="--token") as raised:
         Address(host, 8000, token).with_token()
     assert token.strip() == "" or token not in str(raised.value)
+
+
+@pytest.mark.parametrize("token", ["two words", 'a;"b', "a+b/c=", "{}"])
+def test_any_other_token_comes_through_link_cookie_and_header(token: str) -> None:
+    assert Address("0.0.0.0", 8000, token).with_token().token == token
+    ask = client(token=token)
+    assert ask.get(f"/?token={quote(token)}").status_code == 303
+    cookie = ask.cookies.get(COOKIE)
+    assert ask.get("/api/models", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 200
+    assert client(token=token).get("/api/models", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_a_port_is_taken_before_anybody_answers_at_it() -> None:
+    with bound(Address("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="expected a free port"):
+        bound(Address("127.0.0.1", taken.getsockname()[1]))
 
 
 def test_a_token_is_made_up_where_others_reach_the_server() -> None:

@@ -13,6 +13,7 @@ from umt_pipeline.server.metrics import Metrics
 from umt_pipeline.server.shelf import Served, Shelf
 from umt_pipeline.server.work import ModelThread
 
+
 class Health:
     """Asks each model for what it said at the start. Many who ask at the same time share one check.
 
@@ -41,7 +42,8 @@ class Health:
 
     async def _found(self) -> tuple[list[str], float]:
         """Return what is different, and the seconds that models worked to find out."""
-        problems, spent_s = [], 0.0
+        problems: list[str] = []
+        spent_s = 0.0
         for name in [served.name for served in self._shelf.all]:
 
             def work(name: str = name) -> tuple[list[str], float]:

@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 
 # Requests that are under way when the server is told to end have so long.
 _END_WITHIN_S = 10
-# What `Authorization: Bearer` takes (RFC 6750), and what is the same in a cookie.
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
+# Connections that nobody has taken yet.
+_WAITING = 2048
+# What comes through a header as it is.
+_TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Address:
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             # Its words stay out of the message, which ends up in logs.
             raise ConfigError(
-                "--token (or UMT_SERVE_TOKEN): expected letters, digits and any of -._~+/=, as a header can carry them, found "
-                f"{'nothing: everybody would be let in' if not self.token.strip() else 'others'}. Without --token, one is made "
+                "--token (or UMT_SERVE_TOKEN): expected characters of ASCII, as a header can carry them, found "
+                f"{'others' if self.token.strip() else 'none: everybody would be let in'}. Without --token, one is made "
                 "up where one is needed"
             )
         if self.token is None and not self.only_loopback:
@@ -80,6 +82,8 @@ def bound(address: Address) -> socket.socket:
         # Else a port stays taken for a minute after a server that was reached through it.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(place)
+        # Else another server could take the port, too, as long as neither answers; who comes early waits.
+        taken.listen(_WAITING)
     except OSError as error:
         taken.close()
         if error.errno == errno.EADDRINUSE:

@@ -44,7 +44,8 @@ class Watcher:
 
     def look(self) -> None:
         """Look once."""
-        for look in [*self._looks, *(partial(self._newer, served.name) for served in self._serving.shelf.all)]:
+        newer: list[Look] = [partial(self._newer, served.name) for served in self._serving.shelf.all]
+        for look in [*self._looks, *newer]:
             try:
                 found = look()
                 if found is not None and not self._ended.is_set():
