@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
+import os
 import re
 import secrets
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
 from urllib.parse import quote
@@ -137,6 +142,25 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_default_executor(_NotWaitedFor())
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+
+class _NotWaitedFor(ThreadPoolExecutor):
+    """Threads that may be in the middle of something long at the end: a film is hashed or made playable for minutes."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def end_now() -> None:
+    """End the process, whatever threads still do; the last thing that is called, when all is put away.
+
+    Nobody is left who waits for what they do, and they cannot be told to stop. Processes that they wait for end with this one.
+    """
+    if threading.active_count() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
