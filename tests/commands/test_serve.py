@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,35 @@ from tests.server.small import Small, build_index, make_small
 from tests.serving.folders import write_folder
 from umt_pipeline.commands.main import app
 from umt_pipeline.core.errors import CheckpointError, ConfigError, IndexingError
+from umt_pipeline.core.files import sha256_file
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.project_config import config_loader
 from umt_pipeline.registry.serving_settings import serving_settings
 from umt_pipeline.server.running import Address, bound
+
+# A server of which something lasts long, in one of its threads.
+LASTING = """
+import sys
+import time
+
+from umt_pipeline.commands.main import app
+from umt_pipeline.server import files, running, searching
+
+
+def last(*_: object) -> None:
+    print("this lasts", flush=True)
+    time.sleep(1000)
+
+
+if __name__ == "__main__":
+    running._END_WITHIN_S = 1
+    if sys.argv[1] == "transcode":
+        files.transcode_for_browsers = last
+    else:
+        searching.search = last
+    app(["serve", *sys.argv[2:]])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +118,29 @@ def test_told_to_end_it_ends_cleanly(small: Small, tmp_path: Path) -> None:
         assert server.end() == 0
     assert not list(tmp_path.glob("umt-*")), "temporary files went with it"
     assert "Traceback" not in "".join(server.said)
+
+
+@pytest.mark.slow  # waits for the end of what lasts
+@pytest.mark.parametrize("what", ["transcode", "model"])
+def test_told_to_end_it_does_not_wait_for_what_lasts(small: Small, tmp_path: Path, what: str) -> None:
+    script = tmp_path / "lasting.py"
+    script.write_text(LASTING)
+    arguments = ["--index", small.index, "--model", small.model, "--port", "0"]
+    with serving(arguments, tmp_path, [sys.executable, script, what], TMPDIR=str(tmp_path)) as server:
+        base = server.base
+        old = sha256_file(small.videos / "old.avi")
+        address = f"{base}/media/{old}" if what == "transcode" else f"{base}/api/similar?window=0"
+
+        def ask() -> None:
+            with suppress(httpx.HTTPError):
+                httpx.get(address, timeout=60)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until("it is under way", lambda: "this lasts" in "".join(server.said))
+        assert server.end() == 0, "within the 30 seconds that a test waits, of the 1000 that it lasts"
+        asking.join()
+    assert not list(tmp_path.glob("umt-*"))
 
 
 @pytest.mark.slow  # starts two servers

@@ -58,17 +58,21 @@ def serve_command(*arguments: str | Path) -> list[str]:
 
 
 @contextmanager
-def serving(arguments: Sequence[str | Path], folder: Path, **environment: str) -> Iterator[ServeProcess]:
+def serving(
+    arguments: Sequence[str | Path], folder: Path, command: Sequence[str | Path] = (), **environment: str
+) -> Iterator[ServeProcess]:
     """Yield a server that answers; it is ended with the block.
 
     Args:
         arguments: of `umt serve`.
         folder: that it is started in.
+        command: that takes them, in place of `umt serve`.
         environment: variables.
     """
     variables = {**os.environ, "UMT_CACHE": str(folder / "cache"), "COLUMNS": "200", **environment}
+    line = [*map(str, command), *map(str, arguments)] if command else serve_command(*arguments)
     process = subprocess.Popen(
-        serve_command(*arguments), cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        line, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     found = ServeProcess(process, [])
 

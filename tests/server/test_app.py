@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from tests.server.small import VIDEOS, Small, started
 from tests.serving.folders import ANSWERS, MOTIONS, SHAPES
 from tests.video_files import write_video
 from umt_pipeline.core.files import sha256_file
+from umt_pipeline.server import health
 from umt_pipeline.server.limits import Limits
+from umt_pipeline.server.shelf import Served
 from umt_pipeline.server.state import Serving
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.search.search import Query, search
@@ -234,6 +237,10 @@ def test_labels_and_answers_are_given_by_models_that_have_them(client: TestClien
     asked = client.post("/api/ask", data={"question": "what goes", "window": window})
     assert {one["text"] for one in asked.json()["answers"]} == set(ANSWERS)
     assert client.post("/api/ask", data={"question": "what goes"}, files={"file": content}).json() == asked.json()
+    for address in ("/api/classify", "/api/ask"):
+        about = {"window": window, "question": "what goes"}
+        assert client.post(address, data={**about, "generation": 1}).status_code == 200
+        assert "search again" in refused(client.post(address, data={**about, "generation": 2}), 409)
 
 
 def test_labels_and_answers_of_nothing_are_refused(client: TestClient) -> None:
@@ -251,7 +258,7 @@ def test_health_embeds_and_compares(client: TestClient, server: tuple[TestClient
 
 def test_a_model_that_says_something_else_is_not_well(small: Small, cache: Path) -> None:
     served = small.served()
-    with started([served], cache, Limits(health_s=0)) as (client, _):
+    with started([served], cache, Limits(health_rest=0)) as (client, _):
         assert client.get("/healthz").status_code == 200
         embedder = served.embedder
         weights = dict(embedder.encoder.model.named_parameters())  # type: ignore[attr-defined]
@@ -262,6 +269,20 @@ def test_a_model_that_says_something_else_is_not_well(small: Small, cache: Path)
         assert any("the known text's vector" in problem for problem in found.json()["problems"])
         assert "umt_healthy 0.0" in client.get("/metrics").text
         assert client.get("/api/search", params={"q": "x"}).status_code == 500, "no answer of no numbers"
+
+
+def test_who_asks_for_health_all_the_time_costs_little(small: Small, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    def check(served: Served) -> list[str]:
+        checked.append(served.name)
+        time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(health, "_problems", check)
+    with started([small.served()], cache, Limits(health_rest=1e6)) as (client, _):
+        assert {client.get("/healthz").status_code for _ in range(5)} == {200}
+    assert checked == ["tiny"]
 
 
 def test_prometheus_is_told(client: TestClient) -> None:

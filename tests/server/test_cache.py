@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from umt_pipeline.server.cache import Cache
+from umt_pipeline.server.limits import RefusedError
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +59,25 @@ async def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     cache.put("large", b"x" * 1000)
     assert [path.name for path in tmp_path.iterdir()] == ["large"], "what was just made is there for who asked for it"
     assert cache.known("a") is None
+
+
+async def test_many_small_files_are_not_looked_at_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, looked = Cache(tmp_path, 256 * 1000), []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: looked.append(path) or iterdir(path))
+    for number in range(100):
+        cache.put(str(number), b"x" * 100)
+    assert 5 < len(looked) < 15
+
+
+async def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = Cache(tmp_path, 1000)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(RefusedError, match="No space left") as raised:
+            cache.put("a", b"x")
+    assert raised.value.status == 507
+    assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from umt_pipeline.server.corpora import CorpusOffer
 from umt_pipeline.server.known import write_known_clip
 from umt_pipeline.server.offers import Shop
 from umt_pipeline.server.watching import Watcher
+from umt_pipeline.serving import loading
 from umt_pipeline.serving.embedding.gathering import Asked
 
 NAME = "demo_stage2"
@@ -142,3 +143,18 @@ def test_models_are_served_side_by_side_each_with_its_own_index(
         by = {name: client.get("/api/search", params={"q": "a disc", "model": name}).json() for name in ("stage2", "stage2-1")}
     assert by["stage2"]["model"] == "stage2"
     assert by["stage2"]["hits"] != by["stage2-1"]["hits"]
+
+
+def test_a_model_is_asked_in_the_precision_of_its_index(
+    offer: CorpusOffer, registry: Registry, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,), _ = offer.served([str(small.model)])
+    assert first.index is not None
+    built = {first.index.folder}
+    measured = {"fp32": "bf16", "bf16": "fp32"}[first.embedder.encoder.precision]
+    monkeypatch.setattr(loading, "resolve_precision", lambda asked, device: measured)
+    (again,), _ = offer.served([str(small.model)])
+    assert again.embedder.key == first.embedder.key
+    assert set(first.index.folder.parent.iterdir()) == built, "no second index of the same weights"
+    (other,), _ = offer.served([str(small.other("stage2"))])
+    assert other.embedder.encoder.precision == measured, "of other weights there is none"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -13,6 +15,7 @@ from PIL import Image
 from tests.video_files import number_shown, write_video
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.core.files import sha256_file
+from umt_pipeline.server import media
 from umt_pipeline.server.decoding import check_clip, read_clip, transcode_for_browsers
 from umt_pipeline.server.limits import RefusedError
 from umt_pipeline.server.media import IndexedFile, Unchanged, playable_type
@@ -51,6 +54,22 @@ def test_a_file_is_given_as_long_as_it_is_what_was_indexed(tmp_path: Path) -> No
     assert refusal(unchanged, file) == 410
     file.path.mkdir()
     assert refusal(unchanged, file) == 410
+
+
+def test_a_file_is_hashed_once_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = indexed(_written(tmp_path / "a.mp4", b"content"))
+    hashed = []
+
+    def slowly(path: Path) -> str:
+        hashed.append(path)
+        time.sleep(0.2)
+        return file.file_id
+
+    monkeypatch.setattr(media, "sha256_file", slowly)
+    unchanged = Unchanged()
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(lambda _: unchanged.path(file), range(4)))) == 1
+    assert len(hashed) == 1
 
 
 def test_a_link_is_followed_only_to_what_was_indexed(tmp_path: Path) -> None:

@@ -154,6 +154,8 @@ def test_a_file_that_has_gone_is_told_of(look: Open, own: Small, tmp_path: Path)
         page.locator(".hit .play").first.click()
         page.wait_for_selector(".shot[data-state=failed]")
         expect(page.locator(".said").first).to_contain_text("index the folder again")
+        page.reload()
+        expect(page.locator(".hit .note")).to_contain_text("the file cannot be opened")
 
 
 def test_the_keyboard_is_enough(look: Open) -> None:

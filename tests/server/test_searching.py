@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,15 @@ def test_where_a_model_looks_is_told_without_a_sentence(client: TestClient) -> N
     found = client.get("/api/why", params={"window": 0}).json()
     assert (found["score"], found["match"]) == (None, None)
     assert sum(frame["weight"] for frame in found["frames"]) == pytest.approx(1)
+
+
+def test_what_is_wrong_with_a_file_and_what_is_not_read_is_said(own: Small, cache: Path) -> None:
+    with started([own.served()], cache) as (client, _):
+        (own.videos / "one.mp4").unlink()
+        os.utime(own.videos / "two.mp4", (0, 0))
+        found = client.get("/api/search", params={"q": "a disc qqqq", "k": 100}).json()
+        notes = {hit["name"]: hit["note"] for hit in found["hits"]}
+        assert "cannot be opened" in notes["one.mp4"]
+        assert "was changed" in notes["two.mp4"]
+        assert notes["bare.mp4"] == ""
+        assert found["notes"]

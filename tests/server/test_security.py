@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -9,6 +11,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from umt_pipeline.core.errors import ConfigError
+from umt_pipeline.server.running import Address, bound
 from umt_pipeline.server.security import COOKIE, Guard
 
 
@@ -48,6 +52,7 @@ def test_pages_of_other_sites_cannot_post() -> None:
     ask = client()
     assert ask.post("/api/models", headers={"Origin": "http://evil.example"}).status_code == 403
     assert ask.post("/api/models", headers={"Origin": "null"}).status_code == 403
+    assert ask.post("/api/models", headers={"Origin": "http://[bad"}).status_code == 403
     assert ask.post("/api/models", headers={"Origin": "http://127.0.0.1:8000"}).status_code == 200
     assert ask.post("/api/models").status_code == 200, "programs send no origin"
 
@@ -72,8 +77,46 @@ def test_the_link_with_the_token_gives_a_cookie_and_goes_out_of_the_address() ->
     assert (found.status_code, found.headers["location"]) == (303, "/")
     cookie = found.headers["set-cookie"].lower()
     assert "httponly" in cookie
-    assert "samesite=strict" in cookie
+    assert "samesite=lax" in cookie, "a link in a web page leads to the page, not to a refusal"
     assert ask.get("/api/models").status_code == 200, "the client keeps the cookie"
     ask.cookies.set(COOKIE, "other")
     assert client(token="secret").get("/api/models", headers={"Cookie": f"{COOKIE}=other"}).status_code == 401
     assert client(token="secret").get("/api/models", headers={"Cookie": "\x00;=;;"}).status_code == 401
+
+
+def test_cookies_of_other_servers_of_this_host_are_in_nobodys_way() -> None:
+    for others in ("theirs[1]=x", 'theirs="x', "{}=1"):
+        found = client(token="secret").get("/api/models", headers={"Cookie": f"{others}; {COOKIE}=secret"})
+        assert found.status_code == 200, others
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("token", ["", " ", "end ", "sécret", "a\nb"])
+def test_a_token_that_is_none_lets_nobody_in(host: str, token: str) -> None:
+    with pytest.raises(ConfigError, match="--token") as raised:
+        Address(host, 8000, token).with_token()
+    assert token.strip() == "" or token not in str(raised.value)
+
+
+@pytest.mark.parametrize("token", ["two words", 'a;"b', "a+b/c=", "{}"])
+def test_any_other_token_comes_through_link_cookie_and_header(token: str) -> None:
+    assert Address("0.0.0.0", 8000, token).with_token().token == token
+    ask = client(token=token)
+    assert ask.get(f"/?token={quote(token)}").status_code == 303
+    cookie = ask.cookies.get(COOKIE)
+    assert ask.get("/api/models", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 200
+    assert client(token=token).get("/api/models", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_a_port_is_taken_before_anybody_answers_at_it() -> None:
+    with bound(Address("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="expected a free port"):
+        bound(Address("127.0.0.1", taken.getsockname()[1]))
+
+
+def test_a_token_is_made_up_where_others_reach_the_server() -> None:
+    assert Address("127.0.0.1", 8000).with_token().token is None
+    first, second = (Address("0.0.0.0", 8000).with_token().token for _ in range(2))
+    assert first is not None
+    assert len(first) > 20
+    assert first != second
+    assert Address("0.0.0.0", 8000, first).with_token().token == first

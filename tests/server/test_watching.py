@@ -39,3 +39,31 @@ def test_a_damaged_generation_does_not_replace_a_whole_one(own: Small, cache: Pa
         Watcher(serving, [], 3600).look()
         found = client.get("/api/search", params={"q": "x"})
         assert (found.status_code, found.json()["generation"]) == (200, 1)
+
+
+def test_a_champion_and_a_newer_index_of_the_former_one_at_once(own: Small, cache: Path) -> None:
+    other = own.other("stage2")
+    build_index(own.folder / "of_other", umt.load(other), [own.videos / "one.mp4"])
+    champion = own.served(source=other, index=own.folder / "of_other")
+    with started([own.served()], cache) as (client, serving):
+        build_index(own.index, umt.load(own.model), [own.videos / "two.mp4"])
+        Watcher(serving, [lambda: champion], 3600).look()
+        (served,) = client.get("/api/models").json()
+        assert served["key"] == champion.embedder.key, "the former one does not come back with its newer index"
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_look_that_fails_does_not_keep_others_from_theirs(
+    own: Small, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> None:
+        raise PermissionError("not yours")
+
+    with started([own.served()], cache) as (client, serving):
+        build_index(own.index, umt.load(own.model), [own.videos / "two.mp4"])
+        watcher = Watcher(serving, [fails], 3600)
+        for _ in range(2):
+            watcher.look()
+        assert client.get("/api/models").json()[0]["index"]["generation"] == 2
+        assert caplog.text.count("WARNING") == 1
+        assert "not yours" in caplog.text

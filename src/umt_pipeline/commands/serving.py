@@ -23,7 +23,7 @@ from umt_pipeline.server.building import Content
 from umt_pipeline.server.corpora import CorpusOffer
 from umt_pipeline.server.known import write_known_clip
 from umt_pipeline.server.offers import Shop, pairs
-from umt_pipeline.server.running import Address, bound, run
+from umt_pipeline.server.running import Address, bound, end_now, run
 from umt_pipeline.server.shelf import Served
 from umt_pipeline.server.watching import Look, Watcher
 from umt_pipeline.serving.embedding.gathering import Asked as Gather
@@ -73,6 +73,7 @@ def serve_until_told(asked: Asked) -> None:
         serving = make_serving(served, cache_folder("served"))
         stack.enter_context(Watcher(serving, looks, asked.every_s))
         run(serving, address, taken, lambda url: console.print(f"The search page: {url}", markup=False))
+    end_now()
 
 
 def _offered(asked: Asked, shop: Shop) -> tuple[list[Served], list[Look]]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 from umt_pipeline.core.files import staged_file
+from umt_pipeline.server.limits import RefusedError
 
 logger = logging.getLogger(__name__)
+
+# So many times all files are looked at while the folder is filled once: it is larger than allowed by that share at most.
+_LOOKS = 256
 
 
 class Cache:
@@ -25,6 +30,9 @@ class Cache:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         self._making: dict[str, asyncio.Task[None]] = {}
+        # Bytes since all files were looked at; nothing is known of them yet.
+        self._new = max_bytes
+        self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def known(self, name: str) -> Path | None:
@@ -55,17 +63,34 @@ class Cache:
         return self._folder / name
 
     def put(self, name: str, content: bytes) -> None:
-        """Keep bytes as a file."""
-        with staged_file(self._folder / name) as staged:
-            staged.write_bytes(content)
-        self._prune()
+        """Keep bytes as a file.
+
+        Raises:
+            RefusedError: 507: it cannot be written, as on a full disk.
+        """
+        path = self._folder / name
+        try:
+            with staged_file(path) as staged:
+                staged.write_bytes(content)
+        except OSError as error:
+            logger.error("%s: %s", path, error)
+            reason = error.strerror or "it cannot be written"
+            raise RefusedError(507, f"the server's folder for pictures and films: {reason}; its log says where") from error
+        self._prune(len(content))
 
     async def _make(self, name: str, make: Callable[[Path], Awaitable[None]]) -> None:
-        await make(self._folder / name)
-        await asyncio.to_thread(self._prune)
+        path = self._folder / name
+        await make(path)
+        with suppress(OSError):  # it went already, for others that are newer
+            await asyncio.to_thread(self._prune, path.stat().st_size)
 
-    def _prune(self) -> None:
-        """Remove what was used longest ago, until the rest is of the size allowed."""
+    def _prune(self, new: int) -> None:
+        """Remove what was used longest ago, until the rest is of the size allowed, if much is new: there may be many files."""
+        with self._lock:
+            self._new += new
+            if self._new <= self._max_bytes // _LOOKS:
+                return
+            self._new = 0
         found = []
         for path in self._folder.iterdir():
             with suppress(OSError):  # another one removes it

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import umt_pipeline as umt
+from umt_pipeline.compute.names import Precision
+from umt_pipeline.compute.precision import resolve_precision
 from umt_pipeline.core.errors import CheckpointError, ConfigError, RegistryError
+from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.models.folders import SKIPPED_FILE
 from umt_pipeline.project_config import ProjectConfigLoader, catalog_path, config_loader
 from umt_pipeline.registry.names import registered_name
@@ -125,7 +128,7 @@ class CorpusOffer:
         return load_found(files, files.settings)
 
     def _ready(self, name: str, model: Model, champion: bool = False) -> Served:
-        index = None
+        model, index = self._as_indexed(model), None
         if model.embedder is not None:
             folder = self.index_folder(model)
             if self.update or read_pointer(folder) is None:
@@ -133,9 +136,24 @@ class CorpusOffer:
             index = open_index(folder)
         return self.shop.served(name, model, index, champion, self.media)
 
+    def _as_indexed(self, model: Model) -> Model:
+        """Return a model in the precision of the index of its weights that is there: ``auto`` may choose another one today."""
+        if model.embedder is None or read_pointer(self.index_folder(model)) is not None:
+            return model
+        encoder, others = model.embedder.encoder, set(get_args(Precision)) - {model.embedder.encoder.precision}
+        for precision in others:
+            # Each kind of encoder is a dataclass with a precision; that it is one is no part of what they have in common.
+            other: Any = replace(encoder, precision=precision)  # type: ignore[type-var]
+            found = replace(model, embedder=replace(model.embedder, encoder=other))
+            is_had = resolve_precision(precision, default_device()) == precision
+            if is_had and read_pointer(folder := self.index_folder(found)) is not None:
+                logger.info("%s: in %s, as there is an index of it: %s", model.source, precision, folder)
+                return found
+        return model
+
     def exchanged(self, name: str, files: Found) -> Served:
         """Return a registered version that takes the place of what is served, with its index."""
-        model, index = self.load_version(files), None
+        model, index = self._as_indexed(self.load_version(files)), None
         if model.embedder is not None:
             folder = self.index_folder(model)
             if read_pointer(folder) is None:

@@ -50,6 +50,7 @@ class HitDocument(BaseModel):
     window: int = Field(description="Number of the best window, in this generation of the index.")
     media_url: str
     thumbnail_url: str
+    note: str = Field(description="What is wrong with the file now, such as that it has vanished; empty: nothing is.")
 
 
 class FoundDocument(BaseModel):
@@ -61,6 +62,7 @@ class FoundDocument(BaseModel):
     took_ms: dict[str, float]
     nothing_found: bool = Field(description="No hit is above the cut-off.")
     cutoff: float | None
+    notes: list[str] = Field(description="What the model does not read of the sentence, in words.")
     hits: list[HitDocument]
 
 

@@ -32,20 +32,31 @@ class Health:
     async def check(self) -> HealthDocument:
         """Return what was found, now or a moment ago."""
         async with self._lock:
-            if self._last is None or time.monotonic() - self._last[0] > self._limits.health_s:
-                found = await self._found()
-                self._metrics.healthy.set(not found)
-                self._last = time.monotonic(), HealthDocument(status="problem" if found else "ok", problems=found)
+            if self._last is None or time.monotonic() > self._last[0]:
+                problems, spent_s = await self._found()
+                self._metrics.healthy.set(not problems)
+                # Anybody may ask, without a token, and is served before all others: that must not be all that models do.
+                good_until = time.monotonic() + self._limits.health_rest * spent_s
+                self._last = good_until, HealthDocument(status="problem" if problems else "ok", problems=problems)
             return self._last[1]
 
-    async def _found(self) -> list[str]:
-        problems = []
-        for served in self._shelf.all:
+    async def _found(self) -> tuple[list[str], float]:
+        """Return what is different, and the seconds that models worked to find out."""
+        problems: list[str] = []
+        spent_s = 0.0
+        for name in [served.name for served in self._shelf.all]:
+
+            def work(name: str = name) -> tuple[list[str], float]:
+                began = time.monotonic()
+                # Looked up here: what is served may have been exchanged, and its index closed, while this waited.
+                return _problems(self._shelf.now(name)), time.monotonic() - began
+
             try:
-                problems += await self._thread.do_first(lambda served=served: _problems(served))  # type: ignore[misc]
+                found, took_s = await self._thread.do_first(work)
+                problems, spent_s = problems + found, spent_s + took_s
             except RefusedError as error:
-                problems.append(f"{served.name}: {error.detail}")
-        return problems
+                problems.append(f"{name}: {error.detail}")
+        return problems, spent_s
 
 
 def _problems(served: Served) -> list[str]:

@@ -24,7 +24,6 @@ class Limits(Config):
         wait_s: a request waits so long for its model work at most, then it is refused with 503.
         batch: texts that go through a model at once, at most.
         gather_s: how long the first text of a batch waits for others.
-        text_characters: of a query or question.
         upload_mib: of an uploaded file.
         upload_s: from the first byte of a request to its last.
         bodies: requests with a body that are taken in at a time, each of which may fill a file; more are refused with 503.
@@ -32,14 +31,13 @@ class Limits(Config):
         decoding: of an uploaded file, and of a file that is transcoded for browsers.
         transcodes: files that wait to be transcoded, one after the other; more are refused with 503.
         cache_mib: of thumbnails and transcoded files; what was used longest ago goes first.
-        health_s: a check of health is good for so long.
+        health_rest: a check of health is good for so many times as long as it took; 9: it takes a tenth of the time at most.
     """
 
     queue: int = Field(default=64, ge=1)
     wait_s: float = Field(default=60.0, gt=0)
     batch: int = Field(default=32, ge=1)
     gather_s: float = Field(default=0.003, ge=0)
-    text_characters: int = Field(default=2000, ge=1)
     upload_mib: float = Field(default=256.0, gt=0)
     upload_s: float = Field(default=300.0, gt=0)
     bodies: int = Field(default=8, ge=1)
@@ -47,7 +45,7 @@ class Limits(Config):
     decoding: ReadLimits = ReadLimits(seconds=60.0, seconds_per_second=2.0, memory_mib=4096)
     transcodes: int = Field(default=16, ge=1)
     cache_mib: float = Field(default=4096.0, gt=0)
-    health_s: float = Field(default=1.0, ge=0)
+    health_rest: float = Field(default=9.0, ge=0)
 
     @property
     def upload_bytes(self) -> int:

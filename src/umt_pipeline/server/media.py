@@ -46,7 +46,7 @@ class Unchanged:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._lock = threading.Lock()
+        self._turns: dict[tuple[str, str], threading.Lock] = {}
 
     def path(self, file: IndexedFile) -> Path:
         """Return where a file is, with all links resolved.
@@ -63,12 +63,11 @@ class Unchanged:
             if state is None:
                 raise RefusedError(410, f"{name}: expected a file, found something else; index the folder again")
             key = file.file_id, str(path)
-            with self._lock:
-                known = self._known.get(key)
-            if known != state:
-                if sha256_file(path) != file.file_id or _state(path) != state:
-                    raise RefusedError(409, f"{name}: its content is not what was indexed; index the folder again")
-                with self._lock:
+            # A page asks for many pictures of a long film at the same time: one hashes it, the others wait.
+            with self._turns.setdefault(key, threading.Lock()):
+                if self._known.get(key) != state:
+                    if sha256_file(path) != file.file_id or _state(path) != state:
+                        raise RefusedError(409, f"{name}: its content is not what was indexed; index the folder again")
                     self._known[key] = state
         except (OSError, RuntimeError) as error:
             # RuntimeError's own words have the path in them, which is nobody's business.

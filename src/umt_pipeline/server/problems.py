@@ -31,6 +31,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         415: "The file is no video.",
         422: "Something in the request cannot be answered.",
         503: "Too much is asked at the moment; Retry-After says when to come again.",
+        507: "The server cannot keep what it made: its disk is full.",
     }.items()
 }
 

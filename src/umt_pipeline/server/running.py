@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
+import os
+import re
 import secrets
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
 from urllib.parse import quote
@@ -23,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 # Requests that are under way when the server is told to end have so long.
 _END_WITHIN_S = 10
+# Connections that nobody has taken yet.
+_WAITING = 2048
+# What comes through a header as it is.
+_TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,18 @@ class Address:
         return self.host in LOOPBACK
 
     def with_token(self) -> Address:
-        """Return the address with a token, made up where one is needed and none was given."""
+        """Return the address with a token, made up where one is needed and none was given.
+
+        Raises:
+            ConfigError: the token that was given is none, such as that of a variable that is not set.
+        """
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            # Its words stay out of the message, which ends up in logs.
+            raise ConfigError(
+                "--token (or UMT_SERVE_TOKEN): expected characters of ASCII, as a header can carry them, found "
+                f"{'others' if self.token.strip() else 'none: everybody would be let in'}. Without --token, one is made "
+                "up where one is needed"
+            )
         if self.token is None and not self.only_loopback:
             return Address(self.host, self.port, secrets.token_urlsafe(24))
         return self
@@ -66,6 +87,8 @@ def bound(address: Address) -> socket.socket:
         # Else a port stays taken for a minute after a server that was reached through it.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(place)
+        # Else another server could take the port, too, as long as neither answers; who comes early waits.
+        taken.listen(_WAITING)
     except OSError as error:
         taken.close()
         if error.errno == errno.EADDRINUSE:
@@ -119,6 +142,25 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_default_executor(_NotWaitedFor())
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+
+class _NotWaitedFor(ThreadPoolExecutor):
+    """Threads that may be in the middle of something long at the end: a film is hashed or made playable for minutes."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def end_now() -> None:
+    """End the process, whatever threads still do; the last thing that is called, when all is put away.
+
+    Nobody is left who waits for what they do, and they cannot be told to stop. Processes that they wait for end with this one.
+    """
+    if threading.active_count() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)

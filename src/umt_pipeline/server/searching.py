@@ -119,11 +119,14 @@ async def why(
     text = None if q is None else clean_text(q)
     if "attention" not in served.model.abilities:
         raise RefusedError(422, f"model {served.name!r} does not tell where it looks: choose another model")
-    path = await asyncio.to_thread(state.unchanged.path, served.place(window, generation).file)
+    place = served.place(window, generation)
+    path = await asyncio.to_thread(state.unchanged.path, place.file)
 
     def explain() -> WhyDocument:
         now = state.shelf.get(served.name)
-        return _why(state, now, now.place(window, generation), path, text)
+        if now.place(window, generation) != place:
+            raise RefusedError(409, f"the index of model {now.name!r} was exchanged meanwhile: search again")
+        return _why(state, now, place, path, text)
 
     return await state.thread.do(explain)
 
@@ -158,6 +161,7 @@ def _found(served: Served, query: str, found: Found) -> FoundDocument:
         took_ms={name: round(ms, 3) for name, ms in found.took.items()},
         nothing_found=found.nothing_found,
         cutoff=None if found.cutoff is None else found.cutoff.score,
+        notes=found.reading.notes if found.reading else [],
         hits=[_hit(served, index.generation, hit) for hit in found.hits],
     )
 
@@ -167,7 +171,8 @@ def _hit(served: Served, generation: int, hit: Hit) -> HitDocument:
     path = Path(hit.path)
     shown = path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path
     kept: dict[str, Any] = {
-        name: getattr(hit, name) for name in ("rank", "start_s", "end_s", "score", "match", "label", "split", "date", "window")
+        name: getattr(hit, name)
+        for name in ("rank", "start_s", "end_s", "score", "match", "label", "split", "date", "window", "note")
     }
     thumbnail = f"/thumbnails/{quote(served.name, safe='')}/{hit.window}.jpg?generation={generation}"
     return HitDocument(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,14 +67,16 @@ class Guard:
         if self._only_loopback and _name(host) not in LOOPBACK:
             return _refusal(421, f"expected a request for this machine (127.0.0.1 or localhost), found host {host[:200]!r}")
         origin = headers.get("origin")
-        if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+        if scope["method"] not in ("GET", "HEAD") and origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return _refusal(403, f"expected a request of the server's own page, found one of {origin[:200]!r}")
         if self._token is None or scope["path"] in _OPEN:
             return None
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and given and self._fits(given):
             redirect = RedirectResponse("/", status_code=303)
-            redirect.set_cookie(COOKIE, given, httponly=True, samesite="strict", secure=scope["scheme"] == "https", path="/")
+            # Not "strict": who follows the link from a message in a web page would come to "/" without it. Pages of other sites
+            # can neither send it with a POST nor read what it gives.
+            redirect.set_cookie(COOKIE, given, httponly=True, samesite="lax", secure=scope["scheme"] == "https", path="/")
             return redirect
         if self._fits(_bearer(headers)) or self._fits(_cookie(headers)):
             return None
@@ -104,8 +106,5 @@ def _bearer(headers: Headers) -> str:
 
 
 def _cookie(headers: Headers) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
+    # Not http.cookies, which gives up at the first cookie of another server of this host that is not to its liking.
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")

@@ -174,6 +174,10 @@ class Shelf:
         wanted = "has an index" if ability is None else f"is able to {ability}"
         raise RefusedError(422, f"{f'model {name!r}' if name else 'the models that are served'}: expected one that {wanted}")
 
+    def now(self, name: str) -> Served:
+        """Return what is served now under a name that was served before."""
+        return self._served[name]
+
     def file(self, file_id: str) -> IndexedFile:
         """Return a file by the hash of its content.
 

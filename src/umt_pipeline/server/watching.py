@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.server.shelf import Served, open_index
@@ -43,37 +44,36 @@ class Watcher:
 
     def look(self) -> None:
         """Look once."""
-        for look in [*self._looks, *(self._newer(served) for served in self._serving.shelf.all)]:
+        newer: list[Look] = [partial(self._newer, served.name) for served in self._serving.shelf.all]
+        for look in [*self._looks, *newer]:
             try:
                 found = look()
                 if found is not None and not self._ended.is_set():
                     self._exchange(found)
             except UmtError as error:
                 self._say_once(str(error))
+            except Exception as error:
+                # A defect of ours, or of the disk: what is served goes on, the other looks are taken, and the log has it.
+                if not self._ended.is_set():
+                    self._say_once(f"looking for newer models and indexes failed: {error!r}", error)
 
     def _run(self) -> None:
         while not self._ended.wait(self._every_s):
-            try:
-                self.look()
-            except Exception:
-                # A defect of ours: what is served goes on, and the log has it.
-                logger.exception("looking for newer models and indexes failed")
+            self.look()
 
-    def _newer(self, served: Served) -> Look:
-        def look() -> Served | None:
-            if served.index is None or not served.index.changed():
-                return None
-            folder, embedder = served.index.folder, served.embedder
-            # Before it is opened, which reads all of it.
-            if (pointer := read_pointer(folder)) is None or (found := read_manifest(folder, pointer)).model.key == embedder.key:
-                return replace(served, index=open_index(folder))
-            self._say_once(
-                f"{folder}: generation {found.generation} is of another model, {found.model.source}; generation "
-                f"{served.index.generation} is served on. Start the server again to search with the other model."
-            )
+    def _newer(self, name: str) -> Served | None:
+        served = self._serving.shelf.now(name)  # another model may have taken its place in this very look
+        if served.index is None or not served.index.changed():
             return None
-
-        return look
+        folder, embedder = served.index.folder, served.embedder
+        # Before it is opened, which reads all of it.
+        if (pointer := read_pointer(folder)) is None or (found := read_manifest(folder, pointer)).model.key == embedder.key:
+            return replace(served, index=open_index(folder))
+        self._say_once(
+            f"{folder}: generation {found.generation} is of another model, {found.model.source}; generation "
+            f"{served.index.generation} is served on. Start the server again to search with the other model."
+        )
+        return None
 
     def _exchange(self, found: Served) -> None:
         # Where searches are done, so that none is in the middle of what goes.
@@ -81,7 +81,7 @@ class Watcher:
         generation = f", generation {found.index.generation} of its index" if found.index else ""
         logger.info("serving %s now: %s%s", found.name, found.model.source, generation)
 
-    def _say_once(self, text: str) -> None:
+    def _say_once(self, text: str, defect: Exception | None = None) -> None:
         if text not in self._said:
             self._said.add(text)
-            logger.warning("%s", text)
+            logger.warning("%s", text, exc_info=defect)

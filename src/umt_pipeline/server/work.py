@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # The share of the newest job in the mean time of a job.
 _NEWEST = 0.2
+# At the end, nobody is left who waits for it.
+_END_WITHIN_S = 2.0
 
 
 @dataclass
@@ -93,14 +95,14 @@ class ModelThread:
         return job.future
 
     def close(self) -> None:
-        """End the thread after what it does now; what waits is cancelled."""
+        """End the thread after what it does now, which is not waited for long; what waits is cancelled."""
         with self._changed:
             self._closed = True
             for job in self._waiting:
                 job.future.cancel()
             self._waiting.clear()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_END_WITHIN_S)
 
     async def _answer(self, job: _Job) -> Any:
         with self._changed:
@@ -116,7 +118,7 @@ class ModelThread:
             return await asyncio.wait_for(asyncio.wrap_future(job.future), self._limits.wait_s)
         except TimeoutError as error:
             if job.future.done() and not job.future.cancelled():
-                raise  # the work's own
+                return job.future.result()  # its own failure, or done at the last moment
             self._metrics.refused.labels("wait").inc()
             raise busy(f"the model did not get to it within {self._limits.wait_s:g} s", self._limits.wait_s) from error
 

@@ -65,12 +65,12 @@ export class Column {
     const shown = state.any ? hits : fitting;
     // A clip is compared with clips, for which there is no cut-off at all.
     const warning = state.q && typeof cutoff !== "number" ? "This index has no cut-off: some may not fit." : "";
-    this.line.textContent = [many(shown.length, "moment"), took(found), warning].filter(Boolean).join(" · ");
+    this.line.textContent = [many(shown.length, "moment"), took(found), warning, ...found.notes].filter(Boolean).join(" · ");
     if (state.like) this.look.told(found.query);
     this.body.replaceChildren();
     if (!fitting.length) this.body.append(this.nothing(found));
     if (shown.length) this.body.append(this.grid(shown, found), this.onward(hits.length, hits.length - shown.length, cutoff));
-    if (fitting.length) return `${many(shown.length, "moment")}, best first, in ${took(found)}. ${warning}`;
+    if (fitting.length) return `${many(shown.length, "moment")}, best first, in ${took(found)}. ${[warning, ...found.notes].join(" ")}`;
     return shown.length ? `Nothing fits; these ${many(shown.length, "moment")} come closest.` : "Nothing found.";
   }
 

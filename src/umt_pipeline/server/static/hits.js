@@ -23,7 +23,7 @@ function card(hit, context, alike) {
   const again = { type: "button", class: "quiet alike", "aria-label": `More like this: ${hit.name}`, click: () => alike(hit) };
   item.append(
     shot.element,
-    h("div", { class: "about" }, h("p", { class: "name", title: hit.path }, hit.name), facts(hit)),
+    h("div", { class: "about" }, h("p", { class: "name", title: hit.path }, hit.name), facts(hit), hit.note ? h("p", { class: "note bad" }, hit.note) : null),
     h("div", { class: "actions" }, h("button", again, icon("alike"), "More like this"), why.button),
   );
   return item;

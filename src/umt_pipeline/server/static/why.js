@@ -40,7 +40,8 @@ export class Why {
     this.note = h("p", { class: "note", role: "status" });
     const leave = (event) => event.key === "Escape" && this.close();
     this.panel = h("li", { class: "panel", id: this.id, keydown: leave }, head, this.body, this.note);
-    if (this.says) this.panel.append(more({ window: this.hit.window, index: this.model.name }, this.models));
+    const what = { window: this.hit.window, index: this.model.name, generation: this.found.generation };
+    if (this.says) this.panel.append(more(what, this.models));
     this.item.after(this.panel);
     this.item.classList.add("open");
     this.button.setAttribute("aria-expanded", "true");
@@ -118,7 +119,7 @@ export function talks({ abilities }) {
   return abilities.includes("classify") || abilities.includes("ask");
 }
 
-/** Classes and answers for a clip: `what` is {file} or {window, index}. Only what the models can do is offered. */
+/** Classes and answers for a clip: `what` is {file} or {window, index, generation}. Only what the models can do is offered. */
 export function more(what, models) {
   const classes = models.filter(({ abilities }) => abilities.includes("classify"));
   const answers = models.filter(({ abilities }) => abilities.includes("ask"));
