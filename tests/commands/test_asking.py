@@ -103,3 +103,7 @@ def test_a_model_of_the_project_is_asked_as_in_its_test(tmp_path: Path, monkeypa
     assert {row["text"] for row in found["answers"]} == set(ANSWERS), "those of the training questions"
     found = told("classify", clip, "--model", "data/06_models/classification")
     assert set(found["videos"][0]["tasks"]) == {"motion", "shape"}
+    other = write_folder("classification", tmp_path / "other", made.tables)
+    refused = umt("classify", clip, "--model", other, "--env", "base").exception
+    assert isinstance(refused, ConfigError)
+    assert "leave --env out" in str(refused)

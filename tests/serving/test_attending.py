@@ -102,7 +102,7 @@ def test_a_student_says_it_by_its_tokens(tmp_path: Path, tables: Tables, path: P
     check(model.attention(path), "token_norm")
     with pytest.raises(ConfigError, match="this model reads no text"):
         model.attention(path, "a disc")
-    with pytest.raises(ConfigError, match="expected a text, found a blank one"):
+    with pytest.raises(ConfigError, match="text 0: expected a text with something to read"):
         model.attention(path, " ")
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import umt_pipeline as umt
 from tests.evaluation.tiny import VISION, make_tables
 from tests.serving.folders import ANSWERS, MOTIONS, SHAPES, write_clip, write_folder
-from umt_pipeline.core.errors import ConfigError, VideoError
+from umt_pipeline.core.errors import CheckpointError, ConfigError, VideoError
 from umt_pipeline.core.files import write_json
 from umt_pipeline.evaluation.encoders import VideoTextEncoder, clip_loader
 from umt_pipeline.evaluation.tables import Tables
@@ -185,3 +186,66 @@ def test_sizes_are_those_of_the_folder(models: dict[str, Model]) -> None:
     assert models["stage1"].embedder.dim == VISION.dim
     assert models["classification"].classifiers is not None
     assert models["classification"].classifiers.clip.frames == VISION.frames
+
+
+def test_what_is_no_video_is_a_failure_that_says_so(paths: list[Path], models: dict[str, Model]) -> None:
+    odd: list[Any] = [paths[0], None, ["a"], "", "https://somewhere.org/clip.mp4"]
+    for failures in (models["stage2"].embed_videos(odd).failures, models["classification"].classify(odd).failures):
+        assert sorted(failures) == [1, 2, 3, 4]
+        assert "found None" in failures[1]
+        assert "one of type list" in failures[2]
+        assert "https://somewhere.org/clip.mp4: expected a file on this machine" in failures[4]
+
+
+def test_videos_of_a_table_are_taken_in_their_order(paths: list[Path], models: dict[str, Model]) -> None:
+    model, pair = models["stage2"], paths[:2]
+    expected = model.embed_videos(pair).all()
+    shuffled = pd.Series([str(path) for path in pair], index=[1, 0])
+    for given in (shuffled, np.array(pair), iter(pair)):
+        torch.testing.assert_close(model.embed_videos(given).all(), expected)
+    assert torch.equal(model.match(shuffled, pd.Series(["a", "b"], index=[1, 0])), model.match(pair, ["a", "b"]))
+    for table in (shuffled.to_frame("video"), {"video": str(paths[0])}):
+        with pytest.raises(ConfigError, match="one of its columns"):
+            model.embed_videos(table)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", " ", None, 3, "\udcff"])
+def test_what_is_no_text_is_refused_by_its_number(paths: list[Path], models: dict[str, Model], text: Any) -> None:
+    for kind in ("stage2", "teacher"):
+        with pytest.raises(ConfigError, match="text 1: expected a text"):
+            models[kind].embed_texts(["a disc", text])
+    with pytest.raises(ConfigError, match="text 0: expected a text"):
+        models["stage2"].match(paths[:1], [text])
+    with pytest.raises(ConfigError, match="question 0: expected a text"):
+        models["question_answering"].ask(paths[0], text)
+
+
+def test_an_option_that_the_model_cannot_follow_is_refused_when_it_is_loaded(folders: dict[str, Path]) -> None:
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("classification", {"clip": {"frames": 64}}, "clip: the model reads"),
+        ("classification", {"clip": {"size": 96}}, "clip: the model reads"),
+        ("question_answering", {"answers": ANSWERS, "max_question_length": 5000}, "max_question_length: the model reads up to"),
+        ("stage2", {"precision": "fp16"}, "precision is 'fp16'"),
+    ]
+    for kind, options, message in wrong:
+        with pytest.raises(ConfigError, match=message):
+            umt.load(folders[kind], **options)
+
+
+def test_a_teacher_is_known_by_what_it_computes_and_not_by_its_address(
+    folders: dict[str, Path], models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders["teacher"].parent)
+    for address in (folders["teacher"].name, f"open_clip:local-dir:{folders['teacher']}"):
+        embedder = umt.load(address, "fp32", frames=2).embedder
+        assert embedder is not None
+        assert models["teacher"].embedder is not None
+        assert embedder.key == models["teacher"].embedder.key
+    other = umt.load(folders["teacher"], "fp32", frames=3).embedder
+    assert other is not None
+    assert other.key != embedder.key
+
+
+def test_a_folder_of_models_is_told_from_a_model(folders: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"name one of them \(.*stage1, stage2"):
+        umt.load(folders["stage2"].parent)

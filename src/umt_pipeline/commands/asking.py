@@ -11,6 +11,8 @@ import typer
 from kedro.utils import find_kedro_project
 from rich.console import Console
 
+from umt_pipeline.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from umt_pipeline.serving.sources import Options
 
@@ -101,7 +103,9 @@ def ask(
     """
     import umt_pipeline as umt
 
-    options: Options = {"answers": answers} if answers else _options(model, env)
+    options = _options(model, env)
+    if answers is not None:
+        options["answers"] = answers
     said = umt.load(model, **options).ask(video, question)[:top]
     if as_json:
         rows = [{"text": one.text, "probability": one.probability, "log_probability": one.log_probability} for one in said]
@@ -111,24 +115,26 @@ def ask(
 
 
 def _options(model: str, env: str | None) -> Options:
-    """Return how a model is asked that a stage of this project made, from its parameters and tables; nothing of others."""
+    """Return how a model is asked that a stage of this project made, from its parameters and tables; nothing of others.
+
+    Raises:
+        ConfigError: an environment is named whose model it is not.
+    """
     from umt_pipeline.project_config import catalog_path, config_loader
     from umt_pipeline.registry.serving_settings import serving_settings
     from umt_pipeline.serving.sources import kind_of_folder
 
     project = find_kedro_project(Path.cwd())
-    if project is None or not Path(model).is_dir():
-        return {}
-    kind = kind_of_folder(Path(model))
-    if kind not in ("classification", "question_answering"):
-        return {}
-    loader = config_loader(Path(project), env)
-    own = catalog_path(Path(project), loader, f"{kind}_model")
-    if own.resolve() != Path(model).resolve():
-        return {}
-    options: Any = serving_settings(kind, Path(project), loader).model_dump(mode="json")
-    found: Options = options
-    return found
+    kind = kind_of_folder(Path(model)) if Path(model).is_dir() else ""
+    if project is not None and kind in ("classification", "question_answering"):
+        loader = config_loader(Path(project), env)
+        if catalog_path(Path(project), loader, f"{kind}_model").resolve() == Path(model).resolve():
+            options: Any = serving_settings(kind, Path(project), loader).model_dump(mode="json")
+            found: Options = options
+            return found
+    if env is not None:
+        raise ConfigError(f"--env {env}: {model} is no model that a stage of this corpus made to be asked: leave --env out")
+    return {}
 
 
 def _labels(tasks: dict[str, list[dict[str, Any]]]) -> str:

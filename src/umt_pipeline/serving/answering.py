@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
-from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.encoders import view_of
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.serving.files import require_all
-from umt_pipeline.serving.inputs import Video, clip_of
+from umt_pipeline.serving.inputs import Video, clip_of, require_texts
 from umt_pipeline.tasks.question_answering.answering import AnswerList
 from umt_pipeline.tasks.question_answering.model import QuestionAnsweringModel
 from umt_pipeline.tasks.question_answering.testing import QuestionTest, answer_questions
@@ -94,8 +93,7 @@ class Answerer:
         """
         if len(videos) != len(questions):
             raise ValueError(f"expected a question for each video, found {len(questions)} for {len(videos)}")
-        if blank := [number for number, text in enumerate(questions) if not text.strip()]:
-            raise ConfigError(f"question {blank[0]}: expected a text, found {questions[blank[0]]!r}")
+        require_texts(questions, "question")
         keys = [str(video) if isinstance(video, str | Path) else f"video {number}" for number, video in enumerate(videos)]
         video_of = dict(zip(keys, videos, strict=True))
         rows = [str(number) for number in range(len(questions))]

@@ -24,7 +24,7 @@ from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.models.vit import VideoViT
-from umt_pipeline.serving.inputs import Clip, Span, Video, timed_clip
+from umt_pipeline.serving.inputs import Clip, Span, Video, require_texts, timed_clip
 from umt_pipeline.video.pixels import normalise_frames
 
 # What weights may be read from, in words.
@@ -69,11 +69,11 @@ def attention_of(encoder: ClipEncoder, video: Video, text: str | None = None, sp
         span: first and last second of the part that it is shown; None: all of it.
 
     Raises:
-        ConfigError: there is a text, and the model reads none.
+        ConfigError: there is a text, and the model reads none, or the text is blank.
         VideoError: the video cannot be read.
     """
-    if text is not None and not text.strip():
-        raise ConfigError("attention: expected a text, found a blank one; leave it out to see where the model looks anyway")
+    if text is not None:
+        require_texts([text], "text")
     clip = timed_clip(video, encoder.view, span)
     frames_1TSSC = torch.from_numpy(np.ascontiguousarray(clip.frames)).unsqueeze(0).to(default_device())
     with torch.inference_mode():

@@ -38,7 +38,12 @@ class Embedder:
     @cached_property
     def key(self) -> str:
         """A SHA-256 of its weights, sizes, view and precision: two models of one key give the same vectors."""
-        return hashlib.sha256(json.dumps(self.encoder.identity, sort_keys=True).encode()).hexdigest()
+        identity = self.encoder.identity
+        if isinstance(self.encoder, TeacherEncoder):
+            # Where it was loaded from is no part of what it computes: an index is searched from other folders, too.
+            config = {name: value for name, value in identity["config"].items() if name != "source"}
+            identity = identity | {"config": config}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
     def view(self) -> ViewConfig:

@@ -1,12 +1,13 @@
-"""A video in whatever form somebody has it, as the frames that a model reads.
+"""Videos in whatever form somebody has them, as the frames that a model reads; texts that a model can read.
 
 Shapes: T frames of a clip, S side of a square frame, N frames of a video, H W pixels, R views.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from umt_pipeline.core.errors import VideoError
+from umt_pipeline.core.errors import ConfigError, VideoError
 from umt_pipeline.serving.files import Film, frame_seconds, naming, read_chosen
 from umt_pipeline.tasks.classification.testing import MultiViewTest
 from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
@@ -30,6 +31,9 @@ Span = tuple[float, float]
 # How the still images begin whose suffixes `is_image` knows; the decoder of a file is chosen by its suffix.
 _IMAGES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp"}
 assert set(_IMAGES.values()) < IMAGE_SUFFIXES
+
+# How an address begins; a path loses one of its slashes. A drive of Windows has one letter.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,31 @@ def name_of(video: Video) -> str:
     return str(video)
 
 
+def require_texts(texts: Sequence[str], what: str) -> None:
+    """Refuse what is no text, or one in which there is nothing to read.
+
+    Args:
+        texts: any number.
+        what: one of them is called in messages.
+
+    Raises:
+        ConfigError: there is such a one; it is named by its number, from 0.
+    """
+    for number, text in enumerate(texts):
+        given: object = text
+        if not isinstance(given, str) or not given.strip():
+            raise ConfigError(f"{what} {number}: expected a text with something to read, found {given!r}")
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{what} {number}: expected a text in Unicode, found {given!r}: {error}") from error
+
+
 @contextmanager
 def _as_file(video: str | Path | bytes) -> Iterator[Path]:
     """Yield a file with the video; of bytes one that is gone afterwards, which errors do not name."""
     if not isinstance(video, bytes):
-        yield Path(video)
+        yield _path(video)
         return
     suffix = next((suffix for start, suffix in _IMAGES.items() if video.startswith(start)), ".video")
     if video[:4] == b"RIFF" and video[8:12] == b"WEBP":
@@ -117,6 +141,17 @@ def _as_file(video: str | Path | bytes) -> Iterator[Path]:
             yield path
         except VideoError as error:
             raise VideoError(error.reason, _renamed(error.detail, path, name_of(video))) from error
+
+
+def _path(video: object) -> Path:
+    if not isinstance(video, str | Path) or not str(video):
+        found = repr(video) if video is None or isinstance(video, str | int | float) else f"one of type {type(video).__name__}"
+        expected = "the path of a file, a file's bytes, or frames as uint8 [frames, height, width, 3]"
+        raise VideoError(Reason.NOT_A_VIDEO, f"expected {expected}, found {found}")
+    path = Path(video)
+    if _ADDRESS.match(str(video)) and not path.exists():
+        raise VideoError(Reason.MISSING_FILE, f"{video}: expected a file on this machine, found an address: fetch it first")
+    return path
 
 
 def _renamed(detail: str, path: Path, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.compute.precision import resolve_precision
@@ -50,8 +50,10 @@ def load_found(found: Found, settings: Mapping[str, Any], precision: AskedPrecis
 
     Raises:
         CheckpointError: the folder is no complete model of this kind.
-        ConfigError: the settings are not as expected, or models of this kind do nothing by themselves.
+        ConfigError: the precision or the settings are not as expected, or models of this kind do nothing by themselves.
     """
+    if precision not in get_args(AskedPrecision):
+        raise ConfigError(f"precision is {precision!r}, expected one of {', '.join(get_args(AskedPrecision))}")
     if found.kind not in _LOADERS:
         raise ConfigError(
             f"{found.source} is a model of kind {found.kind!r}, which says nothing of a video alone: it needs boxes of people. "

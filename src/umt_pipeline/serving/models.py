@@ -15,12 +15,13 @@ Shapes: n videos or texts, E embedding width, P pairs of a video and a text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from umt_pipeline.core.errors import ConfigError
@@ -30,7 +31,7 @@ from umt_pipeline.serving.attending import Attention, attention_of
 from umt_pipeline.serving.classifying import Classified, Classifiers
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.encoding import Embeddings, embed, match_pairs
-from umt_pipeline.serving.inputs import Span, Video, clip_of
+from umt_pipeline.serving.inputs import Span, Video, clip_of, require_texts
 
 if TYPE_CHECKING:
     from umt_pipeline.serving.index.reading import Index
@@ -74,18 +75,22 @@ class Model:
             found.add("ask")
         return frozenset(found)
 
-    def embed_videos(self, videos: Sequence[Video]) -> Embeddings:
+    def embed_videos(self, videos: Iterable[Video]) -> Embeddings:
         """Return unit vectors [n, E]: of each video, frames evenly spaced over all of it, the square in the middle.
 
         What cannot be read is a failure by its number; :meth:`Embeddings.all` refuses an answer with failures.
         """
         return embed(self._embedder("videos"), _several(videos))
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return unit vectors, float32 [n, E] on the CPU; a text longer than the model's limit is cut."""
-        return self._embedder("texts").encode_texts(_several(texts))
+    def embed_texts(self, texts: Iterable[str]) -> Tensor:
+        """Return unit vectors, float32 [n, E] on the CPU; a text longer than the model's limit is cut.
 
-    def match(self, videos: Sequence[Video], texts: Sequence[str]) -> Tensor:
+        Raises:
+            ConfigError: a text is blank; it is named by its number.
+        """
+        return self._embedder("texts").encode_texts(_texts(texts))
+
+    def match(self, videos: Iterable[Video], texts: Iterable[str]) -> Tensor:
         """Return how well each video and its text belong together, by the matching head that re-ranks.
 
         Args:
@@ -96,12 +101,13 @@ class Model:
             The head's logits, float32 [P] on the CPU: higher is better; 0 is no border between right and wrong.
 
         Raises:
+            ConfigError: a text is blank; it is named by its number.
             ValueError: there are not as many texts as videos.
             VideoError: a video cannot be read; it is named.
         """
         encoder = self._embedder("match").encoder
         assert isinstance(encoder, VideoTextEncoder), "only such a model matches"
-        return match_pairs(encoder, _several(videos), _several(texts))
+        return match_pairs(encoder, _several(videos), _texts(texts))
 
     def search(self, text: str, index: Index | str | Path, k: int = 10, rerank: int = 0) -> list[Hit]:
         """Return the places of an index that fit a text best.
@@ -113,6 +119,7 @@ class Model:
             rerank: so many best places are put in order anew by the matching head; 0: none.
 
         Raises:
+            ConfigError: the text is blank.
             IndexingError: it is no index, or one of another model.
         """
         from umt_pipeline.serving.index.reading import Index as OpenIndex
@@ -124,7 +131,7 @@ class Model:
         with OpenIndex.open(Path(index)) as opened:
             return list(search(embedder, opened, query).hits)
 
-    def classify(self, videos: Sequence[Video]) -> Classified:
+    def classify(self, videos: Iterable[Video]) -> Classified:
         """Return the probability of each label of each task, as in the model's test."""
         if self.classifiers is None:
             raise self._cannot("classify")
@@ -167,13 +174,22 @@ class Model:
         return ConfigError(f"{self.source}: a model of kind {self.kind!r} can do {can}; {ability!r} was asked of it")
 
 
-def _several(items: Sequence[Item]) -> Sequence[Item]:
-    """Refuse one video or text where several are expected: of a path, each letter would be taken for one.
+def _several(items: Iterable[Item]) -> list[Item]:
+    """Return videos or texts in their order, by which a column of a table goes, too, and not by its index.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: it is one video or text: of a path, each letter would be taken for one. Or what has names, not an order.
     """
     given: object = items
-    if isinstance(given, str | bytes | Path) or (isinstance(given, np.ndarray | Tensor) and given.ndim != 5):
+    if isinstance(given, Mapping | pd.DataFrame):
+        raise ConfigError(f"expected a list of videos or texts, found a {type(items).__name__}: give one of its columns")
+    is_one = isinstance(given, str | bytes | Path) or (isinstance(given, np.ndarray | Tensor) and given.ndim not in (1, 5))
+    if is_one or not isinstance(given, Iterable):
         raise ConfigError(f"expected a list of videos or texts, found one of type {type(items).__name__}: put it into a list")
-    return items
+    return list(items)
+
+
+def _texts(items: Iterable[str]) -> list[str]:
+    texts = _several(items)
+    require_texts(texts, "text")
+    return texts

@@ -123,7 +123,7 @@ def find(source: str | Path, options: Options) -> Found:
         found = Found(OPEN_CLIP, _open_clip_folder(name), name)
     elif path.is_file() and path.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
         found = _published(path, options)
-    elif path.is_dir():
+    elif name and path.is_dir():
         found = Found(kind_of_folder(path), path, name)
     else:
         raise CheckpointError(
@@ -152,6 +152,8 @@ def kind_of_folder(folder: Path) -> str:
         kinds = {model_kind(part) for part in parts}
         if kinds == {classifier.KIND}:
             return "classification"
+        inside = ", ".join(part.name for part in parts)
+        raise CheckpointError(f"{folder} is no model folder, it holds such folders: name one of them ({inside})")
     kind = model_kind(folder)
     if kind not in KIND_OF:
         raise CheckpointError(f"{folder} is a model of kind {kind!r}: expected one of {', '.join(KIND_OF)}")
@@ -199,6 +201,10 @@ def _classification(found: Found, options: Options) -> dict[str, Any]:
         raise CheckpointError(f"{found.folder}: expected classifiers that read clips of one size, found {sorted(sizes)}")
     (frames, size) = sizes.pop()
     clip = ClipConfig.model_validate({"frames": frames, "size": size, **options.get("clip", {})})
+    if (clip.frames, clip.size) != (frames, size):
+        raise ConfigError(
+            f"{found.source}: clip: the model reads {frames} frames of {size} pixels, found {clip.frames} of {clip.size}"
+        )
     values = {"clip": clip, "test": options.get("test", {})}
     return ClassificationSettings.model_validate(values).model_dump(mode="json")
 
@@ -207,13 +213,18 @@ def _questions(found: Found, options: Options) -> dict[str, Any]:
     if "answers" not in options:
         raise ConfigError(
             f"{found.source} is a model of kind 'question_answering', which chooses from a list of answers that its folder "
-            "does not hold: give answers=[...], or the path of a JSON file with them; a registered version brings its own"
+            "does not hold: give answers=[...] or the path of a JSON file with them (`umt ask --answers FILE`); a registered "
+            "version brings its own"
         )
     model, _ = load_config(found.folder, question_answering.KIND)
     published = QuestionAnsweringRecipe.model_fields["max_question_length"].default
-    length = options.get("max_question_length", min(published, model["text"]["max_positions"]))
+    longest = model["text"]["max_positions"]
+    length = options.get("max_question_length", min(published, longest))
     values = {"answers": _texts(options["answers"], "answers"), "max_question_length": length, "test": options.get("test", {})}
-    return QuestionSettings.model_validate(values).model_dump(mode="json")
+    settings = QuestionSettings.model_validate(values)
+    if settings.max_question_length > longest:
+        raise ConfigError(f"{found.source}: max_question_length: the model reads up to {longest} tokens, found {length}")
+    return settings.model_dump(mode="json")
 
 
 _SETTINGS: dict[str, Callable[[Found, Options], dict[str, Any]]] = {
