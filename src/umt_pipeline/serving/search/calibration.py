@@ -150,9 +150,18 @@ def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
     missed, invented = error_rates(scores)
     spread = math.sqrt(missed * (1 - missed) / len(scores.present_P) + invented * (1 - invented) / len(scores.absent_A))
     if missed + invented + 2 * spread >= 1:
+        others = "of others"
+        remedy = "calibrate on more captions"
+        if scores.hidden:
+            others = "of the same captions while their own files were hidden"
+            remedy = (
+                f"if other files fit them as well, as where many are alike, calibrate on at least {LEAST} captions of files "
+                "that are not in the index, too (--captions)"
+            )
         return (
             f"no cut-off: it would find nothing for {missed:.1%} of captions of files in the index, and something for "
-            f"{invented:.1%} of others; that is no better than guessing, or there are too few captions to tell"
+            f"{invented:.1%} {others}; that is no better than guessing, or there are too few captions to tell. All hits count "
+            f"as found; {remedy}"
         )
     return Cutoff(
         score=fewest_errors(scores.present_P, scores.absent_A),
