@@ -114,7 +114,7 @@ def _table(
     # Column by column: a table for each file would take most of the time that it takes to write an index of many.
     before = [segment.table["file_id"].iloc[taken] for segment, taken in old]
     counts = np.array([added.count(file_id) for file_id in file_ids], dtype=np.int64)
-    fresh = pd.Series(file_ids, dtype="str").repeat(counts)
+    fresh = pd.Series(file_ids, dtype="str").iloc[np.repeat(np.arange(len(counts)), counts)]
     file_id = pd.concat([*before, fresh], ignore_index=True)
     return pd.DataFrame({"file_id": file_id, "start_s": spans_N2[:, 0], "end_s": spans_N2[:, 1]})
 
