@@ -69,6 +69,15 @@ def test_guessing_makes_no_cutoff() -> None:
     assert "calibrate on at least 20 captions of files that are not in the index, too" in found
 
 
+def test_many_captions_of_few_files_are_no_more_than_so_many_files() -> None:
+    """Three of four files answer above 0.5, as one of two others does: of 400 captions each that would be certain."""
+    present_P, absent_A = np.tile([1.0, 1.0, 1.0, 0.0], 100), np.tile([1.0, 0.0], 200)
+    files = np.array([f"{number}" for number in range(400)])
+    assert isinstance(calibrate(BestScores(present_P, files, absent_A, files, hidden=False), 1), Cutoff)
+    few = np.array([f"{number}" for number in range(20)] * 20)
+    assert isinstance(calibrate(BestScores(present_P, few, absent_A, few, hidden=False), 1), str)
+
+
 def test_few_captions_make_no_cutoff() -> None:
     found = calibrate(of_scores(np.ones(19), np.zeros(19)), 1)
     assert found == "no cut-off: expected at least 20 held-out captions of files in the index, found 19"

@@ -148,7 +148,9 @@ def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
         if count < LEAST:
             return f"no cut-off: expected at least {LEAST} held-out captions of files {name}, found {count}"
     missed, invented = error_rates(scores)
-    spread = math.sqrt(missed * (1 - missed) / len(scores.present_P) + invented * (1 - invented) / len(scores.absent_A))
+    # Captions of one file go wrong together: there are as many chances as files.
+    files, others_files = len(np.unique(scores.present_files)), len(np.unique(scores.absent_files))
+    spread = math.sqrt(missed * (1 - missed) / files + invented * (1 - invented) / others_files)
     if missed + invented + 2 * spread >= 1:
         others = "of others"
         remedy = "calibrate on more captions"
