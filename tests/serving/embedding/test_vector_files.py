@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from tests.serving.filmed import colour_embedder, write_film
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import read_json, sha256_file
 from umt_pipeline.serving.embedder import Embedder
+from umt_pipeline.serving.embedding import vector_files
 from umt_pipeline.serving.embedding.gathering import Asked
 from umt_pipeline.serving.embedding.vector_files import Form, Written, write_vectors
 from umt_pipeline.serving.embedding.windows import WindowRule
@@ -82,6 +84,18 @@ def test_what_is_not_whole_is_written_again(videos: Path) -> None:
     file.write_bytes(whole[:-1])
     assert write(videos).is_new
     assert file.read_bytes() == whole
+
+
+def test_what_an_error_leaves_half_written_does_not_say_that_it_is_whole(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(videos)
+    write_film(videos / "new.mp4", [("blue", 1.0)], seed=7)
+    with monkeypatch.context() as disk:
+        disk.setattr(vector_files.pq, "ParquetWriter", Mock(side_effect=OSError("the disk is full")))
+        with pytest.raises(OSError, match="the disk is full"):
+            write(videos)
+    assert len(pd.read_parquet(videos.parent / "out" / "files.parquet")) == 3
+    assert not (videos.parent / "out" / "manifest.json").exists()
+    assert write(videos).manifest["windows"] == 5
 
 
 def test_a_folder_of_other_things_is_not_filled(videos: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serving.index.contents import MODEL, Made, content, embedded, write
+from tests.serving.index.contents import DIM, MODEL, Made, content, embedded, write
 from umt_pipeline.core.errors import IndexingError
 from umt_pipeline.serving.embedding.shelf import Embedded
 from umt_pipeline.serving.index import writing
@@ -227,3 +227,14 @@ def test_tables_are_as_others_expect_them(tmp_path: Path) -> None:
         assert index.windows.columns.tolist() == ["file", "start_s", "end_s"]
         assert index.windows.index.equals(pd.RangeIndex(6))
         assert index.vectors(np.array([5, 0])).shape == (2, 8)
+
+
+def test_a_closed_index_gives_no_vectors(tmp_path: Path) -> None:
+    """Least of all those that happen to be in memory."""
+    write(tmp_path, {"a": embedded(1, 3)})
+    with Index.open(tmp_path) as index:
+        assert index.vectors(np.array([2])).shape == (1, DIM)
+    with pytest.raises(IndexingError, match=r"generation 1 was closed: open the index again"):
+        index.vectors(np.array([2]))
+    with pytest.raises(IndexingError, match=r"generation 1 was closed: open the index again"):
+        index.nearest(np.zeros((1, DIM)), 1)

@@ -58,7 +58,7 @@ def test_a_small_segment_is_searched_exactly(tmp_path: Path) -> None:
 
 
 def test_a_large_segment_finds_as_much_as_was_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approximate, "FEW_ALLOWED", 200)
+    monkeypatch.setattr(approximate, "FEW_BYTES", 200 * 4 * WIDTH)
     monkeypatch.setattr(approximate, "_LEAST_CANDIDATES", 100)
     vectors_NE = clusters(6_000)
     search = build_approximate(vectors_NE, tmp_path / "x.faiss", exact_bytes=1000)
@@ -91,7 +91,7 @@ def test_generations_keep_the_index_of_a_large_segment(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         "umt_pipeline.serving.index.segments.build_approximate", lambda vectors, path: build(vectors, path, exact_bytes=50_000)
     )
-    monkeypatch.setattr(approximate, "FEW_ALLOWED", 100)
+    monkeypatch.setattr(approximate, "FEW_BYTES", 100 * 4 * DIM)
     of = {f"f{number}": embedded(number, 50) for number in range(100)}
     write(tmp_path, of)
     of["new"] = embedded(1000, 3)

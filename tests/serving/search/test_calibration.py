@@ -22,6 +22,7 @@ from umt_pipeline.serving.search.calibration import (
     fewest_errors,
     keep_cutoff,
 )
+from umt_pipeline.serving.search.captions import beside
 
 SCORES = st.lists(st.integers(-8, 8).map(lambda number: number / 8), min_size=1, max_size=30)
 FILES = 30
@@ -65,6 +66,16 @@ def test_guessing_makes_no_cutoff() -> None:
     assert isinstance(found, str)
     assert found.startswith("no cut-off: it would find nothing for")
     assert "no better than guessing" in found
+    assert "calibrate on at least 20 captions of files that are not in the index, too" in found
+
+
+def test_many_captions_of_few_files_are_no_more_than_so_many_files() -> None:
+    """Three of four files answer above 0.5, as one of two others does: of 400 captions each that would be certain."""
+    present_P, absent_A = np.tile([1.0, 1.0, 1.0, 0.0], 100), np.tile([1.0, 0.0], 200)
+    files = np.array([f"{number}" for number in range(400)])
+    assert isinstance(calibrate(BestScores(present_P, files, absent_A, files, hidden=False), 1), Cutoff)
+    few = np.array([f"{number}" for number in range(20)] * 20)
+    assert isinstance(calibrate(BestScores(present_P, few, absent_A, few, hidden=False), 1), str)
 
 
 def test_few_captions_make_no_cutoff() -> None:
@@ -138,6 +149,15 @@ def test_captions_that_a_model_was_trained_on_do_not_count(index: ArrayIndex, em
     table = captions(path=paths, caption=names, split=["train"] * 11 + ["test"] * (FILES - 11))
     found = calibrate(best_scores(embedder, index, table), len(index.windows))
     assert found == "no cut-off: expected at least 20 held-out captions of files in the index, found 19"
+
+
+def test_files_that_a_model_was_trained_on_are_right_answers_too(index: ArrayIndex) -> None:
+    paths = ["/videos/0.mp4", "/videos/1.mp4", "/elsewhere/0.mp4", "/elsewhere/1.mp4"]
+    table = captions(path=paths, caption=["thing", "Thing!", "thing", "other"], split=["train", "test", "test", "test"])
+    found = beside(index, table)
+    assert found.present["path"].tolist() == ["/videos/1.mp4"]
+    assert found.right[0].tolist() == [0, 1], "else file 0 would be an error of the search"
+    assert found.absent["caption"].tolist() == ["other"], "what a file of the index is called should be found"
 
 
 def test_a_cutoff_is_kept_beside_its_index_for_its_model(index: ArrayIndex) -> None:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving.array_index import ArrayIndex, unit
+from umt_pipeline.serving.search import hits
 from umt_pipeline.serving.search.hits import Place, best_places, cosines, floor_of, layout_of
 
+PLACES = hits._places
 # Few different vectors, so that windows score alike.
 VECTORS = [unit(numbers) for numbers in ((1, 0, 0), (1, 1, 0), (0, 1, 0), (1, 2, 2), (-1, 0, 1), (3, 1, 0), (0, 0, 1))]
 FILMS = st.tuples(st.integers(1, 12), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
@@ -101,6 +103,15 @@ def test_a_long_place_is_found_whole_though_few_windows_are_asked_for() -> None:
     assert (best.file, best.start_s, best.end_s, best.window) == (500, 0.0, 5.0 * 399 + 10, 500)
     assert len(others_found) == 2
     assert all(place.file < 500 for place in others_found)
+
+
+def test_where_all_score_the_same_only_the_first_files_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a model that sees no difference: a search must not look at each of many files, once for each other."""
+    index = ArrayIndex(np.tile(np.eye(3)[0], (3000, 1)), [(2999 - number, 0.0, 10.0) for number in range(3000)])
+    looked_at = []
+    monkeypatch.setattr(hits, "_places", lambda *args: looked_at.append(1) or PLACES(*args))
+    assert [place.window for place in best_places(index, np.eye(3)[0], 5, None)] == [0, 1, 2, 3, 4]
+    assert len(looked_at) <= 5 * 4, "5 files in each of 4 rounds: 64, 256, 1024, 3000 windows"
 
 
 def test_scores_do_not_depend_on_how_many_are_asked_for() -> None:

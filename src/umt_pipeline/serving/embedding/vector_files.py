@@ -32,7 +32,7 @@ from umt_pipeline.core.locking import only_writer
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.embedding.embed import identity_of
 from umt_pipeline.serving.embedding.gathering import LOOKED_FILE, Asked, Gathered, gather
-from umt_pipeline.serving.embedding.shelf import Shelf, forget_others
+from umt_pipeline.serving.embedding.shelf import Embedded, Shelf, forget_others
 from umt_pipeline.video.probing import CACHE_FILE
 
 Form = Literal["parquet", "npy"]
@@ -82,6 +82,8 @@ def write_vectors(out: Path, asked: Asked, embedder: Embedder, source: str, form
             manifest = _read_whole(out)
             is_new = manifest is None or manifest["content"] != content
             if manifest is None or is_new:
+                # One that is there says that all is whole.
+                (out / MANIFEST_FILE).unlink(missing_ok=True)
                 names = _write(out, gathered, embedder.dim, shelf, form)
                 manifest = {
                     "format": FORMAT,
@@ -144,14 +146,20 @@ def _write(out: Path, gathered: Gathered, dim: int, shelf: Shelf, form: Form) ->
 
 def _blocks(files: pd.DataFrame, shelf: Shelf) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     """Yield tables of windows with their vectors, some thousand at a time."""
-    tables, vectors, rows = [], [], 0
-    for file_id, path in zip(files["file_id"], files["path"], strict=True):
-        spans_W2, vectors_WE = shelf.get(file_id)
-        tables.append(pd.DataFrame({"file_id": file_id, "path": path, "start_s": spans_W2[:, 0], "end_s": spans_W2[:, 1]}))
-        vectors.append(vectors_WE)
-        rows += len(spans_W2)
-        if rows >= _WINDOWS_AT_ONCE:
-            yield pd.concat(tables, ignore_index=True), np.concatenate(vectors)
-            tables, vectors, rows = [], [], 0
-    if rows:
-        yield pd.concat(tables, ignore_index=True), np.concatenate(vectors)
+    waiting: list[int] = []
+    embedded: list[Embedded] = []
+    rows = 0
+    for row, file_id in enumerate(files["file_id"]):
+        waiting.append(row)
+        embedded.append(shelf.get(file_id))
+        rows += len(embedded[-1].spans_W2)
+        if rows >= _WINDOWS_AT_ONCE or row + 1 == len(files):
+            # A table for each file would take longer than to write them.
+            which_n = np.repeat(waiting, [len(one.spans_W2) for one in embedded])
+            table = files[["file_id", "path"]].iloc[which_n].reset_index(drop=True)
+            spans_n2 = np.concatenate([one.spans_W2 for one in embedded])
+            yield (
+                table.assign(start_s=spans_n2[:, 0], end_s=spans_n2[:, 1]),
+                np.concatenate([one.vectors_WE for one in embedded]),
+            )
+            waiting, embedded, rows = [], [], 0

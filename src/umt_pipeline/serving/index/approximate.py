@@ -33,11 +33,14 @@ EXACT: dict[str, Any] = {"kind": "exact"}
 EXACT_BYTES = 256 * 2**20
 # Measured recall@10 that a segment must reach; a little more than is promised, 0.95.
 ENOUGH = 0.97
-# Where so few vectors are allowed, all of them are compared: some 25 ms of width 512.
-FEW_ALLOWED = 20_000
-_SAMPLE_QUERIES, _SAMPLE_K, _CHANCE = 200, 10, 3.0
-_TRAINING_PER_LIST = 40
-_CANDIDATES_PER_K, _LEAST_CANDIDATES = 20, 400
+# Of the vectors that are allowed: up to there all of them are compared. 16 MiB are 8,192 of width 512, 5 to 10 ms.
+FEW_BYTES = 16 * 2**20
+_SAMPLE_QUERIES, _SAMPLE_K, _NOISE = 200, 10, 3.0
+# The queries that probes are measured with come of vectors of the segment. Texts lie beside these, and in more lists.
+_LEAST_PROBES = 32
+# More points and turns than that find no more.
+_TRAINING_PER_LIST, _TURNS = 40, 10
+_CANDIDATES_PER_K, _LEAST_CANDIDATES = 4, 400
 _BYTES_PER_VECTOR = 64
 
 
@@ -62,7 +65,8 @@ class Approximate:
 
     def pays(self, allowed_N: np.ndarray | None) -> bool:
         """Whether it is faster than comparing all vectors that are allowed."""
-        return allowed_N is None or int(np.count_nonzero(allowed_N)) > FEW_ALLOWED
+        bytes_per_vector = self.vectors_NE.itemsize * self.vectors_NE.shape[1]
+        return allowed_N is None or int(np.count_nonzero(allowed_N)) * bytes_per_vector > FEW_BYTES
 
     def nearest(self, queries_QE: np.ndarray, k: int, allowed_N: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and rows [Q, K] of the nearest vectors that are allowed; -inf and -1 where fewer were found."""
@@ -74,11 +78,11 @@ class Approximate:
             options["sel"] = _FAISS.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
         wanted = min(len(self.vectors_NE), max(_LEAST_CANDIDATES, _CANDIDATES_PER_K * k))
         parameters = _FAISS.SearchParametersIVF(nprobe=probes, **options)
-        _, rows_QC = self.index.search(queries_QE, wanted, params=parameters)
+        # In the order of the file: neighbours are read together. Those that are missing, -1, come first.
+        rows_QC = np.sort(self.index.search(queries_QE, wanted, params=parameters)[1], axis=1)
         scores_QC = np.full(rows_QC.shape, -np.inf, dtype=np.float32)
         for query, rows_C in enumerate(rows_QC):
             found = rows_C >= 0
-            # In the order of the file: neighbours are read together.
             scores_QC[query, found] = self.vectors_NE[rows_C[found]] @ queries_QE[query]
         scores_QK, rows_QK = top(scores_QC, rows_QC, k)
         if (missing := k - scores_QK.shape[1]) > 0:
@@ -117,7 +121,7 @@ def _trained(vectors_NE: np.ndarray) -> Any:
     codes = math.gcd(width, _BYTES_PER_VECTOR)
     # A product of unit vectors is a cosine.
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = 1234
+    index.cp.seed, index.cp.niter, index.pq.cp.niter = 1234, _TURNS, _TURNS
     rng = np.random.default_rng(0)
     sample = np.sort(rng.choice(n, min(n, _TRAINING_PER_LIST * lists), replace=False))
     index.train(np.ascontiguousarray(vectors_NE[sample]))
@@ -133,10 +137,10 @@ def _measured(approximate: Approximate) -> dict[str, Any]:
     chosen = np.sort(rng.choice(len(vectors_NE), min(len(vectors_NE), _SAMPLE_QUERIES), replace=False))
     noise_QE = rng.standard_normal((len(chosen), vectors_NE.shape[1])).astype(np.float32)
     # A text is not as near to a clip as clips are to each other: cosines of a third are usual.
-    queries_QE = vectors_NE[chosen] + _CHANCE * noise_QE / np.linalg.norm(noise_QE, axis=1, keepdims=True)
+    queries_QE = vectors_NE[chosen] + _NOISE * noise_QE / np.linalg.norm(noise_QE, axis=1, keepdims=True)
     queries_QE /= np.linalg.norm(queries_QE, axis=1, keepdims=True)
     _, true_QK = exact(vectors_NE, queries_QE, _SAMPLE_K, None)
-    probes = 4
+    probes = min(_LEAST_PROBES, approximate.index.nlist // 4)
     while probes <= approximate.index.nlist // 4:
         trial = Approximate(approximate.index, probes, vectors_NE)
         started = time.perf_counter()

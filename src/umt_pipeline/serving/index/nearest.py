@@ -11,7 +11,7 @@ import numpy as np
 # Rows of a block of scores: 128 Ki rows of one query are half a MiB.
 _BLOCK_ROWS = 131_072
 # Share of a block from which on it is faster to compare all of it than to gather what is allowed.
-_MANY = 0.2
+_MANY = 0.125
 
 
 def exact(
@@ -36,11 +36,9 @@ def exact(
             else:
                 rows_n = rows_n[own_n]
                 scores_Qn = queries_QE @ block_nE[own_n].T
-        best_QK, rows_QK = top(
-            np.concatenate([best_QK, scores_Qn], axis=1),
-            np.concatenate([rows_QK, np.broadcast_to(rows_n, scores_Qn.shape)], axis=1),
-            k,
-        )
+        # First of the block by itself: the scores of many queries are not copied once more.
+        some_Qk, found_Qk = top(scores_Qn, np.broadcast_to(rows_n, scores_Qn.shape), k)
+        best_QK, rows_QK = top(np.concatenate([best_QK, some_Qk], axis=1), np.concatenate([rows_QK, found_Qk], axis=1), k)
     return best_QK, np.where(np.isneginf(best_QK), -1, rows_QK)
 
 

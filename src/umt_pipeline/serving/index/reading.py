@@ -54,6 +54,8 @@ class Index:
         IndexingError: the generation is damaged, or of another version.
     """
 
+    _closed = False
+
     def __init__(self, folder: Path, pointer: Pointer) -> None:
         self.folder = folder
         self._pointer = pointer
@@ -102,8 +104,8 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
-        self.segments = ()
+        """Let go of the files; what is asked of vectors from then on is an error."""
+        self.segments, self._closed = (), True
 
     @property
     def generation(self) -> int:
@@ -148,8 +150,9 @@ class Index:
             -inf and -1.
 
         Raises:
-            IndexingError: the queries have another width than the vectors: they are of another model.
+            IndexingError: the queries have another width than the vectors: they are of another model; or it was closed.
         """
+        self._require_open()
         queries_QE = np.ascontiguousarray(queries_QE, dtype=np.float32)
         if queries_QE.ndim != 2 or queries_QE.shape[1] != self.model.dim:
             raise IndexingError(
@@ -175,7 +178,9 @@ class Index:
 
         Raises:
             IndexError: there is no such window.
+            IndexingError: it was closed.
         """
+        self._require_open()
         rows = self._rows[np.asarray(windows, dtype=np.int64)]
         found = np.empty((len(rows), self.model.dim), dtype=np.float32)
         which = np.searchsorted(self._starts, rows, side="right") - 1
@@ -214,6 +219,10 @@ class Index:
                 f"found {source} (key {key[:12]}). Search with that model, or build an index of this one: "
                 f"`umt index FOLDER --model {source} --out {self.folder}`; the old one serves until the new one is whole"
             )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise IndexingError(f"{self.folder}: generation {self.generation} was closed: open the index again")
 
     def _windows(self) -> pd.DataFrame:
         table = pd.concat([segment.table for segment in self.segments], ignore_index=True).iloc[self._rows]

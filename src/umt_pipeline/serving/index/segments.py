@@ -81,13 +81,14 @@ def write_segment(
         return None
     new = SegmentFacts(name=_NEW, rows=rows, search=EXACT)
     vectors_NE = np.lib.format.open_memmap(folder / new.vectors_file, mode="w+", dtype=np.float32, shape=(rows, dim))
-    tables, start = [], 0
-    for table, part_nE in _parts(old, file_ids, added):
-        vectors_NE[start : start + len(part_nE)] = part_nE
-        tables.append(table)
-        start += len(part_nE)
+    start = 0
+    spans = [np.empty((0, 2))]
+    for embedded in _parts(old, file_ids, added):
+        vectors_NE[start : start + len(embedded.vectors_WE)] = embedded.vectors_WE
+        spans.append(embedded.spans_W2)
+        start += len(embedded.vectors_WE)
     vectors_NE.flush()
-    pd.concat(tables, ignore_index=True).to_parquet(folder / new.table_file, index=False)
+    _table(old, file_ids, added, np.concatenate(spans)).to_parquet(folder / new.table_file, index=False)
     search = build_approximate(vectors_NE, folder / new.faiss_file)
     del vectors_NE
     name = sha256_file(folder / new.vectors_file)[:8] + sha256_file(folder / new.table_file)[:8]
@@ -98,20 +99,24 @@ def write_segment(
     return named
 
 
-def _parts(
-    old: Iterable[tuple[Segment, np.ndarray]], file_ids: Iterable[str], added: Vectors
-) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+def _parts(old: Iterable[tuple[Segment, np.ndarray]], file_ids: Iterable[str], added: Vectors) -> Iterator[Embedded]:
     for segment, taken in old:
+        spans_N2 = segment.table[["start_s", "end_s"]].to_numpy()
         for start in range(0, len(taken), _ROWS_AT_ONCE):
             rows_n = taken[start : start + _ROWS_AT_ONCE]
-            yield segment.table.iloc[rows_n], segment.vectors_NE[rows_n]
-    for file_id in file_ids:
-        embedded: Embedded = added.get(file_id)
-        yield _table(file_id, embedded.spans_W2), embedded.vectors_WE
+            yield Embedded(spans_N2[rows_n], segment.vectors_NE[rows_n])
+    yield from map(added.get, file_ids)
 
 
-def _table(file_id: str, spans_W2: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"file_id": [file_id] * len(spans_W2), "start_s": spans_W2[:, 0], "end_s": spans_W2[:, 1]})
+def _table(
+    old: Iterable[tuple[Segment, np.ndarray]], file_ids: Sequence[str], added: Vectors, spans_N2: np.ndarray
+) -> pd.DataFrame:
+    # Column by column: a table for each file would take most of the time that it takes to write an index of many.
+    before = [segment.table["file_id"].iloc[taken] for segment, taken in old]
+    counts = np.array([added.count(file_id) for file_id in file_ids], dtype=np.int64)
+    fresh = pd.Series(file_ids, dtype="str").iloc[np.repeat(np.arange(len(counts)), counts)]
+    file_id = pd.concat([*before, fresh], ignore_index=True)
+    return pd.DataFrame({"file_id": file_id, "start_s": spans_N2[:, 0], "end_s": spans_N2[:, 1]})
 
 
 def _names(facts: SegmentFacts) -> tuple[str, str, str]:

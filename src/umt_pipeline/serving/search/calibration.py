@@ -148,11 +148,22 @@ def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
         if count < LEAST:
             return f"no cut-off: expected at least {LEAST} held-out captions of files {name}, found {count}"
     missed, invented = error_rates(scores)
-    spread = math.sqrt(missed * (1 - missed) / len(scores.present_P) + invented * (1 - invented) / len(scores.absent_A))
+    # Captions of one file go wrong together: there are as many chances as files.
+    files, others_files = len(np.unique(scores.present_files)), len(np.unique(scores.absent_files))
+    spread = math.sqrt(missed * (1 - missed) / files + invented * (1 - invented) / others_files)
     if missed + invented + 2 * spread >= 1:
+        others = "of others"
+        remedy = "calibrate on more captions"
+        if scores.hidden:
+            others = "of the same captions while their own files were hidden"
+            remedy = (
+                f"if other files fit them as well, as where many are alike, calibrate on at least {LEAST} captions of files "
+                "that are not in the index, too (--captions)"
+            )
         return (
             f"no cut-off: it would find nothing for {missed:.1%} of captions of files in the index, and something for "
-            f"{invented:.1%} of others; that is no better than guessing, or there are too few captions to tell"
+            f"{invented:.1%} {others}; that is no better than guessing, or there are too few captions to tell. All hits count "
+            f"as found; {remedy}"
         )
     return Cutoff(
         score=fewest_errors(scores.present_P, scores.absent_A),

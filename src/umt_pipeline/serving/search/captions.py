@@ -62,7 +62,7 @@ class Captions:
 
     Attributes:
         present: captions of files that are in the index: the columns of :func:`read_captions` and ``file``, the file's row.
-        absent: captions of files that are not in it: the columns of :func:`read_captions`.
+        absent: captions of files that are not in it, and of none that is: the columns of :func:`read_captions`.
         right: of each row of ``present``, the rows of all files that have this caption: each of them is a right answer.
     """
 
@@ -81,11 +81,12 @@ def beside(index: Index, captions: pd.DataFrame) -> Captions:
         index: an open index.
         captions: the columns of :func:`read_captions`.
     """
-    held_out = captions[captions["split"] != "train"]
     row_of = {path: row for row, path in enumerate(index.files["path"])}
-    files = held_out["path"].map(row_of)
-    present = held_out[files.notna()].assign(file=files.dropna().astype(np.int64)).reset_index(drop=True)
-    absent = held_out[files.isna()].reset_index(drop=True)
-    text = present["caption"].map(clean_caption)
-    files_of = {key: np.unique(group.to_numpy()) for key, group in present["file"].groupby(text)}
-    return Captions(present, absent, tuple(files_of[key] for key in text))
+    files, text = captions["path"].map(row_of), captions["caption"].map(clean_caption)
+    held_out, inside = captions["split"] != "train", files.notna()
+    # A file that a model was trained on is as right an answer as any.
+    files_of = {key: np.unique(group.to_numpy()) for key, group in files[inside].astype(np.int64).groupby(text[inside])}
+    present = captions[held_out & inside].assign(file=files[held_out & inside].astype(np.int64))
+    absent = captions[held_out & ~inside & ~text.isin(list(files_of))]
+    right = tuple(files_of[key] for key in text[present.index])
+    return Captions(present.reset_index(drop=True), absent.reset_index(drop=True), right)

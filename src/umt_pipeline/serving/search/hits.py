@@ -22,6 +22,8 @@ _HEIGHT = 0.5
 _SAMPLE = 1024
 # Windows on both sides of those that were found, which are looked at first.
 _MORE = 8
+# Vectors that are copied at a time.
+_AT_ONCE = 65_536
 # Of windows whose ends were rounded when they were written, a millisecond apart is touching.
 _TOUCHING_S = 1e-3
 
@@ -138,21 +140,23 @@ def best_places(index: Index, vector_E: np.ndarray, wanted: int, allowed_n: np.n
         allowed_n: windows that may be found, bool [n]; None: all.
     """
     layout, windows = layout_of(index), len(index.windows)
-    typical, seen = layout.typical(vector_E), np.zeros(0, dtype=np.int64)
+    typical = layout.typical(vector_E)
+    seen, score_K = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
     # Most files give several windows.
     open_n, asked = allowed_n, min(windows, max(64, 8 * wanted))
     while True:
         found_K = index.nearest(vector_E[None], asked, open_n)[1][0] if asked else seen
         fresh = found_K[found_K >= 0]
         seen = np.concatenate([seen, fresh])
-        score_K = cosines(index.vectors(seen), vector_E)
+        score_K = np.concatenate([score_K, _scores(index, fresh, vector_E)])
         exhausted = asked == windows or len(fresh) < asked
         # A place that was not seen is no better than the last window that was.
         last = -np.inf if exhausted else float(score_K[-len(fresh) :].min())
         places: list[Place] = []
         for seeds, best in _by_file(layout, seen, score_K):
-            if sum(place.score > best for place in places) >= wanted:
-                break  # no place of this file or of the next ones is among the best
+            # No place of this file or of the next ones is among the best. Where all score the same, too, this ends.
+            if sum(place.rank_key < best for place in places) >= wanted:
+                break
             places += _places(index, layout, vector_E, seeds, typical, allowed_n)
         certain = sorted((place for place in places if place.score > last), key=lambda place: place.rank_key)
         if exhausted or len(certain) >= wanted:
@@ -163,13 +167,22 @@ def best_places(index: Index, vector_E: np.ndarray, wanted: int, allowed_n: np.n
         asked = min(windows, 4 * asked)
 
 
-def _by_file(layout: Layout, seen_K: np.ndarray, score_K: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Give the positions of the windows that were seen of each file, and its best score; the best file first."""
-    order = np.lexsort((seen_K, -score_K))
-    position_K, score_K = layout.position_n[seen_K[order]], score_K[order]
-    _, first, which_K = np.unique(layout.file_n[position_K], return_index=True, return_inverse=True)
+def _by_file(layout: Layout, seen_K: np.ndarray, score_K: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[float, int]]]:
+    """Give the positions of the windows that were seen of each file, and the rank key of its best; the best file first."""
+    order_K = np.lexsort((seen_K, -score_K))
+    position_K = layout.position_n[seen_K[order_K]]
+    _, first, which_K, count = np.unique(layout.file_n[position_K], return_index=True, return_inverse=True, return_counts=True)
+    # The windows of each file side by side, the best first.
+    own_K, end = position_K[np.argsort(which_K, kind="stable")], np.cumsum(count)
     for row in np.argsort(first):
-        yield position_K[which_K == row], float(score_K[first[row]])
+        best = order_K[first[row]]
+        yield own_K[end[row] - count[row] : end[row]], (-float(score_K[best]), int(seen_K[best]))
+
+
+def _scores(index: Index, windows: np.ndarray, vector_E: np.ndarray) -> np.ndarray:
+    """Return the cosine of each window, by its number, and a vector, float32 [m]; in parts, for they may be all there are."""
+    parts = [cosines(index.vectors(windows[start : start + _AT_ONCE]), vector_E) for start in range(0, len(windows), _AT_ONCE)]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 
 def _places(
@@ -194,7 +207,7 @@ def _places(
     first, after, more = max(start, int(seeds.min()) - _MORE), min(stop, int(seeds.max()) + 1 + _MORE), _MORE
     while True:
         numbers_m = layout.order_n[first:after]
-        score_m = cosines(index.vectors(numbers_m), vector_E)
+        score_m = _scores(index, numbers_m, vector_E)
         if allowed_n is not None:
             score_m[~allowed_n[numbers_m]] = -np.inf
         kept_m = np.flatnonzero(score_m >= floor_of(float(score_m.max()), typical))

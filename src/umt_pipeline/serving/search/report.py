@@ -114,9 +114,10 @@ def measure(embedder: Embedder, index: Index, captions: pd.DataFrame, rerank: in
     """
     found = beside(index, captions)
     if found.present.empty:
+        such = f", of files such as {captions['path'].iloc[0]}" if len(captions) else ""
         raise ConfigError(
-            f"a report on {index.folder}: expected held-out captions of its files, found none in {len(captions):,} rows; paths "
-            "are relative to the table's folder, and rows of split 'train' do not count"
+            f"a report on {index.folder}: expected held-out captions of its files, found none in {len(captions):,} rows{such}; "
+            f"its files have paths such as {index.files['path'].iloc[0]}, and rows of split 'train' do not count"
         )
     rows = spread(range(len(found.present)), _MOST)
     asked, milliseconds = {}, {}
