@@ -77,7 +77,8 @@ def test_benchmarks_run_without_them(tmp_path: Path, script: str) -> None:
     page = run(tmp_path, sys.executable, f"benchmarks/{script}.py", *options, "--out", str(tmp_path / "page.md"))
     assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| MFU |" in page
-    assert max(map(len, page.splitlines())) <= 128
+    # But for the command, which names a folder of the test.
+    assert max(len(line) for line in page.splitlines() if not line.startswith("    ")) <= 128
 
 
 DRAWN_WINDOWS = """
@@ -112,7 +113,8 @@ def test_files_are_embedded_beside_a_plain_loop(tmp_path: Path) -> None:
     assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| a tiny CLIP | this package | " in page
     assert "| a tiny CLIP | a plain loop of open_clip | " in page
-    assert max(map(len, page.splitlines())) <= 128
+    # But for the command, which names a folder of the test.
+    assert max(len(line) for line in page.splitlines() if not line.startswith("    ")) <= 128
 
 
 @pytest.mark.slow
@@ -125,7 +127,8 @@ def test_a_search_is_measured_up_to_a_server(tmp_path: Path) -> None:
     assert "## 4 clients at once" in page
     assert "Errors" not in page
     assert "1 files, of which 0 cannot be read and 0 are copies; 1 windows" in page
-    assert max(map(len, page.splitlines())) <= 128
+    # But for the command, which names a folder of the test.
+    assert max(len(line) for line in page.splitlines() if not line.startswith("    ")) <= 128
 
 
 @pytest.mark.slow
