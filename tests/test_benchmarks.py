@@ -52,6 +52,11 @@ def test_the_hidden_are_hidden(tmp_path: Path) -> None:
     assert run(tmp_path, sys.executable, "-c", code).strip() == "[]"
 
 
+def width(page: str) -> int:
+    """Return the columns of a page, but for its command, which names a folder of the test."""
+    return max(len(line) for line in page.splitlines() if not line.startswith("    "))
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda script: script.stem)
 def test_a_benchmark_takes_only_what_the_package_has(script: Path) -> None:
     # Most of them are run by hand and seldom: nothing else would notice that a name has moved.
@@ -77,8 +82,7 @@ def test_benchmarks_run_without_them(tmp_path: Path, script: str) -> None:
     page = run(tmp_path, sys.executable, f"benchmarks/{script}.py", *options, "--out", str(tmp_path / "page.md"))
     assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| MFU |" in page
-    # But for the command, which names a folder of the test.
-    assert max(len(line) for line in page.splitlines() if not line.startswith("    ")) <= 128
+    assert width(page) <= 128
 
 
 DRAWN_WINDOWS = """
@@ -113,8 +117,7 @@ def test_files_are_embedded_beside_a_plain_loop(tmp_path: Path) -> None:
     assert page == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| a tiny CLIP | this package | " in page
     assert "| a tiny CLIP | a plain loop of open_clip | " in page
-    # But for the command, which names a folder of the test.
-    assert max(len(line) for line in page.splitlines() if not line.startswith("    ")) <= 128
+    assert width(page) <= 128
 
 
 @pytest.mark.slow
@@ -127,8 +130,7 @@ def test_a_search_is_measured_up_to_a_server(tmp_path: Path) -> None:
     assert "## 4 clients at once" in page
     assert "Errors" not in page
     assert "1 files, of which 0 cannot be read and 0 are copies; 1 windows" in page
-    # But for the command, which names a folder of the test.
-    assert max(len(line) for line in page.splitlines() if not line.startswith("    ")) <= 128
+    assert width(page) <= 128
 
 
 @pytest.mark.slow
