@@ -87,7 +87,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path, stage2: Path, tables: Tabl
     (tmp_path / "data/06_models").mkdir(parents=True)
     (tmp_path / "data/06_models/stage2").symlink_to(stage2)
     write_folder("stage1", tmp_path / "data/06_models/stage1", tables)
-    write_folder("classification", tmp_path / "data/06_models/classification/stage2", tables)
+    write_folder("classification", tmp_path / "data/06_models/classification", tables)
     (tmp_path / "clips").symlink_to(tables.media_root)
     captions_of(tables, tmp_path)
     lines = COMMANDS.findall((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))
