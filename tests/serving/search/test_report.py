@@ -9,14 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.evaluation.tiny import make_tables, make_video_text
 from tests.features.tiny import write_clip
 from tests.reports.pages import checked, rows_below, text_of
 from tests.serving.array_index import ArrayIndex, indexed
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.core.files import read_json
-from umt_pipeline.evaluation.encoders import VideoTextEncoder
-from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.search.calibration import Cutoff
 from umt_pipeline.serving.search.captions import read_captions
@@ -25,14 +22,6 @@ from umt_pipeline.serving.search.report import Asked, SearchReport, measure, sco
 from umt_pipeline.serving.search.search import Hit
 
 CLIPS = 24
-
-
-@pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    folder = tmp_path_factory.mktemp("model")
-    make_video_text(folder, make_tables(folder / "media", ("train", "test")), seed=2)
-    network, tokenizer = load_video_text(folder)
-    return Embedder("stage2", VideoTextEncoder("model", network.eval(), tokenizer), "model/embedding")
 
 
 @pytest.fixture(scope="module")

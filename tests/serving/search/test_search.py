@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation.tiny import make_tables, make_video_text
 from tests.features.tiny import make_teacher_folder, write_clip
 from tests.serving.array_index import ArrayIndex, indexed
 from umt_pipeline.core.errors import ConfigError, IndexingError, VideoError
-from umt_pipeline.evaluation.encoders import TeacherEncoder, VideoTextEncoder
+from umt_pipeline.evaluation.encoders import TeacherEncoder
 from umt_pipeline.models.teacher import TeacherConfig, load_teacher
-from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.inputs import clip_of
 from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
@@ -25,14 +23,6 @@ from umt_pipeline.serving.search.texts import MAX_TEXT
 from umt_pipeline.video.views import ViewConfig
 
 SECONDS = 3.0  # of each clip
-
-
-@pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    folder = tmp_path_factory.mktemp("model")
-    make_video_text(folder, make_tables(folder / "media", ("train", "test")), seed=2)
-    network, tokenizer = load_video_text(folder)
-    return Embedder("stage2", VideoTextEncoder("model", network.eval(), tokenizer), "model/embedding")
 
 
 @pytest.fixture(scope="module")
