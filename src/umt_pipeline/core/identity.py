@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -135,14 +136,19 @@ def imported_modules(file: Path) -> frozenset[str]:
 @cache
 def settings_classes() -> frozenset[str]:
     """Return the names of the package's settings: the classes that derive, at any depth, from ``core.config.Config``."""
-    bases: dict[str, set[str]] = {}
-    for file in PACKAGE_FOLDER.rglob("*.py"):
-        for node in ast.walk(_tree(file)):
-            if isinstance(node, ast.ClassDef):
-                found = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-                bases.setdefault(node.name, set()).update(found)
-    known = {SETTINGS_BASE}
-    while new := {name for name, above in bases.items() if name not in known and above & known}:
+    texts = {file: file.read_text(encoding="utf-8") for file in PACKAGE_FOLDER.rglob("*.py")}
+    known, new = {SETTINGS_BASE}, {SETTINGS_BASE}
+    while new:
+        # Most files define none: only those are parsed in whose text a class seems to derive from what is known by now.
+        derives = re.compile(rf"^\s*class\s+\w+[^:]*\b(?:{'|'.join(new)})\b", re.MULTILINE)
+        classes = [
+            node
+            for file, text in texts.items()
+            if derives.search(text)
+            for node in ast.walk(_tree(file))
+            if isinstance(node, ast.ClassDef)
+        ]
+        new = {node.name for node in classes if known & {ast.unparse(base).rpartition(".")[2] for base in node.bases}} - known
         known |= new
     return frozenset(known)
 

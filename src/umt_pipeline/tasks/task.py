@@ -206,18 +206,13 @@ class EncoderTaskParams(Config):
         return (None if self.start == "scratch" else folder), folder
 
 
-def all_tasks() -> list[DownstreamTask[Any, Any]]:
-    """Return the tasks of all folders of this room, in alphabetical order.
+def load_task(name: str) -> DownstreamTask[Any, Any]:
+    """Return the task of a folder of this room.
 
     Raises:
-        ConfigError: a folder has no task, or one of another name.
+        ConfigError: the folder has no task, or one of another name.
     """
-    found: list[DownstreamTask[Any, Any]] = []
-    for name in task_names():
-        task = getattr(importlib.import_module(f"{__package__}.{name}.task"), "TASK", None)
-        if not isinstance(task, DownstreamTask) or task.name != name:
-            raise ConfigError(
-                f"tasks/{name}/task.py: expected a DownstreamTask named TASK whose name is {name!r}, found {task!r}"
-            )
-        found.append(task)
-    return found
+    task = getattr(importlib.import_module(f"{__package__}.{name}.task"), "TASK", None)
+    if not isinstance(task, DownstreamTask) or task.name != name:
+        raise ConfigError(f"tasks/{name}/task.py: expected a DownstreamTask named TASK whose name is {name!r}, found {task!r}")
+    return task
