@@ -25,7 +25,6 @@ from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.reports.page import Page
-from umt_pipeline.tasks import task_names
 from umt_pipeline.training.spec import RunSpec
 
 Params = TypeVar("Params", bound=Config)
