@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Mapping
+
 import numpy as np
 
 from umt_pipeline.demo_world.scenes import Scene
 
+# Of what is not here, the name is the only word.
 WORDS: dict[str, tuple[str, ...]] = {
-    "circle": ("circle", "disc"),
-    "square": ("square", "box"),
-    "triangle": ("triangle",),
-    "star": ("star",),
-    "cross": ("cross", "plus sign"),
-    "ring": ("ring", "hoop"),
-    "bar": ("bar", "stick"),
-    "heart": ("heart",),
-    "arrow": ("arrow",),
+    "airplane": ("airplane", "plane"),
+    "blossom": ("blossom", "flower"),
+    "bolt": ("bolt", "lightning bolt"),
+    "check mark": ("check mark", "tick"),
     "crescent": ("crescent", "half-moon"),
+    "devil": ("devil", "imp"),
+    "die": ("die", "dice"),
+    "disc": ("disc", "circle"),
+    "envelope": ("envelope", "letter"),
+    "gear": ("gear", "cog"),
+    "hand": ("hand", "pointing hand"),
+    "notes": ("pair of notes",),
+    "plus sign": ("plus sign", "cross"),
+    "scissors": ("pair of scissors",),
+    "smiley": ("smiley", "smiling face"),
+    "telephone": ("telephone", "phone"),
     "small": ("small", "little"),
     "large": ("large", "big"),
     "left": ("moves to the left", "slides left", "is drifting left"),
@@ -36,12 +47,17 @@ STILL_TEMPLATES = (
     "a {shape}, {size} and {colour}",
     "there is a {colour} {size} {shape}",
 )
+# Of a picture in which size or colour is not worth a word.
+SHORT_TEMPLATES = ("a {shape}", "a picture of a {shape}")
+COLOUR_TEMPLATES = ("a {colour} {shape}", "the {shape} is {colour}")
 TEMPLATES = (
     "a {size} {colour} {shape} {motion}",
     "the {colour} {shape} is {size} and {motion}",
     "{motion}: a {shape}, {size} and {colour}",
     "there is a {colour} {size} {shape} that {motion}",
 )
+
+_BEFORE_VOWEL = re.compile(r"\ba (?=[aeiou])")
 
 
 def caption(scene: Scene, rng: np.random.Generator, templates: tuple[str, ...] = TEMPLATES) -> str:
@@ -53,7 +69,17 @@ def caption(scene: Scene, rng: np.random.Generator, templates: tuple[str, ...] =
         "motion": scene.motion,
     }
     words = {key: str(rng.choice(WORDS.get(value, (value,)))) for key, value in values.items()}
-    return str(rng.choice(templates)).format(**words)
+    return _spoken(str(rng.choice(templates)), words)
+
+
+def sentences(templates: tuple[str, ...], **values: str) -> list[str]:
+    """Return every wording of templates, for a shape and, where they name them, a colour and a size."""
+    choices = itertools.product(*(WORDS.get(value, (value,)) for value in values.values()))
+    return [_spoken(template, dict(zip(values, words, strict=True))) for words in choices for template in templates]
+
+
+def _spoken(template: str, words: Mapping[str, str]) -> str:
+    return _BEFORE_VOWEL.sub("an ", template.format(**words))
 
 
 def captions(

@@ -13,7 +13,7 @@ from umt_pipeline.demo_world.captions import WORDS, caption
 from umt_pipeline.demo_world.corpus import Clip, DemoCorpusConfig, plan_corpus
 from umt_pipeline.demo_world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, Scene
 
-QUESTIONS = {"shape": "what shape is it", "colour": "what colour is it", "motion": "how does it move"}
+QUESTIONS = {"shape": "what is it", "colour": "what colour is it", "motion": "how does it move"}
 # Short, and of words that captions use, since these are the words that the demo's tokenizer knows.
 MOTION_ANSWERS = {motion: motion for motion in MOTIONS} | {"stop_and_go": "stops and starts"}
 VALUES: dict[str, Sequence[str]] = {

@@ -1,4 +1,7 @@
-"""Where published teachers come from: open_clip and timm models by tag, hub id or local file, written as a teacher folder."""
+"""Where teachers that are trained already come from, written as a teacher folder.
+
+These are models of open_clip and timm by tag, hub id or local file, and the one that comes with the demo world.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,23 @@ from timm.models import load_state_dict as load_timm_state
 from timm.models import save_for_hf
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError
-from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, TRAIN_SMALL, save_open_clip
+from umt_pipeline.core.files import sha256_file
+from umt_pipeline.demo_world import teacher as demo_teacher
+from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, CLIP_WEIGHTS_FILE, TRAIN_SMALL, save_open_clip
 
 OPEN_CLIP_PREFIX = "open_clip:"
 TIMM_PREFIX = "timm:"
 HUB_PREFIX = "hf-hub:"
 FOLDER_PREFIX = "local-dir:"
-# Every published source that `fetch_teacher` takes.
+DEMO = "demo"
+# Every source that `fetch_teacher` takes.
 SOURCES = (
     f"{OPEN_CLIP_PREFIX}<model>/<pretrained tag or weights file>",
     f"{OPEN_CLIP_PREFIX}{HUB_PREFIX}<organisation>/<name>",
     f"{OPEN_CLIP_PREFIX}{FOLDER_PREFIX}<folder>",
     f"{TIMM_PREFIX}<model>",
     f"{TIMM_PREFIX}<model>/<weights file>",
+    DEMO,
 )
 
 # What the two libraries, the hub's client and the file readers raise for a wrong file, name or network.
@@ -41,6 +48,8 @@ def check_source(source: str) -> None:
     Raises:
         ConfigError: the source names no known model, tag, file or folder.
     """
+    if source == DEMO:
+        return
     name = source.removeprefix(OPEN_CLIP_PREFIX)
     if source.startswith(TIMM_PREFIX):
         _timm_model(source)
@@ -55,7 +64,7 @@ def check_source(source: str) -> None:
 
 
 def fetch_teacher(source: str, folder: Path) -> None:
-    """Write a published model into ``folder``, as :func:`umt_pipeline.models.teacher.load_teacher` reads it.
+    """Write a trained model into ``folder``, as :func:`umt_pipeline.models.teacher.load_teacher` reads it.
 
     Args:
         source: one of :data:`SOURCES`.
@@ -67,12 +76,26 @@ def fetch_teacher(source: str, folder: Path) -> None:
     """
     check_source(source)
     name = source.removeprefix(OPEN_CLIP_PREFIX)
-    if source.startswith(TIMM_PREFIX):
+    if source == DEMO:
+        _check_demo()
+        _fetch_open_clip_repository(source, f"{FOLDER_PREFIX}{demo_teacher.FOLDER}", folder)
+    elif source.startswith(TIMM_PREFIX):
         _fetch_timm(source, folder)
     elif name.startswith((HUB_PREFIX, FOLDER_PREFIX)):
         _fetch_open_clip_repository(source, name, folder)
     else:
         _fetch_open_clip_model(source, name, folder)
+
+
+def _check_demo() -> None:
+    weights = demo_teacher.FOLDER / CLIP_WEIGHTS_FILE
+    if not weights.is_file():
+        raise CheckpointError(f"teacher.source {DEMO!r}: {weights} is missing. Install the package again, or run `make teacher`")
+    if (found := sha256_file(weights)) != demo_teacher.SHA256:
+        raise CheckpointError(
+            f"teacher.source {DEMO!r}: expected weights of SHA-256 {demo_teacher.SHA256}, found {found} in {weights}. Take the "
+            "file from git again; after `make teacher`, write the new hash into umt_pipeline/demo_world/teacher.py"
+        )
 
 
 def _fetch_open_clip_repository(source: str, name: str, folder: Path) -> None:

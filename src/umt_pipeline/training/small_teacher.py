@@ -38,8 +38,8 @@ MAX_LOGIT_SCALE = float(np.log(100.0))
 FRAMES_FILE, TEXT_FILE, CLIPS_FILE, TOKENIZER_FOLDER = "frames.npy", "text.npz", "clips.txt", "tokenizer"
 
 
-class SmallClipConfig(Config):
-    """A small CLIP and how it is trained.
+class SmallClipSize(Config):
+    """How large a small CLIP is.
 
     Attributes:
         width: width of the image tower.
@@ -49,12 +49,6 @@ class SmallClipConfig(Config):
         text_layers: blocks of the text tower.
         embed_dim: width of the common space, which is the width of the targets.
         context_length: longest text in tokens.
-        vocab_size: most word pieces.
-        frames: frames of each clip that are decoded once and drawn from.
-        templates: sentences with label tasks in braces, such as ``a {size} {colour} {shape}``. Naming only what a single
-            frame shows keeps the teacher blind to motion. Empty: the caption table's own sentences.
-        synonyms: words that may stand for a label in a template.
-        train: the loop.
     """
 
     width: int = 128
@@ -64,15 +58,6 @@ class SmallClipConfig(Config):
     text_layers: int = 2
     embed_dim: int = 128
     context_length: int = 16
-    vocab_size: int = 512
-    frames: int = Field(8, ge=1)
-    templates: tuple[str, ...] = ()
-    synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    train: TrainConfig
-
-    def label_tasks(self) -> tuple[str, ...]:
-        """Return the label tasks that templates name, sorted."""
-        return tuple(sorted({task for template in self.templates for task in _tasks(template)}))
 
     def model_config_for(self, image_size: int, patch_size: int, vocab_size: int) -> dict[str, Any]:
         """Return open_clip's description of the model."""
@@ -98,6 +83,29 @@ class SmallClipConfig(Config):
                 "tokenizer_kwargs": {"clean": "canonicalize"},
             },
         }
+
+
+class SmallClipConfig(SmallClipSize):
+    """A small CLIP and how it is trained.
+
+    Attributes:
+        vocab_size: most word pieces.
+        frames: frames of each clip that are decoded once and drawn from.
+        templates: sentences with label tasks in braces, such as ``a {size} {colour} {shape}``. Naming only what a single
+            frame shows keeps the teacher blind to motion. Empty: the caption table's own sentences.
+        synonyms: words that may stand for a label in a template.
+        train: the loop.
+    """
+
+    vocab_size: int = 512
+    frames: int = Field(8, ge=1)
+    templates: tuple[str, ...] = ()
+    synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    train: TrainConfig
+
+    def label_tasks(self) -> tuple[str, ...]:
+        """Return the label tasks that templates name, sorted."""
+        return tuple(sorted({task for template in self.templates for task in _tasks(template)}))
 
 
 def frame_sentences(

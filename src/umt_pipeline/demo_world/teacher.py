@@ -1,0 +1,14 @@
+"""The teacher of the demo world: a small CLIP that was there before any corpus is drawn, as CLIP was before anyone's videos.
+
+It has seen every kind of thing in far more variety than any corpus has, as single frames, and no word of motion. Its card
+says how it was made and what it knows; `make teacher` makes it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# As open_clip reads a local folder: configuration, weights and tokenizer; and the card, README.md.
+FOLDER = Path(__file__).parent / "clip"
+# Of its weights.
+SHA256 = ""
