@@ -10,11 +10,13 @@ import pytest
 
 from umt_pipeline.demo_world.boxes import DETECTED_SCORE, make_boxes
 from umt_pipeline.demo_world.corpus import DemoCorpusConfig, plan_corpus
-from umt_pipeline.demo_world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, Appearance, Scene, object_boxes, render
+from umt_pipeline.demo_world.scenes import COLOURS, MOTIONS, SHAPES, Appearance, Scene, object_boxes, render
 from umt_pipeline.schemas import RawBoxes
 from umt_pipeline.video.box_views import box_iou
 
-SMALL = DemoCorpusConfig(train_clips=40, validation_clips=10, test_clips=20, motion_appearances=2)
+SMALL = DemoCorpusConfig(
+    kinds=12, train_clips=40, captioned_clips=None, validation_clips=10, test_clips=20, test_rare_clips=6, motion_appearances=2
+)
 TABLE = make_boxes(SMALL, 3)
 CLIPS = {clip.name: clip for clip in plan_corpus(SMALL, 3)}
 EDGES = ["x1", "y1", "x2", "y2"]
@@ -59,12 +61,12 @@ def test_a_box_holds_the_objects_pixels_and_no_more_than_a_margin() -> None:
         tight = np.array([columns.min() / W, rows.min() / H, (columns.max() + 1) / W, (rows.max() + 1) / H])
         loose.append(float(box_iou(tight, row[EDGES].to_numpy(float))))
     assert np.median(loose) > 0.95
-    assert min(loose) > 0.45, "half of some objects is white, whatever their colour"
+    assert min(loose) > 0.7
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_boxes_follow_the_motion(motion: str) -> None:
-    scene = Scene(Appearance("circle", "red", "small"), motion, 16, 8, 80, 96)
+    scene = Scene(Appearance("disc", "red", "small"), motion, 16, 8, 80, 96)
     boxes = object_boxes(scene, np.random.default_rng(1), range(16))
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     size = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -91,19 +93,3 @@ def test_a_detector_finds_the_object_and_something_else_in_clips_that_are_not_tr
 def test_the_same_seed_gives_the_same_boxes() -> None:
     pd.testing.assert_frame_equal(TABLE, make_boxes(SMALL, 3))
     assert not TABLE["timestamp_s"].equals(make_boxes(SMALL, 4)["timestamp_s"])
-
-
-# The mean of the pixels of one scene per shape, before there were boxes.
-MEANS = {
-    "circle": 99.198, "bar": 101.617, "square": 64.328, "heart": 84.026, "triangle": 109.977,
-    "arrow": 85.066, "star": 100.381, "crescent": 118.876, "cross": 72.944, "ring": 97.692,
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_pictures_are_what_they_were_before_there_were_boxes(shape: str) -> None:
-    """Boxes are computed from the same geometry, and results of the demo must stay comparable."""
-    number = SHAPES.index(shape)
-    look = Appearance(shape, list(COLOURS)[number % 4], list(SIZES)[number % 2])
-    frames = render(Scene(look, MOTIONS[number % 9], 4, 8, 48, 56), np.random.default_rng(number))
-    assert frames.mean() == pytest.approx(MEANS[shape], abs=0.002)

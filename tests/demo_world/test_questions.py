@@ -13,7 +13,9 @@ from umt_pipeline.demo_world.questions import QUESTIONS, VALUES, make_questions
 from umt_pipeline.demo_world.scenes import Scene
 from umt_pipeline.schemas import RawQuestions
 
-SMALL = DemoCorpusConfig(train_clips=20, validation_clips=5, test_clips=12, motion_appearances=2)
+SMALL = DemoCorpusConfig(
+    kinds=8, train_clips=24, captioned_clips=None, validation_clips=5, test_clips=12, test_rare_clips=5, motion_appearances=2
+)
 CLIPS = {clip.name: clip for clip in plan_corpus(SMALL, 3)}
 TABLE = make_questions(SMALL, 3)
 
@@ -45,7 +47,7 @@ def test_every_clip_is_asked_about_and_the_schema_holds() -> None:
 
 def test_answers_are_true_and_of_words_that_captions_use() -> None:
     vocabulary = {word for texts in WORDS.values() for text in texts for word in text.split()}
-    vocabulary |= set(VALUES["colour"])
+    vocabulary |= {word for values in VALUES.values() for text in values for word in text.split()}
     for _, row in TABLE[TABLE["correct"] == -1].iterrows():
         task = next(name for name, question in QUESTIONS.items() if question == row["question"])
         (answer,) = row["answers"]

@@ -53,9 +53,9 @@ class DemoCorpusConfig(Config):
     """
 
     kinds: int = Field(64, ge=1, le=len(SHAPES))
-    tail: float = Field(0.7, ge=0.0)
+    tail: float = Field(0.9, ge=0.0)
     train_clips: int = Field(1600, ge=1)
-    captioned_clips: int | None = Field(None, ge=1)
+    captioned_clips: int | None = Field(400, ge=1)
     uncaptioned_motions: int = Field(2, ge=0, lt=len(MOTIONS))
     rare: int = Field(3, ge=0)
     validation_clips: int = Field(400, ge=0)

@@ -90,7 +90,7 @@ def fetch_teacher(source: str, folder: Path) -> None:
 def _check_demo() -> None:
     weights = demo_teacher.FOLDER / CLIP_WEIGHTS_FILE
     if not weights.is_file():
-        raise CheckpointError(f"teacher.source {DEMO!r}: {weights} is missing. Install the package again, or run `make teacher`")
+        raise CheckpointError(f"teacher.source {DEMO!r}: expected {weights}, found nothing. Install the package again")
     if (found := sha256_file(weights)) != demo_teacher.SHA256:
         raise CheckpointError(
             f"teacher.source {DEMO!r}: expected weights of SHA-256 {demo_teacher.SHA256}, found {found} in {weights}. Take the "
