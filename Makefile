@@ -53,6 +53,10 @@ tasks: $(STAMP) ## the demo, and then fine-tuning: classification, retrieval, qu
 serve: $(STAMP) ## open the search page, on the demo's clips or a corpus (NAME=mine) or port of yours (PORT=8001)
 	@$(BIN)/umt serve $(NAME) $(if $(PORT),--port $(PORT))
 
+.PHONY: teacher
+teacher: $(STAMP) ## train the teacher that comes with the demo world again (an hour of one core)
+	@$(BIN)/python -m studies.train_teacher
+
 .PHONY: claims
 claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md (half an hour)
 	@$(BIN)/dvc repro studies/dvc.yaml

@@ -124,6 +124,7 @@ def test_without_captions_what_stands_on_them_is_left_out(dvc_project: Path, med
     parameters = config_loader(dvc_project, "mine")["parameters"]
     assert parameters["classification"]["start"] == "stage1"
     assert parameters["teacher_features"]["train_small"]["templates"] == ["a video of {label}"]
+    assert parameters["teacher_features"]["teacher"]["source"] == "train_small", "the demo's teacher knows the demo's things"
 
 
 def test_init_takes_the_images_that_captions_name(dvc_project: Path, media: Path) -> None:

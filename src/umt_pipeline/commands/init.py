@@ -31,6 +31,7 @@ from umt_pipeline.commands.splits import SPLITS, Assign, read_splits
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import staged_file, staged_folder
 from umt_pipeline.datasets import TableDataset
+from umt_pipeline.demo_world import teacher as demo_teacher
 from umt_pipeline.dvc_repo import dvc_repo, put_under_dvc
 from umt_pipeline.dvc_stages import CORPORA, write_stages
 from umt_pipeline.project_config import config_loader, environments
@@ -310,7 +311,7 @@ def write_overlay(project: Path, corpus: Corpus, conf: Path, overlay: _Overlay) 
         (conf / file_name).write_text(header + text, encoding="utf-8")
 
     derived = derived_parameters(overlay.tables, overlay.videos, overlay.start)
-    own = _own_parameters(corpus, derived)
+    own = _own_parameters(corpus, derived, overlay.start)
     for base in sorted((project / "conf" / "base").glob("parameters*.yml")):
         if base.stem == "parameters_demo_corpus":
             continue
@@ -335,17 +336,21 @@ def _set(content: Any, values: Mapping[str, Any]) -> None:
             content[key] = value
 
 
-def _own_parameters(corpus: Corpus, derived: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what follows from the corpus. The demo's sentences, words and groups of labels are not those of others."""
+def _own_parameters(corpus: Corpus, derived: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what follows from the corpus. The demo's teacher, sentences, words and groups of labels are not those of others."""
     # Real captions are longer than the demo's and of more words: its sizes would cut most of them.
     small = {**derived["teacher_features"]["train_small"], "vocab_size": 8192, "context_length": 32}
+    from umt_pipeline.models.teacher import TRAIN_SMALL  # brings torch, which nobody else here needs
+
+    source = start["teacher_features"]["teacher"]["source"]
+    teacher = {"source": TRAIN_SMALL if source == demo_teacher.SOURCE else source}
     bert = {"vocab_size": 8192, "max_length": 32, "max_positions": 64}
     # The first word, not the text: real questions are hardly ever worded alike.
     asked = {"fine_tuning": {"max_question_length": 25}, "test": {"types": "first_word"}}
     columns = {"video": "video", "split": "split", "corpus": None, "media": None, "video_id": "video_id"}
     ingestion = {"dataset_id": corpus.name, "splits": list(SPLITS), "columns": {"videos": columns}}
     return {
-        "teacher_features": {"dataset_id": corpus.name, "train_small": small},
+        "teacher_features": {"dataset_id": corpus.name, "teacher": teacher, "train_small": small},
         "stage2": {"text": bert},
         "ingestion": ingestion,
         "evaluation": {"retrieval_sets": ["test"], **derived["evaluation"]},

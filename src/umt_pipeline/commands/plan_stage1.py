@@ -28,7 +28,7 @@ from umt_pipeline.features.extract import FeatureConfig, make_header
 from umt_pipeline.features.manifest import StoreHeader
 from umt_pipeline.models.flops import TowerSize, student_macs, teacher_macs, training_flops
 from umt_pipeline.models.teacher import CLIP_CONFIG_FILE, TRAIN_SMALL
-from umt_pipeline.models.teacher_sources import DEMO, FOLDER_PREFIX, HUB_PREFIX, OPEN_CLIP_PREFIX
+from umt_pipeline.models.teacher_sources import FOLDER_PREFIX, HUB_PREFIX, OPEN_CLIP_PREFIX
 from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
 from umt_pipeline.training.small_teacher import SmallClipConfig
@@ -116,13 +116,13 @@ def find_tower(features: FeatureConfig, small: SmallClipConfig | None) -> TowerS
     source = features.teacher.source
     if source == TRAIN_SMALL and small is not None:
         return TowerSize.of_config(small.model_config_for(features.view.size, features.patch_size, small.vocab_size))
-    if source == DEMO:
+    if source == demo_teacher.SOURCE:
         model_config = _model_config(f"{OPEN_CLIP_PREFIX}{FOLDER_PREFIX}{demo_teacher.FOLDER}")
     else:
         model_config = _model_config(source) if source.startswith(OPEN_CLIP_PREFIX) else None
     if model_config is None:
         raise ConfigError(
-            f"{_SOURCE}: expected {TRAIN_SMALL!r} (with teacher_features.train_small), {DEMO!r} or "
+            f"{_SOURCE}: expected {TRAIN_SMALL!r} (with teacher_features.train_small), {demo_teacher.SOURCE!r} or "
             f"'{OPEN_CLIP_PREFIX}<model>/<tag or file>' with a model that open_clip knows, found {source!r}"
         )
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# Its name in `teacher_features.teacher.source`.
+SOURCE = "demo"
 # As open_clip reads a local folder: configuration, weights and tokenizer; and the card, README.md.
 FOLDER = Path(__file__).parent / "clip"
 # Of its weights.

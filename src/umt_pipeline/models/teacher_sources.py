@@ -27,7 +27,6 @@ OPEN_CLIP_PREFIX = "open_clip:"
 TIMM_PREFIX = "timm:"
 HUB_PREFIX = "hf-hub:"
 FOLDER_PREFIX = "local-dir:"
-DEMO = "demo"
 # Every source that `fetch_teacher` takes.
 SOURCES = (
     f"{OPEN_CLIP_PREFIX}<model>/<pretrained tag or weights file>",
@@ -35,7 +34,7 @@ SOURCES = (
     f"{OPEN_CLIP_PREFIX}{FOLDER_PREFIX}<folder>",
     f"{TIMM_PREFIX}<model>",
     f"{TIMM_PREFIX}<model>/<weights file>",
-    DEMO,
+    demo_teacher.SOURCE,
 )
 
 # What the two libraries, the hub's client and the file readers raise for a wrong file, name or network.
@@ -48,7 +47,7 @@ def check_source(source: str) -> None:
     Raises:
         ConfigError: the source names no known model, tag, file or folder.
     """
-    if source == DEMO:
+    if source == demo_teacher.SOURCE:
         return
     name = source.removeprefix(OPEN_CLIP_PREFIX)
     if source.startswith(TIMM_PREFIX):
@@ -76,7 +75,7 @@ def fetch_teacher(source: str, folder: Path) -> None:
     """
     check_source(source)
     name = source.removeprefix(OPEN_CLIP_PREFIX)
-    if source == DEMO:
+    if source == demo_teacher.SOURCE:
         _check_demo()
         _fetch_open_clip_repository(source, f"{FOLDER_PREFIX}{demo_teacher.FOLDER}", folder)
     elif source.startswith(TIMM_PREFIX):
@@ -90,10 +89,10 @@ def fetch_teacher(source: str, folder: Path) -> None:
 def _check_demo() -> None:
     weights = demo_teacher.FOLDER / CLIP_WEIGHTS_FILE
     if not weights.is_file():
-        raise CheckpointError(f"teacher.source {DEMO!r}: expected {weights}, found nothing. Install the package again")
+        raise CheckpointError(f"teacher.source {demo_teacher.SOURCE!r}: expected {weights}, found nothing. Install the package again")
     if (found := sha256_file(weights)) != demo_teacher.SHA256:
         raise CheckpointError(
-            f"teacher.source {DEMO!r}: expected weights of SHA-256 {demo_teacher.SHA256}, found {found} in {weights}. Take the "
+            f"teacher.source {demo_teacher.SOURCE!r}: expected weights of SHA-256 {demo_teacher.SHA256}, found {found} in {weights}. Take the "
             "file from git again; after `make teacher`, write the new hash into umt_pipeline/demo_world/teacher.py"
         )
 
