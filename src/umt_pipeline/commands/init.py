@@ -337,7 +337,7 @@ def _set(content: Any, values: Mapping[str, Any]) -> None:
 
 
 def _own_parameters(corpus: Corpus, derived: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what follows from the corpus. The demo's teacher, sentences, words and groups of labels are not those of others."""
+    """Return what follows from the corpus. Not of others are the demo's teacher, sentences, words, groups of labels."""
     # Real captions are longer than the demo's and of more words: its sizes would cut most of them.
     small = {**derived["teacher_features"]["train_small"], "vocab_size": 8192, "context_length": 32}
     from umt_pipeline.models.teacher import TRAIN_SMALL  # brings torch, which nobody else here needs

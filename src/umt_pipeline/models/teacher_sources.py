@@ -76,7 +76,7 @@ def fetch_teacher(source: str, folder: Path) -> None:
     check_source(source)
     name = source.removeprefix(OPEN_CLIP_PREFIX)
     if source == demo_teacher.SOURCE:
-        _check_demo()
+        _check_demo(source)
         _fetch_open_clip_repository(source, f"{FOLDER_PREFIX}{demo_teacher.FOLDER}", folder)
     elif source.startswith(TIMM_PREFIX):
         _fetch_timm(source, folder)
@@ -86,14 +86,14 @@ def fetch_teacher(source: str, folder: Path) -> None:
         _fetch_open_clip_model(source, name, folder)
 
 
-def _check_demo() -> None:
+def _check_demo(source: str) -> None:
     weights = demo_teacher.FOLDER / CLIP_WEIGHTS_FILE
     if not weights.is_file():
-        raise CheckpointError(f"teacher.source {demo_teacher.SOURCE!r}: expected {weights}, found nothing. Install the package again")
+        raise CheckpointError(f"teacher.source {source!r}: expected {weights}, found nothing. Install the package again")
     if (found := sha256_file(weights)) != demo_teacher.SHA256:
         raise CheckpointError(
-            f"teacher.source {demo_teacher.SOURCE!r}: expected weights of SHA-256 {demo_teacher.SHA256}, found {found} in {weights}. Take the "
-            "file from git again; after `make teacher`, write the new hash into umt_pipeline/demo_world/teacher.py"
+            f"teacher.source {source!r}: expected weights of SHA-256 {demo_teacher.SHA256}, found {found} in {weights}. Take "
+            "the file from git again; after `make teacher`, write the new hash into umt_pipeline/demo_world/teacher.py"
         )
 
 
