@@ -54,7 +54,7 @@ def card(folder: Path, recipe: Mapping[str, Any], took: str) -> str:
     Args:
         folder: as open_clip reads it.
         recipe: settings of its training.
-        took: how long that took, and where.
+        took: how long that took, on one core.
     """
     teacher = load_teacher(folder, TeacherConfig(source="demo", layers=2), SIDE // PATCH, text=True)
     fitted = _seen(teacher, *_drawn(range(FITTED)))
@@ -173,7 +173,7 @@ needed, none of them twice (`umt_pipeline.demo_world.frames`): every kind as oft
 backgrounds in more variety than clips have, colours at half the resolution and blocks of cosines in coarse steps as video
 coding leaves them. The objective is CLIP's, a sentence being right for every frame that it is true of, half of it on the class
 token and half on the mean of patch tokens: stage 1 learns from patch tokens (`umt_pipeline.training.demo_teacher`). It took
-{took}.
+{took} of one core.
 
 ```yaml
 {recipe}

@@ -8,7 +8,6 @@ was not trained on.
 from __future__ import annotations
 
 import logging
-import platform
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from umt_pipeline.core.files import sha256_file, staged_folder
 from umt_pipeline.demo_world import teacher
 from umt_pipeline.models.teacher import CLIP_WEIGHTS_FILE
 from umt_pipeline.training.demo_teacher import DemoTeacherSpec, demo_model
-from umt_pipeline.training.launch import run
+from umt_pipeline.training.launch import FinishedRun, run
 from umt_pipeline.training.task import TrainConfig
 
 RUN = Path("data/.checkpoints/demo_teacher")
@@ -44,12 +43,18 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # On more threads sums are made in another order, and the weights differ in their last digits.
     torch.set_num_threads(1)
-    finished = run(DemoTeacherSpec(model=demo_model(), train=TRAIN, seed=SEED), RUN)
-    recipe = {"seed": SEED, **TRAIN.model_dump(exclude_defaults=True, exclude={"log_every", "checkpoint_every", "device"})}
-    took = f"{finished.result.seconds / 60:.0f} minutes on one core ({platform.machine()}) beside other work"
+    publish(run(DemoTeacherSpec(model=demo_model(), train=TRAIN, seed=SEED), RUN))
+
+
+def publish(finished: FinishedRun) -> None:
+    """Write what was trained into the package's folder, with its card."""
+    settings = TRAIN.model_dump(mode="json", exclude_defaults=True, exclude={"log_every", "checkpoint_every", "device"})
+    recipe = {"seed": SEED, **settings}
+    # Not the seconds, which count when other work had the core.
+    minutes = TRAIN.batch_size * finished.result.steps / finished.times()["median_clips_per_s"] / 60
     with staged_folder(teacher.FOLDER) as folder:
         finished.export(folder)
-        (folder / "README.md").write_text(card(folder, recipe, took), encoding="utf-8")
+        (folder / "README.md").write_text(card(folder, recipe, f"{minutes:.0f} minutes"), encoding="utf-8")
     if (sha256 := sha256_file(teacher.FOLDER / CLIP_WEIGHTS_FILE)) != teacher.SHA256:
         print(f"The weights are new. Write their hash into {Path(teacher.__file__).name}: SHA256 = {sha256!r}")
 

@@ -80,7 +80,7 @@ def test_two_steps_give_the_same_folder_twice(tmp_path: Path) -> None:
         run(spec, tmp_path / f"run_{name}").export(folder)
         contents.append((folder / CLIP_WEIGHTS_FILE).read_bytes())
     assert contents[0] == contents[1]
-    assert len(contents[0]) <= 2_000_000
+    assert len(contents[0]) <= 2 * 2**20
     teacher = load_teacher(tmp_path / "a", TeacherConfig(source="demo", layers=2), 4, text=True)
     assert teacher.importance == "class_attention"
     assert teacher.encode_text(["a red anchor"]).shape == (1, 128)

@@ -80,10 +80,9 @@ def uniform(numbers_B: Ints, seed: int, draws: int) -> Array:
     """Return uniform numbers [B, D] in [0, 1), float32, that depend on number, seed and place alone (SplitMix64)."""
     with np.errstate(over="ignore"):
         state_B1 = (numbers_B.astype(np.uint64) + np.uint64(1))[:, None] * np.uint64(0x9E3779B97F4A7C15)
-        state = _mixed(state_B1 ^ _mixed(np.uint64([seed + 1]))) + np.arange(1, draws + 1, dtype=np.uint64) * np.uint64(
-            0xD1342543DE82EF95
-        )
-        return ((_mixed(state) >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24)
+        state_B1 = _mixed(state_B1 ^ _mixed(np.array([seed + 1], dtype=np.uint64)))
+        steps_D = np.arange(1, draws + 1, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95)
+        return (_mixed(state_B1 + steps_D) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
