@@ -22,6 +22,7 @@ from tests.serving.folders import ANSWERS, MOTIONS, SHAPES
 from tests.video_files import write_video
 from umt_pipeline.server.app import make_app, make_serving
 from umt_pipeline.server.shelf import Served
+from umt_pipeline.server.state import Serving
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
 
@@ -72,8 +73,14 @@ def clip(tmp_path: Path) -> Path:
 @contextmanager
 def listening(served: Sequence[Served], cache: Path) -> Iterator[str]:
     """Yield the address of a server that listens at a port of this machine."""
-    app = make_app(make_serving(served, cache))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    with answering(make_serving(served, cache)) as found:
+        yield found
+
+
+@contextmanager
+def answering(serving: Serving) -> Iterator[str]:
+    """Yield the address of a server whose parts are there already."""
+    server = uvicorn.Server(uvicorn.Config(make_app(serving), port=0, log_level="warning"))
     thread = Thread(target=server.run)
     thread.start()
     try:
@@ -246,6 +253,23 @@ def nothing_is_found(page: Page, cutoff: float) -> None:
     expect(page.locator(".hit[data-rank='1'] .play")).to_be_focused()
     page.go_back()
     expect(page.locator(".hit")).to_have_count(0)
+
+
+def test_that_another_index_is_served_is_learnt_from_its_answers(look: Open, own: Small, tmp_path: Path) -> None:
+    serving = make_serving([own.served()], tmp_path / "cache")
+    with answering(serving) as address:
+        page = look("/?q=a+disc", address)
+        expect(page.locator("#facts")).to_contain_text("12 moments in 4 files · generation 1")
+        build_index(own.folder / "other", umt.load(own.model), [own.videos / "two.mp4"])
+        other = own.served(index=own.folder / "other")
+        serving.thread.hand(lambda: serving.shelf.put(other)).result()
+        page.get_by_role("button", name="More like this").first.click()
+        expect(page.get_by_role("alert")).to_contain_text("search again")
+        expect(page.locator("#facts")).to_contain_text("3 moments in 1 file · generation 1")
+        page.go_back()
+        expect(page.locator(".hit .name")).to_have_text("two.mp4")
+        page.locator("summary", has_text="Filters").click()
+        assert page.locator("select[name=label] option").all_text_contents() == ["any", "star"]
 
 
 def test_filters_are_those_of_the_index(look: Open) -> None:

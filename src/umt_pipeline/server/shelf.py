@@ -20,6 +20,9 @@ from umt_pipeline.serving.models import Model
 
 logger = logging.getLogger(__name__)
 
+# What an edition of an index looks like.
+EDITION = "^[0-9a-f]{16}$"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -97,21 +100,20 @@ class Served:
             raise RefusedError(422, f"model {self.name!r} has no index to search: choose another model")
         return self.index
 
-    def place(self, window: int, generation: int | None = None) -> Place:
+    def place(self, window: int, edition: str | None = None) -> Place:
         """Return a window by its number.
 
         Args:
             window: its number.
-            generation: of the index that the number is of; None: the one that is served.
+            edition: of the index that the number is of; None: the one that is served.
 
         Raises:
-            RefusedError: 404: there is no such window; 409: the number is of another generation.
+            RefusedError: 404: there is no such window; 409: the number is of another edition.
         """
         index = self.searched()
-        if generation is not None and generation != index.generation:
-            raise RefusedError(
-                409, f"expected a window of generation {index.generation}, found one of {generation}: search again"
-            )
+        if edition is not None and edition != index.edition:
+            now = f"edition {index.edition} of the index, which is served now (generation {index.generation})"
+            raise RefusedError(409, f"expected a window of {now}, found one of edition {edition}: search again")
         if not 0 <= window < len(index.windows):
             raise RefusedError(404, f"window {window}: expected one of {len(index.windows)}, from 0; search again")
         row = index.windows.iloc[window]
@@ -125,7 +127,7 @@ class Served:
         if index is not None:
             labels, splits = (sorted(map(str, index.files[name].dropna().unique())) for name in ("label", "split"))
             counts = {"files": len(index.files), "windows": len(index.windows)}
-            told = IndexDocument(generation=index.generation, labels=labels, splits=splits, **counts)
+            told = IndexDocument(generation=index.generation, edition=index.edition, labels=labels, splits=splits, **counts)
         return ModelDocument(
             name=self.name,
             kind=model.kind,
