@@ -31,6 +31,7 @@ class ModelDocument(BaseModel):
     key: str = Field(description="SHA-256 of weights, sizes, view and precision; empty where the model does not embed.")
     champion: bool
     abilities: list[str]
+    behind: list[str] = Field(description="Why something newer, such as another champion, is not served; empty: nothing is.")
     index: IndexDocument | None
 
 

@@ -121,8 +121,8 @@ class Served:
         indexed = self.files[str(file["file_id"])]
         return Place(window, indexed, str(file["media"]), float(row["start_s"]), float(row["end_s"]))
 
-    def document(self) -> ModelDocument:
-        """Return what the page is told."""
+    def document(self, behind: Iterable[str] = ()) -> ModelDocument:
+        """Return what the page is told; ``behind``: why something newer is not served."""
         model, index, told = self.model, self.index, None
         if index is not None:
             labels, splits = (sorted(map(str, index.files[name].dropna().unique())) for name in ("label", "split"))
@@ -135,6 +135,7 @@ class Served:
             key=model.embedder.key if model.embedder else "",
             champion=self.champion,
             abilities=sorted(model.abilities),
+            behind=list(behind),
             index=told,
         )
 
@@ -150,13 +151,32 @@ class Shelf:
     def __init__(self, served: Iterable[Served], metrics: Metrics) -> None:
         self._metrics = metrics
         self._served = {one.name: one for one in served}
+        self._behind: dict[str, dict[str, str]] = {name: {} for name in self._served}
         for one in self._served.values():
             self._tell(one)
+            self.tell_behind(one.name, "", None)
 
     @property
     def all(self) -> list[Served]:
         """All of them."""
         return list(self._served.values())
+
+    @property
+    def documents(self) -> list[ModelDocument]:
+        """What the page is told of all of them."""
+        return [one.document(self._behind[one.name].values()) for one in self.all]
+
+    def tell_behind(self, name: str, what: str, why: str | None) -> None:
+        """Note why something newer is not served under a name.
+
+        Args:
+            name: of a model.
+            what: there may be newer: a model, an index.
+            why: it cannot be served; None: nothing newer is there.
+        """
+        kept = {key: value for key, value in self._behind[name].items() if key != what}
+        self._behind[name] = kept if why is None else {**kept, what: why}
+        self._metrics.behind.labels(name).set(bool(self._behind[name]))
 
     def get(self, name: str | None, ability: str | None = None) -> Served:
         """Return a model.

@@ -52,12 +52,12 @@ export function askedFile(file, models) {
   return [video, about];
 }
 
-/** What is served, a line for each model. */
+/** What is served, a line for each model, and why something newer is not. */
 export function facts(models) {
-  return models.map(({ name, kind, champion, index }) => {
+  return models.flatMap(({ name, kind, champion, behind, index }) => {
     const about = `${many(index.windows, "moment")} in ${many(index.files, "file")}`;
     const rest = ` ${kind}${champion ? ", champion" : ""} · ${about} · generation ${index.generation}`;
-    return h("p", {}, h("b", {}, name), rest);
+    return [h("p", {}, h("b", {}, name), rest), ...behind.map((why) => h("p", { class: "note bad" }, `${name}: ${why}`))];
   });
 }
 
