@@ -59,7 +59,8 @@ def search(
 
     umt search "a red bus turns left" --index data/videos.index --rerank 32
     """
-    from umt_pipeline.serving.search.search import Filters, Query
+    from umt_pipeline.serving.search.filters import Filters
+    from umt_pipeline.serving.search.search import Query
 
     filters = Filters(label, path, split, after, before)
     _answer(index, model, Query(text=text, k=hits, rerank=rerank, filters=filters), all_, open_, as_json)
@@ -89,7 +90,8 @@ def similar(
     umt similar clip.mp4 --index data/videos.index
     """
     from umt_pipeline.core.errors import ConfigError
-    from umt_pipeline.serving.search.search import Filters, Query
+    from umt_pipeline.serving.search.filters import Filters
+    from umt_pipeline.serving.search.search import Query
 
     span = None
     if start is not None or end is not None:

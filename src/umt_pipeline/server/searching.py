@@ -20,8 +20,10 @@ from umt_pipeline.server.pictures import seen
 from umt_pipeline.server.problems import PROBLEMS
 from umt_pipeline.server.shelf import EDITION, Place, Served
 from umt_pipeline.server.state import Serving, State
-from umt_pipeline.serving.search.search import Filters, Found, Hit, clean_text, search
+from umt_pipeline.serving.search.filters import Filters
+from umt_pipeline.serving.search.search import Found, Hit, search
 from umt_pipeline.serving.search.search import Query as SearchQuery
+from umt_pipeline.serving.search.texts import clean_text
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
