@@ -146,7 +146,7 @@ def index(
     loaded = _load(model, precision)
     embedder, source = _embedder(loaded)
     built = build_index(out, asked, embedder, source, anew)
-    cutoff = None if said is None else _calibrated(out, embedder, said, report, rerank)
+    cutoff = _outdated(out) if said is None else _calibrated(out, embedder, said, report, rerank)
     if as_json:
         typer.echo(json.dumps(_document(out, built, cutoff)))
     else:
@@ -229,6 +229,14 @@ def _calibrated(out: Path, embedder: Embedder, captions: pd.DataFrame, report: b
             cutoff = calibrate(best_scores(embedder, opened, captions), len(opened.windows))
         keep_cutoff(opened, cutoff)
         return cutoff if isinstance(cutoff, str) else cutoff.sentence
+
+
+def _outdated(out: Path) -> str | None:
+    from umt_pipeline.serving.index.reading import Index
+    from umt_pipeline.serving.search.calibration import outdated_cutoff
+
+    with Index.open(out) as opened:
+        return outdated_cutoff(opened)
 
 
 def _document(out: Path, built: Built, cutoff: str | None) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class FoundDocument(BaseModel):
     took_ms: dict[str, float]
     nothing_found: bool = Field(description="No hit is above the cut-off.")
     cutoff: float | None
-    notes: list[str] = Field(description="What the model does not read of the sentence, in words.")
+    notes: list[str] = Field(description="What the model does not read of the sentence, or why there is no cut-off any more.")
     hits: list[HitDocument]
 
 

@@ -166,7 +166,7 @@ def _found(served: Served, query: str, found: Found) -> FoundDocument:
         took_ms={name: round(ms, 3) for name, ms in found.took.items()},
         nothing_found=found.nothing_found,
         cutoff=None if found.cutoff is None else found.cutoff.score,
-        notes=found.reading.notes if found.reading else [],
+        notes=found.notes,
         hits=[_hit(served, index.edition, hit) for hit in found.hits],
     )
 

@@ -22,7 +22,7 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.inputs import Span, Video, clip_of
-from umt_pipeline.serving.search.calibration import Cutoff, cutoff_of
+from umt_pipeline.serving.search.calibration import Cutoff, cutoff_of, outdated_cutoff
 from umt_pipeline.serving.search.filters import Filters
 from umt_pipeline.serving.search.hits import Place, best_places, layout_of
 from umt_pipeline.serving.search.reranking import rematched, reordered
@@ -113,6 +113,7 @@ class Found:
     Attributes:
         hits: the best first; those below the cut-off, too.
         cutoff: the score from which on something counts as found, for texts, where the index has one.
+        outdated: that the index had a cut-off for texts, which does not count any more; None: it has not.
         took: milliseconds of ``embed``, ``nearest``, ``rerank`` and ``total``.
         reading: what the model reads of the text, where one was asked with.
     """
@@ -121,6 +122,12 @@ class Found:
     cutoff: Cutoff | None
     took: dict[str, float]
     reading: Reading | None = None
+    outdated: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said beside the hits: what the model does not read of the text, and that a cut-off is missing."""
+        return [*(self.reading.notes if self.reading else []), *([self.outdated] if self.outdated else [])]
 
     @property
     def answers(self) -> list[Hit]:
@@ -177,7 +184,8 @@ def search(embedder: Embedder | None, index: Index, query: Query) -> Found:
     # Calibrated on texts: what a clip answers to clips is another scale.
     cutoff = cutoff_of(index) if query.text is not None else None
     reading = reading_of(embedder, query.text) if embedder and query.text is not None else None
-    return Found(hits, cutoff, took, reading)
+    outdated = outdated_cutoff(index) if query.text is not None and cutoff is None else None
+    return Found(hits, cutoff, took, reading, outdated)
 
 
 def _vector(embedder: Embedder | None, index: Index, query: Query) -> np.ndarray:
