@@ -25,6 +25,7 @@ from tests.serving.folders import write_folder
 from umt_pipeline.commands.main import app
 from umt_pipeline.core.errors import CheckpointError, ConfigError, IndexingError
 from umt_pipeline.core.files import sha256_file
+from umt_pipeline.core.locking import LOCK_FILE
 from umt_pipeline.datasets import TableDataset
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.project_config import config_loader
@@ -124,10 +125,14 @@ def test_a_newer_generation_is_taken_over(server: ServeProcess, small: Small) ->
 
 
 def test_told_to_end_it_ends_cleanly(small: Small, tmp_path: Path) -> None:
+    left = tmp_path / "umt-serve-killed"
+    left.mkdir()
+    (left / LOCK_FILE).touch()
     with serving(["--index", small.index, "--model", small.model, "--port", "0"], tmp_path, TMPDIR=str(tmp_path)) as server:
+        assert not left.exists(), "what a server that was killed has left"
         assert httpx.get(f"{server.base}/healthz").status_code == 200
         assert server.end() == 0
-    assert not list(tmp_path.glob("umt-*")), "temporary files went with it"
+    assert not [*tmp_path.glob("umt-*"), *tmp_path.rglob(".unfinished-*")], "temporary files went with it"
     assert "Traceback" not in "".join(server.said)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Form, UploadFile
 
+from umt_pipeline.server.bodies import FormRoute
 from umt_pipeline.server.documents import AnswerDocument, AnswersDocument, LabelDocument, LabelsDocument
 from umt_pipeline.server.limits import RefusedError
 from umt_pipeline.server.problems import PROBLEMS
@@ -18,7 +19,7 @@ from umt_pipeline.server.shelf import EDITION
 from umt_pipeline.server.state import Serving, State
 from umt_pipeline.serving.inputs import Span
 
-router = APIRouter(prefix="/api", responses=PROBLEMS)
+router = APIRouter(prefix="/api", responses=PROBLEMS, route_class=FormRoute)
 
 Upload = Annotated[UploadFile | None, File(description="A video or image; or else a window.")]
 Window = Annotated[int | None, Form(ge=0, le=2**62, description="Number of a window of an index.")]

@@ -63,7 +63,7 @@ async def thumbnails(
             content = await asyncio.to_thread(thumbnail, source, middle)
         except VideoError as error:
             raise RefusedError(409, str(error)) from error
-        await asyncio.to_thread(state.cache.put, target.name, content)
+        await asyncio.to_thread(target.write_bytes, content)
 
     path = await state.cache.file(f"thumbnail-{place.file.file_id}-{round(1000 * middle)}.jpg", make)
     return FileResponse(path, media_type="image/jpeg", headers=_REVALIDATE)

@@ -14,6 +14,7 @@ import torch
 from fastapi import APIRouter, Depends, File, Query, UploadFile
 from torch import Tensor
 
+from umt_pipeline.server.bodies import FormRoute
 from umt_pipeline.server.documents import FoundDocument, FrameDocument, HitDocument, WhyDocument
 from umt_pipeline.server.limits import RefusedError
 from umt_pipeline.server.pictures import seen
@@ -25,7 +26,7 @@ from umt_pipeline.serving.search.search import Found, Hit, search
 from umt_pipeline.serving.search.search import Query as SearchQuery
 from umt_pipeline.serving.search.texts import clean_text
 
-router = APIRouter(prefix="/api", responses=PROBLEMS)
+router = APIRouter(prefix="/api", responses=PROBLEMS, route_class=FormRoute)
 
 Text = Annotated[str, Query(min_length=1, max_length=2000, description="A sentence.")]
 Count = Annotated[int, Query(ge=1, le=100, description="Hits that are wanted.")]
