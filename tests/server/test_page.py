@@ -27,7 +27,7 @@ from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
 
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a Chromium on the PATH: chromium, chromium-browser or google-chrome"
+    CHROMIUM is None, reason="needs a Chromium: on the PATH, or fetched by `playwright install chromium`"
 )
 
 Open = Callable[..., Page]

@@ -80,6 +80,7 @@ def _found(model: str) -> tuple[Path, str]:
     if not model.startswith("models:/"):
         return find(model, {}).folder, Path(model).resolve().name
     found = find_registered(model)
+    assert found.facts is not None, "a version has them"
     return found.folder, f"models:/{found.facts['name']}/{found.facts['version']}"
 
 
