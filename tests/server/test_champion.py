@@ -28,7 +28,8 @@ NAME = "demo_stage2"
 class Registry:
     """A registry of this test alone."""
 
-    def __init__(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, project: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._empty = empty
         self.database = project / "own.db"
         self.up = f"sqlite:///{self.database}"
         self._monkeypatch = monkeypatch
@@ -46,6 +47,8 @@ class Registry:
     def add(self, model: Path, folder: Path) -> str:
         """Make a version the champion."""
         self.come()
+        if not self.database.exists():
+            shutil.copy(self._empty, self.database)
         artifacts = folder / "artifacts"
         shutil.copytree(model, artifacts / "model")
         write_json(artifacts / "serving.json", {"kind": "stage2", "settings": {}})
@@ -63,10 +66,18 @@ class Registry:
         return version
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a registry in which there is nothing yet; making one takes MLflow seconds."""
+    database = tmp_path_factory.mktemp("registry") / "empty.db"
+    MlflowClient(f"sqlite:///{database}").search_registered_models()
+    return database
+
+
 @pytest.fixture
-def registry(project: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(project: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setenv("UMT_CACHE", str(project / "cache"))
-    return Registry(project, monkeypatch)
+    return Registry(project, empty, monkeypatch)
 
 
 @pytest.fixture
