@@ -255,6 +255,20 @@ def nothing_is_found(page: Page, cutoff: float) -> None:
     expect(page.locator(".hit")).to_have_count(0)
 
 
+def test_words_that_no_model_knows_find_nothing(look: Open) -> None:
+    page = look("/?q=%D0%B0%D0%B2%D1%82%D0%BE%D0%B1%D1%83%D1%81")
+    expect(page.get_by_role("heading", name="Nothing here fits")).to_be_visible()
+    expect(page.locator(".nothing")).to_contain_text("the model knows no word of this text")
+    page.get_by_role("button", name="anyway").click()
+    expect(page.locator(".hit[data-rank='1'] .play")).to_be_focused()
+
+
+def test_an_address_without_an_edition_means_the_index_that_is_served(look: Open) -> None:
+    page = look("/?like=4&of=tiny")
+    expect(page.locator(".hit .name").first).to_be_visible()
+    assert page.evaluate("document.querySelector('#asked img').decode().then(() => true)")
+
+
 def test_that_another_index_is_served_is_learnt_from_its_answers(look: Open, own: Small, tmp_path: Path) -> None:
     serving = make_serving([own.served()], tmp_path / "cache")
     with answering(serving) as address:

@@ -112,8 +112,8 @@ class Served:
         """
         index = self.searched()
         if edition is not None and edition != index.edition:
-            now = f"edition {index.edition} of the index, which is served now (generation {index.generation})"
-            raise RefusedError(409, f"expected a window of {now}, found one of edition {edition}: search again")
+            found = f"expected a window of its edition {index.edition}, found one of {edition}"
+            raise RefusedError(409, f"another index is served now than when window {window} was found ({found}): search again")
         if not 0 <= window < len(index.windows):
             raise RefusedError(404, f"window {window}: expected one of {len(index.windows)}, from 0; search again")
         row = index.windows.iloc[window]

@@ -76,15 +76,16 @@ export class Column {
     return shown.length ? `Nothing fits; these ${many(shown.length, "moment")} come closest.` : "Nothing found.";
   }
 
-  nothing({ hits, cutoff }) {
+  nothing({ hits, cutoff, notes }) {
     const { state } = this.look;
     const box = h("div", { class: "nothing" });
     box.append(h("h3", {}, state.q ? "Nothing here fits that sentence" : "Nothing here is like that"));
-    if (hits.length) {
+    if (hits.length && typeof cutoff === "number") {
       const best = decimal(Math.max(...hits.map(({ score }) => score)), 3);
       const least = `In this index, what fits a sentence scores ${decimal(cutoff, 3)} or more`;
       box.append(h("p", {}, `${least}; the closest moment scores ${best}.`));
     }
+    box.append(...notes.map((words) => h("p", {}, words)));
     if (FILTERS.some((name) => state[name])) {
       box.append(h("p", {}, "Filters are set: without them there may be more."));
     }

@@ -29,7 +29,7 @@ export function mosaic(model, state, visit) {
 
 /** The moment of an index that others are compared with; the name of its file comes with them. */
 export function askedMoment(model, state) {
-  const image = picture(model, state.like, state.edition, "The moment that others are compared with");
+  const image = picture(model, state.like, state.edition || model.index.edition, "The moment that others are compared with");
   return [image, h("div", { class: "about" }, h("h2", {}, "Moments like this one"), h("p", { class: "note" }))];
 }
 
