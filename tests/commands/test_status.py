@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,6 +20,7 @@ from umt_pipeline.commands.main import app
 from umt_pipeline.commands.stage_states import RUNS, UP_TO_DATE, WAITS, StageState
 from umt_pipeline.commands.status import Status, folder_news, markdown_status, print_status, project_status
 from umt_pipeline.dvc_stages import describe_stages, render_stages
+from umt_pipeline.project_config import ProjectConfigLoader
 
 
 def test_a_changed_file_of_the_same_size_is_told_again(dvc_project: Path, media: Path) -> None:
@@ -30,6 +32,22 @@ def test_a_changed_file_of_the_same_size_is_told_again(dvc_project: Path, media:
     told = folder_news(corpus)
     assert told[0] == f"1 files in {media.resolve()} are changed: a.mp4"
     assert folder_news(corpus) == told, "though its new hash is known by now"
+
+
+def test_the_configuration_is_read_once_however_many_files_there_are(
+    dvc_project: Path, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_corpus(dvc_project, "mine", Given(media))
+    read: list[str] = []
+    kedro_reads = ProjectConfigLoader._read_raw_config
+
+    def counted(loader: ProjectConfigLoader, kind: str) -> Any:
+        read.append(kind)
+        return kedro_reads(loader, kind)
+
+    monkeypatch.setattr(ProjectConfigLoader, "_read_raw_config", counted)
+    assert folder_news(Corpus(dvc_project, "mine")) == []
+    assert read.count("catalog") == 1
 
 
 @pytest.fixture

@@ -20,6 +20,10 @@ from umt_pipeline.evaluation.encoders import ClipEncoder, TeacherEncoder, VideoT
 from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.video.views import ViewConfig
 
+# Pixels that a CPU encodes at once, a clip of 8 frames of 224 pixels: the hidden layers of larger batches are too large for its
+# caches and for the memory that an allocator keeps, and each would be had from the system anew.
+CPU_PIXELS = 8 * 224 * 224
+
 
 @dataclass(frozen=True)
 class Embedder:
@@ -71,8 +75,11 @@ class Embedder:
     @torch.inference_mode()
     def encode_clips(self, frames_BTHWC: Tensor) -> Tensor:
         """Return unit vectors, float32 [B, E] on the CPU, of uint8 frames in the model's view."""
-        vectors_BE = self.encoder.encode(frames_BTHWC.to(default_device()))[self.feature].float()
-        return torch.nn.functional.normalize(vectors_BE, dim=1).cpu()
+        device = default_device()
+        pixels = self.view.frames * self.view.size**2
+        at_once = max(1, CPU_PIXELS // pixels) if device.type == "cpu" else max(1, len(frames_BTHWC))
+        vectors_BE = torch.cat([self.encoder.encode(part.to(device))[self.feature] for part in frames_BTHWC.split(at_once)])
+        return torch.nn.functional.normalize(vectors_BE.float(), dim=1).cpu()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
