@@ -181,7 +181,7 @@ def _known(table: Path | None, folder: Path) -> pd.DataFrame | None:
 
 def _clean(env: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     from umt_pipeline.commands.clean_tables import clean_tables
-    from umt_pipeline.commands.main import project_folder
+    from umt_pipeline.commands.terminal import project_folder
 
     return clean_tables(project_folder(), env)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from umt_pipeline.commands.clean_tables import clean_tables
 from umt_pipeline.commands.corpus import existing_corpus
-from umt_pipeline.commands.main import project_folder
+from umt_pipeline.commands.terminal import project_folder
 from umt_pipeline.core.caches import cache_folder
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.project_config import catalog_path, config_loader
