@@ -32,8 +32,13 @@ PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or b
 Length = Annotated[float, typer.Option("--length", min=0.1, help="Seconds of a window.")]
 Stride = Annotated[float, typer.Option("--stride", min=0.1, help="Seconds from the begin of one window to that of the next.")]
 Snap = Annotated[
-    float,
-    typer.Option("--snap", min=0.0, help="Seconds that a window moves at most, to a scene change; 0: none are looked for."),
+    float | None,
+    typer.Option(
+        "--snap",
+        min=0.0,
+        help="Seconds that a window moves at most, to a scene change; 0: none are looked for. Default: 1, or a fifth of the "
+        "stride where that is less.",
+    ),
 ]
 Trust = Annotated[
     bool,
@@ -61,7 +66,7 @@ def embed(
     precision: PrecisionName = "auto",
     length: Length = 10.0,
     stride: Stride = 5.0,
-    snap: Snap = 1.0,
+    snap: Snap = None,
     table: KnownTable = None,
     trust: Trust = False,
     batch_size: BatchSize = 16,
@@ -100,7 +105,7 @@ def index(
     precision: PrecisionName = "auto",
     length: Length = 10.0,
     stride: Stride = 5.0,
-    snap: Snap = 1.0,
+    snap: Snap = None,
     table: KnownTable = None,
     env: Annotated[
         str | None,
@@ -157,7 +162,7 @@ def index(
 
 def _asked(
     folder: Path,
-    seconds: tuple[float, float, float],
+    seconds: tuple[float, float, float | None],
     known: pd.DataFrame | None,
     trust: bool,
     batch_size: int,
@@ -167,7 +172,9 @@ def _asked(
     from umt_pipeline.serving.embedding.gathering import Asked
     from umt_pipeline.serving.embedding.windows import WindowRule
 
-    values = dict(zip(("length_s", "stride_s", "snap_s"), seconds, strict=True))
+    length, stride, snap = seconds
+    # A window that moves by a quarter of the stride may begin where the next one does.
+    values = {"length_s": length, "stride_s": stride, "snap_s": min(1.0, stride / 5) if snap is None else snap}
     rule = validated(WindowRule, values, "windows")
     asked = Asked(folder, rule, trust=trust, batch_size=batch_size, workers=workers)
     return asked if known is None else Asked(**{**asked.__dict__, "known": known})
