@@ -45,6 +45,7 @@ def assert_unharmed(
     assert "`umt track` sends what is missing" in warning
 
 
+@pytest.mark.slow
 def test_nobody_is_there(tmp_path: Path, undisturbed: tuple[dict[str, str], Ran]) -> None:
     project = make_project(tmp_path)
     ran = run(project, f"http://127.0.0.1:{free_port()}")

@@ -168,6 +168,7 @@ def test_programs_of_torch_run_as_their_card_says(exported_torch: Path, stage2: 
     np.testing.assert_allclose(found["texts"], texts, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_transformers_loads_the_folder_without_the_package(
     exported_transformers: Path, stage2: Path, tables: Tables, tmp_path: Path
 ) -> None:
