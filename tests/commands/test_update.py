@@ -238,6 +238,7 @@ def test_parameters_follow_the_tables(dvc_project: Path, media: Path) -> None:
     assert (now()["probed"], now()["tasks"]) == ([], ["place"])
 
 
+@pytest.mark.slow
 def test_a_moved_image_keeps_its_caption_and_its_row(dvc_project: Path, media: Path) -> None:
     (media / "p.jpg").write_text("a picture")
     (media / "thumbnail.jpg").write_text("another 1")

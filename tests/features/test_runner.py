@@ -252,6 +252,7 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_named(
     assert CachedDataset(store, "train").clip_ids.to_pylist() == ["clip0", "clip1", "clip4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_clip_that_crashes_its_decoder_is_left_out_like_any_other(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
