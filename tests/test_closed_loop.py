@@ -229,9 +229,9 @@ def test_the_loop_closes(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Nothing changed" in loop.retrain(second).stdout
     assert git(second, "branch", "--list", "retrain/*") == ""
 
-    # Three clips arrive: every stage that the evaluation needs reads clips or what was made of them, and is run again; search by
-    # a fine-tuned model is not asked for. The tracking server is killed while stage 2 trains; all stages succeed, and nothing is
-    # proposed that is not registered.
+    # Three clips arrive: every stage that the evaluation needs reads clips or what was made of them, and is run again; search
+    # by a fine-tuned model is not asked for. The tracking server is killed while stage 2 trains; all stages succeed, and
+    # nothing is proposed that is not registered.
     loop.film(3, "train")
     loop.run(second, "dvc", "pull", "-R", "data/mine")
     loop.run(second, "umt", "update", "mine", "--captions", str(loop.captions), "--splits", f"{loop.captions}:set")
