@@ -1,6 +1,6 @@
 """Data arrives, stages run, models are registered and judged, a pull request says so: in two clones, whatever dies on the way.
 
-Everything is real but gh: git with a bare repository, DVC with a folder as its remote, MLflow with SQLite and a server that is
+Everything is real but gh: git with a bare repository, DVC with a folder as its remote, MLflow's server on SQLite, which is
 killed, kedro runs of the sizes of ``conf/ci``. Without network.
 """
 
@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,13 @@ import yaml
 from mlflow.exceptions import MlflowException
 
 from tests.commands.small_project import GH, git, set_dvc_remote
-from tests.project_copies import copy_project, make_dvc_project
+from tests.project_copies import copy_project, edit, make_dvc_project
 from tests.video_files import write_video
 
 TRAIN, VALIDATION, TEST = 16, 4, 32
 ALL = ["ingestion", "teacher_features", "stage1", "stage2", "retrieval", "evaluation"]
-AFTER_STAGE2 = ["stage2", "retrieval", "evaluation"]
+# What the gate looks at is made, and no more.
+JUDGED = ("--stage", "evaluation")
 GATE = """\
 gate:
   stage2:
@@ -49,11 +52,66 @@ exec {python} -c 'from umt_pipeline.commands.main import main; main()' "$@"
 """
 
 
+class Server:
+    """MLflow's server on a database, at one address however often it is killed."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        self._folder, self._database, self._port = folder, database, free_port()
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it, which takes seconds; see :meth:`wait`."""
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self._database, "--host", "127.0.0.1"]
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self._port), "--workers", "1"],
+            cwd=self._folder,
+            # Else two processes beside it wait for jobs of MLflow's own, which nobody gives them.
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=1):
+                    return
+            except OSError:
+                assert self._process.poll() is None, "the server ended"
+                time.sleep(0.2)
+        raise AssertionError("no server")
+
+    def kill(self) -> None:
+        """Kill it, with its workers."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def kill_when_training(self) -> None:
+        """Kill it as soon as a run of stage 2 has begun."""
+        client = mlflow.MlflowClient(tracking_uri=self._database)
+        wanted = "attributes.status = 'RUNNING' and attributes.run_name = 'stage2'"
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+            if client.search_runs(experiments, wanted, max_results=1):
+                break
+            time.sleep(0.2)
+        self.kill()
+
+
 class Loop:
     """Everything that the test plays with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.media, self.database = folder, folder / "media", f"sqlite:///{folder}/mlflow.db"
+        self.server = Server(folder, self.database)
         (folder / "bin").mkdir()
         for name, text in (("umt", UMT.format(python=sys.executable)), ("gh", GH)):
             (folder / "bin" / name).write_text(text, encoding="utf-8")
@@ -66,7 +124,7 @@ class Loop:
         author = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         path = os.pathsep.join([str(self.folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {
-            **os.environ, **author, "PATH": path, "PYTHONPATH": str(clone / "src"), "MLFLOW_TRACKING_URI": self.database,
+            **os.environ, **author, "PATH": path, "PYTHONPATH": str(clone / "src"), "MLFLOW_TRACKING_URI": self.server.address,
             "CALLS": str(self.folder / "calls"), "DEATH": "", **variables,
         }  # fmt: skip
         done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
@@ -98,6 +156,10 @@ class Loop:
         tables = ["--captions", str(self.captions), "--splits", f"{self.captions}:set"]
         self.run(project, "umt", "init", "mine", "--videos", str(self.media), *tables, "--like", "ci")
         (project / "conf/mine/parameters_gate.yml").write_text(GATE, encoding="utf-8")
+        for stage in ("stage1", "stage2"):
+            # It loads the teacher, which takes as long as all the rest of a stage of this size.
+            edit(project / f"conf/mine/parameters_{stage}.yml", "verify: 0.01", "verify: 0")
+        edit(project / "conf/mine/parameters_stage2.yml", "control: true", "control: false")
         git(self.folder, "init", "-q", "--bare", "-b", "main", "origin.git")
         git(project, "remote", "add", "origin", str(self.folder / "origin.git"))
         git(project, "add", "-A")
@@ -131,8 +193,11 @@ class Loop:
 
 
 @pytest.fixture
-def loop(tmp_path: Path) -> Loop:
-    return Loop(tmp_path)
+def loop(tmp_path: Path) -> Iterator[Loop]:
+    loop = Loop(tmp_path)
+    loop.server.wait()
+    yield loop
+    loop.server.kill()
 
 
 def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -144,40 +209,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def start_server(loop: Loop, port: int) -> subprocess.Popen[bytes]:
-    """Start MLflow's server on the loop's database, and wait until it answers."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", loop.database, "--host", "127.0.0.1"]
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1"],
-        cwd=loop.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return server
-        except OSError:
-            assert server.poll() is None, "the server ended"
-            time.sleep(0.2)
-    raise AssertionError("no server")
-
-
-def kill_when_training(loop: Loop, server: subprocess.Popen[bytes]) -> None:
-    """Kill the server, with its workers, as soon as a run of stage 2 has begun."""
-    client = mlflow.MlflowClient(tracking_uri=loop.database)
-    wanted = "attributes.status = 'RUNNING' and attributes.run_name = 'stage2'"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        if client.search_runs(experiments, wanted, max_results=1):
-            break
-        time.sleep(0.2)
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
 
 
 @pytest.mark.slow
@@ -195,20 +226,33 @@ def test_the_loop_closes(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     # In another clone nothing is due, and that is known without data.
     second = loop.clone("second")
     assert json.loads(loop.run(second, "umt", "status", "--due").stdout) == []
-    loop.run(second, "umt", "status", "mine", "--check")
     assert "Nothing changed" in loop.retrain(second).stdout
     assert git(second, "branch", "--list", "retrain/*") == ""
 
-    # Three clips arrive: every stage reads clips or what was made of them. The gate cannot tell models that know nothing apart,
-    # and the retraining is killed before it hears that; a second one trains nothing, and finishes the job.
+    # Three clips arrive: every stage that the evaluation needs reads clips or what was made of them, and is run again; search
+    # by a fine-tuned model is not asked for. The tracking server is killed while stage 2 trains; all stages succeed, and
+    # nothing is proposed that is not registered.
     loop.film(3, "train")
     loop.run(second, "dvc", "pull", "-R", "data/mine")
     loop.run(second, "umt", "update", "mine", "--captions", str(loop.captions), "--splits", f"{loop.captions}:set")
-    done = loop.retrain(second, fine=False, DEATH="promote")
+    killer = threading.Thread(target=loop.server.kill_when_training)
+    killer.start()
+    done = loop.retrain(second, *JUDGED, fine=False)
+    killer.join()
+    assert done.returncode == 1, (done.stdout + done.stderr)[-6000:]
+    assert ran(done) == [stage for stage in ALL if stage != "retrieval"], "all have succeeded"
+    assert "umt register" in done.stderr
+    assert loop.version("challenger") == "1"
+
+    # When the server is back, the same command fills in what is missing: the model is registered. It is killed before the
+    # model is judged; another one trains nothing, and finishes the job. The gate cannot tell models that know nothing apart.
+    loop.server.start()
+    done = loop.retrain(second, *JUDGED, fine=False, DEATH="promote")
     assert done.returncode == -signal.SIGKILL
-    assert ran(done) == ALL
+    assert ran(done) == []
+    assert loop.version("challenger") == "2"
     assert not (second / "corpora/mine/results/promotion_stage2.json").read_text().count("cannot_be_told")
-    done = loop.retrain(second)
+    done = loop.retrain(second, *JUDGED)
     assert ran(done) == []
     assert (loop.version("champion"), loop.version("challenger")) == ("1", "2"), "a model that is merely lucky is not promoted"
     assert loop.verdict(second)["verdict"] in ("cannot_be_told", "refused")
@@ -216,21 +260,9 @@ def test_the_loop_closes(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tables) == TRAIN + VALIDATION + TEST + 3
     loop.merge(second)
 
-    # A worse one: stage 2 learns nothing. The tracking server is killed while it trains, and the stage succeeds; nothing is
-    # proposed that is not registered. When the database is back, the same command fills in what is missing.
-    port = free_port()
-    server = start_server(loop, port)
+    # A worse one: stage 2 learns nothing.
     worse = ("--set", "conf/mine/parameters_stage2.yml:stage2.train.lr=2.0e-05")
-    killer = threading.Thread(target=kill_when_training, args=(loop, server))
-    killer.start()
-    done = loop.retrain(second, *worse, fine=False, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
-    killer.join()
-    assert done.returncode == 1, (done.stdout + done.stderr)[-6000:]
-    assert ran(done) == AFTER_STAGE2, "all three have succeeded"
-    assert "umt register" in done.stderr
-    assert loop.version("challenger") == "2"
-    done = loop.retrain(second, *worse)
-    assert ran(done) == []
+    assert ran(loop.retrain(second, *worse, *JUDGED)) == ["stage2", "evaluation"]
     assert (loop.version("champion"), loop.version("challenger")) == ("1", "3")
     assert loop.verdict(second)["verdict"] in ("cannot_be_told", "refused")
     calls = (loop.folder / "calls").read_text(encoding="utf-8")

@@ -69,6 +69,11 @@ def test_what_may_write_on_a_pull_request_runs_nothing_of_it() -> None:
             assert [step["run"].split()[0] for step in job["steps"] if "run" in step] == ["gh"]
 
 
+def test_the_search_page_is_tested_in_a_browser() -> None:
+    done = [step["run"] for step in load("ci")["jobs"]["test"]["steps"] if "run" in step]
+    assert done == ["make venv", ".venv/bin/playwright install --with-deps chromium", ".ci/run"]
+
+
 def test_each_path_that_starts_a_retraining_can_change() -> None:
     files = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file() and ".git" not in path.parts]
     for pattern in load("retrain")[True]["push"]["paths"]:

@@ -180,7 +180,15 @@ def catalog_resolver(loader: ProjectConfigLoader) -> CatalogConfigResolver:
     """Return what finds the entry of a dataset, or the factory that makes it; of one in memory it is Kedro's default."""
     # Named, or Kedro warns that it takes it.
     in_memory = {"{default}": {"type": "kedro.io.MemoryDataset"}}
-    return CatalogConfigResolver(config=loader["catalog"], default_runtime_patterns=in_memory)
+    return CatalogConfigResolver(config=_read_once(loader, "catalog"), default_runtime_patterns=in_memory)
+
+
+def _read_once(loader: ProjectConfigLoader, kind: str) -> dict[str, Any]:
+    if kind not in loader.data:
+        # Else Kedro reads all files again each time.
+        loader[kind] = loader[kind]
+    found: dict[str, Any] = loader[kind]
+    return found
 
 
 def typed_parameters(loader: ProjectConfigLoader, name: str, model: type[_Config]) -> _Config:
@@ -194,10 +202,7 @@ def typed_parameters(loader: ProjectConfigLoader, name: str, model: type[_Config
     Raises:
         ConfigError: the block is missing, or a key is missing, unknown or wrong; each is named.
     """
-    if "parameters" not in loader.data:
-        # Else Kedro reads all files again for each block.
-        loader["parameters"] = loader["parameters"]
-    parameters: dict[str, Any] = loader["parameters"]
+    parameters = _read_once(loader, "parameters")
     if name not in parameters:
         raise ConfigError(f"parameters: expected a block '{name}', found {', '.join(parameters)}.")
     return validated(model, parameters[name], name)

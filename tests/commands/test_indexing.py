@@ -113,6 +113,13 @@ def test_captions_calibrate_the_index_and_make_its_report(
     assert "--report: expected captions to search for, found none" in str(without.exception)
 
 
+def test_short_windows_need_no_other_option(tmp_path: Path, model: Path, videos: Path) -> None:
+    out = tmp_path / "index"
+    told = call("index", videos, "--model", model, "--out", out, "--length", "4", "--stride", "2", "--workers", "1", "--json")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["rule"]["snap_s"] == pytest.approx(0.4)
+
+
 def test_what_cannot_work_is_said(tmp_path: Path, model: Path, videos: Path) -> None:
     wrong = call("index", videos, "--model", model, "--out", tmp_path / "i", "--length", "2", "--stride", "3")
     assert "what lies between windows is lost" in str(wrong.exception)

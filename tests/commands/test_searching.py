@@ -94,6 +94,16 @@ def test_nothing_found_is_exit_status_4(index: Path) -> None:
     assert run("search", "a star moving left", "--index", index, "--path", "nowhere/*").exit_code == 4
 
 
+def test_a_cutoff_of_other_windows_does_not_count_and_that_is_said(index: Path) -> None:
+    with Index.open(index) as opened:
+        cutoff = Cutoff(score=0.9999, missed=0.1, invented=0.05, present=40, absent=60, hidden=False, windows=8)
+        own = keep_cutoff(opened, cutoff)
+    own.rename(own.with_name(f"{own.stem[:-8]}01234567.json"))
+    result = run("search", "a star moving left", "--index", index)
+    assert result.exit_code == 0
+    assert "no cut-off: the one that was calibrated is of other windows" in result.stderr
+
+
 def test_a_clip_finds_others(index: Path, tmp_path: Path) -> None:
     result = run("similar", tmp_path / "clip 1.mp4", "--index", index, "--json")
     assert result.exit_code == 0

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,6 +20,7 @@ from umt_pipeline.commands.main import app
 from umt_pipeline.commands.stage_states import RUNS, UP_TO_DATE, WAITS, StageState
 from umt_pipeline.commands.status import Status, folder_news, markdown_status, print_status, project_status
 from umt_pipeline.dvc_stages import describe_stages, render_stages
+from umt_pipeline.project_config import ProjectConfigLoader
 
 
 def test_a_changed_file_of_the_same_size_is_told_again(dvc_project: Path, media: Path) -> None:
@@ -32,6 +34,22 @@ def test_a_changed_file_of_the_same_size_is_told_again(dvc_project: Path, media:
     assert folder_news(corpus) == told, "though its new hash is known by now"
 
 
+def test_the_configuration_is_read_once_however_many_files_there_are(
+    dvc_project: Path, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_corpus(dvc_project, "mine", Given(media))
+    read: list[str] = []
+    kedro_reads = ProjectConfigLoader._read_raw_config
+
+    def counted(loader: ProjectConfigLoader, kind: str) -> Any:
+        read.append(kind)
+        return kedro_reads(loader, kind)
+
+    monkeypatch.setattr(ProjectConfigLoader, "_read_raw_config", counted)
+    assert folder_news(Corpus(dvc_project, "mine")) == []
+    assert read.count("catalog") == 1
+
+
 @pytest.fixture
 def fresh(dvc_project: Path) -> Path:
     """What a clone of this checkout holds: no data."""
@@ -42,6 +60,7 @@ def fresh(dvc_project: Path) -> Path:
     return dvc_project
 
 
+@pytest.mark.slow
 def test_a_clone_without_data_names_the_stages_of_a_changed_parameter(fresh: Path) -> None:
     before = {state.name: state.why for state in project_status(fresh, None)[0].states}
     file = fresh / "conf/base/parameters_retrieval.yml"
@@ -54,6 +73,7 @@ def test_a_clone_without_data_names_the_stages_of_a_changed_parameter(fresh: Pat
     assert not print_status(Console(file=io.StringIO(), width=200), fresh, None)
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_a_stage_is_told(fresh: Path) -> None:
     assert not project_status(fresh, None)[0].stale
     names = [state.name for state in project_status(fresh, None)[0].states if state.name != "detection"]
@@ -61,6 +81,7 @@ def test_a_pipeline_without_a_stage_is_told(fresh: Path) -> None:
     assert project_status(fresh, None)[0].stale
 
 
+@pytest.mark.slow
 def test_the_command_ends_well_unless_it_is_to_check(fresh: Path) -> None:
     file = fresh / "conf/base/parameters.yml"
     file.write_text(file.read_text(encoding="utf-8").replace("seed: 0", "seed: 1"), encoding="utf-8")

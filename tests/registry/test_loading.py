@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from typer.testing import CliRunner, Result
 
 import umt_pipeline as umt
 from tests.registry.finished import FinishedProject
-from umt_pipeline.core.errors import ConfigError, RegistryError
+from umt_pipeline.commands.main import app
+from umt_pipeline.core.errors import CheckpointError, ConfigError, RegistryError
+from umt_pipeline.core.files import read_json
+from umt_pipeline.models.folders import weights_sha256
 from umt_pipeline.registry.loading import find_registered
 from umt_pipeline.registry.reading import connect
 from umt_pipeline.registry.register import register
@@ -105,3 +109,20 @@ def test_versions_of_others_are_refused(inside: FinishedProject) -> None:
     client.create_model_version("of_others", "file:///nowhere")
     with pytest.raises(RegistryError, match=r"of_others/1: .* it has no tag umt\.kind"):
         umt.load("models:/of_others/1")
+
+
+@pytest.mark.slow
+def test_a_version_is_exported(inside: FinishedProject, tmp_path: Path) -> None:
+    def export(address: str) -> Result:
+        given = ["export", address, "--format", "transformers", "--out", str(tmp_path / "exported"), "--force"]
+        return CliRunner().invoke(app, given)
+
+    done = export("models:/demo_stage2@champion")
+    assert done.exit_code == 0, done.output
+    model = read_json(tmp_path / "exported" / "manifest.json")["model"]
+    assert model["source"] == "models:/demo_stage2/1", "what the alias meant then"
+    assert model["weights_sha256"] == weights_sha256(inside.model("stage2"))
+    several = export("models:/demo_classification/1")
+    assert isinstance(several.exception, CheckpointError)
+    assert "holds 2 models, motion, shape: export one of these folders" in str(several.exception)
+    assert isinstance(export("models:/demo_stage2@nobody").exception, RegistryError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -13,12 +14,24 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 _PATIENCE_MS = 30_000
 expect.set_options(timeout=_PATIENCE_MS)
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def find_chromium() -> str | None:
+    """Return the Chromium of the PATH, or the one that `playwright install chromium` has fetched, if there is any."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        with sync_playwright() as playwright:
+            fetched = playwright.chromium.executable_path
+        found = fetched if Path(fetched).is_file() else None
+    return found
+
+
+CHROMIUM = find_chromium()
 
 
 @contextmanager
 def started_browser() -> Iterator[Browser]:
-    """Yield the Chromium of the PATH."""
+    """Yield the Chromium that there is."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         yield browser

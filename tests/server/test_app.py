@@ -49,6 +49,10 @@ def hits(client: TestClient, **asked: Any) -> list[dict[str, Any]]:
     return list(found.json()["hits"])
 
 
+def edition(client: TestClient) -> str:
+    return str(client.get("/api/models").json()[0]["index"]["edition"])
+
+
 def refused(found: Any, status: int) -> str:
     assert found.status_code == status, found.text
     assert set(found.json()) == {"detail"}
@@ -59,7 +63,9 @@ def test_models_say_what_they_are(client: TestClient, small: Small) -> None:
     tiny, labels, answers = client.get("/api/models").json()
     assert (tiny["name"], tiny["kind"], tiny["champion"]) == ("tiny", "stage2", False)
     assert set(tiny["abilities"]) == {"videos", "texts", "match", "attention"}
-    assert tiny["index"] == {"generation": 1, "files": 4, "windows": 12, "labels": ["ring", "star"], "splits": ["test"]}
+    with Index.open(small.index) as index:
+        named = {"generation": 1, "edition": index.edition}
+    assert tiny["index"] == {**named, "files": 4, "windows": 12, "labels": ["ring", "star"], "splits": ["test"]}
     assert tiny["key"] == Index.open(small.index).model.key
     assert (labels["abilities"], labels["index"]) == (["classify"], None)
     assert (answers["abilities"], answers["index"]) == (["ask"], None)
@@ -120,7 +126,7 @@ def test_a_window_has_neighbours_that_are_not_itself(client: TestClient) -> None
     assert window not in [hit["window"] for hit in found["hits"]]
     assert refused(client.get("/api/similar", params={"window": 12}), 404).startswith("window 12: expected one of 12")
     assert client.get("/api/similar", params={"window": 2**70}).status_code == 422
-    assert "search again" in refused(client.get("/api/similar", params={"window": 1, "generation": 2}), 409)
+    assert "search again" in refused(client.get("/api/similar", params={"window": 1, "edition": "0" * 16}), 409)
 
 
 def test_an_uploaded_clip_finds_what_the_library_finds(client: TestClient, small: Small, tmp_path: Path) -> None:
@@ -215,16 +221,23 @@ def test_windows_have_thumbnails(client: TestClient) -> None:
         assert found.content[:3] == b"\xff\xd8\xff"
     assert client.get("/thumbnails/tiny/12.jpg").status_code == 404
     assert client.get("/thumbnails/other/0.jpg").status_code == 404
-    assert client.get("/thumbnails/tiny/0.jpg?generation=9").status_code == 409
+    assert client.get("/thumbnails/tiny/0.jpg?edition=0123456789abcdef").status_code == 409
     assert client.get("/thumbnails/tiny/x.jpg").status_code == 422
 
 
-def test_labels_and_answers_are_given_by_models_that_have_them(client: TestClient, small: Small) -> None:
-    content = (small.videos / "one.mp4").read_bytes()
+def test_labels_and_answers_are_given_by_models_that_have_them(
+    client: TestClient, server: tuple[TestClient, Serving], small: Small
+) -> None:
+    path, shelf = small.videos / "one.mp4", server[1].shelf
+    content = path.read_bytes()
     window = next(hit["window"] for hit in hits(client, k=100) if hit["name"] == "one.mp4")
+    span = shelf.get("tiny").place(window).span
     by_file = client.post("/api/classify", files={"file": content})
     assert by_file.status_code == 200, by_file.text
-    assert client.post("/api/classify", data={"window": window}).json() == by_file.json()
+    shown = client.post("/api/classify", data={"window": window}).json()
+    assert shown != by_file.json(), "of a window, and not of its file"
+    expected = shelf.now("labels").model.classify([path], [span]).best(0)
+    assert {task: [(one["label"], one["probability"]) for one in said] for task, said in shown["tasks"].items()} == expected
     tasks = by_file.json()["tasks"]
     assert {task: {one["label"] for one in said} for task, said in tasks.items()} == {
         "motion": set(MOTIONS),
@@ -236,11 +249,13 @@ def test_labels_and_answers_are_given_by_models_that_have_them(client: TestClien
         assert sum(shares) == pytest.approx(1.0)
     asked = client.post("/api/ask", data={"question": "what goes", "window": window})
     assert {one["text"] for one in asked.json()["answers"]} == set(ANSWERS)
-    assert client.post("/api/ask", data={"question": "what goes"}, files={"file": content}).json() == asked.json()
+    said_of = [(one["text"], one["probability"]) for one in asked.json()["answers"]]
+    assert said_of == [(one.text, one.probability) for one in shelf.now("answers").model.ask(path, "what goes", span)]
+    assert client.post("/api/ask", data={"question": "what goes"}, files={"file": content}).json() != asked.json()
     for address in ("/api/classify", "/api/ask"):
         about = {"window": window, "question": "what goes"}
-        assert client.post(address, data={**about, "generation": 1}).status_code == 200
-        assert "search again" in refused(client.post(address, data={**about, "generation": 2}), 409)
+        assert client.post(address, data={**about, "edition": edition(client)}).status_code == 200
+        assert "search again" in refused(client.post(address, data={**about, "edition": "0" * 16}), 409)
 
 
 def test_labels_and_answers_of_nothing_are_refused(client: TestClient) -> None:

@@ -35,6 +35,22 @@ async def test_a_file_is_made_once_however_many_ask(tmp_path: Path) -> None:
     assert made == 1
 
 
+async def test_what_is_not_finished_lies_apart_and_goes(tmp_path: Path) -> None:
+    async def fail(target: Path) -> None:
+        target.write_bytes(b"half")
+        raise ValueError("no")
+
+    cache, other = Cache(tmp_path, 1000), Cache(tmp_path, 1000)
+    with pytest.raises(ValueError, match="no"):
+        await cache.file("a", fail)
+    assert not list(tmp_path.rglob("*a"))
+    cache.put("a", b"x")
+    cache.close()
+    assert other.known("a") is not None
+    other.put("b", b"x")
+    assert other.known("b") is not None, "each has a folder of its own"
+
+
 async def test_a_failure_is_told_and_not_kept(tmp_path: Path) -> None:
     async def fail(target: Path) -> None:
         raise ValueError("no")
@@ -55,9 +71,9 @@ async def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
             assert cache.known("a") is not None
             os.utime(tmp_path / "b", (0, 0))
         cache.put(name, b"x" * 100)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["a", "c"]
     cache.put("large", b"x" * 1000)
-    assert [path.name for path in tmp_path.iterdir()] == ["large"], "what was just made is there for who asked for it"
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["large"], "what was just made is there for who asked for it"
     assert cache.known("a") is None
 
 
@@ -80,4 +96,6 @@ async def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(RefusedError, match="No space left") as raised:
             cache.put("a", b"x")
     assert raised.value.status == 507
+    assert not list(tmp_path.glob("[!.]*"))
+    cache.close()
     assert not list(tmp_path.iterdir())

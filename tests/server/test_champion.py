@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,8 @@ NAME = "demo_stage2"
 class Registry:
     """A registry of this test alone."""
 
-    def __init__(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, project: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._empty = empty
         self.database = project / "own.db"
         self.up = f"sqlite:///{self.database}"
         self._monkeypatch = monkeypatch
@@ -45,6 +47,8 @@ class Registry:
     def add(self, model: Path, folder: Path) -> str:
         """Make a version the champion."""
         self.come()
+        if not self.database.exists():
+            shutil.copy(self._empty, self.database)
         artifacts = folder / "artifacts"
         shutil.copytree(model, artifacts / "model")
         write_json(artifacts / "serving.json", {"kind": "stage2", "settings": {}})
@@ -62,10 +66,18 @@ class Registry:
         return version
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a registry in which there is nothing yet; making one takes MLflow seconds."""
+    database = tmp_path_factory.mktemp("registry") / "empty.db"
+    MlflowClient(f"sqlite:///{database}").search_registered_models()
+    return database
+
+
 @pytest.fixture
-def registry(project: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(project: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setenv("UMT_CACHE", str(project / "cache"))
-    return Registry(project, monkeypatch)
+    return Registry(project, empty, monkeypatch)
 
 
 @pytest.fixture
@@ -103,6 +115,31 @@ def test_another_champion_is_taken_over_while_requests_come(
         registry.go()
         watcher.look()
         assert client.get("/api/models").json() == [after], "the registry is away, and what was served is"
+
+
+def test_a_champion_that_cannot_be_served_is_told_of_and_not_tried_all_the_time(
+    offer: CorpusOffer, registry: Registry, small: Small, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    registry.add(small.model, tmp_path / "first")
+    served, looks = offer.served([])
+    broken = shutil.copytree(small.model, tmp_path / "broken")
+    (broken / "model.safetensors").unlink()
+    registry.add(broken, tmp_path / "second")
+    with started(served, cache) as (client, serving):
+        watcher = Watcher(serving, looks, 3600)
+        for _ in range(3):
+            watcher.look()
+        (told,) = client.get("/api/models").json()
+        assert told["source"] == f"models:/{NAME}/1"
+        (why,) = told["behind"]
+        assert why.startswith("version 2 is the champion, and is not served: ")
+        assert "model.safetensors" in why
+        assert f'umt_behind{{model="{NAME}"}} 1.0' in client.get("/metrics").text
+        assert caplog.text.count("version 2 is the champion now: getting it ready") == 1
+        MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+        watcher.look()
+        assert client.get("/api/models").json()[0]["behind"] == [], "it is the champion no more"
 
 
 def test_without_a_registry_the_last_champion_is_served(

@@ -22,11 +22,12 @@ from tests.serving.folders import ANSWERS, MOTIONS, SHAPES
 from tests.video_files import write_video
 from umt_pipeline.server.app import make_app, make_serving
 from umt_pipeline.server.shelf import Served
+from umt_pipeline.server.state import Serving
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
 
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a Chromium on the PATH: chromium, chromium-browser or google-chrome"
+    CHROMIUM is None, reason="needs a Chromium: on the PATH, or fetched by `playwright install chromium`"
 )
 
 Open = Callable[..., Page]
@@ -72,8 +73,14 @@ def clip(tmp_path: Path) -> Path:
 @contextmanager
 def listening(served: Sequence[Served], cache: Path) -> Iterator[str]:
     """Yield the address of a server that listens at a port of this machine."""
-    app = make_app(make_serving(served, cache))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    with answering(make_serving(served, cache)) as found:
+        yield found
+
+
+@contextmanager
+def answering(serving: Serving) -> Iterator[str]:
+    """Yield the address of a server whose parts are there already."""
+    server = uvicorn.Server(uvicorn.Config(make_app(serving), port=0, log_level="warning"))
     thread = Thread(target=server.run)
     thread.start()
     try:
@@ -105,6 +112,7 @@ def focused_rank(page: Page) -> int:
     return int(page.evaluate("document.activeElement.closest('.hit').dataset.rank"))
 
 
+@pytest.mark.slow
 def test_who_types_a_sentence_sees_clips_and_plays_one(look: Open) -> None:
     page = look()
     expect(page.locator("#q")).to_be_focused()
@@ -246,6 +254,37 @@ def nothing_is_found(page: Page, cutoff: float) -> None:
     expect(page.locator(".hit[data-rank='1'] .play")).to_be_focused()
     page.go_back()
     expect(page.locator(".hit")).to_have_count(0)
+
+
+def test_words_that_no_model_knows_find_nothing(look: Open) -> None:
+    page = look("/?q=%D0%B0%D0%B2%D1%82%D0%BE%D0%B1%D1%83%D1%81")
+    expect(page.get_by_role("heading", name="Nothing here fits")).to_be_visible()
+    expect(page.locator(".nothing")).to_contain_text("the model knows no word of this text")
+    page.get_by_role("button", name="anyway").click()
+    expect(page.locator(".hit[data-rank='1'] .play")).to_be_focused()
+
+
+def test_an_address_without_an_edition_means_the_index_that_is_served(look: Open) -> None:
+    page = look("/?like=4&of=tiny")
+    expect(page.locator(".hit .name").first).to_be_visible()
+    assert page.evaluate("document.querySelector('#asked img').decode().then(() => true)")
+
+
+def test_that_another_index_is_served_is_learnt_from_its_answers(look: Open, own: Small, tmp_path: Path) -> None:
+    serving = make_serving([own.served()], tmp_path / "cache")
+    with answering(serving) as address:
+        page = look("/?q=a+disc", address)
+        expect(page.locator("#facts")).to_contain_text("12 moments in 4 files · generation 1")
+        build_index(own.folder / "other", umt.load(own.model), [own.videos / "two.mp4"])
+        other = own.served(index=own.folder / "other")
+        serving.thread.hand(lambda: serving.shelf.put(other)).result()
+        page.get_by_role("button", name="More like this").first.click()
+        expect(page.get_by_role("alert")).to_contain_text("search again")
+        expect(page.locator("#facts")).to_contain_text("3 moments in 1 file · generation 1")
+        page.go_back()
+        expect(page.locator(".hit .name")).to_have_text("two.mp4")
+        page.locator("summary", has_text="Filters").click()
+        assert page.locator("select[name=label] option").all_text_contents() == ["any", "star"]
 
 
 def test_filters_are_those_of_the_index(look: Open) -> None:

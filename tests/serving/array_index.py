@@ -33,6 +33,7 @@ class ArrayIndex(Index):
         files: columns of :attr:`Index.files`, as far as a test cares.
         folder: what it says of itself.
         key: of its model.
+        rule: of its windows; None: the usual one.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class ArrayIndex(Index):
         files: Mapping[str, Sequence[Any]] | None = None,
         folder: Path = Path("videos.index"),
         key: str = KEY,
+        rule: WindowRule | None = None,
     ) -> None:
+        self._rule = rule or WindowRule()
         self.folder, self.vectors_NE = folder, np.asarray(vectors_NE, dtype=np.float32)
         self.__dict__["windows"] = pd.DataFrame(windows, columns=["file", "start_s", "end_s"]).astype({"file": "int64"})
         count = int(self.windows["file"].max()) + 1 if len(windows) else 0
@@ -67,7 +70,7 @@ class ArrayIndex(Index):
 
     @property
     def rule(self) -> WindowRule:
-        return WindowRule()
+        return self._rule
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -82,6 +82,17 @@ def test_views_of_classifiers_are_the_same_for_all_forms(path: Path) -> None:
     np.testing.assert_array_equal(views_of(path.read_bytes(), clip, test), expected)
 
 
+def test_views_of_a_part_are_those_of_its_frames(path: Path) -> None:
+    clip, test = ClipConfig(frames=2, size=48), MultiViewTest(clips=2, crops=1)
+    part = views_of(path, clip, test, (1.0, 1.8))
+    np.testing.assert_array_equal(part, views_of(read_frames(path, range(10, 18)), clip, test))
+    np.testing.assert_array_equal(views_of(path, clip, test, (0.0, 9.0)), views_of(path, clip, test))
+    with pytest.raises(VideoError, match="expected a part of a video"):
+        views_of(path, clip, test, (5.0, 6.0))
+    with pytest.raises(VideoError, match="single frames do not have"):
+        views_of(read_frames(path, range(24)), clip, test, (0.0, 1.0))
+
+
 def test_a_still_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
     path = tmp_path / "still.png"
     pixels = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)

@@ -11,6 +11,7 @@ import typer
 from kedro.utils import find_kedro_project
 from rich.console import Console
 
+from umt_pipeline.commands.terminal import say
 from umt_pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def describe(
     if as_json:
         typer.echo(json.dumps(told.to_json(), indent=2))
         return
-    _say(told.lines())
+    say(told.lines())
 
 
 @app.command()
@@ -80,7 +81,7 @@ def classify(
     if as_json:
         typer.echo(json.dumps({"model": model, "videos": found}, indent=2))
     else:
-        _say(f"{row['video']}  {_labels(row['tasks'])}" for row in found if "tasks" in row)
+        say(f"{row['video']}  {_labels(row['tasks'])}" for row in found if "tasks" in row)
     _end(row["failure"] for row in found if "failure" in row)
 
 
@@ -111,7 +112,7 @@ def ask(
         rows = [{"text": one.text, "probability": one.probability, "log_probability": one.log_probability} for one in said]
         typer.echo(json.dumps({"model": model, "video": str(video), "question": question, "answers": rows}, indent=2))
     else:
-        _say(f"{one.probability:6.1%}  {one.text}" for one in said)
+        say(f"{one.probability:6.1%}  {one.text}" for one in said)
 
 
 def _options(model: str, env: str | None) -> Options:
@@ -140,12 +141,6 @@ def _options(model: str, env: str | None) -> Options:
 def _labels(tasks: dict[str, list[dict[str, Any]]]) -> str:
     shown = {task: [f"{row['label']} {row['probability']:.3f}" for row in best] for task, best in tasks.items()}
     return "; ".join(f"{task}: {', '.join(labels)}" for task, labels in shown.items())
-
-
-def _say(lines: Iterable[str]) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    for line in lines:
-        console.print(line, markup=False)
 
 
 def _end(failures: Iterable[str]) -> None:

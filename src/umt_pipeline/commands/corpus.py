@@ -103,7 +103,7 @@ class Corpus:
         """What was decided when the corpus was made."""
         return validated(CorpusRecord, yaml.safe_load((self.conf / RECORD).read_text(encoding="utf-8")), RECORD)
 
-    @property
+    @cached_property
     def media(self) -> Path:
         """The folder of media, as they came."""
         return catalog_path(self.project, self.loader, "source_media" if self.record.prepare else "raw_media")

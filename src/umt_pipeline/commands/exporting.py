@@ -63,7 +63,8 @@ def export(
         return _read(clips, captions, view, failed)
 
     samples_for = drawn_samples if clips is None else given
-    manifest = export_model(_model_folder(model), out, format, as_int8=int8, samples_for=samples_for, force=force)
+    folder, source = _found(model)
+    manifest = export_model(folder, out, format, as_int8=int8, samples_for=samples_for, source=source, force=force)
     typer.echo(json.dumps(manifest, indent=2) if as_json else "\n".join(_lines(out, manifest)))
     if failed:
         listed = "".join(f"\n  {path}: {reason}" for path, reason in failed.items())
@@ -71,11 +72,16 @@ def export(
         raise typer.Exit(3)
 
 
-def _model_folder(source: str) -> Path:
+def _found(model: str) -> tuple[Path, str]:
+    """Return a model's folder, and what it is called: the version that an alias means now, or the name of a folder or file."""
     from umt_pipeline.registry.loading import find_registered
     from umt_pipeline.serving.sources import find
 
-    return (find_registered(source) if source.startswith("models:/") else find(source, {})).folder
+    if not model.startswith("models:/"):
+        return find(model, {}).folder, Path(model).resolve().name
+    found = find_registered(model)
+    assert found.facts is not None, "a version has them"
+    return found.folder, f"models:/{found.facts['name']}/{found.facts['version']}"
 
 
 def _read(folder: Path, captions: Path | None, view: ViewConfig, failed: dict[str, str]) -> Samples:

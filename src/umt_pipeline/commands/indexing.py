@@ -32,8 +32,13 @@ PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or b
 Length = Annotated[float, typer.Option("--length", min=0.1, help="Seconds of a window.")]
 Stride = Annotated[float, typer.Option("--stride", min=0.1, help="Seconds from the begin of one window to that of the next.")]
 Snap = Annotated[
-    float,
-    typer.Option("--snap", min=0.0, help="Seconds that a window moves at most, to a scene change; 0: none are looked for."),
+    float | None,
+    typer.Option(
+        "--snap",
+        min=0.0,
+        help="Seconds that a window moves at most, to a scene change; 0: none are looked for. Default: 1, or a fifth of the "
+        "stride where that is less.",
+    ),
 ]
 Trust = Annotated[
     bool,
@@ -61,7 +66,7 @@ def embed(
     precision: PrecisionName = "auto",
     length: Length = 10.0,
     stride: Stride = 5.0,
-    snap: Snap = 1.0,
+    snap: Snap = None,
     table: KnownTable = None,
     trust: Trust = False,
     batch_size: BatchSize = 16,
@@ -100,7 +105,7 @@ def index(
     precision: PrecisionName = "auto",
     length: Length = 10.0,
     stride: Stride = 5.0,
-    snap: Snap = 1.0,
+    snap: Snap = None,
     table: KnownTable = None,
     env: Annotated[
         str | None,
@@ -146,7 +151,7 @@ def index(
     loaded = _load(model, precision)
     embedder, source = _embedder(loaded)
     built = build_index(out, asked, embedder, source, anew)
-    cutoff = None if said is None else _calibrated(out, embedder, said, report, rerank)
+    cutoff = _outdated(out) if said is None else _calibrated(out, embedder, said, report, rerank)
     if as_json:
         typer.echo(json.dumps(_document(out, built, cutoff)))
     else:
@@ -157,7 +162,7 @@ def index(
 
 def _asked(
     folder: Path,
-    seconds: tuple[float, float, float],
+    seconds: tuple[float, float, float | None],
     known: pd.DataFrame | None,
     trust: bool,
     batch_size: int,
@@ -167,7 +172,9 @@ def _asked(
     from umt_pipeline.serving.embedding.gathering import Asked
     from umt_pipeline.serving.embedding.windows import WindowRule
 
-    values = dict(zip(("length_s", "stride_s", "snap_s"), seconds, strict=True))
+    length, stride, snap = seconds
+    # A window that moves by a quarter of the stride may begin where the next one does.
+    values = {"length_s": length, "stride_s": stride, "snap_s": min(1.0, stride / 5) if snap is None else snap}
     rule = validated(WindowRule, values, "windows")
     asked = Asked(folder, rule, trust=trust, batch_size=batch_size, workers=workers)
     return asked if known is None else Asked(**{**asked.__dict__, "known": known})
@@ -181,7 +188,7 @@ def _known(table: Path | None, folder: Path) -> pd.DataFrame | None:
 
 def _clean(env: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     from umt_pipeline.commands.clean_tables import clean_tables
-    from umt_pipeline.commands.main import project_folder
+    from umt_pipeline.commands.terminal import project_folder
 
     return clean_tables(project_folder(), env)
 
@@ -229,6 +236,14 @@ def _calibrated(out: Path, embedder: Embedder, captions: pd.DataFrame, report: b
             cutoff = calibrate(best_scores(embedder, opened, captions), len(opened.windows))
         keep_cutoff(opened, cutoff)
         return cutoff if isinstance(cutoff, str) else cutoff.sentence
+
+
+def _outdated(out: Path) -> str | None:
+    from umt_pipeline.serving.index.reading import Index
+    from umt_pipeline.serving.search.calibration import outdated_cutoff
+
+    with Index.open(out) as opened:
+        return outdated_cutoff(opened)
 
 
 def _document(out: Path, built: Built, cutoff: str | None) -> dict[str, Any]:

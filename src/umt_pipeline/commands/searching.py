@@ -59,7 +59,8 @@ def search(
 
     umt search "a red bus turns left" --index data/videos.index --rerank 32
     """
-    from umt_pipeline.serving.search.search import Filters, Query
+    from umt_pipeline.serving.search.filters import Filters
+    from umt_pipeline.serving.search.search import Query
 
     filters = Filters(label, path, split, after, before)
     _answer(index, model, Query(text=text, k=hits, rerank=rerank, filters=filters), all_, open_, as_json)
@@ -89,7 +90,8 @@ def similar(
     umt similar clip.mp4 --index data/videos.index
     """
     from umt_pipeline.core.errors import ConfigError
-    from umt_pipeline.serving.search.search import Filters, Query
+    from umt_pipeline.serving.search.filters import Filters
+    from umt_pipeline.serving.search.search import Query
 
     span = None
     if start is not None or end is not None:
@@ -137,7 +139,7 @@ def _document(query: Query, found: Found) -> dict[str, Any]:
         "query": query.text if query.text is not None else str(query.video),
         "nothing_found": found.nothing_found,
         "cutoff": found.cutoff.model_dump(mode="json") if found.cutoff else None,
-        "notes": found.reading.notes if found.reading else [],
+        "notes": found.notes,
         "unusable": found.unusable,
         "took_ms": {name: round(value, 3) for name, value in found.took.items()},
         "hits": [asdict(hit) for hit in found.hits],
@@ -154,7 +156,7 @@ def hit_line(hit: Hit) -> str:
 
 def said(found: Found) -> list[str]:
     """Return what is said beside the hits."""
-    lines = list(found.reading.notes) if found.reading else []
+    lines = found.notes
     if found.nothing_found:
         best = max((hit.score for hit in found.hits), default=None)
         why = "no file passes the filters" if best is None else f"the best of all places scores {best:.3f}"

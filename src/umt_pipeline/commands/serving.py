@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from umt_pipeline.commands.clean_tables import clean_tables
 from umt_pipeline.commands.corpus import existing_corpus
-from umt_pipeline.commands.main import project_folder
+from umt_pipeline.commands.terminal import project_folder
 from umt_pipeline.core.caches import cache_folder
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.project_config import catalog_path, config_loader
@@ -23,6 +22,7 @@ from umt_pipeline.server.building import Content
 from umt_pipeline.server.corpora import CorpusOffer
 from umt_pipeline.server.known import write_known_clip
 from umt_pipeline.server.offers import Shop, pairs
+from umt_pipeline.server.own_folder import OwnFolder
 from umt_pipeline.server.running import Address, bound, end_now, run
 from umt_pipeline.server.shelf import Served
 from umt_pipeline.server.watching import Look, Watcher
@@ -66,11 +66,11 @@ def serve_until_told(asked: Asked) -> None:
     address = Address(asked.host, asked.port, asked.token).with_token()
     with ExitStack() as stack:
         taken = stack.enter_context(bound(address))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umt-serve-")))
+        folder = stack.enter_context(OwnFolder("umt-serve-"))
         clip = folder / "known.mp4"
         write_known_clip(clip)
         served, looks = _offered(asked, Shop(clip))
-        serving = make_serving(served, cache_folder("served"))
+        serving = make_serving(served, cache_folder("served"), uploads=folder)
         stack.enter_context(Watcher(serving, looks, asked.every_s))
         run(serving, address, taken, lambda url: console.print(f"The search page: {url}", markup=False))
     end_now()

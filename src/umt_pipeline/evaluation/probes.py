@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, accuracy
 from umt_pipeline.evaluation.params import KnnConfig, LinearConfig
@@ -97,6 +95,10 @@ def linear_probe(
         NoDataError: fewer than two classes in training, or no test clip.
         EvaluationError: a feature is not finite.
     """
+    # Imported where it is needed: it takes a second.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     classes, target_R = seen_classes(train, test)
     _require_finite(train, validation, test)
     mean_D, std_D = train.inputs.mean(axis=0), train.inputs.std(axis=0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError, ConfigError
@@ -27,6 +26,10 @@ from umt_pipeline.models.vit import VideoViT
 from umt_pipeline.tasks.classification import model as classifier
 from umt_pipeline.tasks.detection import model as detector
 from umt_pipeline.tasks.question_answering import model as question_answering
+
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: it takes a second.
+    from transformers import PreTrainedTokenizerFast
 
 _UNTRAINED = "left_at_initial_values"
 TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth", ".pt"), ".safetensors"

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timm.layers import Attention, Mlp
 from torch import nn
 
 from umt_pipeline.core.errors import ConfigError
@@ -76,6 +75,8 @@ class TowerSize:
             trunk: the ViT.
             output_dim: C.
         """
+        from timm.layers import Attention, Mlp  # who gives a model of timm has imported it
+
         mlp = trunk.blocks[0].mlp
         plain = type(mlp) is Mlp and type(trunk.blocks[0].attn) is Attention and trunk.attn_pool is None
         if not plain or trunk.num_prefix_tokens != 1 or trunk.cls_token is None:

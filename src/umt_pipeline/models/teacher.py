@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -29,8 +28,10 @@ from umt_pipeline.core.files import sha256_file, write_json
 from umt_pipeline.masking import Importance
 from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.flops import teacher_macs
-from umt_pipeline.models.towers import TowerOutput, make_tower
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from umt_pipeline.models.towers import TowerOutput
 
 # Not torch's native inference kernel of nn.MultiheadAttention: it rounds differently from the path that open_clip trains
 # with, and the demo's pinned results are of this one.
@@ -87,6 +88,9 @@ class Teacher(nn.Module):
         weights_sha256: str,
         folder: Path | None = None,
     ) -> None:
+        # Imported where there is a model: timm brings torchvision and torch's compiler, which take two seconds.
+        from umt_pipeline.models.towers import make_tower
+
         super().__init__()
         self.tower = make_tower(model, config.source, grid)
         try:
@@ -244,6 +248,8 @@ def load_teacher(folder: Path, config: TeacherConfig, grid: int, *, text: bool =
     tokenizer = None
     try:
         if is_timm:
+            import timm
+
             model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         else:
             import open_clip  # not needed by whoever has a teacher of timm's

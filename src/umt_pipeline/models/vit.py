@@ -16,7 +16,6 @@ from typing import Literal, Self
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -192,6 +191,15 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x_BVD)))
 
 
+def _drop_path(share: float) -> nn.Module:
+    if share == 0.0:
+        return nn.Identity()
+    # Imported where it is needed: timm brings torchvision and torch's compiler, which take two seconds.
+    from timm.layers import DropPath
+
+    return DropPath(share)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block with stochastic depth."""
 
@@ -201,7 +209,7 @@ class Block(nn.Module):
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.drop_path = _drop_path(drop_path)
 
     def forward(self, x_BVD: Tensor) -> Tensor:
         """Return [B, V, D]."""

@@ -11,18 +11,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Form, UploadFile
 
+from umt_pipeline.server.bodies import FormRoute
 from umt_pipeline.server.documents import AnswerDocument, AnswersDocument, LabelDocument, LabelsDocument
 from umt_pipeline.server.limits import RefusedError
 from umt_pipeline.server.problems import PROBLEMS
+from umt_pipeline.server.shelf import EDITION
 from umt_pipeline.server.state import Serving, State
+from umt_pipeline.serving.inputs import Span
 
-router = APIRouter(prefix="/api", responses=PROBLEMS)
+router = APIRouter(prefix="/api", responses=PROBLEMS, route_class=FormRoute)
 
 Upload = Annotated[UploadFile | None, File(description="A video or image; or else a window.")]
-Window = Annotated[int | None, Form(ge=0, le=2**62, description="Number of a window of an index, whose file is meant.")]
+Window = Annotated[int | None, Form(ge=0, le=2**62, description="Number of a window of an index.")]
 ModelName = Annotated[str | None, Form(max_length=200, description="Name of a model; without it the first that is able to.")]
 IndexedBy = Annotated[str | None, Form(max_length=200, description="Name of the model whose index the window is of.")]
-Generation = Annotated[int | None, Form(ge=0, le=2**62, description="Of the index that the window is of; an older one: 409.")]
+Edition = Annotated[
+    str | None, Form(pattern=EDITION, description="Of the index that the number is of; if another one is served: 409.")
+]
 Question = Annotated[str, Form(min_length=1, max_length=2000)]
 # Labels of a task, and answers, that are told.
 _MOST = 10
@@ -35,12 +40,16 @@ async def classify(
     window: Window = None,
     model: ModelName = None,
     index: IndexedBy = None,
-    generation: Generation = None,
+    edition: Edition = None,
 ) -> LabelsDocument:
     """Say which labels a video has."""
     served = state.shelf.get(model, "classify")
-    async with _video(state, file, _Asked(window, index, generation)) as path:
-        found = await state.thread.do(lambda: state.shelf.get(served.name, "classify").model.classify([path]).best(0, _MOST))
+    async with _video(state, file, _Asked(window, index, edition)) as (path, span):
+
+        def work() -> dict[str, list[tuple[str, float]]]:
+            return state.shelf.get(served.name, "classify").model.classify([path], [span]).best(0, _MOST)
+
+        found = await state.thread.do(work)
     told = {task: [LabelDocument(label=label, probability=share) for label, share in shares] for task, shares in found.items()}
     return LabelsDocument(tasks=told)
 
@@ -53,14 +62,14 @@ async def ask(
     window: Window = None,
     model: ModelName = None,
     index: IndexedBy = None,
-    generation: Generation = None,
+    edition: Edition = None,
 ) -> AnswersDocument:
     """Answer a question about a video."""
     if not question.strip():
         raise RefusedError(422, "question: expected a text, found a blank one")
     served = state.shelf.get(model, "ask")
-    async with _video(state, file, _Asked(window, index, generation)) as path:
-        found = await state.thread.do(lambda: state.shelf.get(served.name, "ask").model.ask(path, question))
+    async with _video(state, file, _Asked(window, index, edition)) as (path, span):
+        found = await state.thread.do(lambda: state.shelf.get(served.name, "ask").model.ask(path, question, span))
     return AnswersDocument(answers=[AnswerDocument(text=one.text, probability=one.probability) for one in found[:_MOST]])
 
 
@@ -70,19 +79,19 @@ class _Asked:
 
     window: int | None
     index: str | None
-    generation: int | None
+    edition: str | None
 
 
 @asynccontextmanager
-async def _video(state: Serving, upload: UploadFile | None, asked: _Asked) -> AsyncIterator[Path]:
-    """Yield the path of an uploaded file, which is gone afterwards, or of a window's file."""
+async def _video(state: Serving, upload: UploadFile | None, asked: _Asked) -> AsyncIterator[tuple[Path, Span | None]]:
+    """Yield the path of an uploaded file, which is gone afterwards; or that of a window's file, and the window's seconds."""
     if (upload is None) == (asked.window is None):
         raise RefusedError(422, f"expected one of file and window, found {'none' if upload is None else 'both'}")
     if upload is not None:
         async with state.uploads.file(upload) as path:
             await state.uploads.check(path)
-            yield path
+            yield path, None
     else:
         assert asked.window is not None
-        place = state.shelf.get(asked.index).place(asked.window, asked.generation)
-        yield await asyncio.to_thread(state.unchanged.path, place.file)
+        place = state.shelf.get(asked.index).place(asked.window, asked.edition)
+        yield await asyncio.to_thread(state.unchanged.path, place.file), place.span

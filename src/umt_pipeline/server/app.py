@@ -26,13 +26,16 @@ from umt_pipeline.server.uploads import Uploads
 from umt_pipeline.server.work import ModelThread
 
 
-def make_serving(served: Iterable[Served], cache: Path, limits: Limits | None = None) -> Serving:
+def make_serving(
+    served: Iterable[Served], cache: Path, limits: Limits | None = None, uploads: Path | None = None
+) -> Serving:
     """Put the parts of a server together, and start the thread in which models work.
 
     Args:
         served: the models.
         cache: folder for thumbnails and transcoded files.
         limits: None: the defaults.
+        uploads: folder for uploaded files while they are looked at; None: where temporary files are.
     """
     limits, metrics = limits or Limits(), Metrics()
     shelf, thread = Shelf(served, metrics), ModelThread(limits, metrics)
@@ -42,7 +45,7 @@ def make_serving(served: Iterable[Served], cache: Path, limits: Limits | None = 
         metrics=metrics,
         shelf=shelf,
         thread=thread,
-        uploads=Uploads(limits, metrics),
+        uploads=Uploads(limits, metrics, uploads),
         unchanged=Unchanged(),
         cache=Cache(cache, int(limits.cache_mib * 2**20)),
         transcodes=Few(1, limits.transcodes, "files are made playable, or wait for it,", refused),
@@ -63,6 +66,7 @@ def make_app(serving: Serving, token: str | None = None, only_loopback: bool = T
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         serving.thread.close()
+        serving.cache.close()
 
     app = FastAPI(
         title="Search in videos",

@@ -59,11 +59,8 @@ def build(content: Content, model: Model, folder: Path) -> None:
         return
     with Index.open(folder) as index:
         cutoff = calibrate(best_scores(embedder, index, content.captions), len(index.windows))
-        if isinstance(cutoff, str):
-            logger.info("%s", cutoff)
-        else:
-            keep_cutoff(index, cutoff)
-            logger.info("%s", cutoff.sentence)
+        keep_cutoff(index, cutoff)
+        logger.info("%s", cutoff if isinstance(cutoff, str) else cutoff.sentence)
 
 
 def build_beside(content: Content, found: Found, model: Model, folder: Path) -> None:

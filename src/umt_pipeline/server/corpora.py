@@ -22,8 +22,9 @@ from umt_pipeline.registry.serving_settings import serving_settings
 from umt_pipeline.server.building import Content, build, build_beside
 from umt_pipeline.server.champion import Champion
 from umt_pipeline.server.offers import Shop
+from umt_pipeline.server.retrying import Retrying
 from umt_pipeline.server.shelf import Served, name_for, open_index
-from umt_pipeline.server.watching import Look
+from umt_pipeline.server.watching import Look, behind
 from umt_pipeline.serving.index.layout import read_pointer
 from umt_pipeline.serving.loading import load_found
 from umt_pipeline.serving.models import Model
@@ -102,7 +103,7 @@ class CorpusOffer:
                 continue
             if one is not None:
                 found.append(one)
-                looks.append(_Follow(self, kind, version.version if version else None).look)
+                looks.append(Look(one.name, "model", _Follow(self, kind, version.version if version else None).look))
         return found, looks
 
     def _own(self, kind: str) -> tuple[Served | None, Version | None]:
@@ -174,14 +175,24 @@ class _Follow:
     def __init__(self, offer: CorpusOffer, kind: str, version: str | None) -> None:
         self._offer, self._kind, self._version = offer, kind, version
         self._champion = offer.champion(kind)
+        self._retrying = Retrying()
 
     def look(self) -> Served | None:
-        """Return the new champion, ready; None: it is the one that is served."""
+        """Return the new champion, ready; None: it is the one that is served.
+
+        Raises:
+            BehindError: it cannot be made ready; that is tried again, more and more seldom.
+        """
         version = self._champion.look()
         if version is None or version.version == self._version:
             return None
         name = registered_name(self._offer.corpus, self._kind)
-        logger.info("%s version %s is the champion now: getting it ready", name, version.version)
-        served = self._offer.exchanged(name, self._champion.files(version))
+
+        def ready() -> Served:
+            logger.info("%s version %s is the champion now: getting it ready", name, version.version)
+            return self._offer.exchanged(name, self._champion.files(version))
+
+        with behind(f"version {version.version} is the champion"):
+            served = self._retrying.attempt(version.version, ready)
         self._version = version.version
         return served

@@ -15,6 +15,7 @@ class IndexDocument(BaseModel):
     """An index as the page shows it."""
 
     generation: int
+    edition: str = Field(description="Tells this generation of this index from all others; numbers of windows are of it.")
     files: int
     windows: int
     labels: list[str]
@@ -30,6 +31,7 @@ class ModelDocument(BaseModel):
     key: str = Field(description="SHA-256 of weights, sizes, view and precision; empty where the model does not embed.")
     champion: bool
     abilities: list[str]
+    behind: list[str] = Field(description="Why something newer, such as another champion, is not served; empty: nothing is.")
     index: IndexDocument | None
 
 
@@ -47,7 +49,7 @@ class HitDocument(BaseModel):
     label: str | None
     split: str | None
     date: str | None
-    window: int = Field(description="Number of the best window, in this generation of the index.")
+    window: int = Field(description="Number of the best window, in this edition of the index.")
     media_url: str
     thumbnail_url: str
     note: str = Field(description="What is wrong with the file now, such as that it has vanished; empty: nothing is.")
@@ -59,10 +61,11 @@ class FoundDocument(BaseModel):
     query: str
     model: str
     generation: int
+    edition: str = Field(description="Of the index; numbers of windows are of it.")
     took_ms: dict[str, float]
     nothing_found: bool = Field(description="No hit is above the cut-off.")
     cutoff: float | None
-    notes: list[str] = Field(description="What the model does not read of the sentence, in words.")
+    notes: list[str] = Field(description="What the model does not read of the sentence, or why there is no cut-off any more.")
     hits: list[HitDocument]
 
 

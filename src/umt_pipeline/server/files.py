@@ -16,6 +16,7 @@ from umt_pipeline.server.limits import RefusedError
 from umt_pipeline.server.media import playable_type
 from umt_pipeline.server.pictures import thumbnail
 from umt_pipeline.server.problems import PROBLEMS
+from umt_pipeline.server.shelf import EDITION
 from umt_pipeline.server.state import Serving, State
 from umt_pipeline.video.media import Refusal
 
@@ -50,10 +51,10 @@ async def thumbnails(
     state: State,
     model: Annotated[str, InPath(max_length=200)],
     window: Annotated[int, InPath(ge=0, le=2**62)],
-    generation: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+    edition: Annotated[str | None, Query(pattern=EDITION)] = None,
 ) -> FileResponse:
     """Give a picture of a window: the frame in its middle."""
-    place = state.shelf.get(model).place(window, generation)
+    place = state.shelf.get(model).place(window, edition)
     source = await asyncio.to_thread(state.unchanged.path, place.file)
     middle = (place.start_s + place.end_s) / 2
 
@@ -62,7 +63,7 @@ async def thumbnails(
             content = await asyncio.to_thread(thumbnail, source, middle)
         except VideoError as error:
             raise RefusedError(409, str(error)) from error
-        await asyncio.to_thread(state.cache.put, target.name, content)
+        await asyncio.to_thread(target.write_bytes, content)
 
     path = await state.cache.file(f"thumbnail-{place.file.file_id}-{round(1000 * middle)}.jpg", make)
     return FileResponse(path, media_type="image/jpeg", headers=_REVALIDATE)

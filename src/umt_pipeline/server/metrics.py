@@ -21,6 +21,7 @@ class Metrics:
         generation: of a model's index.
         windows: in a model's index.
         healthy: 1 if the last check of health found everything as it was at the start.
+        behind: 1 if something newer of a model is there and cannot be served; the list of models says why.
         swaps: of a model or index while it was served, by model.
     """
 
@@ -36,6 +37,7 @@ class Metrics:
         self.generation = Gauge("umt_index_generation", "Generation of the index.", ["model"], registry=kept)
         self.windows = Gauge("umt_index_windows", "Windows in the index.", ["model"], registry=kept)
         self.healthy = Gauge("umt_healthy", "Whether the last check found everything as at the start.", registry=kept)
+        self.behind = Gauge("umt_behind", "Whether something newer cannot be served.", ["model"], registry=kept)
         self.swaps = Counter("umt_swaps_total", "Models or indexes put in place of others.", ["model"], registry=kept)
 
     def page(self) -> bytes:

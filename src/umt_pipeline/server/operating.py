@@ -38,7 +38,7 @@ async def page() -> FileResponse:
 @router.get("/api/models")
 async def models(state: State) -> list[ModelDocument]:
     """Say which models are served, and what their indexes hold."""
-    return [served.document() for served in state.shelf.all]
+    return state.shelf.documents
 
 
 @router.get("/healthz", responses={503: {"model": HealthDocument, "description": "Something is not as it was."}})

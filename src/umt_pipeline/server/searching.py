@@ -14,16 +14,19 @@ import torch
 from fastapi import APIRouter, Depends, File, Query, UploadFile
 from torch import Tensor
 
+from umt_pipeline.server.bodies import FormRoute
 from umt_pipeline.server.documents import FoundDocument, FrameDocument, HitDocument, WhyDocument
 from umt_pipeline.server.limits import RefusedError
 from umt_pipeline.server.pictures import seen
 from umt_pipeline.server.problems import PROBLEMS
-from umt_pipeline.server.shelf import Place, Served
+from umt_pipeline.server.shelf import EDITION, Place, Served
 from umt_pipeline.server.state import Serving, State
-from umt_pipeline.serving.search.search import Filters, Found, Hit, clean_text, search
+from umt_pipeline.serving.search.filters import Filters
+from umt_pipeline.serving.search.search import Found, Hit, search
 from umt_pipeline.serving.search.search import Query as SearchQuery
+from umt_pipeline.serving.search.texts import clean_text
 
-router = APIRouter(prefix="/api", responses=PROBLEMS)
+router = APIRouter(prefix="/api", responses=PROBLEMS, route_class=FormRoute)
 
 Text = Annotated[str, Query(min_length=1, max_length=2000, description="A sentence.")]
 Count = Annotated[int, Query(ge=1, le=100, description="Hits that are wanted.")]
@@ -35,7 +38,9 @@ Word = Annotated[str | None, Query(max_length=500)]
 Day = Annotated[date | None, Query(description="A day, such as 2024-05-01.")]
 # What does not fit into 64 bits is no number of a window, and of no use to numpy.
 Window = Annotated[int, Query(ge=0, le=2**62, description="Number of a window.")]
-Generation = Annotated[int | None, Query(ge=0, le=2**62, description="Of the index that the number is of; an older one: 409.")]
+Edition = Annotated[
+    str | None, Query(pattern=EDITION, description="Of the index that the number is of; if another one is served: 409.")
+]
 
 
 def _filters(label: Word = None, split: Word = None, path: Word = None, after: Day = None, before: Day = None) -> Filters:
@@ -71,14 +76,14 @@ async def search_by_text(
 
 @router.get("/similar")
 async def similar_to_window(
-    state: State, window: Window, filters: Wanted, k: Count = 12, model: ModelName = None, generation: Generation = None
+    state: State, window: Window, filters: Wanted, k: Count = 12, model: ModelName = None, edition: Edition = None
 ) -> FoundDocument:
     """Find the places that look like a window of the index."""
     served = state.shelf.get(model)
 
     def find() -> FoundDocument:
         now = state.shelf.get(served.name)
-        place = now.place(window, generation)
+        place = now.place(window, edition)
         query = SearchQuery(window=window, k=k, filters=filters)
         return _found(now, place.file.path.name, search(None, now.searched(), query))
 
@@ -112,19 +117,19 @@ async def similar_to_upload(
 
 @router.get("/why")
 async def why(
-    state: State, window: Window, q: Text | None = None, model: ModelName = None, generation: Generation = None
+    state: State, window: Window, q: Text | None = None, model: ModelName = None, edition: Edition = None
 ) -> WhyDocument:
     """Say why a window was found by a sentence: its scores, and where the model looked; without one, where it looks anyway."""
     served = state.shelf.get(model)
     text = None if q is None else clean_text(q)
     if "attention" not in served.model.abilities:
         raise RefusedError(422, f"model {served.name!r} does not tell where it looks: choose another model")
-    place = served.place(window, generation)
+    place = served.place(window, edition)
     path = await asyncio.to_thread(state.unchanged.path, place.file)
 
     def explain() -> WhyDocument:
         now = state.shelf.get(served.name)
-        if now.place(window, generation) != place:
+        if now.place(window, edition) != place:
             raise RefusedError(409, f"the index of model {now.name!r} was exchanged meanwhile: search again")
         return _why(state, now, place, path, text)
 
@@ -158,15 +163,16 @@ def _found(served: Served, query: str, found: Found) -> FoundDocument:
         query=query,
         model=served.name,
         generation=index.generation,
+        edition=index.edition,
         took_ms={name: round(ms, 3) for name, ms in found.took.items()},
         nothing_found=found.nothing_found,
         cutoff=None if found.cutoff is None else found.cutoff.score,
-        notes=found.reading.notes if found.reading else [],
-        hits=[_hit(served, index.generation, hit) for hit in found.hits],
+        notes=found.notes,
+        hits=[_hit(served, index.edition, hit) for hit in found.hits],
     )
 
 
-def _hit(served: Served, generation: int, hit: Hit) -> HitDocument:
+def _hit(served: Served, edition: str, hit: Hit) -> HitDocument:
     folder = served.root
     path = Path(hit.path)
     shown = path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path
@@ -174,7 +180,7 @@ def _hit(served: Served, generation: int, hit: Hit) -> HitDocument:
         name: getattr(hit, name)
         for name in ("rank", "start_s", "end_s", "score", "match", "label", "split", "date", "window", "note")
     }
-    thumbnail = f"/thumbnails/{quote(served.name, safe='')}/{hit.window}.jpg?generation={generation}"
+    thumbnail = f"/thumbnails/{quote(served.name, safe='')}/{hit.window}.jpg?edition={edition}"
     return HitDocument(
         file=hit.file_id, name=path.name, path=str(shown), media_url=f"/media/{hit.file_id}", thumbnail_url=thumbnail, **kept
     )

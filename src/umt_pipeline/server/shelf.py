@@ -20,6 +20,9 @@ from umt_pipeline.serving.models import Model
 
 logger = logging.getLogger(__name__)
 
+# What an edition of an index looks like.
+EDITION = "^[0-9a-f]{16}$"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -97,21 +100,20 @@ class Served:
             raise RefusedError(422, f"model {self.name!r} has no index to search: choose another model")
         return self.index
 
-    def place(self, window: int, generation: int | None = None) -> Place:
+    def place(self, window: int, edition: str | None = None) -> Place:
         """Return a window by its number.
 
         Args:
             window: its number.
-            generation: of the index that the number is of; None: the one that is served.
+            edition: of the index that the number is of; None: the one that is served.
 
         Raises:
-            RefusedError: 404: there is no such window; 409: the number is of another generation.
+            RefusedError: 404: there is no such window; 409: the number is of another edition.
         """
         index = self.searched()
-        if generation is not None and generation != index.generation:
-            raise RefusedError(
-                409, f"expected a window of generation {index.generation}, found one of {generation}: search again"
-            )
+        if edition is not None and edition != index.edition:
+            found = f"expected a window of its edition {index.edition}, found one of {edition}"
+            raise RefusedError(409, f"another index is served now than when window {window} was found ({found}): search again")
         if not 0 <= window < len(index.windows):
             raise RefusedError(404, f"window {window}: expected one of {len(index.windows)}, from 0; search again")
         row = index.windows.iloc[window]
@@ -119,13 +121,13 @@ class Served:
         indexed = self.files[str(file["file_id"])]
         return Place(window, indexed, str(file["media"]), float(row["start_s"]), float(row["end_s"]))
 
-    def document(self) -> ModelDocument:
-        """Return what the page is told."""
+    def document(self, behind: Iterable[str] = ()) -> ModelDocument:
+        """Return what the page is told; ``behind``: why something newer is not served."""
         model, index, told = self.model, self.index, None
         if index is not None:
             labels, splits = (sorted(map(str, index.files[name].dropna().unique())) for name in ("label", "split"))
             counts = {"files": len(index.files), "windows": len(index.windows)}
-            told = IndexDocument(generation=index.generation, labels=labels, splits=splits, **counts)
+            told = IndexDocument(generation=index.generation, edition=index.edition, labels=labels, splits=splits, **counts)
         return ModelDocument(
             name=self.name,
             kind=model.kind,
@@ -133,6 +135,7 @@ class Served:
             key=model.embedder.key if model.embedder else "",
             champion=self.champion,
             abilities=sorted(model.abilities),
+            behind=list(behind),
             index=told,
         )
 
@@ -148,13 +151,32 @@ class Shelf:
     def __init__(self, served: Iterable[Served], metrics: Metrics) -> None:
         self._metrics = metrics
         self._served = {one.name: one for one in served}
+        self._behind: dict[str, dict[str, str]] = {name: {} for name in self._served}
         for one in self._served.values():
             self._tell(one)
+            self.tell_behind(one.name, "", None)
 
     @property
     def all(self) -> list[Served]:
         """All of them."""
         return list(self._served.values())
+
+    @property
+    def documents(self) -> list[ModelDocument]:
+        """What the page is told of all of them."""
+        return [one.document(self._behind[one.name].values()) for one in self.all]
+
+    def tell_behind(self, name: str, what: str, why: str | None) -> None:
+        """Note why something newer is not served under a name.
+
+        Args:
+            name: of a model.
+            what: there may be newer: a model, an index.
+            why: it cannot be served; None: nothing newer is there.
+        """
+        kept = {key: value for key, value in self._behind[name].items() if key != what}
+        self._behind[name] = kept if why is None else {**kept, what: why}
+        self._metrics.behind.labels(name).set(bool(self._behind[name]))
 
     def get(self, name: str | None, ability: str | None = None) -> Served:
         """Return a model.

@@ -33,10 +33,11 @@ class Uploads:
     Args:
         limits: of size, number and decoding.
         metrics: are told what was refused.
+        folder: that they lie in meanwhile; None: where temporary files are.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
-        self._limits, self._metrics = limits, metrics
+    def __init__(self, limits: Limits, metrics: Metrics, folder: Path | None = None) -> None:
+        self._limits, self._metrics, self._folder = limits, metrics, folder
         refused = metrics.refused.labels("uploads").inc
         self._few = Few(limits.uploads, 2 * limits.uploads, "files are looked at, or wait for it,", refused)
 
@@ -48,7 +49,7 @@ class Uploads:
             RefusedError: 503: too many files are looked at.
         """
         async with self._few.turn():
-            with tempfile.TemporaryDirectory(prefix="umt-upload-") as folder:
+            with tempfile.TemporaryDirectory(prefix="umt-upload-", dir=self._folder) as folder:
                 yield await asyncio.to_thread(_written, upload, Path(folder))
 
     async def frames(self, path: Path, view: ViewConfig) -> np.ndarray:

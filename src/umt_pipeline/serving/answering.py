@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.evaluation.encoders import view_of
 from umt_pipeline.evaluation.workers import Workers
@@ -19,6 +19,10 @@ from umt_pipeline.tasks.question_answering.answering import AnswerList
 from umt_pipeline.tasks.question_answering.model import QuestionAnsweringModel
 from umt_pipeline.tasks.question_answering.testing import QuestionTest, answer_questions
 from umt_pipeline.video.views import ViewConfig
+
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: it takes a second.
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)

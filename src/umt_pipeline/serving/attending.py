@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.evaluation.encoders import ClipEncoder, TeacherEncoder, VideoEncoder, VideoTextEncoder, all_patches
 from umt_pipeline.evaluation.workers import default_device
-from umt_pipeline.models.importance import token_norm
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.tokenizer import encode_batch
@@ -154,6 +153,9 @@ def _norms(vision: VideoViT, frames_1TSSC: Tensor) -> Tensor:
         vision(*all_patches(frames_1TSSC, vision.config))
     finally:
         hook.remove()
+    # Imported where it is needed: timm brings torchvision and torch's compiler, which take two seconds.
+    from umt_pipeline.models.importance import token_norm
+
     return token_norm(given[0].reshape(1, -1, vision.config.dim))[0]
 
 

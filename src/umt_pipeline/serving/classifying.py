@@ -19,7 +19,7 @@ from umt_pipeline.core.progress import progress
 from umt_pipeline.evaluation.decoding import decoded
 from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.serving.files import require_all
-from umt_pipeline.serving.inputs import Video, views_of
+from umt_pipeline.serving.inputs import Span, Video, views_of
 from umt_pipeline.tasks.classification.model import Classifier
 from umt_pipeline.tasks.classification.testing import MultiViewTest
 from umt_pipeline.video.action_views import ClipConfig
@@ -84,13 +84,22 @@ class Classifiers:
     test: MultiViewTest
     precision: Precision
 
-    def classify(self, videos: Sequence[Video]) -> Classified:
-        """Return the probabilities of all labels; a video is decoded once, whatever the number of tasks."""
+    def classify(self, videos: Sequence[Video], spans: Sequence[Span | None] | None = None) -> Classified:
+        """Return the probabilities of all labels; a video is decoded once, whatever the number of tasks.
+
+        Args:
+            videos: n videos.
+            spans: of each, first and last second of the part that is meant, or None for all of it; None: all of each.
+
+        Raises:
+            ValueError: there are not as many spans as videos.
+        """
+        parts = list(zip(videos, [None] * len(videos) if spans is None else spans, strict=True))
         classes = {task: names for task, (names, _) in self.parts.items()}
         shares = {task: np.full((len(videos), len(names)), np.nan) for task, names in classes.items()}
         failures: dict[int, str] = {}
         batch = max(1, self.test.batch_size // (self.test.clips * self.test.crops))
-        load = functools.partial(self._load, videos)
+        load = functools.partial(self._load, parts)
         with progress("classifying", len(videos), "video") as show:
             for views, failed in decoded(range(len(videos)), load, batch, self.test.workers or cores()):
                 failures |= failed
@@ -100,8 +109,9 @@ class Classifiers:
                 show(max([*views, *failed]) + 1)
         return Classified(classes, shares, failures)
 
-    def _load(self, videos: Sequence[Video], number: int) -> np.ndarray:
-        return views_of(videos[number], self.clip, self.test)
+    def _load(self, parts: Sequence[tuple[Video, Span | None]], number: int) -> np.ndarray:
+        video, span = parts[number]
+        return views_of(video, self.clip, self.test, span)
 
     @torch.inference_mode()
     def _shares(self, model: Classifier, views: Sequence[np.ndarray]) -> np.ndarray:

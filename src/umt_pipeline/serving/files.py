@@ -46,6 +46,25 @@ class Film:
     fps: float
 
 
+@dataclass(frozen=True)
+class FrameTimes:
+    """When the frames of a file are shown in which each carries its time.
+
+    Attributes:
+        times_N: by the container's clock, int64, increasing.
+        keys: times of the frames that need no other, by the same clock, int64.
+        unit_s: seconds of a step of that clock.
+    """
+
+    times_N: np.ndarray
+    keys: np.ndarray
+    unit_s: float
+
+    def seconds(self) -> np.ndarray:
+        """Return them in seconds from the first frame that is shown, float64 [N]."""
+        return np.asarray((self.times_N - self.times_N[:1]) * self.unit_s, dtype=np.float64)
+
+
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Let a :class:`VideoError` of the block name the file.
@@ -108,11 +127,22 @@ def frame_seconds(path: str | Path, film: Film) -> np.ndarray:
     Raises:
         VideoError: the file cannot be read.
     """
+    found = frame_times(path)
+    # Where frames carry no time of their own, or fewer do than decode, they are as far apart as the file states.
+    if found is None or len(found.times_N) < film.num_frames:
+        return np.arange(film.num_frames) / film.fps
+    return found.seconds()[: film.num_frames]
+
+
+def frame_times(path: str | Path) -> FrameTimes | None:
+    """Return when the frames of a file are shown, by what the file says, of which no frame is decoded; None: not of each.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
     with naming(path):
         state = check_file(Path(path))
-        second_N = _times(str(path), state.st_size, state.st_mtime_ns)
-    # Where frames carry no time of their own, or fewer do than decode, they are as far apart as the file states.
-    return second_N[: film.num_frames] if len(second_N) >= film.num_frames else np.arange(film.num_frames) / film.fps
+        return _times(str(path), state.st_size, state.st_mtime_ns)
 
 
 def load_frames(path: str | Path, view: ViewConfig) -> np.ndarray:
@@ -167,14 +197,14 @@ def _look(path: str, size_bytes: int, mtime_ns: int, count: bool) -> Film:
 
 
 @functools.lru_cache(maxsize=_KEPT_TIMES)
-def _times(path: str, size_bytes: int, mtime_ns: int) -> np.ndarray:
+def _times(path: str, size_bytes: int, mtime_ns: int) -> FrameTimes | None:
     del size_bytes, mtime_ns  # parts of the key
     header = read_header(Path(path))
     if not header.times_frames:
-        return np.empty(0)
+        return None
     with open_video(Path(path)) as (container, stream):
-        ticks = sorted(time for packet in packets(container, stream) for time, _ in timed_frame(packet))
-        base = float(stream.time_base)
-    first = ticks[0] + header.lead_in if ticks else 0
-    shown = [tick for tick in ticks if tick >= first]
-    return (np.array(shown, dtype=np.float64) - (shown[0] if shown else 0)) * base
+        timed = sorted(entry for packet in packets(container, stream) for entry in timed_frame(packet))
+        unit_s = float(stream.time_base)
+    first = timed[0][0] + header.lead_in if timed else 0
+    times_N = np.array([time for time, _ in timed if time >= first], dtype=np.int64)
+    return FrameTimes(times_N, np.array([time for time, is_key in timed if is_key], dtype=np.int64), unit_s)

@@ -72,18 +72,20 @@ def timed_clip(video: Video, view: ViewConfig, span: Span | None = None) -> Clip
     return _read(video, view, span, timed=True)
 
 
-def views_of(video: Video, clip: ClipConfig, test: MultiViewTest) -> np.ndarray:
-    """Return the views that a test of classifiers looks at: uint8 [R, T, S, S, 3].
+def views_of(video: Video, clip: ClipConfig, test: MultiViewTest, span: Span | None = None) -> np.ndarray:
+    """Return the views that a test of classifiers looks at, of a video or a part of it: uint8 [R, T, S, S, 3].
 
     Args:
         video: in any of its forms.
         clip: frames, and how they are sampled.
         test: number of views.
+        span: first and last second of the part, the last not included; None: all of it.
 
     Raises:
-        VideoError: it cannot be read or is no video; it is named.
+        VideoError: it cannot be read, is no video, or ends before the span begins; it is named.
     """
     if isinstance(video, np.ndarray | Tensor):
+        _require_whole(span, name_of(video))
         return _views(_array(video), clip, test)
     with _as_file(video) as path:
         if is_image(path):
@@ -91,7 +93,9 @@ def views_of(video: Video, clip: ClipConfig, test: MultiViewTest) -> np.ndarray:
                 return _views(read_image(path, [0]), clip, test)
 
         def choose(film: Film) -> tuple[View, ...]:
-            return evaluation_views(clip, test.clips, test.crops, film.num_frames, film.height, film.width)
+            first, count = _part(path, film, span)
+            inside = evaluation_views(clip, test.clips, test.crops, count, film.height, film.width)
+            return tuple(_moved(view, first) for view in inside)
 
         return read_chosen(path, choose, lambda views: load_views(path, views))
 
@@ -185,17 +189,27 @@ def _array(video: np.ndarray | Tensor) -> np.ndarray:
 
 
 def _of_array(frames_NHWC: np.ndarray, view: ViewConfig, span: Span | None, name: str) -> Clip:
-    if span is not None:
-        detail = f"{name}: a part was asked for by seconds ({span[0]:g} to {span[1]:g}), which single frames do not have"
-        raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"{detail}; give the frames of that part")
+    _require_whole(span, name)
     chosen = eval_view(view, *frames_NHWC.shape[:3])
     frames = apply_view(frames_NHWC[list(chosen.frame_indices)], chosen)
     return Clip(frames, np.full(view.frames, np.nan))
 
 
+def _require_whole(span: Span | None, name: str) -> None:
+    if span is not None:
+        detail = f"{name}: a part was asked for by seconds ({span[0]:g} to {span[1]:g}), which single frames do not have"
+        raise VideoError(Reason.FRAME_OUT_OF_RANGE, f"{detail}; give the frames of that part")
+
+
 def _view(path: Path, film: Film, view: ViewConfig, span: Span | None) -> View:
+    first, count = _part(path, film, span)
+    return _moved(eval_view(view, count, film.height, film.width), first)
+
+
+def _part(path: Path, film: Film, span: Span | None) -> tuple[int, int]:
+    """Return the first frame of a part of a file, and how many there are in it, at least one."""
     if span is None:
-        return eval_view(view, film.num_frames, film.height, film.width)
+        return 0, film.num_frames
     second_N = frame_seconds(path, film)
     end = second_N[-1] + 1 / film.fps
     if not span[0] < span[1] or span[0] >= end:
@@ -204,8 +218,12 @@ def _view(path: Path, film: Film, view: ViewConfig, span: Span | None) -> View:
     first, last = np.searchsorted(second_N, span).tolist()
     # Between two frames the earlier one is on the screen.
     first = min(first, max(last - 1, 0))
-    inside = eval_view(view, max(last - first, 1), film.height, film.width)
-    return replace(inside, frame_indices=tuple(first + index for index in inside.frame_indices))
+    return first, max(last - first, 1)
+
+
+def _moved(view: View, first: int) -> View:
+    """Return a view of a part of a file that begins with frame ``first``."""
+    return replace(view, frame_indices=tuple(first + index for index in view.frame_indices))
 
 
 def _views(frames_NHWC: np.ndarray, clip: ClipConfig, test: MultiViewTest) -> np.ndarray:

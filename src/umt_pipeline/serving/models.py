@@ -15,7 +15,7 @@ Shapes: n videos or texts, E embedding width, P pairs of a video and a text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -131,23 +131,36 @@ class Model:
         with OpenIndex.open(Path(index)) as opened:
             return list(search(embedder, opened, query).hits)
 
-    def classify(self, videos: Iterable[Video]) -> Classified:
-        """Return the probability of each label of each task, as in the model's test."""
+    def classify(self, videos: Iterable[Video], spans: Sequence[Span | None] | None = None) -> Classified:
+        """Return the probability of each label of each task, as in the model's test.
+
+        Args:
+            videos: in any form.
+            spans: of each, first and last second of the part that is meant, or None for all of it; None: all of each.
+
+        Raises:
+            ValueError: there are not as many spans as videos.
+        """
         if self.classifiers is None:
             raise self._cannot("classify")
-        return self.classifiers.classify(_several(videos))
+        return self.classifiers.classify(_several(videos), spans)
 
-    def ask(self, video: Video, question: str) -> tuple[Answer, ...]:
+    def ask(self, video: Video, question: str, span: Span | None = None) -> tuple[Answer, ...]:
         """Return the likeliest answers of the model's list, best first.
+
+        Args:
+            video: in any form.
+            question: about it.
+            span: first and last second of the part that is meant; None: all of it.
 
         Raises:
             ConfigError: the question is blank.
-            VideoError: the video cannot be read; it is named.
+            VideoError: the video cannot be read, or ends before the span begins; it is named.
         """
         if self.answerer is None:
             raise self._cannot("ask")
         # Read here: what cannot be read is an error, and no question of a test.
-        frames = clip_of(video, self.answerer.view)
+        frames = clip_of(video, self.answerer.view, span)
         return self.answerer.answer([frames], [question]).all()[0]
 
     def attention(self, video: Video, text: str | None = None, span: Span | None = None) -> Attention:

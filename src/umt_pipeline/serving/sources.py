@@ -13,8 +13,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import timm
-
 from umt_pipeline.core.caches import cache_folder
 from umt_pipeline.core.errors import CheckpointError, ConfigError
 from umt_pipeline.core.files import read_json, read_text_list, sha256_file, staged_folder, write_json
@@ -265,7 +263,11 @@ def _is_timm(folder: Path) -> bool:
     if not config.is_file() or not (folder / TIMM_WEIGHTS_FILE).is_file():
         return False
     content = read_json(config)
-    return isinstance(content, dict) and "kind" not in content and timm.is_model(str(content.get("architecture")))
+    if not isinstance(content, dict) or "kind" in content:
+        return False
+    import timm  # takes two seconds, and few folders hold a model of its
+
+    return timm.is_model(str(content.get("architecture")))
 
 
 def _clip_size(folder: Path, kind: str) -> tuple[int, int]:

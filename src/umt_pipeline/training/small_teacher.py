@@ -9,16 +9,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
@@ -32,6 +30,10 @@ from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise_frames
 from umt_pipeline.video.views import counter_generator
+
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: it takes a second.
+    from transformers import PreTrainedTokenizerFast
 
 # CLIP's own limit of the learnt logit scale.
 MAX_LOGIT_SCALE = float(np.log(100.0))
@@ -184,13 +186,19 @@ class FrameTextDataset(SampleDataset):
         }
 
 
+def _new_clip(model_config: Mapping[str, Any]) -> nn.Module:
+    import open_clip  # takes a second, and only who trains a teacher needs it
+
+    return open_clip.CLIP(**model_config)
+
+
 class SmallClipTask(Task):
     """Image-text contrast on single frames with open_clip's model and objective."""
 
     equal_shares = True
 
     def __init__(self, model_config: dict[str, Any], dataset: FrameTextDataset) -> None:
-        self.model: nn.Module = open_clip.CLIP(**model_config)
+        self.model = _new_clip(model_config)
         self._dataset = dataset
 
     def dataset(self) -> FrameTextDataset:
@@ -248,9 +256,10 @@ def zero_shot_accuracy(
 
 def trained_small_clip(model_config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
     """Return the trained model in eval mode, with the input statistics that it was trained with."""
-    small_clip = open_clip.CLIP(**model_config)
+    small_clip = _new_clip(model_config)
     small_clip.load_state_dict(weights)
-    small_clip.visual.image_mean, small_clip.visual.image_std = IMAGENET_MEAN, IMAGENET_STD  # type: ignore[assignment]
+    visual: Any = small_clip.visual
+    visual.image_mean, visual.image_std = IMAGENET_MEAN, IMAGENET_STD
     return small_clip.eval()
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pydantic import Field
-from timm.data.auto_augment import NAME_TO_OP
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.video.action_views import ClipConfig, random_crop, train_indices
@@ -166,6 +165,9 @@ def _operations(config: RandAugmentConfig, rng: np.random.Generator) -> tuple[tu
 
 
 def _operated(frame_HWC: np.ndarray, operations: tuple[tuple[str, tuple[float, ...]], ...]) -> np.ndarray:
+    # Imported where it is needed: timm brings torchvision and torch's compiler, which take two seconds.
+    from timm.data.auto_augment import NAME_TO_OP
+
     image = Image.fromarray(frame_HWC)
     for name, arguments in operations:
         operate: Any = NAME_TO_OP[name]

@@ -16,6 +16,7 @@ from umt_pipeline.core.errors import VideoError
 from umt_pipeline.serving.embedding import window_frames
 from umt_pipeline.serving.embedding.window_frames import WindowReader, read_windows
 from umt_pipeline.serving.embedding.windows import Window, WindowRule
+from umt_pipeline.serving.files import frame_seconds, look
 from umt_pipeline.serving.inputs import clip_of
 from umt_pipeline.video.media import VideoInfo, VideoRules
 from umt_pipeline.video.reader import probe
@@ -58,6 +59,13 @@ def test_parts_that_are_read_side_by_side_give_what_one_reads_alone(tmp_path: Pa
     assert reader._can_be_entered == KINDS[kind][3]
     assert np.array_equal(frames_WTSSC, read_windows(path, info, VIEW, windows))
     assert np.array_equal(frames_WTSSC, np.stack([clip_of(path, VIEW, window) for window in windows]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_reads_a_file_knows_the_same_times(tmp_path: Path, kind: str) -> None:
+    path, info = film(tmp_path, kind)
+    timeline = WindowReader(path, info, VIEW, (Window(0.0, 2.0),), 1)._timeline
+    assert np.array_equal(timeline.seconds_N, frame_seconds(path, look(path, count=True)))
 
 
 def test_frames_are_evenly_spaced_over_their_window(tmp_path: Path) -> None:

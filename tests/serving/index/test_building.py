@@ -211,6 +211,7 @@ print("built", flush=True)
 """
 
 
+@pytest.mark.slow  # three processes, one after the other
 def test_a_killed_build_goes_on_with_the_file_that_it_was_at(tmp_path: Path, root: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "index"
     for number in range(5):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.serving.array_index import ArrayIndex, SaidEmbedder, unit
 from umt_pipeline.core.errors import IndexingError
+from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.search.calibration import (
     BestScores,
     Cutoff,
@@ -21,6 +22,7 @@ from umt_pipeline.serving.search.calibration import (
     error_rates,
     fewest_errors,
     keep_cutoff,
+    outdated_cutoff,
 )
 from umt_pipeline.serving.search.captions import beside
 
@@ -166,7 +168,13 @@ def test_a_cutoff_is_kept_beside_its_index_for_its_model(index: ArrayIndex) -> N
     path = keep_cutoff(index, cutoff)
     assert cutoff_of(index) == cutoff
     assert cutoff_of(ArrayIndex(index.vectors_NE, [(0, 0.0, 1.0)] * FILES, folder=index.folder, key="cd" * 32)) is None
-    keep_cutoff(index, "no cut-off: expected at least 20")
+    rule = WindowRule(length_s=4.0, stride_s=2.0, snap_s=0.0)
+    others = ArrayIndex(index.vectors_NE, [(0, 0.0, 1.0)] * FILES, folder=index.folder, rule=rule)
+    assert cutoff_of(others) is None
+    assert "other windows than those of this index (4 s long, one each 2 s)" in (outdated_cutoff(others) or "")
+    assert outdated_cutoff(index) is None
+    keep_cutoff(others, "no cut-off: expected at least 20")
+    assert outdated_cutoff(others) is None, "that was calibrated, to no avail"
     assert cutoff_of(index) is None
     path.write_text("{}")
     with pytest.raises(IndexingError, match=r"(?s)cutoff-abab.*expected a cut-off, found.*calibrate again"):

@@ -18,7 +18,8 @@ from umt_pipeline.models.teacher import TeacherConfig, load_teacher
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.inputs import clip_of
 from umt_pipeline.serving.search.calibration import Cutoff, keep_cutoff
-from umt_pipeline.serving.search.search import Filters, Query, search
+from umt_pipeline.serving.search.filters import Filters
+from umt_pipeline.serving.search.search import Query, search
 from umt_pipeline.serving.search.texts import MAX_TEXT
 from umt_pipeline.video.views import ViewConfig
 

@@ -43,6 +43,7 @@ def export_model(
     *,
     as_int8: bool = False,
     samples_for: Callable[[ViewConfig], Samples] = drawn_samples,
+    source: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a model for another runtime, and compare what was written with the model.
@@ -53,6 +54,7 @@ def export_model(
         format: one of :data:`FORMATS`.
         as_int8: also write ONNX models with weights of 8 bits, and measure what is lost.
         samples_for: gives what is compared on, in the model's view.
+        source: what the manifest calls the model, such as a registered version; None: the folder's name.
         force: replace an export that is there.
 
     Returns:
@@ -76,7 +78,7 @@ def export_model(
             written = _as_programs(model, staged, format, samples, as_int8)
         if model.classes is not None:
             write_json(staged / CLASSES_FILE, list(model.classes))
-        manifest = _manifest(model, format, samples) | written
+        manifest = _manifest(model, source or folder.resolve().name, format, samples) | written
         (staged / CARD_FILE).write_text(export_card(model, manifest), encoding="utf-8")
         manifest["files"] = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(staged.iterdir())
@@ -118,14 +120,14 @@ def _check_samples(model: ModelParts, samples: Samples) -> None:
         )
 
 
-def _manifest(model: ModelParts, format: str, samples: Samples) -> dict[str, Any]:
+def _manifest(model: ModelParts, source: str, format: str, samples: Samples) -> dict[str, Any]:
     facts = {} if format == TRANSFORMERS else RUNTIMES[format].facts()
     text = None if model.tokenizer is None else {"longest": model.text_length, "tokenizer": TOKENIZER_FILE}
     return {
         "format": format,
         "versions": {"umt_pipeline": __version__, "torch": torch.__version__, **facts},
         "model": {
-            "folder": model.folder.resolve().name,
+            "source": source,
             "kind": model.kind,
             "weights_sha256": weights_sha256(model.folder),
             "sizes": model.sizes.model_dump(mode="json"),

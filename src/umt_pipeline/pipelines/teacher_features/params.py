@@ -5,7 +5,6 @@ from __future__ import annotations
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.features.extract import FeatureConfig
 from umt_pipeline.models.teacher import TRAIN_SMALL
-from umt_pipeline.models.teacher_sources import check_source
 from umt_pipeline.training.small_teacher import SmallClipConfig
 
 
@@ -16,6 +15,9 @@ class TeacherFeaturesParams(FeatureConfig):
 
     def check_inputs(self) -> None:
         if self.small_clip() is None:
+            # Imported where it is needed: open_clip and timm take seconds.
+            from umt_pipeline.models.teacher_sources import check_source
+
             check_source(self.teacher.source)
 
     def small_clip(self) -> SmallClipConfig | None:

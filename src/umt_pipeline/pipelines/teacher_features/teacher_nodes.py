@@ -17,7 +17,6 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.core.files import move_folder, sha256_folder
 from umt_pipeline.features.extract import select_clips
 from umt_pipeline.models.teacher import TRAIN_SMALL, load_teacher
-from umt_pipeline.models.teacher_sources import fetch_teacher
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
 from umt_pipeline.pipelines.runs import NamedRuns, TrainedModel, fresh_folder, train
 from umt_pipeline.pipelines.teacher_features.params import TeacherFeaturesParams
@@ -126,6 +125,9 @@ def get_teacher(
         zero_shot = _zero_shot(params, small_clip, small.label_tasks(), sentences, _HeldOut(raw_media, videos, labels))
         metrics = {"source": TRAIN_SMALL, **finished.summary(), "zero_shot": zero_shot}
         return folder, finished.history, metrics, finished.times()
+    # Imported where it is needed: open_clip and timm take seconds.
+    from umt_pipeline.models.teacher_sources import fetch_teacher
+
     fetch_teacher(params.teacher.source, folder)
     # Loaded once here, so that a tower that cannot teach is refused before anything depends on it.
     teacher = load_teacher(folder, params.teacher, params.grid)

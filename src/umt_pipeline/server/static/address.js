@@ -10,8 +10,8 @@ export function read(search = location.search) {
   const given = new URLSearchParams(search);
   const state = { q: given.get("q") ?? "", models: given.getAll("model"), upload: given.get("upload") ?? "" };
   for (const name of FILTERS) state[name] = given.get(name) ?? "";
-  // A window has a number in one generation of the index of one model.
-  for (const name of ["like", "of", "generation"]) state[name] = given.get(name) ?? "";
+  // A window has a number in one edition of the index of one model.
+  for (const name of ["like", "of", "edition"]) state[name] = given.get(name) ?? "";
   state.rerank = given.has("rerank");
   state.any = given.has("any");
   state.k = Math.min(MOST, Math.max(1, Math.floor(Number(given.get("k"))) || FIRST));
@@ -21,7 +21,7 @@ export function read(search = location.search) {
 /** Return the address of a state, without what is as usual. */
 export function write(state) {
   const given = new URLSearchParams();
-  for (const name of ["q", "like", "of", "generation", "upload", ...FILTERS]) if (state[name]) given.set(name, state[name]);
+  for (const name of ["q", "like", "of", "edition", "upload", ...FILTERS]) if (state[name]) given.set(name, state[name]);
   for (const name of state.models) given.append("model", name);
   if (state.rerank) given.set("rerank", "1");
   if (state.k !== FIRST) given.set("k", String(state.k));
@@ -32,7 +32,7 @@ export function write(state) {
 
 /** Return the state of a new search with the settings of an old one. */
 export function anew(state, changed) {
-  return { ...state, q: "", like: "", of: "", generation: "", upload: "", k: FIRST, any: false, ...changed };
+  return { ...state, q: "", like: "", of: "", edition: "", upload: "", k: FIRST, any: false, ...changed };
 }
 
 /** Return the filters of a state as the server takes them: its last day is not among those searched, a person's is. */

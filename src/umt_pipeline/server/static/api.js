@@ -34,12 +34,12 @@ export function why(wanted, signal) {
   return ask(`/api/why?${parameters(wanted)}`, { signal });
 }
 
-/** What is shown, by task: {tasks: {name: [{label, probability}]}}. `what` is {file} or {window, index, generation}. */
+/** What is shown, by task: {tasks: {name: [{label, probability}]}}. `what` is {file} or {window, index, edition}. */
 export function classify(what, model) {
   return ask("/api/classify", { method: "POST", body: form({ ...what, model }) });
 }
 
-/** Answers to a question: {answers: [{text, probability}]}. `what` is {file} or {window, index, generation}. */
+/** Answers to a question: {answers: [{text, probability}]}. `what` is {file} or {window, index, edition}. */
 export function answer(what, question, model) {
   return ask("/api/ask", { method: "POST", body: form({ ...what, question, model }) });
 }

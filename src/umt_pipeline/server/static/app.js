@@ -75,6 +75,7 @@ async function find(able, file, again) {
   const outcomes = await Promise.all(parts.map((part) => part.fill(signal, again)));
   if (signal.aborted) return;
   put();
+  if (parts.some(({ isOld }) => isOld)) learn();
   const left = state.q ? chosen(models, state.models).filter((model) => !able.includes(model)) : [];
   const silent = left.map(({ name }) => `${name} reads no text, so it was not asked.`).join(" ");
   if (able.length === 1) say(`${outcomes[0]} ${silent}`);
@@ -192,17 +193,32 @@ addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
+/** Ask what is served, and offer it. */
+async function ask() {
+  models = await served();
+  controls.offer(models);
+  at("facts").replaceChildren(...facts(searchable(models)));
+}
+
+/** Ask again while answers are seen: another index has taken the place of the one that the page knew of. */
+async function learn() {
+  try {
+    await ask();
+    controls.show(state, models);
+  } catch {
+    // What is seen is true all the same, and the next search asks again.
+  }
+}
+
 // --- the beginning ----------------------------------------------------------------------------------------------------
 async function start() {
   say("Asking which models are served …");
   try {
-    models = await served();
+    await ask();
   } catch (failure) {
     empty("");
     return columns.replaceChildren(notice(failure.message, failure.status, start));
   }
-  controls.offer(models);
-  at("facts").replaceChildren(...facts(searchable(models)));
   if (!readsText()) {
     field.disabled = true;
     field.placeholder = "No model here reads text";

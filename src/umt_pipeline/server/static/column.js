@@ -19,6 +19,7 @@ export class Column {
     this.look = look;
     this.body = h("div", {}, waiting());
     this.line = h("p", { class: "note" });
+    this.isOld = false; // whether another index is served than the one that the page knows of
     const head = isNamed
       ? h("div", { class: "head" }, h("h2", {}, model.name), this.line)
       : h("h2", { class: "unseen" }, "Found");
@@ -44,12 +45,12 @@ export class Column {
     const { state, file, say } = this.look;
     const wanted = { k: state.k, model: this.model.name, ...filters(state) };
     if (state.q && state.rerank && this.model.abilities.includes("match")) wanted.rerank = RERANKED;
-    const key = JSON.stringify([state.q, state.like, state.generation, state.upload, wanted]);
+    const key = JSON.stringify([state.q, state.like, state.edition, state.upload, this.model.index.edition, wanted]);
     if (!again && answers.has(key)) return answers.get(key);
     const busy = (seconds) => say(`The server is busy: trying again in ${many(seconds, "second")} …`);
     let found;
     if (file) found = await alikeFile(file, wanted, signal, busy);
-    else if (state.like) found = await alike({ window: state.like, generation: state.generation, ...wanted }, signal, busy);
+    else if (state.like) found = await alike({ window: state.like, edition: state.edition, ...wanted }, signal, busy);
     else found = await search({ q: state.q, ...wanted }, signal, busy);
     answers.delete(key);
     answers.set(key, found);
@@ -61,6 +62,7 @@ export class Column {
   present(found) {
     const { state } = this.look;
     const { hits, cutoff } = found;
+    this.isOld = found.edition !== this.model.index.edition;
     const fitting = found.nothing_found ? [] : hits.filter(({ score }) => typeof cutoff !== "number" || score >= cutoff);
     const shown = state.any ? hits : fitting;
     // A clip is compared with clips, for which there is no cut-off at all.
@@ -74,15 +76,16 @@ export class Column {
     return shown.length ? `Nothing fits; these ${many(shown.length, "moment")} come closest.` : "Nothing found.";
   }
 
-  nothing({ hits, cutoff }) {
+  nothing({ hits, cutoff, notes }) {
     const { state } = this.look;
     const box = h("div", { class: "nothing" });
     box.append(h("h3", {}, state.q ? "Nothing here fits that sentence" : "Nothing here is like that"));
-    if (hits.length) {
+    if (hits.length && typeof cutoff === "number") {
       const best = decimal(Math.max(...hits.map(({ score }) => score)), 3);
       const least = `In this index, what fits a sentence scores ${decimal(cutoff, 3)} or more`;
       box.append(h("p", {}, `${least}; the closest moment scores ${best}.`));
     }
+    box.append(...notes.map((words) => h("p", {}, words)));
     if (FILTERS.some((name) => state[name])) {
       box.append(h("p", {}, "Filters are set: without them there may be more."));
     }
@@ -120,7 +123,7 @@ export class Column {
         upload: "",
         like: String(hit.window),
         of: name,
-        generation: String(found.generation),
+        edition: found.edition,
         any: false,
       }),
     );
@@ -130,6 +133,7 @@ export class Column {
     const words = error instanceof Failure ? error.message : `The page failed: ${error.message}`;
     this.body.replaceChildren(notice(words, error.status, () => this.look.visit(this.look.state)));
     if (!(error instanceof Failure)) console.error(error);
+    this.isOld = error.status === 409;
     return "The search failed.";
   }
 }

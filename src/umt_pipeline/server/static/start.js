@@ -8,12 +8,12 @@ const MOMENTS = 12;
 
 /** A few moments of a model's index to begin with; `visit(next)` goes to those like one of them. */
 export function mosaic(model, state, visit) {
-  const { windows, generation } = model.index;
+  const { windows, edition } = model.index;
   const number = Math.min(MOMENTS, windows);
   const spread = Array.from({ length: number }, (_, n) => Math.floor(((n + 0.5) * windows) / number));
   const tiles = spread.map((window) => {
-    const next = anew(state, { like: String(window), of: model.name, generation: String(generation) });
-    const image = picture(model, window, generation, `Moment ${window + 1} of ${windows}`);
+    const next = anew(state, { like: String(window), of: model.name, edition });
+    const image = picture(model, window, edition, `Moment ${window + 1} of ${windows}`);
     const click = (event) => {
       if (event.metaKey || event.ctrlKey) return;
       event.preventDefault();
@@ -29,7 +29,7 @@ export function mosaic(model, state, visit) {
 
 /** The moment of an index that others are compared with; the name of its file comes with them. */
 export function askedMoment(model, state) {
-  const image = picture(model, state.like, state.generation, "The moment that others are compared with");
+  const image = picture(model, state.like, state.edition || model.index.edition, "The moment that others are compared with");
   return [image, h("div", { class: "about" }, h("h2", {}, "Moments like this one"), h("p", { class: "note" }))];
 }
 
@@ -52,16 +52,16 @@ export function askedFile(file, models) {
   return [video, about];
 }
 
-/** What is served, a line for each model. */
+/** What is served, a line for each model, and why something newer is not. */
 export function facts(models) {
-  return models.map(({ name, kind, champion, index }) => {
+  return models.flatMap(({ name, kind, champion, behind, index }) => {
     const about = `${many(index.windows, "moment")} in ${many(index.files, "file")}`;
     const rest = ` ${kind}${champion ? ", champion" : ""} · ${about} · generation ${index.generation}`;
-    return h("p", {}, h("b", {}, name), rest);
+    return [h("p", {}, h("b", {}, name), rest), ...behind.map((why) => h("p", { class: "note bad" }, `${name}: ${why}`))];
   });
 }
 
-function picture(model, window, generation, alt) {
+function picture(model, window, edition, alt) {
   const path = `/thumbnails/${encodeURIComponent(model.name)}/${encodeURIComponent(window)}.jpg`;
-  return h("img", { src: `${path}?generation=${encodeURIComponent(generation)}`, alt, decoding: "async" });
+  return h("img", { src: `${path}?edition=${encodeURIComponent(edition)}`, alt, decoding: "async" });
 }

@@ -40,7 +40,7 @@ export class Why {
     this.note = h("p", { class: "note", role: "status" });
     const leave = (event) => event.key === "Escape" && this.close();
     this.panel = h("li", { class: "panel", id: this.id, keydown: leave }, head, this.body, this.note);
-    const what = { window: this.hit.window, index: this.model.name, generation: this.found.generation };
+    const what = { window: this.hit.window, index: this.model.name, edition: this.found.edition };
     if (this.says) this.panel.append(more(what, this.models));
     this.item.after(this.panel);
     this.item.classList.add("open");
@@ -66,7 +66,7 @@ export class Why {
         window: this.hit.window,
         q: this.question,
         model: this.model.name,
-        generation: this.found.generation,
+        edition: this.found.edition,
       });
       this.body.replaceChildren(this.sentence(said), this.strip(said.frames));
       this.note.textContent =
@@ -119,7 +119,7 @@ export function talks({ abilities }) {
   return abilities.includes("classify") || abilities.includes("ask");
 }
 
-/** Classes and answers for a clip: `what` is {file} or {window, index, generation}. Only what the models can do is offered. */
+/** Classes and answers for a clip: `what` is {file} or {window, index, edition}. Only what the models can do is offered. */
 export function more(what, models) {
   const classes = models.filter(({ abilities }) => abilities.includes("classify"));
   const answers = models.filter(({ abilities }) => abilities.includes("ask"));

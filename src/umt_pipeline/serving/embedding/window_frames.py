@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Condition, Lock
@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from umt_pipeline.core.errors import VideoError
 from umt_pipeline.serving.embedding.windows import Window
-from umt_pipeline.video.container import Header, cause, open_video, packets, read_header, timed_frame
+from umt_pipeline.serving.files import frame_times
+from umt_pipeline.video.container import Header, cause, open_video, read_header
 from umt_pipeline.video.decoders import Display
 from umt_pipeline.video.media import Reason, VideoInfo
 from umt_pipeline.video.transcode import displayed_frames
 from umt_pipeline.video.views import View, ViewConfig, apply_view, eval_view, load_view
 
-_KEPT_TIMELINES = 16
 # A way to the first wanted frame of a part that is not worth going again and again.
 _FAR_S = 30.0
 _LOOKED_AT = 16
@@ -157,8 +157,10 @@ class WindowReader:
 
     @cached_property
     def _timeline(self) -> Timeline:
-        state = self.path.stat()
-        return _timeline(self.path, state.st_size, state.st_mtime_ns, self.info.num_frames)
+        found = frame_times(self.path)
+        if found is None:
+            return Timeline(np.arange(self.info.num_frames) / read_header(self.path).fps, None, np.empty(0, dtype=np.int64))
+        return Timeline(found.seconds(), found.times_N, found.keys)
 
     @cached_property
     def _frames(self) -> list[list[int]]:
@@ -226,21 +228,6 @@ class _Reel:
         found = {number: self._kept[number] for number in wanted}
         self._kept = {number: frame for number, frame in self._kept.items() if keep_from is not None and number >= keep_from}
         return found
-
-
-@lru_cache(maxsize=_KEPT_TIMELINES)
-def _timeline(path: Path, size_bytes: int, mtime_ns: int, num_frames: int) -> Timeline:
-    del size_bytes, mtime_ns  # parts of the key
-    header = read_header(path)
-    if not header.times_frames:
-        return Timeline(np.arange(num_frames) / header.fps, None, np.empty(0, dtype=np.int64))
-    with open_video(path) as (container, stream):
-        timed = sorted(entry for packet in packets(container, stream) for entry in timed_frame(packet))
-        unit = float(stream.time_base)
-    first = (timed[0][0] if timed else 0) + header.lead_in
-    times_N = np.array([time for time, _ in timed if time >= first], dtype=np.int64)
-    keys = np.array([time for time, is_key in timed if is_key], dtype=np.int64)
-    return Timeline(np.asarray((times_N - first) * unit, dtype=np.float64), times_N, keys)
 
 
 def _by_keys(path: Path, timeline: Timeline, wanted: Sequence[int]) -> _Pictures:

@@ -53,6 +53,12 @@ class WindowRule(Config):
         """Whether windows depend on scene changes."""
         return self.snap_s > 0
 
+    @property
+    def told(self) -> str:
+        """What it is, in words."""
+        snapped = f", moved by up to {self.snap_s:g} s to scene changes" if self.looks_for_scenes else ""
+        return f"{self.length_s:g} s long, one each {self.stride_s:g} s{snapped}"
+
     def is_one_window(self, duration_s: float) -> bool:
         """Whether a video of so many seconds is one window, whatever is in it."""
         return duration_s < self.length_s + self.stride_s / 2

@@ -113,6 +113,11 @@ class Index:
         return self.manifest.generation
 
     @property
+    def edition(self) -> str:
+        """Tells this generation of this index from all others: the begin of the hash of its ``index.json``, 16 digits."""
+        return self._pointer.sha256[:16]
+
+    @property
     def identity(self) -> str:
         """Of what its vectors depend on besides the files."""
         return self.manifest.identity

@@ -8,6 +8,8 @@ Shapes: P captions that should find something, A that should find nothing, E emb
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +66,7 @@ class Cutoff(Config):
 
 
 def cutoff_of(index: Index) -> Cutoff | None:
-    """Return the cut-off that is kept with an index for its model, if there is one; it outlives additions of files."""
+    """Return the cut-off that is kept with an index for its model and windows, if any; it outlives additions of files."""
     path = _cutoff_file(index)
     try:
         return Cutoff.model_validate_json(path.read_text(encoding="utf-8"))
@@ -74,24 +76,40 @@ def cutoff_of(index: Index) -> Cutoff | None:
         raise IndexingError(f"{path}: expected a cut-off, found: {error}; delete the file, and calibrate again") from error
 
 
+def outdated_cutoff(index: Index) -> str | None:
+    """Say that a cut-off does not count any more, where an index has one of its model, of other windows; None: it has not."""
+    if not _kept(index) - {_cutoff_file(index)}:
+        return None
+    return (
+        f"no cut-off: the one that was calibrated is of other windows than those of this index ({index.rule.told}), which "
+        "score otherwise; all hits count as found. Calibrate again: `umt index` with --captions or --env"
+    )
+
+
 def keep_cutoff(index: Index, cutoff: Cutoff | str) -> Path:
-    """Write a cut-off beside the generations of an index, in place of the one before; return the file.
+    """Write a cut-off beside the generations of an index, in place of those before of its model; return the file.
 
     Args:
         index: an open index.
         cutoff: from :func:`calibrate`; why there is none: then the one before does not count any more, either.
     """
     path = _cutoff_file(index)
-    if isinstance(cutoff, str):
-        path.unlink(missing_ok=True)
-    else:
+    if not isinstance(cutoff, str):
         write_json(path, cutoff.model_dump(mode="json"))
+    for other in _kept(index) - ({path} if not isinstance(cutoff, str) else set()):
+        other.unlink(missing_ok=True)
     return path
 
 
 def _cutoff_file(index: Index) -> Path:
-    # By model: an index of another one, built beside this, has its own.
-    return index.folder / f"cutoff-{index.model.key[:16]}.json"
+    # By model and windows: an index of others, built beside this, has its own, and longer windows score otherwise.
+    rule = json.dumps(index.rule.model_dump(mode="json"), sort_keys=True)
+    return index.folder / f"cutoff-{index.model.key[:16]}-{hashlib.sha256(rule.encode()).hexdigest()[:8]}.json"
+
+
+def _kept(index: Index) -> set[Path]:
+    """Return the files of all cut-offs of the model, of whatever windows."""
+    return set(index.folder.glob(f"cutoff-{index.model.key[:16]}*.json"))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ Shapes: n windows of the index, E embedding width, T frames of a view of side S.
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
@@ -25,73 +22,11 @@ from umt_pipeline.core.files import sha256_file
 from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.inputs import Span, Video, clip_of
-from umt_pipeline.serving.search.calibration import Cutoff, cutoff_of
+from umt_pipeline.serving.search.calibration import Cutoff, cutoff_of, outdated_cutoff
+from umt_pipeline.serving.search.filters import Filters
 from umt_pipeline.serving.search.hits import Place, best_places, layout_of
 from umt_pipeline.serving.search.reranking import rematched, reordered
 from umt_pipeline.serving.search.texts import Reading, clean_text, reading_of
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which files may be found; what is None lets all pass.
-
-    Attributes:
-        label: the file's label.
-        path: a pattern such as ``holiday/*.mp4``, which the whole path fits or the end of it that begins after a slash.
-        split: the file's split.
-        after: date and time in ISO form; the file was last changed then or later. Without a zone, UTC is meant.
-        before: the file was last changed earlier.
-    """
-
-    label: str | None = None
-    path: str | None = None
-    split: str | None = None
-    after: str | None = None
-    before: str | None = None
-
-    def allowed(self, index: Index) -> np.ndarray | None:
-        """Return which windows may be found, bool [n]; None: all.
-
-        Raises:
-            ConfigError: no file of the index has this label or split, or a date is none.
-        """
-        files = index.files
-        kept = np.ones(len(files), dtype=bool)
-        if self == Filters():
-            return None
-        for name in ("label", "split"):
-            wanted = getattr(self, name)
-            if wanted is not None:
-                kept &= _equal(files[name], wanted, name)
-        if self.path is not None:
-            fits = re.compile(f"(?:{translate(self.path)})|(?:{translate(f'*/{self.path}')})").match
-            kept &= np.array([fits(path) is not None for path in files["path"]], dtype=bool)
-        if self.after is not None:
-            kept &= (_dates(files) >= _moment(self.after, "after")).to_numpy()
-        if self.before is not None:
-            kept &= (_dates(files) < _moment(self.before, "before")).to_numpy()
-        return kept[index.windows["file"].to_numpy()]
-
-
-def _equal(column: pd.Series[Any], wanted: str, name: str) -> np.ndarray:
-    # One string after the other takes 60 ms of 100,000 files: more than all else of a query.
-    equal = np.asarray(np.asarray(column, dtype=object) == wanted, dtype=bool)
-    if not equal.any():
-        known = sorted(column.dropna().unique())
-        raise ConfigError(f"{name} {wanted!r}: expected one of {', '.join(map(repr, known[:20])) or 'none: no file has one'}")
-    return equal
-
-
-def _dates(files: pd.DataFrame) -> pd.Series[Any]:
-    return pd.to_datetime(files["date"], utc=True, format="ISO8601")
-
-
-def _moment(text: str, name: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}: expected a date such as 2024-05-01 or 2024-05-01T12:30, found {text!r}") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +113,7 @@ class Found:
     Attributes:
         hits: the best first; those below the cut-off, too.
         cutoff: the score from which on something counts as found, for texts, where the index has one.
+        outdated: that the index had a cut-off for texts, which does not count any more; None: it has not.
         took: milliseconds of ``embed``, ``nearest``, ``rerank`` and ``total``.
         reading: what the model reads of the text, where one was asked with.
     """
@@ -186,6 +122,12 @@ class Found:
     cutoff: Cutoff | None
     took: dict[str, float]
     reading: Reading | None = None
+    outdated: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said beside the hits: what the model does not read of the text, and that a cut-off is missing."""
+        return [*(self.reading.notes if self.reading else []), *([self.outdated] if self.outdated else [])]
 
     @property
     def answers(self) -> list[Hit]:
@@ -242,7 +184,8 @@ def search(embedder: Embedder | None, index: Index, query: Query) -> Found:
     # Calibrated on texts: what a clip answers to clips is another scale.
     cutoff = cutoff_of(index) if query.text is not None else None
     reading = reading_of(embedder, query.text) if embedder and query.text is not None else None
-    return Found(hits, cutoff, took, reading)
+    outdated = outdated_cutoff(index) if query.text is not None and cutoff is None else None
+    return Found(hits, cutoff, took, reading, outdated)
 
 
 def _vector(embedder: Embedder | None, index: Index, query: Query) -> np.ndarray:

@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
@@ -259,6 +258,9 @@ class ClassificationTask(Task):
 
     def _mixed(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return normalised frames [B,T,3,S,S] and soft targets [B,C]."""
+        # Imported where it is needed: timm and torchvision bring torch's compiler, which takes two seconds.
+        from timm.data.mixup import Mixup, mixup_target
+
         frames_BTCSS = normalise_frames(batch["frames"])
         config, smoothing = self._config.mix, self._config.label_smoothing
         if not config.on:

@@ -16,7 +16,6 @@ from typing import Any, Self
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from umt_pipeline.compute.precision import exactly
 from umt_pipeline.core.config import Config
@@ -98,6 +97,9 @@ class Detector(nn.Module):
 
 def _pool(map_BDhw: Tensor, boxes_BM4: Tensor) -> Tensor:
     """Return the maximum of 7 x 7 points in each box, [B * M, D]."""
+    # Imported where it is needed: timm and torchvision bring torch's compiler, which takes two seconds.
+    from torchvision.ops import roi_align
+
     B, M = boxes_BM4.shape[:2]
     h, w = map_BDhw.shape[2:]
     x1, y1, x2, y2 = boxes_BM4.float().flatten(0, 1).unbind(dim=1)

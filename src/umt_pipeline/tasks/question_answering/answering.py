@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.compute.precision import full_precision
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, accuracy
 from umt_pipeline.models.video_text import VideoTextModel
 from umt_pipeline.tasks.question_answering.model import Answers, Question, QuestionAnsweringModel, encode_answers
+
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: it takes a second.
+    from transformers import PreTrainedTokenizerFast
 
 # The published number of candidates, most tokens of an answer, and share of the matching head in a choice.
 CANDIDATES, PARITY_LENGTH, MATCH_SHARE = 128, 5, 0.7

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.bert import BertLayer, Embeddings, LanguageTransform
@@ -29,6 +28,10 @@ from umt_pipeline.models.folders import LoadReport, load_model, load_weights
 from umt_pipeline.models.text import TextConfig, TextModel, init_bert_weights
 from umt_pipeline.models.video_text import VideoTextModel, load_own_tokenizer, save_with_tokenizer
 from umt_pipeline.models.vit import VideoViT, ViTConfig
+
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: it takes a second.
+    from transformers import PreTrainedTokenizerFast
 
 KIND = "umt_question_answering"
 

@@ -13,14 +13,13 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.precision import autocast
@@ -39,6 +38,10 @@ from umt_pipeline.tasks.question_answering.answering import (
     score_choices,
 )
 from umt_pipeline.tasks.question_answering.model import QuestionAnsweringModel
+
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: it takes a second.
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +200,7 @@ class _Clips:
 
 
 # Scores questions about some clips with what is loaded, a few at a time: their ids, and their scores.
-_Score = Callable[[Model, PreTrainedTokenizerFast, _Clips], Iterator[tuple[list[str], Scores]]]
+_Score = Callable[[Model, "PreTrainedTokenizerFast", _Clips], Iterator[tuple[list[str], Scores]]]
 
 
 def _rank(

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,6 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError, TableError
@@ -45,6 +44,10 @@ from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.video.pixels import normalise_patches, patchify
 from umt_pipeline.video.views import ViewConfig
+
+if TYPE_CHECKING:
+    # Imported where a tokenizer is made or read: it takes a second.
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
