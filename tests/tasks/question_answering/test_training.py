@@ -17,6 +17,7 @@ from tests.features.tiny import make_corpus
 from umt_pipeline.core.errors import ConfigError, TableError
 from umt_pipeline.data.mapped import MappedTable, write_mapped
 from umt_pipeline.features.provider import DecodedClips
+from umt_pipeline.models.flops import encoder_macs
 from umt_pipeline.models.folders import load_config
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import encode_batch, save_tokenizer, train_wordpiece
@@ -201,6 +202,17 @@ def test_a_few_steps_learn_the_answers(world: Path) -> None:
     # No model gets below the entropy of a question with two answers.
     assert losses[-1] > (math.log(3) - 2 / 3 * math.log(2)) / 3
     assert task.sample_ids(batch) == ["q0", "q1", "q3"]
+
+
+def test_a_frozen_video_encoder_stays_as_it_is_and_costs_no_way_back(world: Path) -> None:
+    task, free = make_spec(world, freeze_video=True).build(), make_spec(world).build()
+    batch = task.dataset().batch(np.arange(3), np.full(3, 0))
+    task.loss(task.model, batch, torch.Generator()).total.backward()  # type: ignore[no-untyped-call]
+    learning = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.grad is not None}
+    assert learning == {"text", "decoder"}
+    model: Any = task.model
+    encoder = encoder_macs(model.config.vision, model.config.vision.frames * model.config.vision.patches_per_frame)
+    assert free.flops_per_clip(batch) == pytest.approx(task.flops_per_clip(batch) + 4 * encoder)
 
 
 @pytest.mark.slow

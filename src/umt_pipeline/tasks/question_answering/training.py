@@ -26,7 +26,7 @@ from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.data.replacement import read_or_replace, unreadable_share
 from umt_pipeline.data.samples import Batch, Sample, SampleDataset, stack_samples
 from umt_pipeline.features.provider import DecodedClips
-from umt_pipeline.models.flops import training_flops
+from umt_pipeline.models.flops import encoder_macs, training_flops
 from umt_pipeline.models.folders import load_weights, model_kind, weights_sha256
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch, load_tokenizer
 from umt_pipeline.models.video_text import TOKENIZER_FOLDER, load_video_text
@@ -63,12 +63,14 @@ class QuestionAnsweringRecipe(Config):
             many may have been.
         max_answer_length: longest answer in tokens, [CLS] and [SEP] included; longer ones are left out and reported.
         drop_path: largest stochastic depth of the video encoder.
+        freeze_video: leave the video encoder as it is; a step then costs about half. In the published recipe it is trained.
     """
 
     view: ViewConfig
     max_question_length: int = Field(25, ge=3)
     max_answer_length: int = Field(5, ge=3)
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    freeze_video: bool = False
 
 
 class QuestionAnsweringTraining(QuestionAnsweringRecipe):
@@ -241,12 +243,13 @@ class QuestionAnsweringTask(Task):
         return batch["question"]
 
     def flops_per_clip(self, batch: Batch) -> float:
-        """Per question, with its clip and all its answers."""
+        """Per question, with its clip and all its answers; a frozen video encoder has no way back."""
         vision = self._encoder.config
         answers, answer_length = batch["answers"].shape[1:]
         visible = vision.frames * vision.patches_per_frame
         macs = answering_macs(self._config, visible, batch["ids"].shape[1], answers, answer_length)
-        return float(training_flops(macs))
+        frozen = 0 if self._encoder.patch_embed.weight.requires_grad else encoder_macs(vision, visible)
+        return float(training_flops(macs - frozen, frozen))
 
 
 class QuestionAnsweringSpec(RunSpec):
@@ -273,6 +276,8 @@ class QuestionAnsweringSpec(RunSpec):
     def build(self) -> QuestionAnsweringTask:
         tuning = self.tuning
         model = self._start_model()
+        if tuning.freeze_video:
+            model.vision.requires_grad_(False)
         longest = model.config.text.max_positions
         if max(tuning.max_question_length, tuning.max_answer_length) > longest:
             raise ConfigError(
