@@ -63,7 +63,7 @@ class QuestionAnsweringRecipe(Config):
             many may have been.
         max_answer_length: longest answer in tokens, [CLS] and [SEP] included; longer ones are left out and reported.
         drop_path: largest stochastic depth of the video encoder.
-        freeze_video: leave the video encoder as it is; a step then costs about half. In the published recipe it is trained.
+        freeze_video: leave the video encoder as it is, which saves its way back; in the published recipe it is trained.
     """
 
     view: ViewConfig
