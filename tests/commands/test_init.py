@@ -159,6 +159,8 @@ def test_parameter_files_are_complete_and_literal(dvc_project: Path, media: Path
     assert resolved["stage1"] == started["stage1"]
     assert resolved["stage1"]["student"]["dim"] == 768
     assert resolved["ingestion"]["splits"] == ["train", "validation", "test"]
+    weights = [resolved["evaluation"]["rerank_weight"], resolved["retrieval"]["test"]["rerank_weight"]]
+    assert weights == ["match", "match"], "as published, and a corpus need not have captioned validation clips"
 
 
 def test_gates_are_of_numbers_that_the_corpus_has(dvc_project: Path, media: Path) -> None:

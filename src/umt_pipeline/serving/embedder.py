@@ -115,7 +115,7 @@ class Embedder:
 
     @torch.inference_mode()
     def match(self, frames_BTHWC: Tensor, texts: Sequence[str]) -> Tensor:
-        """Return how well each clip and its text belong together, float32 [B]: the logit of the matching head.
+        """Return how well each clip and its text belong together, float32 [B]: the matching head's logit of a match.
 
         Args:
             frames_BTHWC: uint8 frames of B clips.
@@ -133,4 +133,4 @@ class Embedder:
         tokens_BVD = encoder.encode(frames_BTHWC.to(default_device()))[f"{encoder.name}/tokens"]
         tokens_ULD, mask_UL, _ = encoder.encode_text(texts)
         pair_B = np.arange(len(texts))
-        return torch.from_numpy(encoder.pair_scorer(tokens_ULD, mask_UL, tokens_BVD)(pair_B, pair_B))
+        return torch.from_numpy(encoder.pair_scorer(tokens_ULD, mask_UL, tokens_BVD)(pair_B, pair_B)[:, 1])

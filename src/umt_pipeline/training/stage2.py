@@ -111,8 +111,9 @@ class Stage2Config(Config):
         corpora: how often an epoch draws each medium of a corpus, by the corpus' name; 1 where it is not named, 0 leaves the
             corpus out.
         clean_captions: clean captions by the published rules: lower case, no punctuation.
-        parity: the contrastive gradient as the published code has it, smaller by the number of processes. Only with ``pool:
-            mean``, ``fuse_positions: false`` and no unmasked epochs, so that all the rest is as published too.
+        parity: the contrastive gradient as the published code has it, smaller by the number of processes, and samples of the
+            same text as each other's negatives, as there. Only with ``pool: mean``, ``fuse_positions: false`` and no unmasked
+            epochs, so that all the rest is as published too.
         targets: ``cached`` or ``online``, as in stage 1.
         verify: as in stage 1.
         train: the loop.
@@ -322,7 +323,7 @@ class Stage2Spec(RunSpec):
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
         captions: samples and their captions.
         corpora: how often an epoch draws each medium of a corpus, by name.
-        parity: the contrastive gradient as the published code has it; see :class:`Stage2Config`.
+        parity: contrastive gradient and negatives as the published code has them; see :class:`Stage2Config`.
         masked_epochs: the first epoch without a mask; None if there is none.
         sources: views and targets, by kind of media.
         teacher: names it, for the model card.

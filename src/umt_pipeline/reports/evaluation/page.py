@@ -19,9 +19,10 @@ _RETRIEVAL_NOTE = (
     "R@k: share of queries with a right answer among the first k. MedR and MeanR: median and mean rank of the first right "
     "answer, 1 is best. Dual: cosine of the outputs of the two encoders. Dual softmax: each cosine weighed by how little "
     "the set's other queries like the same candidate, which no search with a single query can know; such rows are never "
-    "marked as best. Re-ranked: the best of the dual ones, ordered anew by the matching head. The teacher averages its "
-    "frames. Chance is a random order of the same candidates; clips with the same text all count as right. “Perfect on …” "
-    "knows these labels of every clip and nothing else."
+    "marked as best. Re-ranked: the best of the dual ones, ordered anew with the matching head, as its protocol says (by "
+    "the head alone, or by a weighted sum with the cosine). The teacher averages its frames. Chance is a random order of "
+    "the same candidates; clips with the same text all count as right. “Perfect on …” knows these labels of every clip and "
+    "nothing else."
 )
 
 
