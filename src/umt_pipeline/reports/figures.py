@@ -211,7 +211,7 @@ def _curve(key: str, name: str, histories: Mapping[str, pd.DataFrame], behind: M
         for (label, values), colour in zip(lines.items(), _SERIES, strict=False):
             noisy = _is_noisy(name, values)
             width, alpha = (1, 0.3) if noisy else (1.8, 1)
-            marker = "o" if len(values) == 1 or len(values) < len(histories[label]) else ""
+            marker = "o" if len(values) == 1 or 2 * len(values) <= len(histories[label]) else ""
             axes.plot(values.index, values, color=colour, linewidth=width, alpha=alpha, marker=marker)
             if noisy:
                 axes.plot(values.index, _smooth(name, values), color=colour, linewidth=1.8)
