@@ -261,7 +261,7 @@ def page(results: dict[int, Numbers]) -> str:
         "*Equal steps*: from scratch with the very steps of stage 2, as `make demo` trains it. *Equal total cost*: from "
         "scratch for as many floating-point operations as stage 1 and stage 2 take together, with a schedule of that length. "
         "What the teacher took for the feature store is not counted. *Re-ranked*: the best clips of the dual encoder, ordered "
-        "anew by the matching head. On `test_motion` each appearance comes in all 9 motions: who knows the appearance and "
+        "anew with the matching head. On `test_motion` each appearance comes in all 9 motions: who knows the appearance and "
         "nothing of motion finds 11.1.",
     )
     paragraphs = [textwrap.fill(part, 128, break_long_words=False, break_on_hyphens=False) for part in said]

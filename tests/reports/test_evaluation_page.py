@@ -138,7 +138,7 @@ def test_three_sentences_open_the_page() -> None:
         "Stage 1: text→video R@1 of stage 2 that began from it, against the same training from scratch, has no difference that "
         "can be told on test (25.0 → 33.3 %, +0.0 to +25.0 points)."
     ), "twelve clips tell nothing"
-    assert "ordered anew by the matching head, has no difference that can be told on test (33.3 → 50.0" in said[1]
+    assert "ordered anew with the matching head, has no difference that can be told on test (33.3 → 50.0" in said[1]
     assert "reads colour and shape with 52.0" in said[2], "appearance alone finds all of this set, so it says nothing of motion"
     assert "The corpus holds 12 accepted clips, 1.0 minutes of video and 1,234 images; 2 rows of the input" in text_of(html())
 

@@ -32,7 +32,7 @@ def summary(found: EvaluationResults) -> list[str]:
         said.append(_retrieval(found))
     if found.reranking_gains:
         said.append(
-            f"Re-ranking: R@1 of the same model, its best clips ordered anew by the matching head, "
+            f"Re-ranking: R@1 of the same model, its best clips ordered anew with the matching head, "
             f"{_outcomes(found.reranking_gains)}."
         )
     return [sentence for sentence in (*said, _motion(found) or _appearance(found)) if sentence]
