@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from tests.conftest import ROOT
-from tests.project_copies import copy_project
+from tests.project_copies import copy_project, edit
 from umt_pipeline.core.files import write_json
 
 
@@ -71,6 +71,8 @@ def test_scratch_at_equal_total_cost_has_as_many_epochs_more_as_stage_1_costs() 
 @pytest.mark.slow
 def test_a_seed_of_the_smallest_world(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
+    # Long enough that scratch gets another epoch for it.
+    edit(project / "conf/ci/parameters.yml", "train: *loop\nstage2", "train: {<<: *loop, epochs: 5}\nstage2")
     (project / "benchmarks").mkdir()
     script = (ROOT / "benchmarks" / "demo_seeds.py").read_text(encoding="utf-8")
     (project / "benchmarks" / "demo_seeds.py").write_text(script, encoding="utf-8")

@@ -70,14 +70,18 @@ def _outcomes(pairs: Mapping[str, Paired]) -> str:
     parts = []
     for outcome, words in _OUTCOMES.items():
         sets = [
-            f"{name} ({pair.before.value:.1f} {ARROW} {percent(pair.after.value)}, {pair.difference.low:+.1f} to "
-            f"{pair.difference.high:+.1f} points)"
+            f"{name} ({pair.before.value:.1f} {ARROW} {percent(pair.after.value)}, {_points(pair.difference.low)} to "
+            f"{_points(pair.difference.high)} points)"
             for name, pair in pairs.items()
             if pair.told == outcome
         ]
         if sets:
             parts.append(f"{words} {listed(sets)}")
     return listed(parts)
+
+
+def _points(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _retrieval(found: EvaluationResults) -> str:

@@ -25,7 +25,7 @@ _MASKED = (
 _SPREAD = (
     "Dots: points of difference. Lines: 95 % intervals from a bootstrap over the clips of the set, both models with the same "
     "draws. They say how far other clips could move this training's numbers, not how far another seed could: of several "
-    "seeds `benchmarks/demo_seeds.py` makes a table."
+    "seeds “benchmarks/demo_seeds.py” makes a table."
 )
 
 
@@ -40,7 +40,7 @@ def opening(found: EvaluationResults, masks: Sequence[Strips]) -> Section:
             *subsection(
                 "How the score rose",
                 _score_curve(found.trained.histories),
-                "Nobody looked at validation clips during training: `stage2.validate_every` says how often to.",
+                "Nobody looked at validation clips during training: “stage2.validate_every” says how often to.",
             ),
         ],
     )

@@ -37,6 +37,7 @@ def evaluation_page(found: EvaluationResults, masks: Sequence[Strips], frames: F
     return Page(
         title="Unmasked Teacher pipeline: report",
         summary=summary(found),
+        apart=True,
         notes=[f"{record['task']}: {record['note']}" for record in found.records if record.get("note")],
         sections=[
             opening(found, masks),
