@@ -145,13 +145,14 @@ def write_report(
     trained: Trained,
     records: list[dict[str, Any]],
     retrieval_examples: list[RetrievalExample],
+    evidence: pd.DataFrame,
     times: dict[str, Any],
 ) -> str:
     """Return the page: numbers, curves, and pictures read from the videos and the feature store."""
     store = FeatureStore(prepared.store)
     masks = mask_pictures(store, tables, params.mask_pictures)
     frames = frame_loader(tables.videos, tables.media_root, store.manifest.view)
-    found = EvaluationResults(params, tables, prepared, trained, records, retrieval_examples, times["reranking"])
+    found = EvaluationResults(params, tables, prepared, trained, records, retrieval_examples, evidence, times["reranking"])
     protocols = [record["protocol"] for record in records if record["protocol"]]
     weights = {protocol["model"]: protocol["checkpoint_sha256"] for protocol in protocols if protocol["checkpoint_sha256"]}
     provenance = {**page_provenance(records), "weights_sha256": dict(sorted(weights.items()))}
