@@ -119,3 +119,12 @@ def test_the_history_has_what_was_found_and_the_weights_are_the_same(
     assert looked.summary()[f"final_{VALIDATION_R1}"] == found.iloc[-1]
     assert looked.summary()["tflops"] == pytest.approx(plain.summary()["tflops"])
     assert VALIDATION_R1 not in plain.history
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_looks_and_the_other_waits(
+    stage_world: StageWorld, tmp_path: Path, held_out: tuple[HeldOut, pd.DataFrame]
+) -> None:
+    train = TrainConfig(epochs=2, batch_size=2, lr=1e-3, device="cpu", log_every=3, nproc=2)
+    looked = run(make_spec(stage_world, tmp_path, train=train, held_out=held_out[0]), tmp_path / "run")
+    assert looked.history.set_index("step")[VALIDATION_R1].dropna().index.tolist() == [2, 4]
