@@ -70,7 +70,7 @@ test: $(STAMP) ## run the tests; ARGS="-k name" for some of them
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-all
-test-all: $(STAMP) ## run the tests, those of a minute and more too
+test-all: $(STAMP) ## run the tests, those of three seconds and more too
 	@$(BIN)/python -m pytest --override-ini addopts="-ra --strict-markers --strict-config -n auto --dist loadfile" $(ARGS)
 
 .PHONY: lint

@@ -71,6 +71,7 @@ def _module(node: ast.ImportFrom, name: ast.alias) -> bool:
     return importlib.util.find_spec(f"{node.module}.{name.name}") is not None
 
 
+@pytest.mark.slow
 def test_benchmarks_are_imported_without_them(tmp_path: Path) -> None:
     run(tmp_path, sys.executable, "-c", "import stage1, stage2, encode, gpu_check")
 
@@ -105,6 +106,7 @@ assert torch.allclose(model.embed_texts(sentences()[:20]), torch.from_numpy(quer
 """
 
 
+@pytest.mark.slow
 def test_drawn_windows_gather_and_a_random_model_asks_for_them(tmp_path: Path) -> None:
     code = "from pathlib import Path\n" + DRAWN_WINDOWS.replace("{folder}", str(tmp_path))
     run(tmp_path, sys.executable, "-c", code, hidden=frozenset())

@@ -30,6 +30,7 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     assert not re.findall(r"^[A-Z]+$", text, re.MULTILINE), "a line that was to be replaced"
 
 
+@pytest.mark.slow
 def test_the_code_of_the_guide_runs(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
     assert len(blocks) == 8

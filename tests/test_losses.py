@@ -219,6 +219,7 @@ def run_rank(rank: int, world: int, folder: str) -> list[tuple[Tensor, dict[str,
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_contrastive_gradient_over_processes_is_that_of_one_and_its_share_under_parity(tmp_path: Path, world: int) -> None:
     loss, grads = contrastive_step(slice(None))

@@ -51,6 +51,7 @@ def test_the_guide_runs_from_top_to_bottom(project: Path, monkeypatch: pytest.Mo
     assert kinds.count("sh") == 2
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(project: Path) -> None:
     """In a fresh process and from the folder of the notebook, as Jupyter does."""
     notebook = json.loads((ROOT / "docs" / "use.ipynb").read_text(encoding="utf-8"))

@@ -52,6 +52,7 @@ def test_describe_says_what_a_model_is(tmp_path: Path, tables: Tables) -> None:
     assert told("describe", folder)["abilities"] == ["attention", "videos", "match", "texts"]
 
 
+@pytest.mark.slow
 def test_standard_output_is_the_document_alone(tmp_path: Path, tables: Tables) -> None:
     """Outside of a project too, where Kedro would log to it."""
     folder = write_folder("stage1", tmp_path / "stage1", tables)

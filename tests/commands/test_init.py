@@ -221,6 +221,7 @@ def test_tables_may_write_paths_otherwise_than_the_files_are_called(dvc_project:
     assert named == {"a.mp4": "train", "deep/e\u0301.png": "train", "deep/\u00e7 1.webm": "test"}
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_corpus_is_not_taken_for_a_new_one(dvc_project: Path, media: Path) -> None:
     init_corpus(dvc_project, "mine", Given(media, {"labels": media.parent / "labels.csv"}))
     shutil.rmtree(dvc_project / "conf/mine")

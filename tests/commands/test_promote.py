@@ -302,6 +302,7 @@ def test_the_version_of_the_package_is_no_protocol(registry: Registry, monkeypat
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_other_seeds_are_trained_once_and_kept(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     registry.add(CHAMPION, "champion")
     second = registry.add(hits(0.6, seed=0), "challenger")

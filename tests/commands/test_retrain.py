@@ -158,6 +158,7 @@ def test_what_was_decided_stays_and_what_came_after_a_merge_is_proposed(
     assert expected in told
 
 
+@pytest.mark.slow
 def test_two_at_once_are_one(project: Path) -> None:
     lock = project / "data/.checkpoints/retrain/.lock"
     lock.parent.mkdir(parents=True)

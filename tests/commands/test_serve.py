@@ -97,6 +97,7 @@ def test_it_searches_plays_and_is_well(server: ServeProcess) -> None:
         assert "server" not in client.get("/").headers
 
 
+@pytest.mark.slow
 def test_fifty_clients_at_once_have_their_answers(server: ServeProcess) -> None:
     def ask(number: int) -> None:
         with httpx.Client(base_url=server.base, timeout=30) as client:

@@ -60,6 +60,7 @@ def fresh(dvc_project: Path) -> Path:
     return dvc_project
 
 
+@pytest.mark.slow
 def test_a_clone_without_data_names_the_stages_of_a_changed_parameter(fresh: Path) -> None:
     before = {state.name: state.why for state in project_status(fresh, None)[0].states}
     file = fresh / "conf/base/parameters_retrieval.yml"
@@ -72,6 +73,7 @@ def test_a_clone_without_data_names_the_stages_of_a_changed_parameter(fresh: Pat
     assert not print_status(Console(file=io.StringIO(), width=200), fresh, None)
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_a_stage_is_told(fresh: Path) -> None:
     assert not project_status(fresh, None)[0].stale
     names = [state.name for state in project_status(fresh, None)[0].states if state.name != "detection"]
@@ -79,6 +81,7 @@ def test_a_pipeline_without_a_stage_is_told(fresh: Path) -> None:
     assert project_status(fresh, None)[0].stale
 
 
+@pytest.mark.slow
 def test_the_command_ends_well_unless_it_is_to_check(fresh: Path) -> None:
     file = fresh / "conf/base/parameters.yml"
     file.write_text(file.read_text(encoding="utf-8").replace("seed: 0", "seed: 1"), encoding="utf-8")

@@ -131,6 +131,7 @@ def test_what_is_not_finished_is_said(finished: Path) -> None:
     assert "nothing of demo has finished here" in line
 
 
+@pytest.mark.slow
 def test_no_server_and_no_corpus_are_told(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="found 'nowhere'"):
         track_corpus(finished, "nowhere")

@@ -95,6 +95,7 @@ def test_a_file_that_changed_just_now_is_hashed_again(tmp_path: Path, monkeypatc
     assert HashCache(tmp_path / "cache.jsonl").known(tmp_path, "a.mp4") is None
 
 
+@pytest.mark.slow
 def test_files_that_vanish_while_the_folder_is_read(dvc_project: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def vanishing(folder: Path, *options: Any) -> FolderTables:
         found = scan(folder, *options)
@@ -135,6 +136,7 @@ def test_shards_that_became_videos_are_no_silent_loss(dvc_project: Path, tmp_pat
         update_corpus(dvc_project, "mine", {}, None)
 
 
+@pytest.mark.slow
 def test_update_takes_in_the_folder_and_the_tables(dvc_project: Path, media: Path) -> None:
     init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}, splits="0,100,0"))
     raw = dvc_project / "data/mine/01_raw"
@@ -155,6 +157,7 @@ def test_update_takes_in_the_folder_and_the_tables(dvc_project: Path, media: Pat
     assert update_corpus(dvc_project, "mine", {}, None)[0] == "3 files: 0 new, 0 changed, 0 moved, 0 vanished"
 
 
+@pytest.mark.slow
 def test_captions_of_the_folder_are_read_again(dvc_project: Path, media: Path) -> None:
     init_corpus(dvc_project, "mine", Given(media))
     raw = dvc_project / "data/mine/01_raw"
@@ -167,6 +170,7 @@ def test_captions_of_the_folder_are_read_again(dvc_project: Path, media: Path) -
     assert not (raw / "captions.csv.dvc").exists()
 
 
+@pytest.mark.slow
 def test_new_files_wait_for_a_split_where_a_table_says_it(dvc_project: Path, media: Path) -> None:
     table = media.parent / "splits.csv"
     table.write_text("video,split\na.mp4,test\n", encoding="utf-8")
@@ -182,6 +186,7 @@ def test_only_corpora_are_updated(dvc_project: Path) -> None:
         update_corpus(dvc_project, "ci", {}, None)
 
 
+@pytest.mark.slow
 def test_parameters_follow_the_tables(dvc_project: Path, media: Path) -> None:
     init_corpus(dvc_project, "mine", Given(media))
     labels, captions = media.parent / "labels.csv", media.parent / "captions.csv"
@@ -233,6 +238,7 @@ def test_parameters_follow_the_tables(dvc_project: Path, media: Path) -> None:
     assert (now()["probed"], now()["tasks"]) == ([], ["place"])
 
 
+@pytest.mark.slow
 def test_a_moved_image_keeps_its_caption_and_its_row(dvc_project: Path, media: Path) -> None:
     (media / "p.jpg").write_text("a picture")
     (media / "thumbnail.jpg").write_text("another 1")
@@ -259,6 +265,7 @@ def test_rows_are_renamed_however_they_write_the_path() -> None:
     assert (renamed["video"].tolist(), count) == (["new a.mp4", "b.mp4", "e.mp4", "c.mp4", ""], 3)
 
 
+@pytest.mark.slow
 def test_a_table_of_labels_takes_the_place_of_class_folders(dvc_project: Path, media: Path) -> None:
     init_corpus(dvc_project, "mine", Given(media, class_folders=True))
     (media / "deep" / "ç 1.json").write_text('{"label": "other than the folder"}')

@@ -42,6 +42,7 @@ def test_the_schema_holds_and_each_clip_has_one_object_with_three_actions() -> N
     assert not (set(MOTIONS) | set(SHAPES)) & set(COLOURS)
 
 
+@pytest.mark.slow
 def test_a_box_holds_the_objects_pixels_and_no_more_than_a_margin() -> None:
     loose = []
     for video, row in ANNOTATED.drop_duplicates("video").set_index("video").iterrows():

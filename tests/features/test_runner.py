@@ -111,6 +111,7 @@ def test_bytes_do_not_depend_on_threads(world: World, tmp_path: Path, make_store
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_three_processes_give_the_bytes_of_one(world: World, make_store: MakeStore) -> None:
     expected = bytes_of(make_store("one", shard_rows=2)[0])
     folder, report = make_store("three", shard_rows=2, nproc=3)
@@ -251,6 +252,7 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_named(
     assert CachedDataset(store, "train").clip_ids.to_pylist() == ["clip0", "clip1", "clip4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_clip_that_crashes_its_decoder_is_left_out_like_any_other(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int

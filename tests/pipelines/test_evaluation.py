@@ -301,6 +301,7 @@ def test_another_scoring_reads_the_features_of_the_run_before(tables: Tables, fo
     assert sorted((tmp_path / "kept").iterdir()) == kept
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same_as_one(
     tables: Tables, folders: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

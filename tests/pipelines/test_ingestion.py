@@ -315,6 +315,7 @@ def test_video_ids_are_unique(paths: list[str]) -> None:
     assert len(set(video_ids(paths))) == len(paths)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_counts_reconcile_whatever_breaks(data: st.DataObject) -> None:

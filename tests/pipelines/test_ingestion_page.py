@@ -89,6 +89,7 @@ def test_a_file_that_is_gone_by_then_has_a_box_that_says_so(media: Path, tmp_pat
     assert html.count('class="strip clip-') == 1
 
 
+@pytest.mark.slow
 def test_the_same_corpus_has_the_same_page(media: Path, tmp_path: Path) -> None:
     out = ingested(media, tmp_path, [["a.mp4", "train"], ["red.png", "train"]], [], [], params())
     assert page_of(media, out, params()) == page_of(media, out, params())

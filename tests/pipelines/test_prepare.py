@@ -238,6 +238,7 @@ prepare(Path(sys.argv[1]), Path(sys.argv[2]), workers=2)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     source, work = tmp_path / "source", tmp_path / "work"
     for number in range(24):

@@ -111,6 +111,7 @@ def test_versions_of_others_are_refused(inside: FinishedProject) -> None:
         umt.load("models:/of_others/1")
 
 
+@pytest.mark.slow
 def test_a_version_is_exported(inside: FinishedProject, tmp_path: Path) -> None:
     def export(address: str) -> Result:
         given = ["export", address, "--format", "transformers", "--out", str(tmp_path / "exported"), "--force"]

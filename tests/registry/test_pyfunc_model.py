@@ -16,6 +16,7 @@ from umt_pipeline.registry.serving_settings import serving_settings
 from umt_pipeline.serving.predictors import KINDS, load_predictor
 
 
+@pytest.mark.slow
 def test_every_kind_predicts_as_the_library_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     made = FinishedProject(tmp_path / "project", KINDS)

@@ -256,6 +256,7 @@ def test_nothing_to_show_is_said() -> None:
     assert "There are no records" not in text, "a page about data has no protocol of measurements"
 
 
+@pytest.mark.slow
 def test_a_large_corpus_fits_on_a_small_page() -> None:
     count = 20_000
     rng = np.random.default_rng(0)

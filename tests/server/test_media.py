@@ -152,6 +152,7 @@ def test_what_browsers_cannot_play_is_made_playable(tmp_path: Path) -> None:
     assert not (tmp_path / "b.mp4").exists()
 
 
+@pytest.mark.slow
 def test_uploads_are_read_in_a_process_that_may_die(tmp_path: Path) -> None:
     view = ViewConfig(frames=2, size=32)
     frames = read_clip(write_video(tmp_path / "a.mp4"), view, LIMITS)

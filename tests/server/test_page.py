@@ -112,6 +112,7 @@ def focused_rank(page: Page) -> int:
     return int(page.evaluate("document.activeElement.closest('.hit').dataset.rank"))
 
 
+@pytest.mark.slow
 def test_who_types_a_sentence_sees_clips_and_plays_one(look: Open) -> None:
     page = look()
     expect(page.locator("#q")).to_be_focused()

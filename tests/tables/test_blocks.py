@@ -50,6 +50,7 @@ def test_what_is_spilled_comes_back_by_block_and_by_row(tmp_path: Path) -> None:
     assert [len(block) for block in spilled(Spill(tmp_path), table.iloc[:0]).blocks()] == [0]
 
 
+@pytest.mark.slow
 def test_a_spill_goes_with_its_last_table_and_leaves_others_alone(tmp_path: Path) -> None:
     rows = spilled(Spill(tmp_path), TABLE)
     gc.collect()

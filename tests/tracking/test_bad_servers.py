@@ -45,6 +45,7 @@ def assert_unharmed(
     assert "`umt track` sends what is missing" in warning
 
 
+@pytest.mark.slow
 def test_nobody_is_there(tmp_path: Path, undisturbed: tuple[dict[str, str], Ran]) -> None:
     project = make_project(tmp_path)
     ran = run(project, f"http://127.0.0.1:{free_port()}")
@@ -52,6 +53,7 @@ def test_nobody_is_there(tmp_path: Path, undisturbed: tuple[dict[str, str], Ran]
     assert ran.seconds < undisturbed[1].seconds + 10.0, "a refused connection is known at once"
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_opened(tmp_path: Path, undisturbed: tuple[dict[str, str], Ran]) -> None:
     project = make_project(tmp_path)
     (tmp_path / "mlflow.db").write_text("this is no database, but it is long enough to be taken for one" * 100)

@@ -117,6 +117,7 @@ def test_a_run_that_nothing_disturbs(target: Target, outputs: list[Output], capl
     assert not warnings(caplog)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["create", "describe", "log_rows", "log_files", "end"])
 def test_what_was_not_sent_is_replayed(
     target: Target, outputs: list[Output], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,

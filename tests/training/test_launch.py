@@ -120,6 +120,7 @@ def test_a_run_is_known_by_the_precision_that_auto_takes(tmp_path: Path, monkeyp
     assert launch.run(_spec(precision="fp32"), tmp_path / "run").result.steps == 20
 
 
+@pytest.mark.slow
 def test_ranks_take_the_precision_of_rank_0(tmp_path: Path) -> None:
     # Written without being resolved, as on another machine: the ranks measure this one.
     write_spec(tmp_path / "run" / "spec.json", _spec(nproc=2, steps=2))
@@ -152,6 +153,7 @@ def test_what_a_run_says_of_itself_is_what_is_the_same_each_time(tmp_path: Path)
     assert {"median_clips_per_s", "median_data_wait", "peak_memory_mib"} <= set(times)
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     exact = {"dropout": 0.0, "noise": 0.0, "size": 47}
     common: dict[str, Any] = {"batch_size": 9, "clip_grad": 0.5, "accumulate": 2}  # 5 + 4 samples
@@ -169,6 +171,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     assert replayed == rows
 
 
+@pytest.mark.slow
 def test_failure_of_a_rank_reaches_the_caller(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"(?s)2 processes failed.*clip17"):
         launch.run(_spec({"bad": 17}, nproc=2), tmp_path)
@@ -195,6 +198,7 @@ def test_ranks_end_when_the_process_that_wants_them_is_killed(tmp_path: Path) ->
     assert step < 1000, "they were asked to stop, and saved what they had"
 
 
+@pytest.mark.slow
 def test_killed_runs_end_in_the_same_file(tmp_path: Path) -> None:
     # A checkpoint at every step, so that many of the moments of the kill fall into the writing of one.
     spec = _spec({"pause": 0.002}, steps=60, checkpoint_every=1, ema=0.9)

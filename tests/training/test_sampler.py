@@ -159,6 +159,7 @@ def _delivered(task: ToyTask, workers: int) -> list[list[str]]:
     return [batch["id"] for batch in Loader(BatchReader(task.data), walk, workers, pin=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fast", "workers"), [(True, 0), (False, 2)])
 def test_delivery_does_not_depend_on_workers_or_reading_path(fast: bool, workers: int) -> None:
     expected = [[f"clip{i}" for i in Sampler(40, 8, seed=3).global_batch(step)[0]] for step in range(2, 9)]
@@ -173,6 +174,7 @@ def _read_for_ever(read: Any) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
 def test_workers_and_their_fork_server_end_with_a_rank_that_is_killed() -> None:
     context = multiprocessing.get_context("spawn")

@@ -421,6 +421,7 @@ def test_arithmetic_is_counted_for_what_each_batch_is(stage_world: StageWorld, t
         assert (teacher > 0) == (number == 0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_videos_and_images(stage_world: StageWorld, tmp_path: Path) -> None:
     # Without matching and masked language much of the model is frozen, which DDP must not wait for.
     weights = {"matching": 0.0, "masked_language": 0.0}

@@ -91,6 +91,7 @@ def test_a_file_system_without_locks_is_warned_of(
         assert "has no locks" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_older_checkpoint_stays(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from tests.training.test_state import _save\n"

@@ -47,6 +47,7 @@ def test_a_wish_after_the_last_step_changes_nothing(tmp_path: Path, monkeypatch:
 
 
 # A scheduler sends them to all processes of a job, loader workers too.
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [*((number, 0) for number in stopping.SIGNALS), (signal.SIGUSR1, 1)])
 def test_a_process_alone_ends_with_the_status_that_means_again(tmp_path: Path, number: signal.Signals, workers: int) -> None:
     config = CONFIG.model_copy(update={"steps": 4000, "log_every": 1, "workers": workers})

@@ -28,6 +28,7 @@ def make(folder: Path, names: list[str]) -> list[Path]:
     return [folder / name for name in names]
 
 
+@pytest.mark.slow
 def test_each_file_costs_itself_and_is_checked_once(tmp_path: Path) -> None:
     bad = {
         "crash-1": "decoder_crash",
@@ -59,6 +60,7 @@ def test_each_file_costs_itself_and_is_checked_once(tmp_path: Path) -> None:
     assert not any(is_running(pid) for [pid] in pids)
 
 
+@pytest.mark.slow
 def test_whoever_takes_the_results_may_be_slow(tmp_path: Path) -> None:
     paths = make(tmp_path, [f"good-{number}" for number in range(4)])
     results = []

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,6 +24,17 @@ from umt_pipeline.video.views import ViewConfig
 # Pixels that a CPU encodes at once, a clip of 8 frames of 224 pixels: the hidden layers of larger batches are too large for its
 # caches and for the memory that an allocator keeps, and each would be had from the system anew.
 CPU_PIXELS = 8 * 224 * 224
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute in so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,15 @@ class Embedder:
     def encode_clips(self, frames_BTHWC: Tensor) -> Tensor:
         """Return unit vectors, float32 [B, E] on the CPU, of uint8 frames in the model's view."""
         device = default_device()
+        if device.type != "cpu":
+            return self._encoded(frames_BTHWC.to(device)).cpu()
         pixels = self.view.frames * self.view.size**2
-        at_once = max(1, CPU_PIXELS // pixels) if device.type == "cpu" else max(1, len(frames_BTHWC))
-        vectors_BE = torch.cat([self.encoder.encode(part.to(device))[self.feature] for part in frames_BTHWC.split(at_once)])
-        return torch.nn.functional.normalize(vectors_BE.float(), dim=1).cpu()
+        # What is encoded in milliseconds takes longer if it waits for a thread beside those that decode.
+        with _threads(1 if pixels * len(frames_BTHWC) < CPU_PIXELS else torch.get_num_threads()):
+            return torch.cat([self._encoded(part) for part in frames_BTHWC.split(max(1, CPU_PIXELS // pixels))])
+
+    def _encoded(self, frames_BTHWC: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(self.encoder.encode(frames_BTHWC)[self.feature].float(), dim=1)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

@@ -110,6 +110,7 @@ def assert_whole(out: Path, model: Path) -> dict[str, Any]:
     return manifest
 
 
+@pytest.mark.slow
 def test_onnx_models_run_as_their_card_says(exported_onnx: Path, stage2: Path, tables: Tables, tmp_path: Path) -> None:
     found = run_card(exported_onnx, clip_of(tables), tmp_path, "embeddings", "texts", "cosines")
     clips, texts = expected(stage2, found["clips"])
@@ -121,6 +122,7 @@ def test_onnx_models_run_as_their_card_says(exported_onnx: Path, stage2: Path, t
     assert np.abs(found["clips"][0].astype(int) - view.astype(int)).mean() < 2.0
 
 
+@pytest.mark.slow
 def test_onnx_models_are_described(exported_onnx: Path, stage2: Path) -> None:
     manifest = assert_whole(exported_onnx, stage2)
     assert set(manifest["files"]) == {
@@ -138,6 +140,7 @@ def test_onnx_models_are_described(exported_onnx: Path, stage2: Path) -> None:
     assert "## Intended use and limits" in card
 
 
+@pytest.mark.slow
 def test_int8_models_are_smaller_and_their_loss_is_written_down(exported_onnx: Path, stage2: Path) -> None:
     manifest = read_json(exported_onnx / "manifest.json")
     model = load_parts(stage2)
@@ -168,6 +171,7 @@ def test_programs_of_torch_run_as_their_card_says(exported_torch: Path, stage2: 
     np.testing.assert_allclose(found["texts"], texts, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_transformers_loads_the_folder_without_the_package(
     exported_transformers: Path, stage2: Path, tables: Tables, tmp_path: Path
 ) -> None:
@@ -183,6 +187,7 @@ def test_transformers_loads_the_folder_without_the_package(
     np.testing.assert_allclose(found["match"], match, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_transformers_loads_half_precision(exported_transformers: Path, stage2: Path) -> None:
     model = load_parts(stage2)
     frames, texts = drawn_samples(model.view).frames_BTSSC[:2], drawn_samples(model.view).texts[:2]

@@ -47,6 +47,7 @@ def expected(of: Mapping[str, Embedded], paths: Mapping[str, str]) -> Rows:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(steps=STEPS)
 def test_any_sequence_of_changes_gives_what_an_index_from_nothing_holds(steps: list[list[tuple[int, str]]]) -> None:

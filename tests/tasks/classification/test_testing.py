@@ -174,6 +174,7 @@ def classifier() -> Classifier:
     return Classifier(ClassifierConfig(vision=VISION, classes=3, init_scale=30.0))
 
 
+@pytest.mark.slow
 def test_processes_share_videos_and_find_the_same(corpus: tuple[pd.DataFrame, Path]) -> None:
     clips, media = corpus
     clips = clips.assign(path=["clip0.mp4", "gone.mp4", "clip2.mp4", "clip3.mp4"])

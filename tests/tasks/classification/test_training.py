@@ -118,6 +118,7 @@ def test_a_batch_holds_every_repeat_beside_its_clip(world: World) -> None:
     assert not torch.equal(batch["frames"], batch_of(task, [4, 1], epoch=1)["frames"])
 
 
+@pytest.mark.slow
 def test_thread_and_processes_read_the_same_and_leave_global_randomness_alone(world: World) -> None:
     task = world.spec(settings()).build()
     addresses = [MicroBatch(step, step, "", np.array([step, step + 2]), np.array([step, step])) for step in range(3)]

@@ -78,6 +78,7 @@ def test_scores_are_probability_times_confidence_on_whole_frames(corpus: tuple[p
     pd.testing.assert_frame_equal(alone, found.table, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_share_key_frames_and_find_the_same(corpus: tuple[pd.DataFrame, pd.DataFrame, Path]) -> None:
     """Files of two shapes and one that is gone; two processes, each with a detector that it loaded itself."""
     videos, boxes, folder = corpus

@@ -201,6 +201,7 @@ def test_a_resumed_run_ends_in_the_same_weights(world: World, tmp_path: Path) ->
     assert final_weights(tmp_path / "resumed").read_bytes() == final_weights(tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.slow
 def test_training_learns_who_does_what_in_the_same_frame(world: World, tmp_path: Path) -> None:
     loop = {"steps": 200, "batch_size": 5, "lr": 5e-3, "warmup": 5}
     history = run(spec(world, train=loop, augment=STILL, drop_path=0), tmp_path).result.history

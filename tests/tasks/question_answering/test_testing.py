@@ -135,6 +135,7 @@ def start_answering(folder: Path) -> tuple[QuestionAnsweringModel, PreTrainedTok
     return QuestionAnsweringModel.from_video_text(stage2)[0].eval(), tokenizer
 
 
+@pytest.mark.slow
 def test_processes_share_clips_and_find_the_same(world: tuple[Path, pd.DataFrame]) -> None:
     folder, videos = world
     paths = videos["path"].replace("clip2.mp4", "gone.mp4")

@@ -203,6 +203,7 @@ def test_a_few_steps_learn_the_answers(world: Path) -> None:
     assert task.sample_ids(batch) == ["q0", "q1", "q3"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_waits")
 def test_the_loop_gives_the_same_losses_whoever_reads(world: Path, tmp_path: Path) -> None:
     """A thread or a worker process, which loads the tokenizer of its own."""

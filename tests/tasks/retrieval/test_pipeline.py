@@ -123,6 +123,7 @@ def test_other_text_lengths_make_other_records(world: dict[str, Any], result: di
     assert {record["protocol"]["settings"]["text_length"] for record in same} == {8}, "whatever each was trained with"
 
 
+@pytest.mark.slow
 def test_another_search_reads_the_features_of_the_one_before_in_any_number_of_processes(
     world: dict[str, Any], result: dict[str, Any], tmp_path: Path
 ) -> None:

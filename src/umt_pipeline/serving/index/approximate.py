@@ -21,7 +21,7 @@ from typing import Any, Self
 import faiss
 import numpy as np
 
-from umt_pipeline.serving.index.nearest import exact, top
+from umt_pipeline.serving.index.nearest import exact, products, top
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Approximate:
         scores_QC = np.full(rows_QC.shape, -np.inf, dtype=np.float32)
         for query, rows_C in enumerate(rows_QC):
             found = rows_C >= 0
-            scores_QC[query, found] = self.vectors_NE[rows_C[found]] @ queries_QE[query]
+            scores_QC[query, found] = products(queries_QE[query], self.vectors_NE[rows_C[found]])
         scores_QK, rows_QK = top(scores_QC, rows_QC, k)
         if (missing := k - scores_QK.shape[1]) > 0:
             scores_QK = np.pad(scores_QK, ((0, 0), (0, missing)), constant_values=-np.inf)

@@ -1,12 +1,12 @@
 """The nearest vectors of a segment, by comparing all: Q queries, n vectors, E embedding width, K wanted.
 
-By matrix products of NumPy over the mapped file: nothing is copied, and all cores are used, where faiss gives a single query
-one.
+By matrix products over the mapped file: nothing is copied, and all cores are used, where faiss gives a single query one.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 # Rows of a block of scores: 128 Ki rows of one query are half a MiB.
 _BLOCK_ROWS = 131_072
@@ -28,18 +28,31 @@ def exact(
         block_nE = vectors_NE[start : start + _BLOCK_ROWS]
         rows_n = np.arange(start, start + len(block_nE))
         if allowed_N is None:
-            scores_Qn = queries_QE @ block_nE.T
+            scores_Qn = products(queries_QE, block_nE)
         else:
             own_n = allowed_N[start : start + len(block_nE)]
             if np.count_nonzero(own_n) > _MANY * len(own_n):
-                scores_Qn = np.where(own_n, queries_QE @ block_nE.T, -np.inf)
+                scores_Qn = np.where(own_n, products(queries_QE, block_nE), -np.inf)
             else:
                 rows_n = rows_n[own_n]
-                scores_Qn = queries_QE @ block_nE[own_n].T
+                scores_Qn = products(queries_QE, block_nE[own_n])
         # First of the block by itself: the scores of many queries are not copied once more.
         some_Qk, found_Qk = top(scores_Qn, np.broadcast_to(rows_n, scores_Qn.shape), k)
         best_QK, rows_QK = top(np.concatenate([best_QK, some_Qk], axis=1), np.concatenate([rows_QK, found_Qk], axis=1), k)
     return best_QK, np.where(np.isneginf(best_QK), -1, rows_QK)
+
+
+def products(queries_QE: np.ndarray, vectors_nE: np.ndarray) -> np.ndarray:
+    """Return the product of each query with each vector, [Q, n], of the type of both.
+
+    By torch. The threads of NumPy's products are others than those of the encoders, and go on waiting for work for some time,
+    on cores that the next query's text needs: it took 70 ms in place of 28.
+
+    Args:
+        queries_QE: queries.
+        vectors_nE: of the same type; writable, if only into a private copy, as torch wants it.
+    """
+    return torch.nn.functional.linear(torch.from_numpy(queries_QE), torch.from_numpy(vectors_nE)).numpy()
 
 
 def top(scores_QN: np.ndarray, rows_QN: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

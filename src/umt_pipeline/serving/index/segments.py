@@ -45,7 +45,7 @@ class Segment:
     @classmethod
     def open(cls, where: Path, facts: SegmentFacts) -> Self:
         """Open a segment of a generation, whose files were checked."""
-        vectors_NE = np.load(where / facts.vectors_file, mmap_mode="r")
+        vectors_NE = np.load(where / facts.vectors_file, mmap_mode="c")  # nobody writes; see `products`
         found = None if facts.search == EXACT else Approximate.open(where / facts.faiss_file, facts.search, vectors_NE)
         return cls(facts, where, vectors_NE, pd.read_parquet(where / facts.table_file), found)
 

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from umt_pipeline.serving.index.nearest import products
 from umt_pipeline.serving.index.reading import Index
 
 # Share of the best window's height that a neighbour needs, and windows that stand for the index when heights are counted.
@@ -121,8 +122,7 @@ def layout_of(index: Index) -> Layout:
 def cosines(vectors_mE: np.ndarray, vector_E: np.ndarray) -> np.ndarray:
     """Return the product of each vector with one, float32 [m]: the same numbers however many are asked at a time."""
     # Added up in double precision: what a product of matrices rounds differently by its size is gone in single precision.
-    product_m = np.asarray(vectors_mE, dtype=np.float64) @ np.asarray(vector_E, dtype=np.float64)
-    return product_m.astype(np.float32)
+    return products(np.array(vector_E, dtype=np.float64), np.array(vectors_mE, dtype=np.float64)).astype(np.float32)
 
 
 def floor_of(best: float, typical: float) -> float:
