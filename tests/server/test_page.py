@@ -328,6 +328,7 @@ def test_models_that_know_labels_and_answers_are_asked_about_a_hit(look: Open) -
     assert set(page.locator(".bars .text").all_text_contents()) == set(ANSWERS)
 
 
+@pytest.mark.slow
 def test_models_are_seen_side_by_side(look: Open, small: Small, clip: Path, tmp_path: Path) -> None:
     student = small.other("stage1")
     build_index(tmp_path / "index", umt.load(student), sorted(small.videos.iterdir()))
