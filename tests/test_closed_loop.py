@@ -229,8 +229,6 @@ def test_the_loop_closes(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     # In another clone nothing is due, and that is known without data.
     second = loop.clone("second")
     assert json.loads(loop.run(second, "umt", "status", "--due").stdout) == []
-    assert "Nothing changed" in loop.retrain(second).stdout
-    assert git(second, "branch", "--list", "retrain/*") == ""
 
     # Three clips arrive: every stage that the evaluation needs reads clips or what was made of them, and is run again; search
     # by a fine-tuned model is not asked for. The tracking server is killed while stage 2 trains; all stages succeed, and
