@@ -56,7 +56,6 @@ def behind(newer: str) -> Iterator[None]:
         raise BehindError(f"{newer}, and is not served: {why}") from error
 
 
-
 class Watcher:
     """Looks around in a thread of its own, until it is closed. What cannot be looked at stays as it is, and that is said once.
 
