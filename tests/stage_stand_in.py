@@ -20,6 +20,7 @@ KEDRO = '''#!{python}
 import hashlib, json, sys, time
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
@@ -45,6 +46,8 @@ for entry in (entry for kind in ("outs", "metrics", "plots") for entry in stage.
         path.write_text(json.dumps({{key: int(digest[:6], 16) % 100000 / 1000 for key in headline}}))
     elif path.name.endswith("records.json"):
         path.write_text("[]")
+    elif path.suffix == ".parquet":
+        pd.DataFrame({{"digest": [digest]}}).to_parquet(path)
     elif path.suffix == ".csv":
         path.write_text("name,value,step,loss\\n{{}},1,1,1\\n".format(digest))
     elif path.suffix:

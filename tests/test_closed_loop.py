@@ -32,9 +32,9 @@ from tests.project_copies import copy_project, edit, make_dvc_project
 from tests.video_files import write_video
 
 TRAIN, VALIDATION, TEST = 16, 4, 32
-# What the gate looks at is made, and no more: search by a fine-tuned model is not asked for.
+ALL = ["ingestion", "teacher_features", "stage1", "stage2", "retrieval", "evaluation"]
+# What the gate looks at is made, and no more.
 JUDGED = ("--stage", "evaluation")
-ALL = ["ingestion", "teacher_features", "stage1", "stage2", "evaluation"]
 GATE = """\
 gate:
   stage2:
@@ -219,7 +219,7 @@ def test_the_loop_closes(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", loop.database)
 
     # The first retraining makes the first model, which becomes the champion: there is nobody to beat.
-    done = loop.retrain(loop.first, *JUDGED)
+    done = loop.retrain(loop.first)
     assert ran(done) == ALL
     assert (loop.version("champion"), loop.version("challenger")) == ("1", "1")
     assert loop.verdict(loop.first)["verdict"] == "promoted"
@@ -230,8 +230,9 @@ def test_the_loop_closes(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     second = loop.clone("second")
     assert json.loads(loop.run(second, "umt", "status", "--due").stdout) == []
 
-    # Three clips arrive: every stage that the evaluation needs reads clips or what was made of them, and is run again. The
-    # tracking server is killed while stage 2 trains; all stages succeed, and nothing is proposed that is not registered.
+    # Three clips arrive: every stage that the evaluation needs reads clips or what was made of them, and is run again; search
+    # by a fine-tuned model is not asked for. The tracking server is killed while stage 2 trains; all stages succeed, and
+    # nothing is proposed that is not registered.
     loop.film(3, "train")
     loop.run(second, "dvc", "pull", "-R", "data/mine")
     loop.run(second, "umt", "update", "mine", "--captions", str(loop.captions), "--splits", f"{loop.captions}:set")
@@ -240,7 +241,7 @@ def test_the_loop_closes(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     done = loop.retrain(second, *JUDGED, fine=False)
     killer.join()
     assert done.returncode == 1, (done.stdout + done.stderr)[-6000:]
-    assert ran(done) == ALL, "all have succeeded"
+    assert ran(done) == [stage for stage in ALL if stage != "retrieval"], "all have succeeded"
     assert "umt register" in done.stderr
     assert loop.version("challenger") == "1"
 

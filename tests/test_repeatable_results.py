@@ -53,7 +53,7 @@ def test_a_parameter_flipped_back_reruns_nothing(place: Place) -> None:
     # The tasks and the evaluation too, for the student is another one.
     assert place.ran() == sorted(set(STAGES) - {"demo_corpus", "ingestion", "teacher_features"})
     assert place.results() != first
-    place.set(LR, "stage1.train.lr=0.0015")
+    place.set(LR, "stage1.train.lr=0.003")
     said = place.dvc("repro")
     assert place.ran() == []
     assert said.count("is cached - skipping run") == 7
@@ -78,7 +78,7 @@ def test_three_experiments_fit_a_terminal_and_change_a_line_each(place: Place, m
     commands = assigned("test_three_experiments_fit_a_terminal_and_change_a_line_each", "experiments.md")
     runs = [words[1:] for words in commands if words[:3] == ["dvc", "exp", "run"]]
     assert runs
-    names = [f"experiment-{number}" for number in range(len(runs) + 1)]
+    names = [f"try-{number}-lr" for number in range(len(runs) + 1)]  # as long as those that DVC gives, or shorter
     for name, words in zip(names, [*runs, ["exp", "run", "-S", f"{LR}:stage1.train.lr=0.012"]], strict=True):
         place.dvc(*words, "--name", name)
         assert place.call("git", "diff", "--numstat", "--", "conf").split() == ["1", "1", LR]
@@ -91,12 +91,12 @@ def test_three_experiments_fit_a_terminal_and_change_a_line_each(place: Place, m
         for told in (*names, *headline, "stage1.train.lr", "0.006"):
             assert told in text, text
     lines = {line.split()[0]: line for line in table.splitlines() if line.strip()}
-    assert "stage1.train.lr=0.006" in lines["experiment-1"]
+    assert "stage1.train.lr=0.006" in lines["try-1-lr"]
     assert "lr" not in lines["main"]
 
     (apply,) = (words[1:] for words in commands if words[:3] == ["dvc", "exp", "apply"])
     place.call("git", "checkout", "-q", "--", ".")
-    place.dvc(*("experiment-1" if word == "NAME" else word for word in apply))
+    place.dvc(*("try-1-lr" if word == "NAME" else word for word in apply))
     assert "lr: 0.006" in (place.project / LR).read_text(encoding="utf-8")
     assert place.ran()
     place.dvc("repro")
