@@ -32,9 +32,9 @@ def test_computing_alone_is_every_samples_flops() -> None:
     assert (video.trained, image.trained) == (54 * 32, 25 * 32), "whole batches of one kind"
     assert (result.samples_per_epoch, result.steps) == (79 * 32, 79 * 22)
     assert (video.visible, image.visible) == (4 * 4, 8), "a fifth of 16 patches in each frame rounds up; half of an image's"
-    flops = 30 * sum(sample.trained * (sample.total_flops + sample.teacher_flops) for sample in result.samples)
+    flops = 22 * sum(sample.trained * (sample.total_flops + sample.teacher_flops) for sample in result.samples)
     assert result.online.device_hours == pytest.approx(flops / (0.4 * 67e12) / 3600)
-    cached = 30 * sum(sample.trained * sample.total_flops for sample in result.samples)
+    cached = 22 * sum(sample.trained * sample.total_flops for sample in result.samples)
     assert result.cached.phases[1].device_hours == pytest.approx(cached / (0.4 * 67e12) / 3600)
 
 
