@@ -31,7 +31,7 @@ from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, load
 from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import ViTConfig, position_table
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, load_classifier, save_classifier
-from umt_pipeline.tasks.detection.model import load_detector
+from umt_pipeline.tasks.detection.model import Detector, DetectorConfig, load_detector, save_detector
 from umt_pipeline.tasks.question_answering.model import load_question_answering
 
 STUDENT = golden_tensors("stage1", "student/")
@@ -396,8 +396,13 @@ def test_an_imported_encoder_starts_a_classifier(tmp_path: Path) -> None:
     load_weights(student.encoder, encoder.state_dict(), source="encoder")
 
 
-def test_a_classifier_with_an_attention_pool_is_not_exported(tmp_path: Path) -> None:
+def test_a_classifier_or_detector_with_an_attention_pool_is_not_exported(tmp_path: Path) -> None:
     vision = ViTConfig(image_size=16, patch_size=8, frames=2, dim=8, depth=1, heads=2)
-    save_classifier(tmp_path, Classifier(ClassifierConfig(vision=vision, classes=3, pool="attention")), ("a", "b", "c"))
-    with pytest.raises(CheckpointError, match=r"pool: attention, which the published model does not know"):
-        export_checkpoint(tmp_path, tmp_path / "out.pth")
+    one, other = tmp_path / "classifier", tmp_path / "detector"
+    one.mkdir()
+    other.mkdir()
+    save_classifier(one, Classifier(ClassifierConfig(vision=vision, classes=3, pool="attention")), ("a", "b", "c"))
+    save_detector(other, Detector(DetectorConfig(vision=vision, classes=3, pool="attention")), ("a", "b", "c"))
+    for folder in (one, other):
+        with pytest.raises(CheckpointError, match=r"pool: attention, which the published model does not know"):
+            export_checkpoint(folder, tmp_path / "out.pth")

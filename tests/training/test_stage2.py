@@ -321,9 +321,9 @@ def test_samples_with_the_same_caption_are_no_negatives_of_each_other_but_under_
     # Three clips with one caption: there is no wrong pair, and nothing to tell apart.
     for task, skipped in ((ours, 1.0), (published, 0.0)):
         assert loss(task, [0, 1, 3]).parts["matching_skipped"] == skipped
-    # Of equal texts with equal embeddings, here without dropout, the contrast is the same in sum, whoever shares its target.
-    one, other = loss(ours, [0, 1, 2]).parts["contrastive"], loss(published, [0, 1, 2]).parts["contrastive"]
-    torch.testing.assert_close(one, other)
+    # Equal texts have equal vectors, so whose of them a clip's is makes no difference to the contrast, but for dropout.
+    for indices in ([0, 1, 2], [0, 2]):
+        torch.testing.assert_close(loss(ours, indices).parts["contrastive"], loss(published, indices).parts["contrastive"])
 
 
 def test_parity_binds_a_run_to_the_number_of_processes() -> None:

@@ -257,7 +257,8 @@ _KINDS = {
         title="Action detector",
         task="video-classification",
         what="A video transformer with joint space-time attention; its normed tokens, averaged over time, are pooled within "
-        "each person's box and go to one linear layer. `classes.json`, where there is one, names its actions in order.",
+        "each person's box and go to one linear layer; with `pool: attention` so does what the box asks of all tokens of the "
+        "clip. `classes.json`, where there is one, names its actions in order.",
         use=_use_detector,
         limits="It is meant to tell what people do whose boxes in the middle frame something else has found; it finds nobody "
         "itself. Each action has a probability of its own, which is not calibrated and repeats the biases of its videos.",

@@ -1,6 +1,6 @@
 """Attention pooling: how a clip's tokens become one vector where their plain mean would lose too much.
 
-Shapes: B clips, V visible tokens per clip, D width, H heads, d width of a head.
+Shapes: B clips, V visible tokens per clip, D width, H heads, d width of a head, M askers per clip.
 
 Stage 1 trains the encoder to answer like a frame model, so its tokens tell what is seen and forget where and when: their
 mean cannot tell motions apart. The alignment heads read tokens together with their positions; this pool does the same.
@@ -37,10 +37,28 @@ class AttentionPool(nn.Module):
             tokens_BVD: the encoder's tokens.
             positions_BVD: their position vectors.
         """
-        B, V, D = tokens_BVD.shape
-        heads = self.query_H1d.shape[0]
-        key_value_BV2D = self.key_value(self.norm(tokens_BVD + positions_BVD))
-        key_BHVd, value_BHVd = key_value_BV2D.reshape(B, V, 2, heads, D // heads).permute(2, 0, 3, 1, 4).unbind(0)
-        query_BH1d = self.query_H1d.to(key_BHVd.dtype).expand(B, -1, -1, -1)
+        key_BHVd, value_BHVd = self._keys_and_values(tokens_BVD, positions_BVD)
+        query_BH1d = self.query_H1d.to(key_BHVd.dtype).expand(len(tokens_BVD), -1, -1, -1)
         read_BHd = F.scaled_dot_product_attention(query_BH1d, key_BHVd, value_BHVd).squeeze(2)
         return tokens_BVD.mean(dim=1) + self.proj(read_BHd.flatten(1))
+
+    def read_for(self, asked_BMD: Tensor, tokens_BVD: Tensor, positions_BVD: Tensor) -> Tensor:
+        """Return what each of M askers reads from a clip, [B, M, D]: the pool's queries, moved by what is asked.
+
+        Args:
+            asked_BMD: added to the queries, head by head; zeros read what :meth:`forward` adds to the mean.
+            tokens_BVD: the encoder's tokens.
+            positions_BVD: their position vectors.
+        """
+        key_BHVd, value_BHVd = self._keys_and_values(tokens_BVD, positions_BVD)
+        asked_BHMd = asked_BMD.unflatten(-1, (len(self.query_H1d), -1)).transpose(1, 2)
+        query_BHMd = (self.query_H1d + asked_BHMd).to(key_BHVd.dtype)
+        read_BHMd = F.scaled_dot_product_attention(query_BHMd, key_BHVd, value_BHVd)
+        return self.proj(read_BHMd.transpose(1, 2).flatten(2))
+
+    def _keys_and_values(self, tokens_BVD: Tensor, positions_BVD: Tensor) -> tuple[Tensor, Tensor]:
+        B, V, D = tokens_BVD.shape
+        heads = len(self.query_H1d)
+        key_value_BV2D = self.key_value(self.norm(tokens_BVD + positions_BVD))
+        key_BHVd, value_BHVd = key_value_BV2D.reshape(B, V, 2, heads, D // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return key_BHVd, value_BHVd

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from umt_pipeline.core.errors import CheckpointError
+from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.student import Student, StudentConfig
+from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import VideoViT, ViTConfig, position_table
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, save_classifier
 from umt_pipeline.tasks.detection.model import (
@@ -22,6 +24,7 @@ from umt_pipeline.tasks.detection.model import (
 
 VISION = ViTConfig(image_size=32, patch_size=8, frames=2, dim=24, depth=2, heads=2)
 CONFIG = DetectorConfig(vision=VISION, classes=5)
+ASKING = CONFIG.model_copy(update={"pool": "attention"})
 WHOLE = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]])
 
 
@@ -74,9 +77,10 @@ def test_a_box_takes_the_maximum_of_7_x_7_bins_over_the_mean_of_time() -> None:
     assert wide.flatten().tolist() == pytest.approx([4 - 4 / 14, 6 - 4 / 14]), "shares are of the width, not of the height"
 
 
-def test_boxes_belong_to_their_clip_and_to_nothing_else() -> None:
+@pytest.mark.parametrize("config", [CONFIG, ASKING], ids=lambda config: config.pool)
+def test_boxes_belong_to_their_clip_and_to_nothing_else(config: DetectorConfig) -> None:
     torch.manual_seed(0)
-    model = Detector(CONFIG).eval()
+    model = Detector(config).eval()
     patches = torch.randn(2, 32, 192)
     boxes = torch.rand(2, 3, 4).sort(dim=2).values
     together = model(patches, boxes)
@@ -89,9 +93,10 @@ def test_boxes_belong_to_their_clip_and_to_nothing_else() -> None:
         model(patches[:, :16], boxes)
 
 
-def test_frames_that_are_not_square() -> None:
+@pytest.mark.parametrize("config", [CONFIG, ASKING], ids=lambda config: config.pool)
+def test_frames_that_are_not_square(config: DetectorConfig) -> None:
     torch.manual_seed(0)
-    model = Detector(CONFIG).eval()
+    model = Detector(config).eval()
     wide = model(torch.randn(1, 2 * 3 * 6, 192), WHOLE, (3, 6))
     assert wide.shape == (1, 1, 5)
     table = position_table(24, 2, 4, 2, 3, 6)
@@ -112,6 +117,73 @@ def test_it_starts_from_a_student_with_its_norm_and_from_a_classifier_without() 
     wide = VideoViT(VISION.model_copy(update={"dim": 32}))
     with pytest.raises(CheckpointError, match=r"encoder to start from .*norm1\.bias is \(32,\), expected \(24,\)"):
         Detector.create(CONFIG, wide)
+
+
+class _FrameByFrame(VideoViT):
+    """Makes each token of its own patch alone, as tokens are that stage 1 learnt from single frames."""
+
+    def forward(self, patches_BVP: torch.Tensor, *_: object) -> torch.Tensor:
+        return self.patch_embed(patches_BVP)
+
+
+def blind(config: DetectorConfig) -> Detector:
+    torch.manual_seed(0)
+    model = Detector(config).eval()
+    model.encoder = _FrameByFrame(VISION)
+    # Weights start close to zero: what differs is to be seen.
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2 and not name.startswith("encoder."):
+            nn.init.normal_(weight, std=0.3)
+    return model
+
+
+def test_only_the_attention_pool_tells_a_clip_from_its_reverse() -> None:
+    patches = torch.randn(1, 32, 192)
+    backwards = patches.unflatten(1, (2, 16)).flip(1).flatten(1, 2)
+    mean, asking = blind(CONFIG), blind(ASKING)
+    torch.testing.assert_close(mean(backwards, WHOLE), mean(patches, WHOLE))
+    assert (asking(backwards, WHOLE) - asking(patches, WHOLE)).abs().max() > 0.01
+
+
+def test_only_the_attention_pool_sees_where_somebody_came_from() -> None:
+    corner = torch.tensor([[[0.0, 0.0, 0.2, 0.2]]])
+    here, there = torch.zeros(1, 32, 192), torch.zeros(1, 32, 192)
+    here[0, 16] = there[0, 16] = 1.0  # in the key frame, the second one, at the upper left
+    here[0, 3], there[0, 12] = 1.0, 1.0  # before it at the upper right, or at the lower left
+    mean, asking = blind(CONFIG), blind(ASKING)
+    torch.testing.assert_close(mean(there, corner), mean(here, corner))
+    assert (asking(there, corner) - asking(here, corner)).abs().max() > 0.01
+
+
+def test_each_box_asks_for_itself() -> None:
+    same = torch.randn(1, 1, 192).expand(-1, 32, -1)  # everywhere and always the same
+    two = torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.6, 0.6, 1.0, 1.0]]])
+    torch.testing.assert_close(*blind(CONFIG)(same, two)[0])
+    one, other = blind(ASKING)(same, two)[0]
+    assert (one - other).abs().max() > 1e-4, "where a box is tells it from another one"
+
+
+def test_the_attention_pool_comes_along_from_stage_2_and_goes_on_to_others(tmp_path: Path) -> None:
+    pool = AttentionPool(24, 2)
+    model = Detector.create(ASKING, VideoViT(VISION), pool)
+    assert model.attention_pool is not None
+    assert torch.equal(model.attention_pool.query_H1d, pool.query_H1d)
+    assert Detector.create(CONFIG, VideoViT(VISION), pool).attention_pool is None
+    save_detector(tmp_path, model, "abcde")
+    loaded, patches = load_detector(tmp_path), torch.randn(1, 32, 192)
+    assert loaded.config == ASKING
+    assert torch.equal(loaded(patches, WHOLE), model.eval()(patches, WHOLE))
+    found = load_vision(tmp_path)[1]
+    assert found is not None
+    assert torch.equal(found.key_value.weight, pool.key_value.weight)
+
+
+def test_asking_for_nothing_reads_what_the_pool_adds_to_the_mean() -> None:
+    torch.manual_seed(0)
+    pool, tokens, positions = AttentionPool(24, 2), torch.randn(2, 32, 24), torch.randn(1, 32, 24)
+    read = pool.read_for(torch.zeros(2, 3, 24), tokens, positions)
+    whole = pool(tokens, positions) - tokens.mean(dim=1)
+    torch.testing.assert_close(read, whole.unsqueeze(1).expand(-1, 3, -1))
 
 
 def test_the_folder_knows_its_actions(tmp_path: Path) -> None:

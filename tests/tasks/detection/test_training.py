@@ -20,6 +20,7 @@ from umt_pipeline.models.folders import save_model
 from umt_pipeline.models.student import KIND, StudentConfig, untrained_student
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.schemas import RawBoxes
+from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig, save_classifier
 from umt_pipeline.tasks.detection.training import (
     DetectionConfig,
     DetectionRecipe,
@@ -214,5 +215,17 @@ def test_a_step_costs_encoder_and_head(world: World) -> None:
     assert isinstance(task, DetectionTask)
     tokens, dim = 32, 16
     block = 4 * tokens * dim**2 + 2 * tokens**2 * dim + 2 * tokens * dim * 64
-    cost = task.flops_per_clip({"boxes": torch.zeros(4, 5, 4)})
-    assert cost == 6 * (tokens * 192 * dim + 2 * block + 5 * dim * 3)
+    batch = {"boxes": torch.zeros(4, 5, 4)}
+    mean = tokens * 192 * dim + 2 * block + 5 * dim * 3
+    assert task.flops_per_clip(batch) == 6 * mean
+    read = 2 * tokens * dim**2 + 5 * (2 * dim**2 + 2 * tokens * dim)
+    assert world.spec(settings(pool="attention")).build().flops_per_clip(batch) == 6 * (mean + read)
+
+
+def test_an_attention_pool_comes_along_from_another_model(world: World, tmp_path: Path) -> None:
+    known = Classifier(ClassifierConfig(vision=VISION, classes=3, pool="attention"))
+    save_classifier(tmp_path, known, CLASSES)
+    name = "attention_pool.query_H1d"
+    started = world.spec(settings(pool="attention"), start=tmp_path).build().model.state_dict()
+    assert torch.equal(started[name], known.state_dict()[name])
+    assert name not in world.spec(settings(), start=tmp_path).build().model.state_dict()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from umt_pipeline.evaluation.chance import chance_agreement
 from umt_pipeline.reports.evaluation.data import data_section
-from umt_pipeline.reports.evaluation.headline import bars, clips_in, summary, tiles
+from umt_pipeline.reports.evaluation.headline import bars, clips_in, summary
+from umt_pipeline.reports.evaluation.opening import opening
 from umt_pipeline.reports.evaluation.results import EvaluationResults, Trained
 from umt_pipeline.reports.figures import training_curves
 from umt_pipeline.reports.page import Block, Fold, FrameLoader, Page, Section, Strips, Table, Text, subsection
@@ -37,14 +38,15 @@ def evaluation_page(found: EvaluationResults, masks: Sequence[Strips], frames: F
     return Page(
         title="Unmasked Teacher pipeline: report",
         summary=summary(found),
-        tiles=tiles(found),
+        apart=True,
         notes=[f"{record['task']}: {record['note']}" for record in found.records if record.get("note")],
         sections=[
+            opening(found, masks),
             _results(found),
             _training(found.trained),
             Section(
                 "Masks and attention",
-                masks,
+                masks[1:] or masks,  # the first one opens the page
                 "What the student saw of recorded views. The teacher's attention (bright is high, scaled per frame) decides "
                 "which patches stay; the student reads only these.",
                 "There are no mask pictures: the feature store has no rows.",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,6 +64,7 @@ class DetectionRecipe(Config):
         detected: which detected boxes are trained on; None: annotated ones only, as published.
         drop_path: stochastic depth of the last block.
         start_s: where in the film the media files begin, in seconds: 900 if AVA's were cut to what is annotated.
+        pool: what the head reads of a box (:class:`umt_pipeline.tasks.detection.model.DetectorConfig`).
     """
 
     clip: KeyFrameClip = KeyFrameClip()
@@ -71,6 +72,7 @@ class DetectionRecipe(Config):
     detected: DetectedBoxes | None = None
     drop_path: float = Field(0.2, ge=0, lt=1)
     start_s: float = Field(0.0, ge=0)
+    pool: Literal["mean", "attention"] = "mean"
 
     def model_for(self, start: ViTConfig, classes: int, interpolate: bool) -> DetectorConfig:
         """Return the detector's configuration for these clips.
@@ -85,7 +87,7 @@ class DetectionRecipe(Config):
         """
         positions: Positions = "interpolated" if interpolate else "own"
         vision = start.for_clips(self.clip.frames, self.clip.size, drop_path=self.drop_path, positions=positions)
-        return DetectorConfig(vision=vision, classes=classes)
+        return DetectorConfig(vision=vision, classes=classes, pool=self.pool)
 
 
 class DetectionConfig(DetectionRecipe):
@@ -231,7 +233,7 @@ class DetectionTask(Task):
     def __init__(self, model: Detector, dataset: KeyFrames) -> None:
         self.model: nn.Module = model
         self._encoder = model.encoder
-        self._classes = model.config.classes
+        self._config = model.config
         self._dataset = dataset
 
     def dataset(self) -> KeyFrames:
@@ -259,9 +261,13 @@ class DetectionTask(Task):
 
     def flops_per_clip(self, batch: Batch) -> float:
         """Encoder and head; RoIAlign is no matrix product."""
-        vision = self._encoder.config
-        macs = encoder_macs(vision, vision.frames * vision.patches_per_frame)
-        return float(training_flops(macs + batch["boxes"].shape[1] * vision.dim * self._classes))
+        vision, boxes = self._encoder.config, batch["boxes"].shape[1]
+        tokens, dim = vision.frames * vision.patches_per_frame, vision.dim
+        macs = encoder_macs(vision, tokens) + boxes * dim * self._config.classes
+        if self._config.pool == "attention":
+            # Keys and values once per clip; query, attention and projection once per box.
+            macs += 2 * tokens * dim**2 + boxes * (2 * dim**2 + 2 * tokens * dim)
+        return float(training_flops(macs))
 
 
 class DetectionSpec(RunSpec):
@@ -284,8 +290,8 @@ class DetectionSpec(RunSpec):
     media_root: Path
 
     def build(self) -> DetectionTask:
-        encoder = None if self.start is None else load_vision(self.start)[0]
-        detector = Detector.create(self.model, encoder)
+        encoder, pool = (None, None) if self.start is None else load_vision(self.start)
+        detector = Detector.create(self.model, encoder, pool)
         return DetectionTask(detector, KeyFrames(MappedTable(self.frames), self.classes, self.media_root, self.recipe))
 
     def inputs(self) -> dict[str, str]:
