@@ -116,11 +116,7 @@ def alike(ids_BN: Tensor, all_ids_GN: Tensor) -> Tensor:
 
 
 def shared_targets(ids_BN: Tensor, all_ids_GN: Tensor) -> Tensor:
-    """Return the contrastive targets [B, G]: each row uniform over the samples that are alike.
-
-    Where equal texts have equal embeddings, that changes nothing in the sum over rows. Under dropout they have not, and are
-    pushed from each other's videos without it.
-    """
+    """Return the contrastive targets [B, G]: each row uniform over the samples that are alike."""
     alike_BG = alike(ids_BN, all_ids_GN).float()
     return alike_BG / alike_BG.sum(dim=1, keepdim=True)
 
