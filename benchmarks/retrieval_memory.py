@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
-from umt_pipeline.evaluation.retrieval import dual_scores, rerank
+from umt_pipeline.evaluation.reranking import match_best, reranked
+from umt_pipeline.evaluation.retrieval import dual_scores
 from umt_pipeline.evaluation.stored_arrays import StoredArray, store_arrays
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.text import TextConfig
@@ -153,7 +154,7 @@ def rank_all(clips: int) -> float:
 
     def work() -> None:
         dual = dual_scores("stage2", text, video, np.arange(clips), clips)
-        rerank(dual, lambda text_G, clip_G: rng.standard_normal(len(text_G)), 128)
+        reranked(match_best(dual, lambda text_G, clip_G: rng.standard_normal((len(text_G), 2)), 128, log_odds=False))
 
     return with_peak(work)[0]
 

@@ -11,9 +11,9 @@ import pytest
 from typer.main import get_command
 
 from tests.conftest import ROOT
+from tests.documented import DOCUMENTS
 from umt_pipeline.commands.main import app
 
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "studies" / "claims" / "README.md"])
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 BLOCK = re.compile(r"^```python(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`((?:src|tests|conf/base|conf/recipes|benchmarks|studies)/[\w./-]+?)`")

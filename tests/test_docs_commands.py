@@ -1,10 +1,12 @@
-"""Each command line in the documents is one that its program takes: names, options, values, parameters, targets."""
+"""Each command line in the documents is one that its program takes: names, options, values, parameters, targets.
+
+And each is run by a test, or it is said why not: tests/documented.py.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,31 +18,13 @@ from kedro.framework.project import configure_project, pipelines
 from typer.main import get_command
 
 from tests.conftest import ROOT
-from tests.test_docs import DOCUMENTS
+from tests.documented import DOCUMENTS, PARSED_ONLY, RUN_BY, command_lines, fates, name_of
 from umt_pipeline.commands.main import app, cli
 from umt_pipeline.core.identity import PACKAGE
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
 # Programs of others, which are not all installed where tests run.
 FOREIGN = {"curl", "cp", "docker", "gh", "git", "pip", "sbatch", "source", "uv", "uvx"}
-
-
-def command_lines(document: Path) -> list[list[str]]:
-    """Return the words of each command in the ``sh`` blocks of a document, comments left out."""
-    text = "".join(BLOCK.findall(document.read_text(encoding="utf-8"))).replace("\\\n", " ")
-    return [words for line in text.splitlines() for words in _parts(shlex.split(line, comments=True)) if words]
-
-
-def _parts(words: Sequence[str]) -> Iterator[list[str]]:
-    part: list[str] = []
-    for word in words:
-        if word in ("&&", "|", "&"):
-            yield part
-            part = []
-        else:
-            part.append(word)
-    yield part
 
 
 def parse(command: Any, name: str, words: list[str], parent: Any = None) -> Any:
@@ -91,6 +75,20 @@ def check(words: list[str]) -> None:
 def test_commands_of_a_document_are_understood(document: Path) -> None:
     for words in command_lines(document):
         check(words)
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if command_lines(path)], ids=lambda path: path.name)
+def test_each_command_is_run_by_a_test_or_it_is_said_why_not(document: Path) -> None:
+    assert [words for words, fate in fates(document) if len(fate) != 1] == []
+
+
+def test_what_is_listed_is_there() -> None:
+    used = {(name_of(path), fate) for path in DOCUMENTS for _, found in fates(path) for fate in found}
+    listed = {(name, fate) for part in (RUN_BY, PARSED_ONLY) for fate, names in part.items() for name in names}
+    assert used == listed
+    for test in RUN_BY:
+        file, _, name = test.partition("::")
+        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

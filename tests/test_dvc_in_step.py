@@ -29,6 +29,7 @@ def paths(stage: dict[str, Any], *keys: str) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in found]
 
 
+@pytest.mark.slow
 def test_the_committed_file_is_the_generated_one() -> None:
     expected = render_stages(describe_stages(ROOT, None), None)
     assert (ROOT / "dvc.yaml").read_text(encoding="utf-8") == expected, "write it anew: umt stages"

@@ -58,8 +58,8 @@ def test_the_whole_job_runs(finished: Path) -> None:
 
     assert ingestion["corpora"]["stills"]["images"] == 8
     tables = {name: (table["rows_in"], table["rejected"]) for name, table in ingestion["tables"].items()}
-    assert tables["questions"] == (3 * (24 + 6 + 6 + 9) + 6 + 6 + 9, 0)
-    assert tables["boxes"] == (3 * (24 + 6 + 6 + 9) + 2 * (6 + 6 + 9), 0)
+    assert tables["questions"] == (3 * (24 + 6 + 6 + 6 + 9) + 6 + 6 + 6 + 9, 0)
+    assert tables["boxes"] == (3 * (24 + 6 + 6 + 6 + 9) + 2 * (6 + 6 + 6 + 9), 0)
     features = json.loads((reports / "feature_report.json").read_text(encoding="utf-8"))
     assert (features["rows"], features["images"]["rows"]) == (48, 16)
 
@@ -67,7 +67,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     for encoder in ("teacher_cls", "teacher_patch", "untrained", "stage1", "stage2"):
         assert 0.0 <= metrics[f"probe/linear/shape/{encoder}"] <= 100.0
     for system in ("teacher/dual", "stage2/dual", "stage2/reranked", "control/dual", "control/reranked"):
-        for split in ("test", "test_motion"):
+        for split in ("test", "test_rare", "test_motion"):
             assert 0.0 <= metrics[f"retrieval/{split}/{system}/t2v_r1"] <= 100.0
     records = json.loads((finished / "data/ci/07_model_output/evaluation_records.json").read_text(encoding="utf-8"))
     assert all(record.get("note") or record["protocol"]["annotation_sha256"] for record in records)
@@ -81,7 +81,7 @@ def test_the_whole_job_runs(finished: Path) -> None:
     assert (results / "plots/classification.svg").read_text(encoding="utf-8").startswith("<?xml")
 
     retrieval = json.loads((reports / "retrieval_metrics.json").read_text(encoding="utf-8"))
-    for split in ("test", "test_motion"):
+    for split in ("test", "test_rare", "test_motion"):
         assert set(retrieval["test"][split]) == {"zero_shot", "fine_tuned"}
         for score, values in retrieval["test"][split]["zero_shot"].items():
             measured = {name: metrics[f"retrieval/{split}/stage2/{score}/{name}"] for name in ("t2v_r1", "v2t_meanr")}
@@ -89,12 +89,12 @@ def test_the_whole_job_runs(finished: Path) -> None:
     assert load_video_text(finished / "data/ci/06_models/retrieval")[0].heads is None
 
     answering = json.loads((reports / "question_answering_metrics.json").read_text(encoding="utf-8"))
-    for split in ("test", "test_motion"):
+    for split in ("test", "test_rare", "test_motion"):
         assert set(answering["test"][split]) == {"majority", "stage2", "control"}
         assert set(answering["choice"][split]) == {"chance", "stage2", "control"}
     assert load_question_answering(finished / "data/ci/06_models/question_answering")[0].config.text.dim == 32
     answers = pd.read_csv(finished / "data/ci/07_model_output/question_answering_predictions.csv")
-    assert len(answers) == 3 * 3 * (6 + 9) + 2 * (6 + 9)
+    assert len(answers) == 3 * 3 * (6 + 6 + 9) + 2 * (6 + 6 + 9)
 
     for name in ("report", "classification", "retrieval", "question_answering", "detection"):
         page = (finished / f"data/ci/08_reporting/{name}.html").read_text(encoding="utf-8")

@@ -18,13 +18,15 @@ from umt_pipeline.losses import (
     IGNORED_LABEL,
     HardNegatives,
     alignment_loss,
+    alike,
     hard_negatives,
     mask_tokens,
     masked_language_loss,
     matching_loss,
     negative_logits,
     pair_logits,
-    same_media_targets,
+    shared_targets,
+    text_keys,
     video_text_contrastive,
 )
 
@@ -55,12 +57,57 @@ def test_alignment_loss_refuses_to_broadcast() -> None:
 @quick
 @given(media_ids)
 def test_targets_are_uniform_over_the_samples_of_one_medium(ids: Tensor) -> None:
-    targets = same_media_targets(ids, ids)
+    targets = shared_targets(ids, ids)
     torch.testing.assert_close(targets.sum(1), torch.ones(len(ids)))
     torch.testing.assert_close(targets, targets.T)
     for row, own in zip(targets, ids, strict=True):
         assert set(row[ids != own].tolist()) <= {0.0}
         torch.testing.assert_close(row[ids == own], torch.full(((ids == own).sum(),), 1.0 / (ids == own).sum()))
+
+
+tokens = st.lists(st.integers(0, 30521), min_size=1, max_size=6)
+
+
+@quick
+@given(st.lists(tokens, min_size=2, max_size=8), st.integers(0, 9))
+def test_texts_have_the_same_key_exactly_where_their_tokens_are_the_same(texts: list[list[int]], padding: int) -> None:
+    length = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (length - len(text)) for text in texts])
+    mask = torch.tensor([[place < len(text) for place in range(length)] for text in texts])
+    keys = text_keys(ids, mask)
+    equal = torch.tensor([[one == other for other in texts] for one in texts])
+    assert torch.equal(keys[:, None] == keys[None], equal)
+    # What stands under the padding, and how much of it there is, changes nothing.
+    padded = torch.cat((torch.where(mask, ids, 7), torch.full((len(texts), padding), 9)), dim=1)
+    assert torch.equal(text_keys(padded, F.pad(mask, (0, padding))), keys)
+
+
+def test_the_order_of_the_words_is_part_of_the_key() -> None:
+    ids = torch.tensor([[5, 6, 7], [7, 6, 5], [5, 5, 5], [6, 6, 3]])
+    assert len(text_keys(ids, torch.ones(4, 3, dtype=torch.bool)).unique()) == 4
+
+
+def test_samples_are_alike_by_their_medium_or_by_their_text() -> None:
+    media, texts = torch.tensor([0, 0, 1, 2]), torch.tensor([10, 11, 11, 12])
+    both = torch.stack((media, texts), dim=1)
+    expected = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
+    assert torch.equal(alike(both, both), expected)
+    assert torch.equal(alike(both[:2], both), expected[:2])
+    torch.testing.assert_close(shared_targets(both, both), expected / expected.sum(1, keepdim=True))
+    assert torch.equal(alike(media, media), media[:, None] == media[None])
+
+
+@quick
+@given(media_ids, st.integers(0, 99))
+def test_negatives_never_have_the_same_text(texts: Tensor, seed: int) -> None:
+    # Each row a medium of its own: only the text tells that a pair is true.
+    ids = torch.stack((torch.arange(len(texts)) + 100, texts), dim=1)
+    similarity = torch.randn(len(texts), len(texts), generator=generator(seed))
+    negatives = hard_negatives(similarity, ids, generator(seed))
+    valid = negatives.valid_B
+    assert valid.all() if len(texts.unique()) > 1 else not valid.any()
+    assert (texts[negatives.video_B] != texts)[valid].all()
+    assert (texts[negatives.text_B] != texts)[valid].all()
 
 
 def test_contrastive_loss_of_distinct_media_is_symmetric_infonce() -> None:
@@ -185,7 +232,9 @@ def test_masked_language_loss_without_a_chosen_token_is_zero_with_zero_gradient(
 # --- several processes ---
 
 ROWS, INPUT, EMBED = 12, 6, 4
-IDS = torch.tensor([0, 1, 2, 1, 3, 0, 4, 4, 2, 5, 6, 1])  # Positives cross the borders between the processes.
+# Positives cross the borders between the processes, by medium and by text.
+MEDIA = torch.tensor([0, 1, 2, 1, 3, 0, 4, 4, 2, 5, 6, 1])
+IDS = torch.stack((MEDIA, torch.tensor([10, 11, 12, 13, 14, 15, 16, 17, 18, 10, 11, 19])), dim=1)
 
 
 def contrastive_step(rows: slice, parity: bool = False) -> tuple[Tensor, dict[str, Tensor]]:

@@ -68,7 +68,8 @@ def test_retrieval_is_the_published_one(size: Published) -> None:
     assert tuning.view.model_dump() == VIEW
     assert (tuning.max_length, params.test.text_length, tuning.pool) == (row["tokens"], row["tokens"], "frame")
     assert tuning.weights.model_dump() == {"contrastive": 1 / 8, "matching": 1.0}
-    assert not differing(params.test, {"caption": "first", "pool": "frame", "rerank_k": 128, "sets": ("test",)})
+    scored = {"caption": "first", "pool": "frame", "rerank_k": 128, "rerank_weight": "match", "sets": ("test",)}
+    assert not differing(params.test, scored)
 
 
 def test_an_epoch_has_each_caption_of_msrvtt_once(size: Published) -> None:

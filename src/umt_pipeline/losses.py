@@ -1,7 +1,13 @@
 """Loss functions of both training stages: pure functions of tensors, without a host synchronisation.
 
 Shapes: B clips of this process, G clips of all processes (world size x B), E embedding width, L text length, S
-vocabulary size, K aligned layers, V visible tokens, C teacher width, M = 3B matching pairs (see :func:`matching_loss`).
+vocabulary size, K aligned layers, V visible tokens, C teacher width, N ids of a sample, M = 3B matching pairs (see
+:func:`matching_loss`).
+
+Which samples are *alike*, so that the video of each is right for the text of the other, is told by int64 ids: samples with
+an id in common are. The published losses know the ids of media alone, [B]. With a second column of :func:`text_keys`, [B, 2],
+samples with the same text are alike, too: in a corpus where captions repeat, they would be drawn as each other's wrong pairs,
+the likelier the better the model knows them, and teach it that what is true is wrong.
 
 Every loss is computed in float32, whatever the autocast state. A count that can be zero (pairs, masked tokens) gives a
 loss of zero, never NaN.
@@ -82,17 +88,44 @@ def all_gather(local: Tensor) -> Tensor:
     return gathered
 
 
-def same_media_targets(media_ids_B: Tensor, all_media_ids_G: Tensor) -> Tensor:
-    """Return the contrastive targets [B, G]: each row uniform over the samples that show the same medium."""
-    same_BG = (media_ids_B.unsqueeze(1) == all_media_ids_G.unsqueeze(0)).float()
-    return same_BG / same_BG.sum(dim=1, keepdim=True)
+# Of SplitMix64 (Steele et al., 2014), as signed numbers.
+_GAMMA, _MIXERS = -0x61C8864680B583EB, ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))
+
+
+def text_keys(ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Return a key of each text, int64 [B]: the same for the same tokens, however long the padding.
+
+    A sum of 64-bit hashes of (token, place), made on the device: processes then gather one number a text, and not tokens, which
+    each pads to another length. Two different texts of 4,096 have the same key once in 10^12 batches.
+
+    Args:
+        ids_BL: token ids, int64.
+        mask_BL: True at tokens.
+    """
+    mixed_BL = ids_BL * _GAMMA + torch.arange(ids_BL.shape[1], device=ids_BL.device)
+    for shift, factor in _MIXERS:
+        # Without the sign, which a shift of signed numbers would spread.
+        mixed_BL = (mixed_BL ^ ((mixed_BL >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return (mixed_BL * mask_BL).sum(dim=1)
+
+
+def alike(ids_BN: Tensor, all_ids_GN: Tensor) -> Tensor:
+    """Return which samples have an id in common, bool [B, G]; ids [B] are one of each."""
+    ids_BN, all_ids_GN = ids_BN.reshape(len(ids_BN), -1), all_ids_GN.reshape(len(all_ids_GN), -1)
+    return (ids_BN[:, None, :, None] == all_ids_GN[None, :, None, :]).flatten(2).any(dim=2)
+
+
+def shared_targets(ids_BN: Tensor, all_ids_GN: Tensor) -> Tensor:
+    """Return the contrastive targets [B, G]: each row uniform over the samples that are alike."""
+    alike_BG = alike(ids_BN, all_ids_GN).float()
+    return alike_BG / alike_BG.sum(dim=1, keepdim=True)
 
 
 def video_text_contrastive(
     video_BE: Tensor,
     text_BE: Tensor,
     temperature: Tensor | float,
-    media_ids_B: Tensor,
+    ids_BN: Tensor,
     gather: Callable[[Tensor], Tensor] | None = None,
     *,
     parity: bool = False,
@@ -107,7 +140,7 @@ def video_text_contrastive(
         video_BE: unit vectors.
         text_BE: unit vectors; row i describes the video of row i.
         temperature: divisor of the cosines; its gradient is exact too.
-        media_ids_B: int64; rows with equal ids show the same medium and are positives of each other.
+        ids_BN: int64 [B] or [B, N]; rows that are alike are positives of each other.
         gather: how to concatenate over processes, :func:`all_gather` by default. Processes must hold equal B.
         parity: divide the gradient of both embeddings, not that of the temperature, by the number of processes, as the
             published code does without saying so: on its 16 (UMT-B) and 32 (UMT-L) GPUs this loss had a weight of 1/16 and
@@ -120,7 +153,7 @@ def video_text_contrastive(
             share = 1.0 / dist.get_world_size()
             video_BE, text_BE = _ScaleGradient.apply(video_BE, share), _ScaleGradient.apply(text_BE, share)
         videos_GE, texts_GE = gather(video_BE), gather(text_BE)
-        targets_BG = same_media_targets(media_ids_B, gather(media_ids_B))
+        targets_BG = shared_targets(ids_BN, gather(ids_BN))
         video_loss = F.cross_entropy(video_BE @ texts_GE.T / temperature, targets_BG)
         text_loss = F.cross_entropy(text_BE @ videos_GE.T / temperature, targets_BG)
         return 0.5 * (video_loss + text_loss)
@@ -129,8 +162,8 @@ def video_text_contrastive(
 class HardNegatives(NamedTuple):
     """One wrong video for each text and one wrong text for each video, as row numbers of the batch.
 
-    ``valid_B`` is False where the whole batch shows one medium, so that no negative exists; the indices there are
-    meaningless and :func:`matching_loss` leaves these rows out.
+    ``valid_B`` is False where the whole batch is alike, so that no negative exists; the indices there are meaningless and
+    :func:`matching_loss` leaves these rows out.
     """
 
     video_B: Tensor
@@ -147,29 +180,28 @@ def pair_logits(video_BE: Tensor, text_BE: Tensor, temperature: Tensor) -> Tenso
         return video_BE.float() @ text_BE.float().T / temperature.float()
 
 
-def negative_logits(similarity_BB: Tensor, media_ids_B: Tensor) -> Tensor:
-    """Return logits [B, B], float32, that are -inf where two samples show the same medium.
+def negative_logits(similarity_BB: Tensor, ids_BN: Tensor) -> Tensor:
+    """Return logits [B, B], float32, that are -inf where two samples are alike.
 
     Masking before the softmax keeps the weights normalised however peaked the similarities are.
     """
-    same_BB = media_ids_B.unsqueeze(1) == media_ids_B.unsqueeze(0)
-    return similarity_BB.detach().float().masked_fill(same_BB, -torch.inf)
+    return similarity_BB.detach().float().masked_fill(alike(ids_BN, ids_BN), -torch.inf)
 
 
-def hard_negatives(similarity_BB: Tensor, media_ids_B: Tensor, generator: torch.Generator) -> HardNegatives:
-    """Draw hard negatives with probability softmax(similarity) over samples of other media (ALBEF section 3.2).
+def hard_negatives(similarity_BB: Tensor, ids_BN: Tensor, generator: torch.Generator) -> HardNegatives:
+    """Draw hard negatives with probability softmax(similarity) over samples that are not alike (ALBEF section 3.2).
 
     Gumbel-max on the device: unlike a multinomial it needs no host synchronisation and cannot fail on a peaked row.
 
     Args:
         similarity_BB: rows videos, columns texts, already divided by the temperature; no gradient flows.
-        media_ids_B: int64 ids; a pair with equal ids is never a negative.
+        ids_BN: int64 [B] or [B, N]; of samples that are alike none is the other's negative.
         generator: owned by the caller, on the device of ``similarity_BB``.
     """
-    logits_BB = negative_logits(similarity_BB, media_ids_B)
+    logits_BB = negative_logits(similarity_BB, ids_BN)
     uniform_2BB = torch.rand((2, *logits_BB.shape), generator=generator, device=logits_BB.device)
     gumbel_2BB = -(-uniform_2BB.clamp_min(torch.finfo(torch.float32).tiny).log()).log()
-    # Equal media are equal both ways, so the mask is its own transpose.
+    # Samples are alike both ways, so the mask is its own transpose.
     video_B, text_B = (torch.stack((logits_BB.T, logits_BB)) + gumbel_2BB).argmax(dim=2).unbind(0)
     return HardNegatives(video_B, text_B, logits_BB.isfinite().any(dim=1))
 

@@ -53,6 +53,7 @@ def test_init_writes_a_corpus_that_kedro_and_dvc_read(dvc_project: Path, media: 
         assert (dvc_project / "data/mine/01_raw" / f"{name}.dvc").is_file()
 
 
+@pytest.mark.slow
 def test_all_that_a_corpus_makes_can_be_put_elsewhere(dvc_project: Path, media: Path) -> None:
     """A promotion trains other seeds beside the data, and measures other models there: no path of a result may be fixed."""
     init_corpus(dvc_project, "mine", Given(media, {"captions": media.parent / "captions.csv"}))
@@ -159,8 +160,11 @@ def test_parameter_files_are_complete_and_literal(dvc_project: Path, media: Path
     assert resolved["stage1"] == started["stage1"]
     assert resolved["stage1"]["student"]["dim"] == 768
     assert resolved["ingestion"]["splits"] == ["train", "validation", "test"]
+    weights = [resolved["evaluation"]["rerank_weight"], resolved["retrieval"]["test"]["rerank_weight"]]
+    assert weights == ["match", "match"], "as published, and a corpus need not have captioned validation clips"
 
 
+@pytest.mark.slow
 def test_gates_are_of_numbers_that_the_corpus_has(dvc_project: Path, media: Path) -> None:
     tables = {name: media.parent / f"{name}.csv" for name in ("captions", "labels")}
     init_corpus(dvc_project, "mine", Given(media, tables))

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner as ClickRunner
 from rich.console import Console
@@ -14,6 +15,7 @@ from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.summary import grouped, print_summary
 from umt_pipeline.core.errors import TableError, UmtError
 from umt_pipeline.core.files import write_json
+from umt_pipeline.evaluation.evidence import evidence_rows, joined
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.pipelines.numbers import numbers_table
 
@@ -52,7 +54,7 @@ def test_summary_says_what_training_took_where_that_is_known(project: Path) -> N
     write_json(project / "data/08_reporting/stage1_times.json", {**run, "median_mfu": 0.331})
     write_json(project / "data/08_reporting/classification_times.json", {"training": {"stage2": {"motion": run}}, "test": {}})
     console = Console(file=io.StringIO(), width=100)
-    print_summary(console, project, None)
+    print_summary(console, project, None, everything=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     row = next(line for line in text.splitlines() if line.startswith("│ stage1 "))
     for shown in ("34", "1271", "33%", "3.8%", "1358"):
@@ -63,10 +65,49 @@ def test_summary_says_what_training_took_where_that_is_known(project: Path) -> N
 def test_summary_prints_numbers_and_where_things_are(project: Path) -> None:
     write_numbers(project)
     console = Console(file=io.StringIO(), width=100)
-    print_summary(console, project, None)
+    print_summary(console, project, None, everything=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for expected in ("48.4", "30.1", "stage2/dual", str(project / "data/08_reporting/report.html"), "make mlflow"):
         assert expected in text
+
+
+def test_the_headlines_are_at_most_twelve_lines_with_intervals_where_they_are(project: Path) -> None:
+    sets, systems = ("other", "test", "test_motion", "test_rare"), ("stage2/dual", "stage2/reranked", "control/dual")
+    metrics = {f"retrieval/{name}/{system}/t2v_r1": 25.0 for name in sets for system in systems}
+    metrics |= {f"probe/linear/{task}/stage1": value for task, value in (("shape", 50.0), ("colour", 90.0), ("motion", 9.0))}
+    (project / "results").mkdir(exist_ok=True)
+    numbers_table(metrics).to_csv(project / "results" / "evaluation.csv", index=False)
+    clips = [f"clip{n}" for n in range(400)]
+    evidence = joined(
+        evidence_rows(f"retrieval/{name}/{system}", "t2v_rank", clips, clips, np.where(np.arange(400) % 4, 2, 1))
+        for name in sets
+        for system in systems
+    )
+    (project / "data/07_model_output").mkdir(parents=True, exist_ok=True)
+    evidence.to_parquet(project / "data/07_model_output/evaluation_evidence.parquet")
+    for task, values in {
+        "classification": {"classification/motion/stage2": {"top1": 77.0}, "classification/motion/control": {"top1": 11.0}},
+        "detection": {"detection/test/stage2": {"map": 47.1}},
+        "question_answering": {"question_answering/test/stage2": {"accuracy": 60.0}},
+        "retrieval": {"retrieval/test/fine_tuned/dual": {"t2v_r1": 67.0}, "retrieval/test/fine_tuned/dsl": {"t2v_r1": 99.0}},
+    }.items():
+        records = [Record(task=name, values=found, note="made up").model_dump(mode="json") for name, found in values.items()]
+        write_json(project / f"data/07_model_output/{task}_records.json", records)
+        (project / "data/08_reporting").mkdir(exist_ok=True)
+        (project / f"data/08_reporting/{task}.html").touch()
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(console, project, None)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    table, links = text.split("\n\n", 1)
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    assert len(lines) <= 12
+    assert "text→video R@1, test 25.0 ±4.2 25.0 ±4.2 25.0 ±4.2" in lines
+    assert "stage 1, probes of appearance 70.0" in lines
+    assert "classification, top1 77.0 11.0" in lines
+    assert "retrieval, R@1 67.0" in lines
+    assert "detection, mAP 47.1" in lines
+    assert f"Report   {project}/data/08_reporting/report.html" in links
+    assert f"Task     {project}/data/08_reporting/detection.html" in links
 
 
 def test_summary_names_the_pages_of_the_tasks_that_were_run(project: Path) -> None:
@@ -78,7 +119,7 @@ def test_summary_names_the_pages_of_the_tasks_that_were_run(project: Path) -> No
     record = Record(task="classification/motion/stage2", values={"top1": 77.75}, protocol=None, note="made up")
     write_json(project / "data/07_model_output/classification_records.json", [record.model_dump(mode="json")])
     console = Console(file=io.StringIO(), width=100)
-    print_summary(console, project, None)
+    print_summary(console, project, None, everything=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Pipeline classification" in text
     assert "77.8" in text

@@ -114,6 +114,7 @@ def test_the_first_model_is_the_champion(registry: Registry) -> None:
         assert registry.document.read_bytes() == document, "killed before it was committed, it is written again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("challenger", "expected"),
     [(BETTER, "promoted"), (WORSE, "refused"), (LUCKY, "cannot_be_told"), (CHAMPION, "cannot_be_told")],

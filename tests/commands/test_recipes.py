@@ -60,6 +60,7 @@ def test_counts_are_those_of_the_corpora() -> None:
     assert counts == {"umt_b16": (658_340, 0), "umt_l16": (658_340, 0), **expected}
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_command_writes() -> None:
     assert (ROOT / PAGE).read_text(encoding="utf-8") == recipes_page(ROOT), "run `umt recipes`"
 

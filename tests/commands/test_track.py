@@ -114,6 +114,7 @@ def test_other_results_are_another_run(finished: Path) -> None:
     assert len(runs(finished)) == 2
 
 
+@pytest.mark.slow
 def test_a_page_that_comes_later_is_sent_then(finished: Path) -> None:
     track_corpus(finished, None)
     (finished / "data/08_reporting/ingestion_report.json").write_text("{}")

@@ -120,6 +120,7 @@ def test_files_that_vanish_while_the_folder_is_read(dvc_project: Path, media: Pa
     assert "a.mp4" not in set(pd.read_csv(dvc_project / "data/mine/01_raw/videos.csv")["video"])
 
 
+@pytest.mark.slow
 def test_shards_that_became_videos_are_no_silent_loss(dvc_project: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     write_shard(shards / "0.tar", {"1.mp4": b"one", "2.mp4": b"two"})

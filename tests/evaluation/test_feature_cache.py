@@ -226,6 +226,7 @@ def test_divided_work_gives_the_same_bits(models: Models, tmp_path: Path) -> Non
     assert workers.shares == 3
     whole = models.stage2.pair_scorer(text, mask, one.arrays["stage2/tokens"].all())(text_g, clip_g)
     np.testing.assert_array_equal(scores, whole)
+    assert scores.shape == (525, 2)
 
 
 def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

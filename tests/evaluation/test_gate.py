@@ -253,6 +253,7 @@ def test_several_seeds_that_are_all_better_are_promoted() -> None:
     assert judge_seeds(challengers[:1], champions, PARAMS).verdict == "refused"
 
 
+@pytest.mark.slow
 def test_it_takes_seconds_and_little_memory() -> None:
     """Of 10^5 captions of 5,000 clips, which are of some hundred kinds."""
     champion, challenger = model(5_000, 0.0, 1, per_clip=20), model(5_000, 0.01, 2, per_clip=20)

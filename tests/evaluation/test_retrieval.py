@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.examples import choose_examples
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
+from umt_pipeline.evaluation.reranking import match_best, reranked
 from umt_pipeline.evaluation.retrieval import (
-    Cost,
     RetrievalSet,
     SystemScores,
     build_retrieval_set,
     dual_scores,
     dual_softmax,
     query_ranks,
-    rerank,
     retrieval_values,
 )
 
@@ -73,42 +72,6 @@ def test_perfect_and_failed() -> None:
     assert to_text.tolist() == [1, 1, 4, 1]
 
 
-@given(st.integers(0, 500), st.integers(1, 6), st.integers(1, 8), st.integers(1, 9))
-def test_rerank_orders_the_best_k_by_match_and_the_rest_as_before(seed: int, rows: int, clips: int, k: int) -> None:
-    rng = np.random.default_rng(seed)
-    dual_uc, match_uc = rng.normal(size=(rows, clips)), 100 * rng.normal(size=(rows, clips))
-    dual_uc[:, rng.random(clips) < 0.2] = -np.inf
-    asked: list[tuple[int, int]] = []
-
-    def score(text: np.ndarray, clip: np.ndarray) -> np.ndarray:
-        asked.extend(zip(text.tolist(), clip.tolist(), strict=True))
-        return match_uc[text, clip]
-
-    result = rerank(scores_of(dual_uc), score, k)
-    assert len(asked) == len(set(asked))
-    assert asked == sorted(asked, key=lambda pair: (pair[1], pair[0]))
-    for merged, dual, match in (
-        *zip(result.text_to_video_UC, dual_uc, match_uc, strict=True),
-        *zip(result.video_to_text_CU, dual_uc.T, match_uc.T, strict=True),
-    ):
-        order = [place for place in np.argsort(-dual) if np.isfinite(dual[place])]
-        expected = sorted(order[:k], key=lambda place: -match[place]) + order[k:]
-        assert [place for place in np.argsort(-merged) if np.isfinite(merged[place])] == expected
-        assert (np.isfinite(merged) == np.isfinite(dual)).all()
-
-
-def test_a_constant_matching_head_does_not_look_good() -> None:
-    data = diagonal(10)
-    result = rerank(scores_of(np.eye(10)), lambda text, clip: np.zeros(len(text)), k=100)
-    assert retrieval_values(query_ranks(data, result))["t2v_r1"] == 0.0
-    assert result.k == 10
-    assert result.cost is not None
-    assert result.cost.pairs == 100
-    assert result.cost.seconds >= 0
-    assert Cost(pairs=10, seconds=0.5).pairs_per_second == 20.0
-    assert Cost(pairs=0, seconds=0.0).pairs_per_second == 0.0
-
-
 @given(st.integers(0, 500), st.integers(1, 6), st.integers(1, 8), st.sampled_from([0.01, 0.07, 1.0]))
 def test_dual_softmax_equals_a_loop(seed: int, texts: int, clips: int, temperature: float) -> None:
     rng = np.random.default_rng(seed)
@@ -139,7 +102,8 @@ def test_dual_softmax_takes_a_clip_that_all_queries_like_from_all_but_one() -> N
 def test_constant_scores_rank_last_in_every_row() -> None:
     data = diagonal(10)
     dual = scores_of(np.full((10, 10), 0.3))
-    for system in (dual, dual_softmax(dual, 0.07), rerank(dual, lambda text, clip: np.zeros(len(text)), k=100)):
+    matched = match_best(dual, lambda text, clip: np.zeros((len(text), 2)), 100, log_odds=False)
+    for system in (dual, dual_softmax(dual, 0.07), reranked(matched)):
         values = retrieval_values(query_ranks(data, system))
         assert (values["t2v_r10"], values["t2v_meanr"], values["v2t_meanr"]) == (100.0, 10.0, 10.0)
         assert (values["t2v_r5"], values["v2t_r5"]) == (0.0, 0.0)
@@ -163,11 +127,6 @@ def test_frames_averaged_are_the_mean_of_cosines() -> None:
     frames /= np.linalg.norm(frames, axis=-1, keepdims=True)
     scores = dual_scores("stage2", text, frames.mean(axis=1), np.arange(2), 2)
     np.testing.assert_allclose(scores.text_to_video_UC, np.einsum("ue,cte->utc", text, frames).mean(axis=1))
-
-
-def test_nan_from_the_matching_head_is_an_error() -> None:
-    with pytest.raises(EvaluationError, match="NaN for 4 pairs"):
-        rerank(scores_of(np.eye(2)), lambda text, clip: np.full(len(text), np.nan), k=2)
 
 
 def test_agreement() -> None:

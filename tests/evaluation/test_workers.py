@@ -50,6 +50,7 @@ def add(what: str, loaded: int, batches: Sequence[list[int]], tick: Tick) -> tup
     return what, loaded, sum(map(sum, batches))
 
 
+@pytest.mark.slow
 def test_shares_are_neighbours_and_come_in_order() -> None:
     batches = [[number] * 2 for number in range(100)]
     run = functools.partial(add, "sum")

@@ -15,9 +15,11 @@ import torch
 import yaml
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
+from pydantic import ValidationError
 
 from tests.evaluation.tiny import make_folders, make_tables
 from tests.evidenced import check_evidence
+from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.datasets import JsonDataset, TableDataset
 from umt_pipeline.evaluation import feature_cache
 from umt_pipeline.evaluation.compare import compare_records
@@ -224,6 +226,67 @@ def test_another_text_length_is_in_the_protocol_and_warned_of(tables: Tables, fo
     assert warning.startswith("text length is 12 in the first run, 4 in the second (retrieval/test/stage2/dual")
     with pytest.raises(EvaluationError, match=r"text_length is 13, but the model 'stage2' has 12 positions for tokens"):
         evaluate(base.model_copy(update={"text_length": 13}), 0, tables, load, tmp_path)
+
+
+def test_the_weight_of_re_ranking_is_chosen_on_validation_and_said(
+    tables: Tables, folders: ModelFolders, tmp_path: Path
+) -> None:
+    load = functools.partial(load_models, folders, 0, "fp32")
+    base = PARAMS.model_copy(update={"tasks": ()})
+    found = {
+        rule: evaluate(base.model_copy(update={"rerank_weight": rule}), 0, tables, load, tmp_path)
+        for rule in ("match", "validation", 0.0, 0.5)
+    }
+    protocols = {
+        rule: {record.task: record.protocol for record in part.records if record.protocol} for rule, part in found.items()
+    }
+    for model in ("stage2", "control"):
+        weights = set()
+        for name in ("test", "test_motion"):
+            task, dual = f"retrieval/{name}/{model}/reranked", f"retrieval/{name}/{model}/dual"
+            protocol = protocols["validation"][task]
+            assert (protocol.settings["rerank_weight"], protocol.settings["validation_split"]) == ("validation", "validation")
+            assert protocol.settings["validation_queries"] == 4, "two clips and their texts"
+            assert protocol.chosen["rerank_temperature"] == pytest.approx(0.07, rel=1e-3)
+            assert 0 <= protocol.chosen["validation_r1"] <= 100
+            assert protocol.annotation_sha256 != protocols["validation"][dual].annotation_sha256, "of both splits"
+            weights.add(protocol.chosen["rerank_weight"])
+            published = protocols["match"][task]
+            assert (published.settings["rerank_weight"], published.chosen) == ("match", {})
+            assert published.annotation_sha256 == protocols["match"][dual].annotation_sha256
+            assert protocols[0.5][task].settings["rerank_weight"] == protocols[0.5][task].chosen["rerank_weight"] == 0.5
+            for column in ("t2v_r1", "v2t_r1", "t2v_meanr", "v2t_meanr"):
+                assert found[0.0].metrics[f"{task}/{column}"] == found["match"].metrics[f"{dual}/{column}"]
+        assert len(weights) == 1, "one for all sets"
+    assert set(found["validation"].costs) - set(found["match"].costs) == {
+        f"retrieval/validation/{model}/reranked" for model in ("stage2", "control")
+    }
+    warnings = compare_records(found["match"].records, found["validation"].records).warnings
+    assert any(warning.startswith("rerank weight is match in the first run, validation in the second") for warning in warnings)
+
+
+def test_a_weight_cannot_be_chosen_without_captions_or_on_what_is_reported(
+    tables: Tables, folders: ModelFolders, tmp_path: Path
+) -> None:
+    params = PARAMS.model_copy(update={"rerank_weight": "validation", "tasks": ()})
+    silent = tables.captions[~tables.captions["video_id"].isin(tables.clips("validation"))]
+    own = dataclasses.replace(tables, captions=silent)
+
+    def load() -> Any:
+        raise AssertionError("before anything is loaded")
+
+    asked = r"`evaluation\.rerank_weight` is `validation`, but "
+    with pytest.raises(ConfigError, match=asked + ".*none of its 2 clips has a caption"):
+        evaluate(params, 0, own, load, tmp_path)
+    for splits in ({"retrieval_sets": ["test", "validation"]}, {"validation_split": "train"}):
+        with pytest.raises(ValidationError, match=r"chooses on `validation_split`, .*which is trained on or reported on"):
+            EvaluationParams.model_validate({"rerank_weight": "validation", **splits})
+    for odd in (1.5, "best"):
+        with pytest.raises(ValidationError, match="rerank_weight"):
+            EvaluationParams.model_validate({"rerank_weight": odd})
+    unread = dataclasses.replace(tables, media_root=tmp_path)
+    with pytest.raises(ConfigError, match=asked + ".*none of its 2 clips could be read"):
+        evaluate(params, 0, unread, functools.partial(load_models, folders, 0, "fp32"), tmp_path / "features")
 
 
 def test_without_control_labels_and_validation(tables: Tables, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_a_finished_model_is_registered_with_all_that_it_was_judged_by(made: Fin
     assert runs[0].data.tags["dvc.stage"] == "stage1, stage2, retrieval"
 
 
+@pytest.mark.slow
 def test_the_second_time_nothing_is_new(made: FinishedProject) -> None:
     assert [one.fresh for one in register(made.folder, "demo", ["stage2"])] == [True]
     assert registered_lines(made.folder, None, ["stage2"], dry_run=True) == [
@@ -86,6 +87,7 @@ def test_the_second_time_nothing_is_new(made: FinishedProject) -> None:
     assert registered_lines(made.folder, None, None, dry_run=True)[0] == "demo_stage1: a new version would be registered"
 
 
+@pytest.mark.slow
 def test_another_model_is_another_version_and_the_first_one_comes_back(made: FinishedProject) -> None:
     register(made.folder, None, ["stage2"])
     MlflowClient().set_registered_model_alias("demo_stage2", CHAMPION, "1")
@@ -182,6 +184,7 @@ def test_records_of_other_weights_are_refused(made: FinishedProject) -> None:
     assert not MlflowClient().search_registered_models()
 
 
+@pytest.mark.slow
 def test_what_was_not_trained_is_left_out(made: FinishedProject, caplog: pytest.LogCaptureFixture) -> None:
     made.train("retrieval")
     shutil.rmtree(made.made("retrieval"))
@@ -199,6 +202,7 @@ def test_what_was_not_trained_is_left_out(made: FinishedProject, caplog: pytest.
         register(made.folder, None, ["stage3"])
 
 
+@pytest.mark.slow
 def test_a_model_of_which_nothing_was_measured_is_left_out(made: FinishedProject, caplog: pytest.LogCaptureFixture) -> None:
     """As stage 1 of a corpus without labels: the others are registered all the same."""
     file = made.made("evaluation_judged") / "records.json"

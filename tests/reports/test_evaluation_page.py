@@ -10,20 +10,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from tests.reports.pages import EVIL, FRAMES, Html, checked, examples, history, rows_below, text_of
+from umt_pipeline.evaluation.evidence import evidence_rows, joined
 from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.evaluation.params import EvaluationParams
 from umt_pipeline.evaluation.tables import Tables
+from umt_pipeline.reports.evaluation.headline import summary
+from umt_pipeline.reports.evaluation.opening import at_equal_cost, opening, score_curves
 from umt_pipeline.reports.evaluation.page import evaluation_page
 from umt_pipeline.reports.evaluation.results import EvaluationResults, Prepared, Trained
 from umt_pipeline.reports.figures import mask_picture
 from umt_pipeline.reports.ingestion.rows import count_table
-from umt_pipeline.reports.page import Page
+from umt_pipeline.reports.page import Example, Page
 from umt_pipeline.reports.systems import RETRIEVAL_COLUMNS, cost_table, system_table
 
 SECTIONS = [
-    "results", "training", "masks-and-attention", "retrieval-examples", "data", "feature-store", "protocol",
+    "in-four-pictures", "results", "training", "masks-and-attention", "retrieval-examples", "data", "feature-store", "protocol",
     "run-data-parameters",
 ]  # fmt: skip
 TASKS = ("shape", "colour", "motion")
@@ -65,7 +69,12 @@ def fabricated() -> EvaluationResults:
             store=Path(),
         ),
         Trained(
-            {name: history(3) for name in ("teacher", "stage1", "stage2", "control")},
+            {
+                "teacher": history(3),
+                "stage1": history(3, tflops=[2.0, 2.0, 1.0]),
+                "stage2": history(3, tflops=4.0, validation_r1=[np.nan, 20.0, 40.0]),
+                "control": history(3, tflops=4.0, validation_r1=[np.nan, 10.0, 30.0]),
+            },
             {"teacher": {"zero_shot": {"shape": 71.9}}, "stage1": {"steps": 180}, "stage2": {"control": {"steps": 3}}},
             {"stage1": {"seconds": 34.4}},
         ),
@@ -77,8 +86,18 @@ def fabricated() -> EvaluationResults:
             RetrievalExample("test", system, query, ids[0], ids[:2], [rank == 1, rank != 1], rank)
             for query, rank in ((EVIL, 2), ("a star", 1)) for system in ("stage2/reranked", "stage2/dual", "teacher/dual")
         ],
+        evidence(ids, {"teacher/dual": 2, "control/dual": 3, "stage2/dual": 4, "control/reranked": 4, "stage2/reranked": 6}),
         {"retrieval/test/stage2/reranked": {"pairs": 1800, "seconds": 2.5}},
     )  # fmt: skip
+
+
+def evidence(ids: list[str], hits: dict[str, int], name: str = "test") -> pd.DataFrame:
+    """Return the ranks of a caption for each clip: the first so many are hits of a system, the others second or third."""
+    numbers = np.arange(len(ids))
+    return joined(
+        evidence_rows(f"retrieval/{name}/{system}", "t2v_rank", numbers, ids, np.where(numbers < count, 1, 2 + count % 2))
+        for system, count in hits.items()
+    )
 
 
 def _records() -> list[dict[str, Any]]:
@@ -112,13 +131,86 @@ def test_every_section_is_there() -> None:
     assert "missing" not in {a.get("class") for _, a in Html(html()).tags}
 
 
-def test_summary_and_tiles_quote_the_metrics() -> None:
+def test_three_sentences_open_the_page() -> None:
+    said = page_of(fabricated()).summary
+    assert len(said) == 3
+    assert said[0].replace("\N{NO-BREAK SPACE}", " ") == (
+        "Stage 1: text→video R@1 of stage 2 that began from it, against the same training from scratch, has no difference that "
+        "can be told on test (25.0 → 33.3 %, +0.0 to +25.0 points)."
+    ), "twelve clips tell nothing"
+    assert "ordered anew with the matching head, has no difference that can be told on test (33.3 → 50.0" in said[1]
+    assert "reads colour and shape with 52.0" in said[2], "appearance alone finds all of this set, so it says nothing of motion"
+    assert "The corpus holds 12 accepted clips, 1.0 minutes of video and 1,234 images; 2 rows of the input" in text_of(html())
+
+
+def test_sentences_claim_what_the_intervals_carry() -> None:
+    found = fabricated()
+    sets = {"test": (60, 58, 10), "test_rare": (90, 30, 60), "test_motion": (40, 80, 20)}  # stage 2, control, re-ranked
+    ids = [f"clip{n}" for n in range(120)]
+    tables = [
+        evidence(ids, {"stage2/dual": ours, "control/dual": scratch, "stage2/reranked": again, "teacher/dual": 9}, name)
+        for name, (ours, scratch, again) in sets.items()
+    ]
+    params = found.params.model_copy(update={"retrieval_sets": tuple(sets)})
+    found = dataclasses.replace(found, params=params, evidence=pd.concat(tables, ignore_index=True))
+    found.__dict__["ceiling"] = {"test": {"t2v_r1": 60.0}, "test_motion": {"t2v_r1": 11.1}}
+    stage1, reranked, motion = (said.replace("\N{NO-BREAK SPACE}", " ") for said in summary(found))
+    assert re.search(
+        r"from scratch, is higher on test_rare \(25\.0 → 75\.0 %, \+\d\d\.\d to \+\d\d\.\d points\), is lower on test_motion "
+        r"\(66\.7 → 33\.3 %, .*\) and has no difference that can be told on test \(48\.3 → 50\.0 %, ",
+        stage1,
+    )
+    assert "is lower on test (" in reranked
+    assert "is higher" not in reranked
+    assert motion.startswith("Motion: on test_motion, where whoever knows colour and shape and nothing else finds 11.1 %, ")
+    assert re.search(r"single frames, finds 7\.5 % \(\d\.\d to \d\d\.\d\) and stage 2 33\.3 % \(", motion)
+    assert motion.endswith("reads motion with 26.0 % after stage 1 and 28.5 % after stage 2 (most frequent label 50.0 %).")
+
+
+def test_without_a_control_the_page_says_what_was_found() -> None:
+    found = fabricated()
+    rest = found.evidence[~found.evidence["task"].str.contains("control")]
+    said = summary(dataclasses.replace(found, evidence=rest))
+    assert said[0].replace("\N{NO-BREAK SPACE}", " ") == (
+        "Given a caption, stage 2 puts a right clip first in 37.0 % on test (chance 8.3 %) of the cases."
+    )
+
+
+def test_four_pictures_follow() -> None:
+    page = page_of(fabricated())
+    kinds = [type(block).__name__ for block in page.sections[0].blocks]
+    assert [kind for kind in kinds if kind not in ("Heading", "Text")] == ["Strips", "Example", "Panels", "Panels"]
     text = text_of(html())
-    assert "The corpus holds 12 accepted clips, 1.0 minutes of video and 1,234 images; 2 rows of the input tables" in text
-    assert "reads colour and shape with 52.0 % accuracy on average (untrained 23.0 %, the teacher's patches 60.0 %)" in text
-    assert "puts a right one of the 12 clips first in 37.0 % of the cases (re-ranked 46.0 %, from scratch with the same" in text
-    assert "image teacher 22.0 %, perfect on appearance alone 100.0 %, chance 8.3 %)" in text
-    assert "Stored per clip and view 71.9 KiB pixels and targets" in re.sub(r"(view|KiB)(?=\S)", r"\1 ", text)
+    assert "Of the 12 captions of test, re-ranking moved the right clip forward for 2 and back for 0." in text
+    assert "test, dual: 25.0 → 33.3" in text
+    assert "test, re-ranked: 33.3 → 50.0" in text
+    assert "From stage 1: 20 at 13, 40 at 17; From scratch: 10 at 8, 30 at 12; stage 1: up to 5" in html()
+
+
+def test_the_score_at_equal_cost_is_read_off_the_line() -> None:
+    histories = dict(fabricated().trained.histories)
+    curves = score_curves(histories)
+    assert at_equal_cost(curves) is None, "stage 2 had not been looked at when scratch was at its end"
+    histories["control"] = history(3, tflops=5.0, validation_r1=[np.nan, 10.0, 30.0])
+    cost, ours, scratch = at_equal_cost(score_curves(histories)) or (0.0, 0.0, 0.0)
+    assert (cost, scratch) == (15.0, 30.0)
+    assert ours == pytest.approx(30.0), "half way between 13 and 17"
+    assert score_curves({**histories, "stage1": history(3)}) == {}, "nobody knows what stage 1 took"
+
+
+def test_the_picture_of_a_search_is_of_what_re_ranking_does_most() -> None:
+    found = fabricated()
+    ids = [f"clip{n}" for n in range(12)]
+    ranks = {"a": (1, 1), "b": (1, 4), "c": (3, 1)}
+    examples = [
+        RetrievalExample("test", system, query, ids[0], ids[:2], [True, False], rank)
+        for query, both in ranks.items()
+        for system, rank in zip(("stage2/dual", "stage2/reranked"), both, strict=True)
+    ]
+    for better, query in ((6, "c"), (2, "b")):
+        hits = evidence(ids, {"stage2/dual": 4, "stage2/reranked": better})
+        shown = opening(dataclasses.replace(found, examples=examples, evidence=hits), []).blocks
+        assert [block.head for block in shown if isinstance(block, Example)] == [query]
 
 
 def test_retrieval_is_shown_in_both_directions_with_what_no_model_made() -> None:
@@ -151,7 +243,7 @@ def test_cost_of_reranking_is_shown() -> None:
 
 
 def test_queries_show_what_each_system_found() -> None:
-    shown = examples(page_of(fabricated()))
+    shown = examples(page_of(fabricated()), "Retrieval examples")
     assert [(example.head, example.verdict) for example in shown] == [(EVIL, "miss"), ("a star", "hit")]
     assert [said.who for said in shown[0].said] == ["Teacher, dual", "Stage 2, dual", "Stage 2, re-ranked"]
     assert shown[0].said[0].note == "first right answer: rank 2"
@@ -168,10 +260,13 @@ def test_nothing_measured_is_said_in_every_section() -> None:
     nothing = Trained({name: history(0) for name in full.trained.histories}, {name: {} for name in full.trained.metrics})
     tables = dataclasses.replace(full.tables, labels=full.tables.labels.iloc[:0])
     prepared = dataclasses.replace(full.prepared, rejects=full.prepared.rejects.iloc[:0], ingestion={}, features={})
-    bare = dataclasses.replace(full, tables=tables, prepared=prepared, trained=nothing, records=[], examples=[])
+    bare = dataclasses.replace(
+        full, tables=tables, prepared=prepared, trained=nothing, records=[], examples=[], evidence=joined([])
+    )
     text = text_of(checked(evaluation_page(bare, [], lambda _: FRAMES)))
     for sentence in (
         "The probes were not run.", "Retrieval was not run.", "Agreement was not measured.", "nothing was logged",
+        "The store has no rows.", "Nothing was searched.", "Stage 2 was not trained from scratch", "Nobody looked at",
         "There are no mask pictures", "There are no examples", "Nothing was rejected.", "There are no records",
     ):  # fmt: skip
         assert sentence in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 
 from tests.reports.pages import EVIL, FRAMES, Html, checked, record, rows_below, text_of
 from umt_pipeline.core.errors import VideoError
@@ -67,6 +68,7 @@ def test_a_page_of_any_blocks() -> None:
         assert sentence in text_of(html)
 
 
+@pytest.mark.slow
 def test_many_large_clips_stay_below_the_size_limit() -> None:
     rng = np.random.default_rng(0)
     ids = [f"clip{n}" for n in range(200)]

@@ -162,6 +162,7 @@ def test_a_file_that_has_gone_is_told_of(look: Open, own: Small, tmp_path: Path)
         page.locator(".hit .play").first.click()
         page.wait_for_selector(".shot[data-state=failed]")
         expect(page.locator(".said").first).to_contain_text("index the folder again")
+        expect(page.locator(".said code").first).to_have_text("umt index FOLDER --model MODEL --out INDEX")
         page.reload()
         expect(page.locator(".hit .note")).to_contain_text("the file cannot be opened")
 
@@ -280,11 +281,44 @@ def test_that_another_index_is_served_is_learnt_from_its_answers(look: Open, own
         serving.thread.hand(lambda: serving.shelf.put(other)).result()
         page.get_by_role("button", name="More like this").first.click()
         expect(page.get_by_role("alert")).to_contain_text("search again")
+        expect(page.get_by_role("button", name="Try again")).to_have_count(0)
         expect(page.locator("#facts")).to_contain_text("3 moments in 1 file · generation 1")
         page.go_back()
         expect(page.locator(".hit .name")).to_have_text("two.mp4")
         page.locator("summary", has_text="Filters").click()
         assert page.locator("select[name=label] option").all_text_contents() == ["any", "star"]
+        page.go_forward()
+        page.get_by_role("button", name="Begin anew").click()
+        expect(page.locator(".mosaic img")).to_have_count(3)
+
+
+def test_only_what_may_pass_is_tried_again(look: Open) -> None:
+    page = look()
+    page.wait_for_selector(".mosaic img")
+    for status, may_pass in ((422, False), (500, True)):
+        refuses(page, status)
+        page.fill("#q", f"a disc {status}")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text(f"it is {status}: umt index{'Try again' * may_pass}")
+        expect(page.get_by_role("alert").locator("code")).to_have_text("umt index")
+        page.unroute("**/api/search*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".hit .name").first).to_be_visible()
+
+
+def refuses(page: Page, status: int) -> None:
+    """Let searches of a page be answered with a status."""
+    said = {"detail": f"it is {status}: `umt index`"}
+    page.route("**/api/search*", lambda route: route.fulfill(status=status, json=said))
+
+
+def test_where_no_index_is_served_it_is_said_how_one_is_made(look: Open, small: Small, tmp_path: Path) -> None:
+    labels = small.served("labels", small.other("classification"), clip={"frames": 2, "size": 32})
+    with listening([labels], tmp_path / "cache") as address:
+        page = look("/", address)
+        commands = ["umt index FOLDER --model MODEL --out INDEX", "umt serve --index INDEX"]
+        expect(page.get_by_role("status").first.locator("code")).to_have_text(commands)
+        assert_accessible(page)
 
 
 def test_filters_are_those_of_the_index(look: Open) -> None:
@@ -328,6 +362,7 @@ def test_models_that_know_labels_and_answers_are_asked_about_a_hit(look: Open) -
     assert set(page.locator(".bars .text").all_text_contents()) == set(ANSWERS)
 
 
+@pytest.mark.slow
 def test_models_are_seen_side_by_side(look: Open, small: Small, clip: Path, tmp_path: Path) -> None:
     student = small.other("stage1")
     build_index(tmp_path / "index", umt.load(student), sorted(small.videos.iterdir()))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+import umt_pipeline as umt
 from tests.server.small import Small, started
+from tests.serving.folders import write_clip
+from umt_pipeline.video.views import ViewConfig
 
 
 @pytest.fixture
@@ -28,6 +33,24 @@ def test_clips_are_searched_for_with_filters_too(client: TestClient, small: Smal
     refused = client.post("/api/similar", files=clip, params={"label": "square"})
     assert refused.status_code == 422
     assert "expected one of 'ring', 'star'" in refused.json()["detail"]
+
+
+def test_a_clip_that_was_read_for_a_former_model_is_to_be_sent_again(
+    small: Small, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = small.served()
+    after = replace(before, model=umt.load(f"open_clip:local-dir:{write_clip(tmp_path / 'clip')}"))
+    with started([before], cache) as (client, serving):
+        frames_of = serving.uploads.frames
+
+        async def meanwhile(path: Path, view: ViewConfig) -> np.ndarray:
+            serving.thread.hand(lambda: serving.shelf.put(after)).result()
+            return await frames_of(path, view)
+
+        monkeypatch.setattr(serving.uploads, "frames", meanwhile)
+        sent = client.post("/api/similar", files={"file": (small.videos / "one.mp4").read_bytes()})
+        assert (sent.status_code, sent.headers["Retry-After"]) == (503, "1"), "the page does it by itself"
+        assert "was exchanged while the file came in" in sent.json()["detail"]
 
 
 def test_where_a_model_looks_is_told_without_a_sentence(client: TestClient) -> None:

@@ -32,6 +32,7 @@ def test_a_newer_generation_is_taken_over(own: Small, cache: Path, caplog: pytes
         assert caplog.text.count("is of another model") == 1
         (why,) = client.get("/api/models").json()[0]["behind"]
         assert why.startswith("generation 3 of the index is there, and is not served: ")
+        assert f"`umt index FOLDER --model {own.model} --out {own.index}`" in why
         assert 'umt_behind{model="tiny"} 1.0' in client.get("/metrics").text
 
 

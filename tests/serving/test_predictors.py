@@ -73,7 +73,7 @@ def test_pairs_get_the_score_that_the_evaluation_ranks_by(tmp_path: Path, tables
     with torch.inference_mode():
         tokens = torch.cat([encoder.encode(torch.from_numpy(read(clip, encoder.view))[None])["x/tokens"] for clip in clips])
     text, mask, _ = encoder.encode_text(pairs["text"].tolist())
-    expected = encoder.pair_scorer(text, mask, tokens)(np.array([1, 0, 2]), np.array([0, 2, 2]))
+    expected = encoder.pair_scorer(text, mask, tokens)(np.array([1, 0, 2]), np.array([0, 2, 2]))[:, 1]
     np.testing.assert_allclose(found["match"], expected[[1, 0, 2]], rtol=1e-5)
     known = umt.load(tmp_path / "stage2", "fp32")
     cosines = (known.embed_videos(pairs["video"].tolist()).all() * known.embed_texts(pairs["text"].tolist())).sum(dim=1)

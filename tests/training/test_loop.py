@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_tasks import make_toy
+from toy_tasks import ToyTask, make_toy
 
 from umt_pipeline.core.errors import CheckpointError, ConfigError, TrainingError
 from umt_pipeline.training import loop, state
@@ -43,7 +43,7 @@ def test_trains_and_reports(tmp_path: Path) -> None:
     result = _run(tmp_path, CONFIG.model_copy(update={"steps": 60, "log_every": 20, "checkpoint_every": 50}))
     assert [row["step"] for row in result.history] == [20, 40, 50, 60]
     assert result.history[-1]["loss"] < 0.8 * result.history[0]["loss"]
-    assert set(result.history[0]) == {*COLUMNS, "absolute"} - {"mfu"}
+    assert set(result.history[0]) == {*COLUMNS, "absolute"} - {"mfu", "tflops"}
     assert result.history[-1]["epoch"] == 12
     assert result.history[-1]["eta_s"] == 0
     assert 0 <= result.history[0]["data_wait"] <= 1
@@ -207,6 +207,44 @@ def test_utilisation_is_measured_against_the_devices_peak(tmp_path: Path, monkey
 
     monkeypatch.setattr(loop, "matmul_peak", unwanted)
     assert "mfu" not in _run(tmp_path / "uncounted").history[-1]
+
+
+def test_what_the_steps_computed_is_counted_and_repeats(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"log_every": 3})
+    first, second = (_run(tmp_path / name, config, flops=2e6).history for name in ("a", "b"))
+    steps = [3, 2, 1, 3, 1, 2, 3, 3, 2]  # a checkpoint writes a row, too
+    assert [row["tflops"] for row in first] == pytest.approx([step * 8 * 2e6 / 1e12 for step in steps])
+    assert [row["tflops"] for row in first] == [row["tflops"] for row in second]
+
+
+def test_looks_at_held_out_data_leave_the_run_as_it_is(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"log_every": 4, "ema": 0.9})
+    plain = _run(tmp_path / "plain", config)
+
+    def look(run_dir: Path, stop_at: int | None = None) -> tuple[list[Row], ToyTask]:
+        def on_row(row: Row) -> None:
+            if row["step"] == stop_at:
+                raise StopHere
+
+        torch.manual_seed(0)
+        task = make_toy()
+        task.score_every = 0.65  # epochs of 5 steps: 3.25 steps
+        return train(task, config, seed=1, run_dir=run_dir, on_row=on_row).history, task
+
+    looked, task = look(tmp_path / "looked")
+    for name in ("model", "raw"):
+        files = [tmp_path / run / "final" / f"{name}.safetensors" for run in ("plain", "looked")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    seen = {int(row["step"]): row["held_out"] for row in looked if "held_out" in row}
+    assert list(seen) == [4, 7, 10, 13, 17, 20], "the first step at or after each multiple, and the last one"
+    assert task.looks == [False] * 6
+    assert not any("held_out" in row for row in plain.history)
+
+    with pytest.raises(StopHere):
+        look(tmp_path / "cut", stop_at=12)
+    resumed, _ = look(tmp_path / "cut")
+    assert {int(row["step"]): row["held_out"] for row in resumed if "held_out" in row} == seen
+    assert _losses(resumed) == _losses(looked)
 
 
 def test_measuring_the_peak_does_not_change_the_run(tmp_path: Path) -> None:

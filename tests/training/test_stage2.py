@@ -311,6 +311,21 @@ def test_negatives_are_uniform_where_nothing_trains_the_embeddings(
     assert all(similarity.dtype == torch.float32 for similarity in seen)
 
 
+SAME = [(0, "clip0", "a red ring"), (1, "clip1", "A red, ring."), (2, "clip3", "two green squares"), (3, "clip4", "a red ring")]
+
+
+def test_samples_with_the_same_caption_are_no_negatives_of_each_other_but_under_parity(
+    stage_world: StageWorld, tmp_path: Path
+) -> None:
+    ours, published = (build(stage_world, tmp_path, SAME, parity=parity) for parity in (False, True))
+    # Three clips with one caption: there is no wrong pair, and nothing to tell apart.
+    for task, skipped in ((ours, 1.0), (published, 0.0)):
+        assert loss(task, [0, 1, 3]).parts["matching_skipped"] == skipped
+    # Equal texts have equal vectors, so whose of them a clip's is makes no difference to the contrast, but for dropout.
+    for indices in ([0, 1, 2], [0, 2]):
+        torch.testing.assert_close(loss(ours, indices).parts["contrastive"], loss(published, indices).parts["contrastive"])
+
+
 def test_parity_binds_a_run_to_the_number_of_processes() -> None:
     train = TrainConfig(epochs=1, batch_size=8, lr=1e-3, nproc=2)
     spec = Stage2Spec.model_construct(parity=True, train=train)

@@ -75,6 +75,21 @@ def test_the_loss_is_the_sum_of_both_objectives_and_reaches_every_trained_weight
         assert (parameter.grad is not None) == ("crossattention" not in name), name
 
 
+def test_clips_with_a_caption_in_common_are_pulled_together(tokenizer: Path) -> None:
+    task = build(tokenizer)
+    batch = read_batch(task, [0, 1, 2])
+    ids, mask = batch["ids"], batch["mask"].clone()
+    twice = ids.clone()
+    twice[1, 1], mask[1, 1] = ids[0, 0], mask[0, 0]  # the second caption of one clip is the first of another
+
+    def paraphrase(media: list[int]) -> float:
+        given = {**batch, "ids": twice, "mask": mask, "media": torch.tensor(media)}
+        return task.loss(task.model, given, torch.Generator().manual_seed(1)).parts["paraphrase"].item()
+
+    assert paraphrase([1, 2, 3]) == pytest.approx(paraphrase([1, 1, 3])), "as if they showed one medium"
+    assert paraphrase([1, 2, 3]) != pytest.approx(paraphrase([1, 2, 2]))
+
+
 def test_without_cross_attention_all_layers_are_plain_bert() -> None:
     torch.manual_seed(0)
     model = TextModel(TEXT).eval()

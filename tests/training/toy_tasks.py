@@ -42,7 +42,7 @@ class ToyData(SampleDataset):
 
 
 class ToyTask(Task):
-    """A small regression; ``seen`` collects the indices of every batch."""
+    """A small regression; ``seen`` collects the indices of every batch, ``looks`` whether the model learns when scored."""
 
     def __init__(
         self, size: int, dropout: float, noise: float, bad: int | None, fast: bool, pause: float, flops: float | None
@@ -52,6 +52,7 @@ class ToyTask(Task):
         self.data, self.noise, self.pause = ToyData(size, bad, fast), noise, pause
         self.seen: list[list[int]] = []
         self.flops = flops
+        self.looks: list[bool] = []
 
     def dataset(self) -> SampleDataset:
         return self.data
@@ -64,6 +65,10 @@ class ToyTask(Task):
         error_BD = model(x_BD) - target_BD
         squared = error_BD.square().mean()
         return LossParts(squared, {"absolute": error_BD.abs().mean()})
+
+    def scores(self) -> dict[str, float]:
+        self.looks.append(self.model.training or torch.is_grad_enabled())
+        return {"held_out": float(self.model(torch.ones(1, 6)).sum())}
 
     def flops_per_clip(self, batch: Batch) -> float | None:
         return self.flops

@@ -70,6 +70,7 @@ def test_whoever_takes_the_results_may_be_slow(tmp_path: Path) -> None:
     assert sorted(map(str, results)) == [path.name for path in paths]
 
 
+@pytest.mark.slow
 def test_a_large_file_has_more_time_whatever_its_header_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded, "SLOWEST_BYTES_PER_S", 10.0)
     for name in ("slow", "slow-small"):
@@ -82,6 +83,7 @@ def test_a_large_file_has_more_time_whatever_its_header_states(tmp_path: Path, m
     assert isinstance(small, Refusal)
 
 
+@pytest.mark.slow
 def test_a_long_video_has_more_time_but_a_header_is_not_believed_blindly(tmp_path: Path) -> None:
     (tmp_path / "slow").write_bytes(bytes(20_000))
     (tmp_path / "liar").write_bytes(bytes(100))

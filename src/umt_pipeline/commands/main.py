@@ -72,13 +72,18 @@ cli = click.Group("umt_pipeline", commands={"run": run})
 
 
 @app.command()
-def summary(env: Environment = None) -> None:
-    """Print the metrics of the last evaluation, where the report is, and how to open MLflow."""
+def summary(
+    env: Environment = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every number that was measured and what each training took, not the headlines alone.")
+    ] = False,
+) -> None:
+    """Print the headline numbers of the last evaluation and tasks, where the pages are, and how to open MLflow."""
     from umt_pipeline.commands.summary import print_summary
 
     # Without a terminal rich assumes 80 columns, too few for the names of the metrics.
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    print_summary(console, project_folder(), env)
+    print_summary(console, project_folder(), env, everything)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The results of the evaluation and of the tasks as tables in a terminal."""
+"""The results of the evaluation and of the tasks in a terminal: the headlines, or all numbers as tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from umt_pipeline.commands.headlines import headline_table
 from umt_pipeline.core.errors import UmtError
 from umt_pipeline.core.files import read_json
 from umt_pipeline.evaluation.records import Record, flat_metrics
@@ -93,8 +94,31 @@ def times_table(runs: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def print_summary(console: Console, project: Path, env: str | None) -> None:
-    """Print the metrics of the evaluation and of the tasks that were run, and where pages, numbers and runs are.
+def _print_everything(console: Console, project: Path, loader: ProjectConfigLoader) -> None:
+    metrics = catalog_path(project, loader, "evaluation_numbers")
+    if metrics.is_file():
+        numbers = pd.read_csv(metrics)
+        for title, rows in grouped(dict(zip(numbers["name"], numbers["value"], strict=True))).items():
+            console.print(metrics_table(title, rows))
+    for task in finished_tasks(project, loader):
+        records = catalog_path(project, loader, f"{task}_records")
+        if records.is_file():
+            console.print(f"\nPipeline {task}", style="bold")
+            for title, rows in grouped(flat_metrics(map(Record.model_validate, read_json(records)))).items():
+                console.print(metrics_table(title, rows))
+    if taken := run_times(project, loader):
+        console.print()
+        console.print(times_table(taken))
+
+
+def print_summary(console: Console, project: Path, env: str | None, everything: bool = False) -> None:
+    """Print how the evaluation and the tasks that were run came out, and where pages, numbers and runs are.
+
+    Args:
+        console: prints.
+        project: its folder.
+        env: overlay that the run used.
+        everything: each number that was measured, and what training took, in place of the headlines.
 
     Raises:
         UmtError: neither was run.
@@ -106,23 +130,13 @@ def print_summary(console: Console, project: Path, env: str | None) -> None:
         raise UmtError(
             f"{metrics}: expected the metrics of an evaluation, found nothing. Run `make demo` (or `dvc repro`) first."
         )
-    paths: list[tuple[str, Path]] = []
-    if metrics.is_file():
-        numbers = pd.read_csv(metrics)
-        for title, rows in grouped(dict(zip(numbers["name"], numbers["value"], strict=True))).items():
-            console.print(metrics_table(title, rows))
-        paths = [("Report", catalog_path(project, loader, "report")), ("Metrics", metrics)]
-    for task, page in tasks.items():
-        records = catalog_path(project, loader, f"{task}_records")
-        if records.is_file():
-            console.print(f"\nPipeline {task}", style="bold")
-            for title, rows in grouped(flat_metrics(map(Record.model_validate, read_json(records)))).items():
-                console.print(metrics_table(title, rows))
-        paths.append(("Task", page))
-    if taken := run_times(project, loader):
-        console.print()
-        console.print(times_table(taken))
+    if everything:
+        _print_everything(console, project, loader)
+    else:
+        console.print(headline_table(project, loader, tasks))
     console.print()
+    paths = [("Report", catalog_path(project, loader, "report")), ("Metrics", metrics)] if metrics.is_file() else []
+    paths += [("Task", page) for page in tasks.values()]
     for what, path in paths:
         console.print(f"{what:<8} {path}", soft_wrap=True, highlight=False)
     console.print("Runs     `make mlflow`, then open http://127.0.0.1:5000", soft_wrap=True, highlight=False)

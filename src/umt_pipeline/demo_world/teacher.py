@@ -13,4 +13,4 @@ SOURCE = "demo"
 # As open_clip reads a local folder: configuration, weights and tokenizer; and the card, README.md.
 FOLDER = Path(__file__).parent / "clip"
 # Of its weights.
-SHA256 = ""
+SHA256 = "fb904c622c38ab8496f12151a4157d4773fe25dc29d1fb85ecc0c86df6ee57a9"

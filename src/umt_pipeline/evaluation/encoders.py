@@ -250,7 +250,7 @@ class VideoTextEncoder:
     def pair_scorer(
         self, text_ULD: Rows, mask_UL: Rows, video_SVD: Rows, pairs_per_pass: int = PAIRS_PER_PASS
     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        """Return a function from text and clip indices [G] to the match logit [G] (class 1, no softmax, as published).
+        """Return a function from text and clip indices [G] to the matching head's logits [G, 2]: no match, match.
 
         Args:
             text_ULD: tokens from :meth:`encode_text`, in memory or in a file.
@@ -272,9 +272,9 @@ class VideoTextEncoder:
                     rows_G = torch.from_numpy(row_G).to(device)
                     with autocast(self.precision, device):
                         logits_G2 = self.model.match_logits(text_GLD, mask_GL, video_RVD, rows_G)
-                    scores.append(logits_G2[:, 1].float().cpu())
+                    scores.append(logits_G2.float().cpu())
                     show(min(part.stop, len(text_G)))
-            return torch.cat(scores).numpy() if scores else np.zeros(0, dtype=np.float32)
+            return torch.cat(scores).numpy() if scores else np.zeros((0, 2), dtype=np.float32)
 
         return score
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.core.config import Config
@@ -12,6 +13,7 @@ from umt_pipeline.core.config import Config
 CaptionRule = Literal["first", "all"]
 PoolRule = Literal["clip", "frame"]
 ScoreType = Literal["dual", "dsl", "reranked"]
+RerankRule = Literal["match", "validation"]
 
 
 class KnnConfig(Config):
@@ -81,6 +83,11 @@ class SearchParams(WorkParams):
             ``frame``: each frame's embedding, cosines averaged over frames, as the published code does in all its
             evaluations. Applies to every system, the teacher included.
         rerank_k: candidates per query that the matching head re-ranks.
+        rerank_weight: how these are ordered. ``match``: by the matching head alone, the published rule. A number from 0 (the
+            order that they had) to 1 (the head's): by a weighted sum of cosine and head, see
+            :mod:`umt_pipeline.evaluation.reranking`. ``validation``: by that sum, each model with the weight that finds most on
+            ``validation_split``.
+        validation_split: what is chosen is chosen on these clips; nothing is reported on them.
         dsl_temperature: divisor of the cosines in the softmax of the DSL scores (see
             :func:`umt_pipeline.evaluation.retrieval.dual_softmax`); null means each model's own learnt temperature.
         text_length: longest text that a video-text model reads, in tokens, [CLS] and [SEP] included; longer ones are cut. null
@@ -92,8 +99,25 @@ class SearchParams(WorkParams):
     caption: CaptionRule = "first"
     pool: PoolRule = "clip"
     rerank_k: int = Field(default=128, ge=1)
+    rerank_weight: RerankRule | Annotated[float, Field(ge=0.0, le=1.0)] = "match"
+    validation_split: str = "validation"
     dsl_temperature: float | None = Field(default=None, gt=0)
     text_length: int | None = Field(default=None, ge=3)
+
+    def require_unseen_validation(self, others: Collection[str]) -> None:
+        """Refuse to choose a weight on a split that is trained on or reported on.
+
+        Args:
+            others: these splits.
+
+        Raises:
+            ValueError: ``validation_split`` is one of them, and a weight is chosen there.
+        """
+        if self.rerank_weight == "validation" and self.validation_split in others:
+            raise ValueError(
+                f"`rerank_weight: validation` chooses on `validation_split`, {self.validation_split!r}, which is trained on or "
+                "reported on: name another split, give a number from 0 to 1, or take the published rule, `match`"
+            )
 
 
 class EvaluationParams(SearchParams):
@@ -101,7 +125,7 @@ class EvaluationParams(SearchParams):
 
     Args:
         train_split: probes are fitted on these clips.
-        validation_split: the probes' free numbers are chosen on these clips.
+        validation_split: the probes' free numbers are chosen on these clips, and the weight of re-ranking.
         test_split: probes are reported on these clips.
         tasks: label tasks for probes and agreement. A task without labels is skipped, with a note.
         retrieval_sets: splits that are searched. A split without clips or captions is skipped, with a note.
@@ -114,7 +138,6 @@ class EvaluationParams(SearchParams):
     """
 
     train_split: str = "train"
-    validation_split: str = "validation"
     test_split: str = "test"
     tasks: tuple[str, ...] = ()
     retrieval_sets: tuple[str, ...] = ("test",)
@@ -124,3 +147,8 @@ class EvaluationParams(SearchParams):
     max_train_clips: int | None = Field(default=None, ge=2)
     examples: int = Field(default=6, ge=0)
     mask_pictures: int = Field(default=4, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.require_unseen_validation({self.train_split, *self.retrieval_sets})
+        return self

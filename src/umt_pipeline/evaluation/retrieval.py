@@ -1,10 +1,9 @@
-"""Zero-shot retrieval, text to video and video to text: dual encoder, dual softmax, and re-ranked by the matching head.
+"""Zero-shot retrieval, text to video and video to text: the set, and the scores of a dual encoder and by dual softmax.
+
+:mod:`umt_pipeline.evaluation.reranking` re-ranks what the dual encoder finds.
 
 Shapes: Q queries, U distinct texts, C clips of the set (failed ones included), S clips with features, E embedding
-width, G pairs of a text and a clip, R rows of either direction, B of a block.
-
-A re-ranked row is ordered by the matching head's logit for the k best candidates of the dual encoder; the others
-follow in the dual encoder's order. (The published code gives all others one equal score: the sort decides.)
+width, R rows of either direction, B of a block.
 
 A clip without a text is a candidate but no query. A clip without features scores -inf, so that it is found by nobody and
 finds nothing itself: its query ranks last.
@@ -12,15 +11,13 @@ finds nothing itself: its query ranks last.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from umt_pipeline.evaluation.metrics import (
-    EvaluationError,
     NoDataError,
     best_candidates,
     recall_summary,
@@ -29,9 +26,6 @@ from umt_pipeline.evaluation.metrics import (
 from umt_pipeline.evaluation.params import CaptionRule, ScoreType
 from umt_pipeline.evaluation.records import rows_sha256
 from umt_pipeline.models.tokenizer import clean_caption
-
-# Scores pairs: (text index [G], clip index [G]) -> higher is better [G].
-PairScorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _BLOCK = 512
 
@@ -83,6 +77,40 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How a number was chosen on a retrieval set that nothing is reported on.
+
+    Attributes:
+        queries: texts and clips that asked.
+        annotation_sha256: of the set.
+        r1: what it was chosen by: R@1 in percent, the mean of both directions.
+        cost: of the matching head.
+    """
+
+    queries: int
+    annotation_sha256: str
+    r1: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """How re-ranked candidates are ordered: by ``(1 - weight) * cosine / temperature + weight * log-odds of a match``.
+
+    :mod:`umt_pipeline.evaluation.reranking` says why.
+
+    Attributes:
+        weight: 0 leaves the dual encoder's order, 1 takes that of the matching head.
+        temperature: the one that the model learnt.
+        choice: how the weight was chosen; None: it was given.
+    """
+
+    weight: float
+    temperature: float
+    choice: Choice | None = None
+
+
+@dataclass(frozen=True)
 class SystemScores:
     """The scores of one system on one set, in both directions (re-ranking makes them differ).
 
@@ -93,6 +121,7 @@ class SystemScores:
         video_to_text_CU: likewise.
         k: candidates re-ranked per query; None without re-ranking.
         temperature: of the dual softmax; None without it.
+        mixed: what re-ranked candidates are ordered by; None: by the matching head alone, or nothing is re-ranked.
         cost: what the matching head had to do; None without re-ranking.
     """
 
@@ -102,6 +131,7 @@ class SystemScores:
     video_to_text_CU: np.ndarray
     k: int | None = None
     temperature: float | None = None
+    mixed: WeightedSum | None = None
     cost: Cost | None = None
 
     @property
@@ -162,7 +192,7 @@ def dual_scores(model: str, text_UE: np.ndarray, video_SE: np.ndarray, clip_S: n
     """
     scores_UC = np.full((len(text_UE), clips), -np.inf)
     text_UE = text_UE.astype(np.float64)
-    for block in _blocks(len(video_SE)):
+    for block in row_blocks(len(video_SE)):
         scores_UC[:, clip_S[block]] = text_UE @ video_SE[block].astype(np.float64).T
     return SystemScores(model, "dual", scores_UC, scores_UC.T)
 
@@ -184,42 +214,6 @@ def dual_softmax(dual: SystemScores, temperature: float) -> SystemScores:
     text_to_video_UC = _times_softmax_over_queries(dual.text_to_video_UC, temperature)
     video_to_text_CU = _times_softmax_over_queries(dual.video_to_text_CU, temperature)
     return SystemScores(dual.model, "dsl", text_to_video_UC, video_to_text_CU, temperature=temperature)
-
-
-def rerank(dual: SystemScores, score_pairs: PairScorer, k: int) -> SystemScores:
-    """Re-rank the k best candidates of each query, in both directions, by the matching head.
-
-    A pair that both directions need is scored once.
-
-    Args:
-        dual: scores that choose the candidates.
-        score_pairs: returns the match logits of pairs of text and clip indices.
-        k: candidates per query; beyond the number of candidates it means all of them.
-
-    Raises:
-        EvaluationError: ``score_pairs`` returned NaN.
-    """
-    dual_UC, dual_CU = dual.text_to_video_UC, dual.video_to_text_CU
-    chosen_UC, chosen_CU = _top_k(dual_UC, k), _top_k(dual_CU, k)
-    text_G, clip_G = np.nonzero(chosen_UC | chosen_CU.T)
-    started = time.perf_counter()
-    match_UC = np.full(dual_UC.shape, -np.inf)
-    if len(text_G):
-        # By clip, so that neighbouring pairs read the same clip's tokens.
-        order_G = np.lexsort((text_G, clip_G))
-        text_G, clip_G = text_G[order_G], clip_G[order_G]
-        match_G = np.asarray(score_pairs(text_G, clip_G), dtype=np.float64)
-        if np.isnan(match_G).any():
-            raise EvaluationError(f"{dual.model}: the matching head gave NaN for {int(np.isnan(match_G).sum())} pairs")
-        match_UC[text_G, clip_G] = match_G
-    return SystemScores(
-        dual.model,
-        "reranked",
-        _chosen_first(dual_UC, match_UC, chosen_UC),
-        _chosen_first(dual_CU, match_UC.T, chosen_CU),
-        min(k, max(dual_UC.shape)),
-        cost=Cost(pairs=len(text_G), seconds=time.perf_counter() - started),
-    )
 
 
 def query_ranks(data: RetrievalSet, scores: SystemScores) -> tuple[np.ndarray, np.ndarray]:
@@ -245,11 +239,11 @@ def query_answers(data: RetrievalSet, scores: SystemScores) -> tuple[np.ndarray,
     described = np.flatnonzero(data.truth_UC.any(axis=0))
     clips = [
         best_candidates(scores.text_to_video_UC[text_B], data.truth_UC[text_B])
-        for text_B in (data.query_text_Q[rows] for rows in _blocks(len(data.query_text_Q)))
+        for text_B in (data.query_text_Q[rows] for rows in row_blocks(len(data.query_text_Q)))
     ]
     texts = [
         best_candidates(scores.video_to_text_CU[clip_B], data.truth_UC.T[clip_B])
-        for clip_B in (described[rows] for rows in _blocks(len(described)))
+        for clip_B in (described[rows] for rows in row_blocks(len(described)))
     ]
     return np.concatenate(clips), np.concatenate(texts)
 
@@ -283,31 +277,6 @@ def _times_softmax_over_queries(scores_RC: np.ndarray, temperature: float) -> np
     return np.where(there_RC, finite_RC * share_RC, -np.inf)
 
 
-def _top_k(scores_RC: np.ndarray, k: int) -> np.ndarray:
-    """Mark the k best finite scores of each row; of equals the first."""
-    chosen_RC = np.zeros(scores_RC.shape, dtype=bool)
-    for rows in _blocks(len(scores_RC)):
-        order_BC = np.argsort(-scores_RC[rows], axis=1, kind="stable")[:, :k]
-        np.put_along_axis(chosen_RC[rows], order_BC, True, axis=1)
-        chosen_RC[rows] &= np.isfinite(scores_RC[rows])
-    return chosen_RC
-
-
-def _chosen_first(dual_RC: np.ndarray, match_RC: np.ndarray, chosen_RC: np.ndarray) -> np.ndarray:
-    """Merge both scores into one per row: all chosen candidates above all others, each group in its own order."""
-    merged_RC = np.empty_like(dual_RC)
-    for rows in _blocks(len(dual_RC)):
-        match_BC, chosen_BC = match_RC[rows], chosen_RC[rows]
-        lowest_B1 = np.where(chosen_BC, match_BC, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-        others_BC = np.where(chosen_BC, -np.inf, dual_RC[rows])
-        highest_B1 = others_BC.max(axis=1, keepdims=True, initial=-np.inf)
-        # Rows without a chosen or without another candidate need no shift; zero keeps infinities out of the arithmetic.
-        shift_B1 = np.zeros_like(lowest_B1)
-        np.subtract(lowest_B1 - 1.0, highest_B1, out=shift_B1, where=np.isfinite(lowest_B1) & np.isfinite(highest_B1))
-        merged_RC[rows] = np.where(chosen_BC, match_BC, others_BC + shift_B1)
-    return merged_RC
-
-
-def _blocks(rows: int) -> list[slice]:
+def row_blocks(rows: int) -> list[slice]:
     """Cut rows into blocks, whose intermediate results are small beside the matrix."""
     return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]

@@ -29,7 +29,18 @@ from umt_pipeline.evaluation.params import EvaluationParams, PoolRule
 from umt_pipeline.evaluation.probes import Labelled, ProbeResult, knn_probe, linear_probe
 from umt_pipeline.evaluation.records import Protocol, Record, flat_metrics, rows_sha256
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set, dual_scores, dual_softmax
-from umt_pipeline.evaluation.search import Searched, Searcher, clips_with_features, search, search_costs, searched
+from umt_pipeline.evaluation.search import (
+    Orders,
+    Searched,
+    Searcher,
+    choice_costs,
+    clips_with_features,
+    rerank_orders,
+    search,
+    search_costs,
+    searched,
+    validation_set,
+)
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.evaluation.workers import default_device, require_devices
 from umt_pipeline.evaluation.workplace import Part, Workplace, open_workplace
@@ -78,25 +89,30 @@ def evaluate(
             there is deleted.
 
     Raises:
+        ConfigError: the weight of re-ranking is to be chosen on a split without captions.
         EvaluationError: features or scores are not finite, features cannot be written or read, or ``text_length`` is more
             than a model can read.
         TrainingError: another evaluation is at work in ``folder``.
     """
     require_devices(params.nproc, "evaluation.nproc")
+    validation = None
+    if params.retrieval_sets:
+        validation = validation_set(params, "evaluation", tables.clips(params.validation_split), tables.captions)
     with open_workplace(load, folder, params.nproc) as workplace:
         for model in workplace.models.video_text:
             model.text_length(params.text_length)
-        return _evaluate(_Work(params, seed, tables, workplace))
+        return _evaluate(_Work(params, seed, tables, workplace, validation))
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is measured, with what, and where."""
+    """What is measured, with what, and where; ``validation``: what the weight of re-ranking is chosen on, if it is."""
 
     params: EvaluationParams
     seed: int
     tables: Tables
     workplace: Workplace[Models]
+    validation: RetrievalSet | None
 
     @property
     def models(self) -> Models:
@@ -117,13 +133,14 @@ def _evaluate(work: _Work) -> EvaluationResult:
             known = ", ".join(sorted(set(work.tables.labels["task"]))) or "no task at all"
             note = f"the labels table has no task {task!r}; it has {known}"
             found.append(_Measured(Record(task=f"probe/{task}", note=note)))
-    fit, test = _features(work)
+    fit, test, validation = _features(work)
     for task in work.tasks:
         found += _probe(work, task, fit, test)
     examples: list[RetrievalExample] = []
-    costs: dict[str, dict[str, float]] = {}
+    orders = rerank_orders(params, "evaluation", work.workplace, validation)
+    costs = choice_costs(params, orders)
     for name in params.retrieval_sets:
-        of_set, examples_of_set, costs_of_set = _search(work, name, test)
+        of_set, examples_of_set, costs_of_set = _search(work, name, test, orders)
         found += of_set
         examples += examples_of_set
         costs |= costs_of_set
@@ -136,8 +153,8 @@ def _evaluate(work: _Work) -> EvaluationResult:
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
-def _features(work: _Work) -> tuple[Features, Features]:
-    """Return the features of the clips that probes are fitted and chosen on, and of those that are reported on."""
+def _features(work: _Work) -> tuple[Features, Features, tuple[RetrievalSet, Features] | None]:
+    """Return features of the clips that probes are fitted and chosen on, of those reported on, and of ``work.validation``."""
     params, tables = work.params, work.tables
     labelled = set(tables.labels.loc[tables.labels["task"].isin(work.tasks), "video_id"])
     train, validation = (
@@ -149,28 +166,37 @@ def _features(work: _Work) -> tuple[Features, Features]:
     tested = {video_id for split in params.retrieval_sets for video_id in tables.clips(split)}
     if work.tasks:
         tested.update(tables.clips(params.test_split))
-    parts = {"clips to fit probes on": train + validation, "test clips": sorted(tested)}
-    videos = tables.videos[tables.videos["video_id"].isin([*train, *validation, *tested])]
     attend = params.attentive is not None and bool(work.tasks)
+    parts: dict[str, Part[Models]] = {
+        "clips to fit probes on": Part(train + validation, functools.partial(_fit_encoders, attend)),
+        "test clips": Part(sorted(tested), functools.partial(_test_encoders, params.pool, attend)),
+    }
+    if work.validation is not None:
+        # Apart, for probes do without the tokens that the matching head reads.
+        parts["clips to choose a weight on"] = Part(work.validation.video_ids, functools.partial(_matchers, params.pool))
+    used = {video_id for part in parts.values() for video_id in part.video_ids}
+    videos = tables.videos[tables.videos["video_id"].isin(used)]
     features = work.workplace.features(
-        {
-            title: Part(video_ids, functools.partial(_encoders, params.pool, attend, title == "test clips"))
-            for title, video_ids in parts.items()
-        },
+        parts,
         dict(zip(videos["video_id"], videos["sha256"], strict=True)),
         clip_loader(videos, tables.media_root),
         batch_size=params.batch_size,
         threads=params.workers,
     )
-    fit, test = features.values()
-    return fit, test
+    fit, test, *others = features.values()
+    return fit, test, None if work.validation is None else (work.validation, others[0])
 
 
-def _encoders(pool: PoolRule, attend: bool, test: bool, models: Models) -> list[ClipEncoder]:
-    """Return the encoders of the test clips, or of those that probes are fitted on."""
-    stage2 = [dataclasses.replace(models.stage2, keep_tokens=attend)]
-    matchers = [dataclasses.replace(model, keep_tokens=True, pool=pool) for model in models.video_text]
-    return [*models.frozen(attend), *(matchers if test else stage2)]
+def _fit_encoders(attend: bool, models: Models) -> list[ClipEncoder]:
+    return [*models.frozen(attend), dataclasses.replace(models.stage2, keep_tokens=attend)]
+
+
+def _test_encoders(pool: PoolRule, attend: bool, models: Models) -> list[ClipEncoder]:
+    return [*models.frozen(attend), *_matchers(pool, models)]
+
+
+def _matchers(pool: PoolRule, models: Models) -> list[ClipEncoder]:
+    return [dataclasses.replace(model, keep_tokens=True, pool=pool) for model in models.video_text]
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------
@@ -299,13 +325,13 @@ def _listed(values: Sequence[float]) -> str:
 
 # --- retrieval --------------------------------------------------------------------------------------------------------
 def _search(
-    work: _Work, name: str, test: Features
+    work: _Work, name: str, test: Features, orders: Orders
 ) -> tuple[list[_Measured], list[RetrievalExample], dict[str, dict[str, float]]]:
     """Measure retrieval and agreement of every system on one set, choose examples for the report; say what re-ranking took."""
     params, tables, teacher = work.params, work.tables, work.models.teacher.teacher
     try:
         data = build_retrieval_set(name, tables.clips(name), tables.captions, params.caption)
-        found = [*_search_by_teacher(work, data, test), *search(params, work.seed, data, work.workplace, test)]
+        found = [*_search_by_teacher(work, data, test), *search(params, work.seed, data, work.workplace, test, orders)]
     except NoDataError as error:
         return [_Measured(Record(task=f"retrieval/{name}", note=str(error)))], [], {}
     measured: list[_Measured] = []

@@ -28,7 +28,7 @@ from umt_pipeline.evaluation.feature_cache import (
     read_features,
     remove_others,
 )
-from umt_pipeline.evaluation.retrieval import PairScorer
+from umt_pipeline.evaluation.reranking import PairScorer
 from umt_pipeline.evaluation.stored_arrays import StoredArray, store_arrays
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.training.state import run_lock
@@ -116,7 +116,7 @@ class Workplace(Generic[T]):
 
     @contextmanager
     def pair_scorer(self, model: str, text_ULD: Tensor, mask_UL: Tensor, video_SVD: StoredArray) -> Iterator[PairScorer]:
-        """Give a function from text and clip indices [G], sorted by clip, to match logits [G]; all processes share its work.
+        """Give a function from text and clip indices [G], sorted by clip, to match logits [G, 2]; all processes share its work.
 
         The texts' tokens lie in a file meanwhile, so the caller need not keep them.
 
@@ -140,11 +140,11 @@ class Workplace(Generic[T]):
                 edges = [runs * number // self.workers.count * PAIRS_PER_PASS for number in range(self.workers.count + 1)]
                 parts = [slice(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
                 stored = (texts["tokens"], texts["mask"], video_SVD)
-                scores_G = np.zeros(len(text_G), dtype=np.float32)
+                logits_G2 = np.zeros((len(text_G), 2), dtype=np.float32)
                 work = [(model, stored, text_G[part], row_G[part]) for part in parts]
-                for index, scores in self.workers.map(_score, work):
-                    scores_G[parts[index]] = scores
-                return scores_G
+                for index, logits in self.workers.map(_score, work):
+                    logits_G2[parts[index]] = logits
+                return logits_G2
 
             yield score
 

@@ -38,7 +38,8 @@ _GAP = 2  # pixels between frames
 _MASK_SIDE = 112  # shorter side of a frame with its mask; larger ones are made smaller
 _SMOOTH_FROM = 40  # rows above which a running mean is drawn over the raw points
 _SPEED = ("lr", "grad_norm", "clips_per_s", "mfu", "data_wait", "peak_memory_mib")
-_NOT_PARTS = frozenset(("loss", "step", "epoch", "seconds", "eta_s", *_SPEED))  # every other column is a loss part
+# Every other column is a loss part, or what held-out data say.
+_NOT_PARTS = frozenset(("loss", "step", "epoch", "seconds", "eta_s", "tflops", *_SPEED))
 _EXACT = ("lr", "peak_memory_mib")  # free of noise, so never smoothed
 _LABELS = {
     "loss": "total loss",
@@ -48,6 +49,7 @@ _LABELS = {
     "mfu": "model FLOPs utilisation",
     "data_wait": "share of time waiting for data",
     "peak_memory_mib": "peak memory (MiB)",
+    "validation_r1": "text\N{RIGHTWARDS ARROW}video R@1 on validation (%)",
 }
 
 
@@ -196,7 +198,8 @@ def training_curves(
 
 def _curve(key: str, name: str, histories: Mapping[str, pd.DataFrame], behind: Mapping[str, pd.DataFrame]) -> Panel:
     lines, others = (
-        {label: rows.set_index("step")[name].astype(float) for label, rows in runs.items() if name in rows.columns}
+        # Some rows alone have what is measured now and then.
+        {label: rows.set_index("step")[name].astype(float).dropna() for label, rows in runs.items() if name in rows.columns}
         for runs in (histories, behind)
     )
     title = _LABELS.get(name, name.replace("_", " "))
@@ -205,10 +208,10 @@ def _curve(key: str, name: str, histories: Mapping[str, pd.DataFrame], behind: M
     def paint(axes: Axes) -> None:
         for values in others.values():
             axes.plot(values.index, _smooth(name, values), color=_INK, linewidth=0.8, alpha=0.55)
-        for values, colour in zip(lines.values(), _SERIES, strict=False):
+        for (label, values), colour in zip(lines.items(), _SERIES, strict=False):
             noisy = _is_noisy(name, values)
             width, alpha = (1, 0.3) if noisy else (1.8, 1)
-            marker = "o" if len(values) == 1 else ""
+            marker = "o" if len(values) == 1 or 2 * len(values) <= len(histories[label]) else ""
             axes.plot(values.index, values, color=colour, linewidth=width, alpha=alpha, marker=marker)
             if noisy:
                 axes.plot(values.index, _smooth(name, values), color=colour, linewidth=1.8)
@@ -237,17 +240,17 @@ class Span:
         low: the interval's lower end.
         value: the value.
         high: its upper end.
-        bound: a value to see it against, such as a margin.
+        bound: a value to see it against, such as a margin; None: zero alone.
     """
 
     label: str
     low: float
     value: float
     high: float
-    bound: float
+    bound: float | None = None
 
 
-def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str) -> Panel:
+def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str = "") -> Panel:
     """Return values with their intervals below each other on one axis, with zero and a bound of each marked.
 
     Args:
@@ -262,11 +265,12 @@ def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str) -> Pane
             axes.plot([0.0, 0.0], [-row - 0.22, -row + 0.22], color=_INK, linewidth=0.9)
             axes.plot([span.low, span.high], [-row, -row], color=_SERIES[0], linewidth=3, solid_capstyle="round")
             axes.plot([span.value], [-row], color=_SERIES[0], marker="o", markersize=6)
-            axes.plot([span.bound] * 2, [-row - 0.22, -row + 0.22], color=_SERIES[1], linewidth=2)
+            if span.bound is not None:
+                axes.plot([span.bound] * 2, [-row - 0.22, -row + 0.22], color=_SERIES[1], linewidth=2)
             axes.annotate(
                 span.label, (0, -row + 0.3), xycoords=("axes fraction", "data"), color=_INK, va="bottom", annotation_clip=False
             )
-        ends = [end for span in spans for end in (span.low, span.high, span.bound, 0.0)]
+        ends = [0.0, *(end for span in spans for end in (span.low, span.high, span.bound) if end is not None)]
         reach = max(max(ends) - min(ends), 1e-6) * 0.06
         axes.set_xlim(min(ends) - reach, max(ends) + reach)
         axes.set_ylim(-len(spans) + 0.5, 0.75)
@@ -275,12 +279,43 @@ def spans_panel(key: str, title: str, spans: Sequence[Span], bound: str) -> Pane
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-12 else f"{value:+g}"))
 
     described = "; ".join(
-        f"{span.label}: {span.value:+.2f}, from {span.low:+.2f} to {span.high:+.2f}, {bound} {span.bound:+.2f}"
+        f"{span.label}: {span.value:+.2f}, from {span.low:+.2f} to {span.high:+.2f}"
+        + (f", {bound} {span.bound:+.2f}" if span.bound is not None else "")
         for span in spans
     )
     # Inches: as wide as a telephone shows it, and as high as the rows need.
     size = (4.2, 0.5 + 0.52 * len(spans))
     return Panel(title, _draw(key, f"{title}. {described}", paint, size), wide=True)
+
+
+def points_panel(key: str, title: str, lines: Mapping[str, pd.Series[float]], shaded: tuple[float, str] | None = None) -> Panel:
+    """Return lines through a few measured points each, on a line of its own in the page.
+
+    Args:
+        key: short name, unique in the page.
+        title: what is measured, by what.
+        lines: at most two, by name: the index is the place on the axis from left to right.
+        shaded: what part of that axis from its beginning is shaded, and what is written there.
+    """
+
+    def paint(axes: Axes) -> None:
+        for values, colour in zip(lines.values(), _SERIES, strict=False):
+            axes.plot(values.index, values, color=colour, linewidth=1.8, marker="o", markersize=4)
+        axes.set_xlim(0, max(float(values.index.max()) for values in lines.values()) * 1.03)
+        axes.set_ylim(bottom=0)
+        if shaded is not None:
+            axes.axvspan(0, shaded[0], color=_GRID, alpha=0.5, linewidth=0)
+            axes.annotate(shaded[1], (0.01, 0.97), xycoords="axes fraction", color=_INK, va="top")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    told = [
+        f"{label}: " + ", ".join(f"{value:.4g} at {place:.4g}" for place, value in values.items())
+        for label, values in lines.items()
+    ]
+    if shaded is not None:
+        told.append(f"{shaded[1]}: up to {shaded[0]:.4g}")
+    return Panel(title, _draw(key, f"{title}. {'; '.join(told)}", paint, (4.2, 2.4)), wide=True)
 
 
 def histogram_panel(key: str, title: str, values: np.ndarray) -> Panel:

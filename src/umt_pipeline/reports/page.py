@@ -279,6 +279,7 @@ class Page:
         sections: in order.
         records: each number with its protocol, as :class:`umt_pipeline.evaluation.records.Record` dumps them; None: the page is
             about data, and no model is measured.
+        apart: whether each sentence of the opening is a paragraph of its own.
         frames: reads what examples and galleries show.
     """
 
@@ -289,6 +290,7 @@ class Page:
     sections: Sequence[Section] = ()
     records: Sequence[Mapping[str, Any]] | None = ()
     frames: FrameLoader | None = None
+    apart: bool = False
 
 
 def subsection(title: str, blocks: Sequence[Block | None], missing: str = "") -> list[Block]:

@@ -119,11 +119,13 @@ def found_clips(examples: Sequence[RetrievalExample]) -> list[Block]:
     for name, of_set in groupby(examples, key=lambda example: example.set):
         blocks.append(Heading(f"Set: {name}"))
         for _, group in groupby(of_set, key=lambda example: (example.query_video_id, example.query)):
-            blocks.append(_query(sorted(group, key=lambda example: system_order(example.system))))
+            blocks.append(found_by(list(group)))
     return blocks
 
 
-def _query(systems: Sequence[RetrievalExample]) -> Example:
+def found_by(examples: Sequence[RetrievalExample]) -> Example:
+    """Return one query with what each system found; the last one, in the order of tables, decides what is a hit."""
+    systems = sorted(examples, key=lambda example: system_order(example.system))
     hit = systems[-1].rank == 1
     said = tuple(
         Said(

@@ -26,6 +26,8 @@ _IMAGES = {
     b"RIFF": "image/webp",
     b"GIF8": "image/gif",
 }
+# Who asks need not know folders.
+_AGAIN = "index the folder again: `umt index FOLDER --model MODEL --out INDEX`"
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,18 @@ class Unchanged:
             path = file.path.resolve(strict=True)
             state = _state(path)
             if state is None:
-                raise RefusedError(410, f"{name}: expected a file, found something else; index the folder again")
+                raise RefusedError(410, f"{name}: expected a file, found something else; {_AGAIN}")
             key = file.file_id, str(path)
             # A page asks for many pictures of a long film at the same time: one hashes it, the others wait.
             with self._turns.setdefault(key, threading.Lock()):
                 if self._known.get(key) != state:
                     if sha256_file(path) != file.file_id or _state(path) != state:
-                        raise RefusedError(409, f"{name}: its content is not what was indexed; index the folder again")
+                        raise RefusedError(409, f"{name}: its content is not what was indexed; {_AGAIN}")
                     self._known[key] = state
         except (OSError, RuntimeError) as error:
             # RuntimeError's own words have the path in them, which is nobody's business.
             reason = getattr(error, "strerror", None) or "its links lead in a circle"
-            raise RefusedError(
-                410, f"{name}: it was there when it was indexed, now: {reason}; index the folder again"
-            ) from error
+            raise RefusedError(410, f"{name}: it was there when it was indexed, now: {reason}; {_AGAIN}") from error
         return path
 
 

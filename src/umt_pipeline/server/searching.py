@@ -16,7 +16,7 @@ from torch import Tensor
 
 from umt_pipeline.server.bodies import FormRoute
 from umt_pipeline.server.documents import FoundDocument, FrameDocument, HitDocument, WhyDocument
-from umt_pipeline.server.limits import RefusedError
+from umt_pipeline.server.limits import RefusedError, busy
 from umt_pipeline.server.pictures import seen
 from umt_pipeline.server.problems import PROBLEMS
 from umt_pipeline.server.shelf import EDITION, Place, Served
@@ -107,7 +107,7 @@ async def similar_to_upload(
     def find() -> FoundDocument:
         now = state.shelf.get(served.name)
         if now.embedder.view != view:
-            raise RefusedError(409, f"model {now.name!r} was exchanged while the file came in: send it again")
+            raise busy(f"model {now.name!r} was exchanged while the file came in", 1)
         vector_E = now.embedder.encode_clips(torch.from_numpy(frames_TSSC)[None])[0].numpy()
         query = SearchQuery(vector=vector_E, k=k, filters=filters)
         return _found(now, Path(file.filename or "").name, search(now.embedder, now.searched(), query))

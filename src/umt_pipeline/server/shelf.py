@@ -193,7 +193,7 @@ class Shelf:
         for one in [self._served[name]] if name is not None else self.all:
             if one.index is not None if ability is None else ability in one.model.abilities:
                 return one
-        wanted = "has an index" if ability is None else f"is able to {ability}"
+        wanted = "has an index (`umt index` makes one)" if ability is None else f"is able to {ability}"
         raise RefusedError(422, f"{f'model {name!r}' if name else 'the models that are served'}: expected one that {wanted}")
 
     def now(self, name: str) -> Served:

@@ -56,7 +56,6 @@ def behind(newer: str) -> Iterator[None]:
         raise BehindError(f"{newer}, and is not served: {why}") from error
 
 
-
 class Watcher:
     """Looks around in a thread of its own, until it is closed. What cannot be looked at stays as it is, and that is said once.
 
@@ -134,6 +133,7 @@ def _with_newer(served: Served, pointer: Pointer) -> Served:
     if found.model.key != served.embedder.key:
         raise IndexingError(
             f"{folder}: generation {found.generation} is of another model, {found.model.source}; generation "
-            f"{served.index.generation} is served on. Start the server again to search with the other model"
+            f"{served.index.generation} is served on. To search with the other model, start the server again; to go on with "
+            f"this one: `umt index FOLDER --model {served.model.source} --out {folder}`"
         )
     return replace(served, index=open_index(folder))

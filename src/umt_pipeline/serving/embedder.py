@@ -113,9 +113,22 @@ class Embedder:
             raise ConfigError(f"a model of kind {self.kind!r} reads no text: expected one of stage 2, retrieval or a CLIP")
         return torch.nn.functional.normalize(vectors_UE, dim=1)
 
-    @torch.inference_mode()
+    @property
+    def temperature(self) -> float:
+        """The divisor of cosines that a model with a matching head learnt.
+
+        Raises:
+            ConfigError: the model has no matching head.
+        """
+        return self._matcher.temperature
+
     def match(self, frames_BTHWC: Tensor, texts: Sequence[str]) -> Tensor:
-        """Return how well each clip and its text belong together, float32 [B]: the logit of the matching head.
+        """Return how well each clip and its text belong together, float32 [B]: the logit of a match in :meth:`match_logits`."""
+        return self.match_logits(frames_BTHWC, texts)[:, 1]
+
+    @torch.inference_mode()
+    def match_logits(self, frames_BTHWC: Tensor, texts: Sequence[str]) -> Tensor:
+        """Return the matching head's logits of clips and texts, float32 [B, 2] on the CPU: no match, match.
 
         Args:
             frames_BTHWC: uint8 frames of B clips.
@@ -125,12 +138,16 @@ class Embedder:
             ConfigError: the model has no matching head.
             ValueError: there are not as many texts as clips.
         """
-        if not isinstance(self.encoder, VideoTextEncoder):
-            raise ConfigError(f"a model of kind {self.kind!r} has no matching head: expected one of stage 2 or retrieval")
+        encoder = replace(self._matcher, keep_tokens=True)
         if len(texts) != len(frames_BTHWC):
             raise ValueError(f"expected a text beside each clip, found {len(frames_BTHWC)} clips and {len(texts)} texts")
-        encoder = replace(self.encoder, keep_tokens=True)
         tokens_BVD = encoder.encode(frames_BTHWC.to(default_device()))[f"{encoder.name}/tokens"]
         tokens_ULD, mask_UL, _ = encoder.encode_text(texts)
         pair_B = np.arange(len(texts))
         return torch.from_numpy(encoder.pair_scorer(tokens_ULD, mask_UL, tokens_BVD)(pair_B, pair_B))
+
+    @property
+    def _matcher(self) -> VideoTextEncoder:
+        if not isinstance(self.encoder, VideoTextEncoder):
+            raise ConfigError(f"a model of kind {self.kind!r} has no matching head: expected one of stage 2 or retrieval")
+        return self.encoder

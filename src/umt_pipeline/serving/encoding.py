@@ -65,7 +65,7 @@ def embed(embedder: Embedder, videos: Sequence[Video]) -> Embeddings:
 
 @torch.inference_mode()
 def match_pairs(encoder: VideoTextEncoder, videos: Sequence[Video], texts: Sequence[str]) -> Tensor:
-    """Return how well each video and its text belong together, float32 [P]: the logit of the matching head.
+    """Return how well each video and its text belong together, float32 [P]: the matching head's logit of a match.
 
     Each video is decoded and encoded once, however many texts stand beside it.
 
@@ -91,7 +91,7 @@ def match_pairs(encoder: VideoTextEncoder, videos: Sequence[Video], texts: Seque
         # Pairs of one clip stand together: the scorer reads few clips at a time.
         pairs = pairs[np.argsort(row_P[pairs], kind="stable")]
         score = encoder.pair_scorer(tokens_PLD, mask_PL, tokens_BVD)
-        scores_P[pairs] = score(pairs, np.searchsorted(rows, row_P[pairs]))
+        scores_P[pairs] = score(pairs, np.searchsorted(rows, row_P[pairs]))[:, 1]
     return torch.from_numpy(scores_P)
 
 

@@ -88,12 +88,14 @@ class FinishedRun:
         """Return what metric files say of a run: steps, its key, and the last row's losses.
 
         ``unreadable`` is how many media could not be read and were replaced, ``matching_skipped`` how many samples had no
-        negative, both per sample of the whole run.
+        negative, both per sample of the whole run; ``tflops`` is what all of it took, where that is counted.
         """
         counted = ("unreadable", "matching_skipped")
         history = self.history
-        last = history.iloc[-1].drop(labels=["step", *counted], errors="ignore")
+        last = history.iloc[-1].drop(labels=["step", "tflops", *counted], errors="ignore")
         losses = {f"final_{name}": float(value) for name, value in last.items()}
+        if "tflops" in history:
+            losses["tflops"] = float(history["tflops"].sum())
         for name in counted:
             if name in history:
                 # Each row is the mean of the steps since the row before.

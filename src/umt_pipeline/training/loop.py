@@ -253,13 +253,15 @@ class Trainer:
                 done = step + 1
                 stop = self.peers.agree_to_stop(stopping.asked()) and done < total
                 keep = stop or (done % config.checkpoint_every == 0 and done < total)
-                if not (keep or done % config.log_every == 0 or done == total):
+                scored = self._is_scored(done)
+                if not (keep or scored or done % config.log_every == 0 or done == total):
                     continue
                 if (bad := self.meter.first_bad()) is not None:
                     batches.close()  # the data set may be read by one thread only, and the dump reads it
                     self._stop_nonfinite(reader, *bad)
                 row = self._row(done)
                 if self.rank == 0:
+                    row |= self._scores() if scored else {}
                     history.append(row)
                     state.append_row(self.run_dir, row)
                     if on_row:
@@ -320,6 +322,24 @@ class Trainer:
         position = {"step": done, "epoch": done / self.sampler.steps_per_epoch}
         pace = {"lr": self.schedule.lr(done - 1), "seconds": self._seconds(), "eta_s": left}
         return {**position, **values, **pace}
+
+    def _is_scored(self, done: int) -> bool:
+        if self.task.score_every is None:
+            return False
+        steps = self.task.score_every * self.sampler.steps_per_epoch
+        return done == self.schedule.total_steps or int(done / steps) > int((done - 1) / steps)
+
+    def _scores(self) -> Row:
+        """Look at held-out data; the time for it is no time of training."""
+        began = time.perf_counter()
+        self.task.model.eval()
+        with torch.no_grad(), autocast(self.precision, self.device):
+            found = self.task.scores()
+        self.task.model.train()
+        took = time.perf_counter() - began
+        self.began += took
+        self.meter.pause(took)
+        return found
 
     def _save(self, done: int) -> None:
         info = state.CheckpointInfo(done, self.run, len(self.dataset), self._seconds())

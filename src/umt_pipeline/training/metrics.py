@@ -31,6 +31,7 @@ COLUMNS = (
     "loss",  # mean over the window's samples, all ranks
     "lr",  # of the window's last step
     "grad_norm",  # mean over the window's steps, before clipping
+    "tflops",  # of the window's steps, all ranks, in 10^12 floating-point operations; where the task counts them
     "clips_per_s",  # all ranks
     "mfu",  # model FLOPs utilisation, waiting included: 1 is the most the devices are known to do; where the task counts FLOPs
     "data_wait",  # share of the time in which the slowest rank stood waiting for a batch, 0 to 1
@@ -79,6 +80,10 @@ class Meter:
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
+
+    def pause(self, seconds: float) -> None:
+        """Leave time that went by without training out of the window."""
+        self._began += seconds
 
     def values(self, loss: LossParts) -> Tensor:
         """The M values of a micro-batch, float64 [M], detached.
@@ -150,6 +155,7 @@ class Meter:
         row["grad_norm"] = float(self._norms) / self._steps
         row["clips_per_s"] = samples / elapsed
         if self._measure_peak is not None:
+            row["tflops"] = flops / 1e12
             row["mfu"] = self._utilisation(flops / elapsed, peak)
         row["data_wait"] = waited
         row["peak_memory_mib"] = memory

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.losses import (
+    HardNegatives,
     alignment_loss,
     hard_negatives,
     mask_tokens,
     masked_language_loss,
     matching_loss,
     pair_logits,
+    text_keys,
     video_text_contrastive,
 )
 from umt_pipeline.models.video_text import VideoTextModel
@@ -65,7 +67,8 @@ class Objectives(nn.Module):
         weights: of the objectives.
         mask_id: id of [MASK].
         kept_ids: ids of tokens that are never masked.
-        parity: see :func:`umt_pipeline.losses.video_text_contrastive`.
+        parity: as published: the contrastive gradient (see :func:`umt_pipeline.losses.video_text_contrastive`), and that only
+            samples of the same medium are alike. Else those of the same text are, too: neither is a negative of the other.
         pool: what of a clip a caption is compared with: one embedding of the whole ``clip``, or that of each ``frame``.
     """
 
@@ -112,9 +115,10 @@ class Objectives(nn.Module):
         text_BLD, text_BE = model.encode_text(texts.ids_BL, texts.mask_BL)
         parts = {"temperature": model.temperature.detach()}
         total = patches_BVP.new_zeros((), dtype=torch.float32)
+        ids_BN = self._sample_ids(texts)
         if weights.contrastive:
             parts["contrastive"] = video_text_contrastive(
-                video.embedding_BE, text_BE, model.temperature, texts.media_B, parity=self.parity
+                video.embedding_BE, text_BE, model.temperature, ids_BN, parity=self.parity
             )
             total = total + weights.contrastive * parts["contrastive"]
         if weights.matching or weights.masked_language:
@@ -123,7 +127,8 @@ class Objectives(nn.Module):
             if not weights.contrastive:
                 # Nothing trains the embeddings, so they cannot tell which pairs are hard: any is as likely.
                 similarity_BB = torch.zeros_like(similarity_BB)
-            parts |= self._fused(video_BVD, text_BLD, similarity_BB, texts, generator)
+            negatives = hard_negatives(similarity_BB, ids_BN, generator) if weights.matching else None
+            parts |= self._fused(video_BVD, text_BLD, negatives, texts, generator)
             total = total + sum(
                 weight * parts[name]
                 for name, weight in (("matching", weights.matching), ("masked_language", weights.masked_language))
@@ -138,12 +143,17 @@ class Objectives(nn.Module):
             total = total + weights.alignment * parts["alignment"]
         return LossParts(total, {name: part.detach() for name, part in parts.items()})
 
+    def _sample_ids(self, texts: Texts) -> Tensor:
+        """The ids by which samples are alike, see :mod:`umt_pipeline.losses`; of the texts before any token is masked."""
+        if self.parity:
+            return texts.media_B
+        return torch.stack((texts.media_B, text_keys(texts.ids_BL, texts.mask_BL)), dim=1)
+
     def _fused(
-        self, video_BVD: Tensor, text_BLD: Tensor, similarity_BB: Tensor, texts: Texts, generator: torch.Generator
+        self, video_BVD: Tensor, text_BLD: Tensor, negatives: HardNegatives | None, texts: Texts, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """The objectives of the fusion layers, in one pass through them."""
         model, weights = self.model, self.weights
-        negatives = hard_negatives(similarity_BB, texts.media_B, generator) if weights.matching else None
         masked, masked_BLD = None, None
         if weights.masked_language:
             masked = mask_tokens(

@@ -31,15 +31,20 @@ from umt_pipeline.models.text import TextConfig, bert_identity, check_pretrained
 from umt_pipeline.models.tokenizer import load_tokenizer
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel, save_video_text
 from umt_pipeline.models.vit import VideoViT, every_patch
+from umt_pipeline.training.held_out import HeldOut, HeldOutSearch
 from umt_pipeline.training.objectives import Objectives, ObjectiveWeights, Texts
 from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task, TrainConfig
 from umt_pipeline.training.text_tower import TextPretrainingConfig
 from umt_pipeline.video.media import Media
 from umt_pipeline.video.pixels import normalise_patches, patchify
+from umt_pipeline.video.views import ViewConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+# Column of the history: text→video R@1 on validation clips, percent, where these were searched.
+VALIDATION_R1 = "validation_r1"
 
 
 class TextSize(Config):
@@ -111,14 +116,17 @@ class Stage2Config(Config):
         corpora: how often an epoch draws each medium of a corpus, by the corpus' name; 1 where it is not named, 0 leaves the
             corpus out.
         clean_captions: clean captions by the published rules: lower case, no punctuation.
-        parity: the contrastive gradient as the published code has it, smaller by the number of processes. Only with ``pool:
-            mean``, ``fuse_positions: false`` and no unmasked epochs, so that all the rest is as published too.
+        parity: the contrastive gradient as the published code has it, smaller by the number of processes, and samples of the
+            same text as each other's negatives, as there. Only with ``pool: mean``, ``fuse_positions: false`` and no unmasked
+            epochs, so that all the rest is as published too.
         targets: ``cached`` or ``online``, as in stage 1.
         verify: as in stage 1.
         train: the loop.
         control: also train the same model from scratch at the same budget: what shows what stage 1 is worth.
         drop_path: largest stochastic depth of the video encoder; null: that of the stage-1 student, which for an imported
             checkpoint is 0, as no file says it.
+        validate_every: epochs between two searches of the validation clips, whose text→video R@1 goes into the history, for
+            the curve of the report; null: none. It changes no weight.
         unmasked_epochs: the last so many epochs see every patch, as evaluation does, and are not aligned with the teacher;
             0 in the paper. Needs a store with ``pixels: frames``, or online targets.
     """
@@ -138,6 +146,7 @@ class Stage2Config(Config):
     train: TrainConfig
     control: bool = True
     drop_path: float | None = Field(None, ge=0.0, lt=1.0)
+    validate_every: float | None = Field(None, gt=0.0)
     unmasked_epochs: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -229,6 +238,7 @@ class Stage2Task(Task):
         dataset: media with captions.
         masked_epochs: the first epoch without a mask; None if there is none.
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
+        held_out: clips that are searched now and then, or None.
     """
 
     equal_shares = True
@@ -240,8 +250,11 @@ class Stage2Task(Task):
         dataset: CaptionedDataset,
         masked_epochs: int | None = None,
         text_lr_scale: float = 1.0,
+        held_out: HeldOutSearch | None = None,
     ) -> None:
         self.model: nn.Module = model
+        self._video_text, self._held_out = model.model, held_out
+        self.score_every = None if held_out is None else held_out.every
         self.providers = dict(providers)
         self._dataset = dataset
         self._masked_epochs = masked_epochs
@@ -292,6 +305,9 @@ class Stage2Task(Task):
     def sample_ids(self, batch: Batch) -> Sequence[str]:
         return batch["clip"]
 
+    def scores(self) -> dict[str, float]:
+        return {} if self._held_out is None else {VALIDATION_R1: self._held_out.recall(self._video_text)}
+
     def flops_per_clip(self, batch: Batch) -> float | None:
         """The model's way forward and back, and the teacher's forward where it runs online."""
         header, masked = self.providers[batch["group"]].header, not self._sees_all(batch)
@@ -322,10 +338,11 @@ class Stage2Spec(RunSpec):
         text_lr_scale: factor on the learning rate of the text layers and the text projection.
         captions: samples and their captions.
         corpora: how often an epoch draws each medium of a corpus, by name.
-        parity: the contrastive gradient as the published code has it; see :class:`Stage2Config`.
+        parity: contrastive gradient and negatives as the published code has them; see :class:`Stage2Config`.
         masked_epochs: the first epoch without a mask; None if there is none.
         sources: views and targets, by kind of media.
         teacher: names it, for the model card.
+        held_out: clips that are searched now and then, for the history; or None.
     """
 
     model: VideoTextConfig
@@ -339,6 +356,7 @@ class Stage2Spec(RunSpec):
     masked_epochs: int | None = None
     sources: dict[Media, TargetSource]
     teacher: str
+    held_out: HeldOut | None = None
 
     def build(self) -> Stage2Task:
         network = VideoTextModel.create(
@@ -357,7 +375,11 @@ class Stage2Spec(RunSpec):
         words = captions.tokenizer
         kept = (words.pad_token_id, words.cls_token_id)
         objectives = Objectives(network, self.weights, words.mask_token_id, kept, self.parity)
-        return Stage2Task(objectives, providers, dataset, self.masked_epochs, self.text_lr_scale)
+        held_out = None
+        if self.held_out is not None:
+            view = ViewConfig(frames=self.model.vision.frames, size=self.model.vision.image_size)
+            held_out = HeldOutSearch(self.held_out, view, words, self.captions.max_length, self.captions.clean)
+        return Stage2Task(objectives, providers, dataset, self.masked_epochs, self.text_lr_scale, held_out)
 
     def check_world(self, world: int) -> None:
         if self.parity and world != self.train.nproc:
@@ -370,6 +392,8 @@ class Stage2Spec(RunSpec):
         found = self.captions.inputs()
         for kind, source in self.sources.items():
             found |= {f"{name} of {kind}s": key for name, key in source.inputs().items()}
+        if self.held_out is not None:
+            found |= self.held_out.inputs()
         for name, folder in (("student", self.student), ("text tower", self.text_tower)):
             found[name] = "" if folder is None else weights_sha256(folder)
         if self.model.text.pretrained is not None:

@@ -59,10 +59,12 @@ class Task(ABC):
             ``torch.manual_seed(seed)``.
         equal_shares: whether every process must hold as many samples of a step as the others: so it is where a loss gathers
             features over processes.
+        score_every: epochs between two looks at held-out data, by :meth:`scores`; None: there are none.
     """
 
     model: nn.Module
     equal_shares: bool = False
+    score_every: float | None = None
 
     @abstractmethod
     def dataset(self) -> SampleDataset:
@@ -103,6 +105,14 @@ class Task(ABC):
     def encoder(self) -> VideoViT | None:
         """The video encoder within ``model``, which ``layer_decay`` and ``recompute_blocks`` act on; None: there is none."""
         return None
+
+    def scores(self) -> dict[str, float]:
+        """What held-out data say of ``model`` now, for the history: every ``score_every`` epochs, and after the last step.
+
+        The first process alone calls it, in eval mode and without autograd, while the others wait. It draws nothing from a
+        generator of torch's, and leaves the model as it is.
+        """
+        return {}
 
     def flops_per_clip(self, batch: Batch) -> float | None:
         """Floating-point operations of training per clip of a batch; called for each batch, so it must be quick.

@@ -3,7 +3,7 @@
 UMT starts its text tower from a published BERT. Where none is at hand (no network, captions in a language or a world of
 their own), :class:`TextTask` makes a substitute from the training captions: masked language modelling, as BERT, and a
 contrast that pulls together the captions of one clip, which are paraphrases of each other, since in stage 2 position 0
-stands for the whole text.
+stands for the whole text. Clips with a caption in common are pulled together, too: else a text would be pushed from itself.
 
 Shapes: B media, M captions, L text length, E embedding width.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from umt_pipeline.core.config import Config
 from umt_pipeline.data.captions import Captions, CaptionSource
 from umt_pipeline.data.samples import Batch, SampleDataset
-from umt_pipeline.losses import mask_tokens, masked_language_loss, video_text_contrastive
+from umt_pipeline.losses import mask_tokens, masked_language_loss, text_keys, video_text_contrastive
 from umt_pipeline.models.folders import WEIGHTS_FILE
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.video_text import TextTower
@@ -110,7 +110,8 @@ class TextObjectives(nn.Module):
         text_BLD, all_BLD = text.read(masked.ids_BL, mask_BL)
         one_BE, other_BE = self.tower.project(text_BLD).chunk(2)
         words = masked_language_loss(text.mlm_logits(all_BLD), masked.labels_BL)
-        paraphrase = video_text_contrastive(one_BE, other_BE, self.temperature, media_B)
+        alike_B3 = torch.stack((media_B, *text_keys(ids_BL, mask_BL).chunk(2)), dim=1)
+        paraphrase = video_text_contrastive(one_BE, other_BE, self.temperature, alike_B3)
         parts = {"masked_language": words.detach(), "paraphrase": paraphrase.detach()}
         return LossParts(words + paraphrase, parts)
 

@@ -220,6 +220,7 @@ def test_encoders_and_classifiers_go_out_too(tmp_path: Path, tables: Tables) -> 
     assert read_json(tmp_path / "logits_hub" / "config.json")["id2label"] == {str(row): name for row, name in enumerate(SHAPES)}
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_not_left_behind(tmp_path: Path, stage2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true = programs.RUNTIMES["torch"]
 

@@ -19,11 +19,14 @@ from tests.serving.filmed import colour_embedder, write_film
 from umt_pipeline.core.errors import ConfigError, IndexingError
 from umt_pipeline.core.locking import only_writer
 from umt_pipeline.serving.embedder import Embedder
+from umt_pipeline.serving.embedding import gathering
 from umt_pipeline.serving.embedding.gathering import Asked, read_known
 from umt_pipeline.serving.embedding.windows import WindowRule
 from umt_pipeline.serving.index.building import Built, build_index
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.inputs import clip_of
+from umt_pipeline.video import probing
+from umt_pipeline.video.guarded import check_files
 
 RULE = WindowRule(length_s=4, stride_s=2, snap_s=0.4)
 
@@ -37,14 +40,14 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
-def build(videos: Path, embedder: Embedder | None = None, **asked: Any) -> Built:
+def build(videos: Path, embedder: Embedder | None = None, name: str = "index", **asked: Any) -> Built:
     anew = asked.pop("anew", False)
     one = Asked(videos, RULE, workers=1, **asked)
-    return build_index(videos.parent / "index", one, embedder or colour_embedder(), "models/colours", anew)
+    return build_index(videos.parent / name, one, embedder or colour_embedder(), "models/colours", anew)
 
 
-def opened(videos: Path) -> Index:
-    return Index.open(videos.parent / "index")
+def opened(videos: Path, name: str = "index") -> Index:
+    return Index.open(videos.parent / name)
 
 
 def names(index: Index) -> list[str]:
@@ -125,6 +128,61 @@ def test_another_model_or_rule_is_built_beside(videos: Path, monkeypatch: pytest
     counts = encoded(monkeypatch)
     build(videos)
     assert sum(counts) == 6
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the name of each file is added that a guarded process opens."""
+    seen: list[str] = []
+
+    def noted(check: Any, paths: Any, *arguments: Any) -> Any:
+        seen.extend(path.name for path in paths)
+        return check_files(check, paths, *arguments)
+
+    for module in (gathering, probing):
+        monkeypatch.setattr(module, "check_files", noted)
+    return seen
+
+
+def settle(videos: Path) -> None:
+    """Let files be as old as they have to be to be known again."""
+    for path in videos.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_an_index_of_another_model_knows_the_files_that_one_beside_it_knows(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(videos)
+    build(videos)
+    (videos / "b" / "long.mp4").rename(videos / "long.mp4")
+    write_film(videos / "new.mp4", [("white", 1.0)], seed=5)
+    settle(videos)
+    (videos.parent / "damaged").mkdir()
+    (videos.parent / "damaged" / "current.json").write_text("{}")
+    seen = looked_at(monkeypatch)
+    built = build(videos, colour_embedder("other"), "other")
+    assert sorted(set(seen)) == ["long.mp4", "new.mp4"], "one that was moved is hashed, a new one is looked at"
+    assert seen.count("long.mp4") == 1, "and not decoded again"
+    assert built.manifest.facts["files"]["added"] == 4
+    with opened(videos, "other") as other, opened(videos) as one:
+        assert other.model.key != one.model.key
+    seen.clear()
+    assert not build(videos, colour_embedder("other"), "other").is_new
+    assert seen == [], "it has knowledge of its own"
+
+
+@pytest.mark.parametrize("why", ["another folder", "anew", "damaged"])
+def test_what_cannot_be_taken_over_is_found_out(videos: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    settle(videos)
+    build(videos)
+    if why == "another folder":
+        videos = videos.rename(videos.parent / "elsewhere")
+    if why == "damaged":
+        for name in ("probed", "looked"):
+            (videos.parent / "index" / "known" / f"{name}.sqlite").write_bytes(b"no database" * 100)
+    seen = looked_at(monkeypatch)
+    build(videos, colour_embedder("other"), "other", anew=why == "anew")
+    assert sorted(seen) == sorted(["a.mp4", "c.avi", "long.mp4"] * 2), "what each is, and what is seen in it"
 
 
 def test_what_cannot_be_read_is_left_out_with_its_reason(videos: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -48,3 +50,45 @@ def test_dates_have_zones() -> None:
     assert kept(after="2024-05-01T23:30:00.1", before="2024-05-02") == [1]
     with pytest.raises(ConfigError, match="before: expected a date"):
         kept(before="yesterday")
+
+
+def labelled() -> ArrayIndex:
+    """Three files of two windows each; the last one has no label."""
+    windows = [(row, start, start + 1.0) for row in (2, 0, 1) for start in (0.0, 1.0)]
+    files = {"label": ["ring", "star", None], "split": ["test", "train", "train"]}
+    return ArrayIndex(np.eye(6), windows, files)
+
+
+def test_windows_of_all_files_that_fit_pass() -> None:
+    index = labelled()
+
+    def kept(**asked: str) -> list[bool]:
+        allowed = Filters(**asked).allowed(index)
+        assert allowed is not None
+        return allowed.tolist()
+
+    assert kept(label="ring") == [False, False, True, True, False, False]
+    assert kept(split="train") == [True, True, False, False, True, True]
+    assert kept(split="train", label="star") == kept(path="1.mp4") == [False, False, False, False, True, True]
+    assert kept(split="test", label="star") == [False] * 6
+    assert Filters().allowed(index) is None
+    with pytest.raises(ConfigError, match=r"label 'disc': expected one of 'ring', 'star'"):
+        kept(label="disc")
+    with pytest.raises(ConfigError, match="label 'None': expected"):
+        kept(label="None")
+    unknown = ArrayIndex(np.eye(1), [(0, 0.0, 1.0)])
+    with pytest.raises(ConfigError, match="split 'train': expected one of none: no file has one"):
+        Filters(split="train").allowed(unknown)
+
+
+def test_a_filter_is_compared_once_and_forgotten_with_its_index() -> None:
+    index, other = labelled(), labelled()
+    allowed = Filters(label="ring").allowed(index)
+    assert allowed is not None
+    assert Filters(label="ring").allowed(index) is allowed
+    assert Filters(label="ring").allowed(other) is not allowed
+    assert not allowed.flags.writeable, "who hides more windows makes a copy"
+    left = weakref.ref(index)
+    del index
+    gc.collect()
+    assert left() is None

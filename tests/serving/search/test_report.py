@@ -82,6 +82,7 @@ def test_captions_are_searched_for(report: SearchReport, folder: Path) -> None:
     assert reranked.protocol is not None
     assert (dual.protocol.clips, dual.protocol.queries, dual.protocol.k) == (CLIPS, CLIPS, None)
     assert (reranked.protocol.k, reranked.protocol.score_type) == (2, "reranked")
+    assert (reranked.protocol.settings["rerank_weight"], "rerank_weight" in dual.protocol.settings) == (0.5, False)
     assert dual.values["r1"] == report.values("dual")["r1"] > 0
 
 

@@ -73,19 +73,21 @@ def test_more_hits_than_places_are_all_places(embedder: Embedder, index: ArrayIn
     assert len(found.hits) <= len(index.windows)
 
 
-def test_the_matching_head_ranks_anew_what_it_is_shown(embedder: Embedder, index: ArrayIndex) -> None:
+def test_cosine_and_matching_head_rank_anew_what_it_is_shown(embedder: Embedder, index: ArrayIndex) -> None:
     text = "a disc moving left"
     plain = search(embedder, index, Query(text=text, k=6)).hits
     found = search(embedder, index, Query(text=text, k=6, rerank=3))
     assert [hit.match is not None for hit in found.hits] == [True] * 3 + [False] * 3
     assert {hit.window for hit in found.hits[:3]} == {hit.window for hit in plain[:3]}
     assert [hit.window for hit in found.hits[3:]] == [hit.window for hit in plain[3:]]
-    matches = [hit.match for hit in found.hits[:3] if hit.match is not None]
-    assert matches == sorted(matches, reverse=True)
-    best = found.hits[0]
-    start, end = index.windows.loc[best.window, ["start_s", "end_s"]]
-    frames = torch.from_numpy(clip_of(best.path, embedder.view, (start, end)))[None]
-    assert best.match == pytest.approx(float(embedder.match(frames, [text])[0]), abs=1e-5)
+    together = []
+    for hit in found.hits[:3]:
+        start, end = index.windows.loc[hit.window, ["start_s", "end_s"]]
+        frames = torch.from_numpy(clip_of(hit.path, embedder.view, (start, end)))[None]
+        no, yes = embedder.match_logits(frames, [text])[0].tolist()
+        assert hit.match == pytest.approx(yes, abs=1e-5)
+        together.append(hit.score / embedder.temperature + yes - no)
+    assert together == sorted(together, reverse=True)
     assert "rerank" in found.took
 
 

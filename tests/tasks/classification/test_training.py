@@ -282,6 +282,7 @@ def spec(world: World, **changes: Any) -> ClassificationSpec:
     return world.spec(config, start=world.folder / "stage1")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_waits")
 def test_a_resumed_run_ends_in_the_same_weights(world: World, tmp_path: Path) -> None:
     loop = {"checkpoint_every": 2, "layer_decay": 0.75, "accumulate": 2}

@@ -24,7 +24,7 @@ from umt_pipeline.models.video_text import load_video_text
 from umt_pipeline.tasks.retrieval.params import RetrievalParams
 from umt_pipeline.tasks.retrieval.task import TASK, RetrievalData
 
-SPLITS = ("train",) * 5 + ("test",) * 3 + ("test_motion",) * 3
+SPLITS = ("train",) * 5 + ("test",) * 3 + ("test_motion",) * 3 + ("validation",) * 3
 LOOP = {"steps": 2, "batch_size": 4, "lr": 1e-3, "device": "cpu", "log_every": 1}
 VIEW = {"frames": 4, "size": 32, "flip": False}
 
@@ -142,6 +142,20 @@ def test_another_search_reads_the_features_of_the_one_before_in_any_number_of_pr
     assert {record["protocol"]["k"] for record in search_again({"rerank_k": 1}, gone)} == {None, 1}
 
 
+def test_each_model_has_the_weight_that_finds_most_on_validation(world: dict[str, Any], result: dict[str, Any]) -> None:
+    found = run(params(test={"rerank_weight": "validation"}), world)
+    records = {record["task"]: record["protocol"] for record in found["records"]}
+    for model in ("zero_shot", "fine_tuned"):
+        of_sets = [records[f"retrieval/{name}/{model}/reranked"] for name in ("test", "test_motion")]
+        for protocol in of_sets:
+            assert protocol["settings"]["rerank_weight"] == "validation"
+            assert protocol["settings"]["validation_queries"] == 6
+        assert len({protocol["chosen"]["rerank_weight"] for protocol in of_sets}) == 1
+        assert f"retrieval/validation/{model}/reranked" in found["times"]["test"]["reranking"]
+    assert found["metrics"]["test"]["test"]["fine_tuned"]["dual"] == result["metrics"]["test"]["test"]["fine_tuned"]["dual"]
+    assert "validation" not in found["metrics"]["test"]
+
+
 def test_all_captions_may_ask(world: dict[str, Any]) -> None:
     found = run(params(test={"caption": "all", "sets": ["test"]}), world)
     for record in found["records"]:
@@ -186,6 +200,9 @@ def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Pat
         gather(params(test={"sets": ["test", "later"]}), world)
     with pytest.raises(ConfigError, match=r"set 'test': none of its 3 clips has a caption, so there is no query"):
         gather(params(), world, captions=captions[captions["video_id"].isin(training)])
+    silent = captions[~captions["video_id"].isin(videos.loc[videos["split"] == "validation", "video_id"])]
+    with pytest.raises(ConfigError, match=r"`retrieval\.test\.rerank_weight` is `validation`, but .*none of its 3 clips has a"):
+        gather(params(test={"rerank_weight": "validation"}), world, captions=silent)
     with pytest.raises(ConfigError, match=r"test\.text_length is 13, but the model in .*stage2 has 12 positions"):
         gather(params(test={"text_length": 13}), world)
     with pytest.raises(ConfigError, match=r"fine_tuning\.max_length is 13, but the start model has 12 positions"):
@@ -201,6 +218,8 @@ def test_refused_before_anything_is_trained(world: dict[str, Any], tmp_path: Pat
 def test_settings_that_are_refused() -> None:
     with pytest.raises(ValidationError, match="a test is of other videos"):
         params(test={"sets": ["train"]})
+    with pytest.raises(ValidationError, match="chooses on `validation_split`, 'test_motion', which is trained on or reported"):
+        params(test={"rerank_weight": "validation", "validation_split": "test_motion"})
     with pytest.raises(ValidationError, match="names one more than once: test, test"):
         params(test={"sets": ["test", "test"]})
     with pytest.raises(ValidationError, match="expected contrastive or matching with a weight above 0"):

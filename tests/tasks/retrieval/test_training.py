@@ -116,6 +116,19 @@ def test_the_first_losses_are_those_of_the_stage_2_model(
     torch.testing.assert_close(found["matching"], matching)
 
 
+def test_clips_with_the_same_caption_are_no_negatives_of_each_other(
+    stage_world: StageWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = CAPTIONS.assign(caption=["a red star", "a red star", "a blue star", "two squares", "A red star!"])
+    monkeypatch.setitem(globals(), "CAPTIONS", same)
+    task = build(stage_world, tmp_path)
+    skipped = [
+        task.loss(task.model, read_batch(task, rows), torch.Generator().manual_seed(3)).parts["matching_skipped"].item()
+        for rows in ([0, 3], [0, 1], [0, 1, 3])
+    ]
+    assert skipped == [1.0, 0.0, 0.0]
+
+
 @pytest.mark.usefixtures("no_waits")
 def test_a_run_begins_there_and_a_cut_run_goes_on_with_the_same_losses(stage_world: StageWorld, tmp_path: Path) -> None:
     loop = {"steps": 6, "batch_size": 2, "lr": 1e-3, "log_every": 1, "checkpoint_every": 2, "device": "cpu"}

@@ -33,8 +33,8 @@ from umt_pipeline.tracking import page_provenance
 
 logger = logging.getLogger(__name__)
 
-# Retrieval sets with a headline number.
-_HEADLINE_SETS = 4
+# Retrieval sets with a headline number: with more, `dvc exp show` does not fit a terminal of 160 columns.
+_HEADLINE_SETS = 2
 
 
 def gather_tables(raw_media: Path, videos: pd.DataFrame, captions: pd.DataFrame, labels: pd.DataFrame) -> Tables:
@@ -145,13 +145,14 @@ def write_report(
     trained: Trained,
     records: list[dict[str, Any]],
     retrieval_examples: list[RetrievalExample],
+    evidence: pd.DataFrame,
     times: dict[str, Any],
 ) -> str:
     """Return the page: numbers, curves, and pictures read from the videos and the feature store."""
     store = FeatureStore(prepared.store)
     masks = mask_pictures(store, tables, params.mask_pictures)
     frames = frame_loader(tables.videos, tables.media_root, store.manifest.view)
-    found = EvaluationResults(params, tables, prepared, trained, records, retrieval_examples, times["reranking"])
+    found = EvaluationResults(params, tables, prepared, trained, records, retrieval_examples, evidence, times["reranking"])
     protocols = [record["protocol"] for record in records if record["protocol"]]
     weights = {protocol["model"]: protocol["checkpoint_sha256"] for protocol in protocols if protocol["checkpoint_sha256"]}
     provenance = {**page_provenance(records), "weights_sha256": dict(sorted(weights.items()))}

@@ -71,6 +71,7 @@ def create_pipeline() -> Pipeline:
                     "trained",
                     "records",
                     "retrieval_examples",
+                    "evaluation_evidence",
                     "evaluation_times",
                 ],
                 outputs="report",

@@ -19,6 +19,7 @@ from umt_pipeline.models.student import StudentConfig
 from umt_pipeline.models.tokenizer import load_tokenizer, save_tokenizer, train_wordpiece
 from umt_pipeline.pipelines.runs import NamedRuns, TrainedModel, skipped_model, train, trained_model
 from umt_pipeline.pipelines.sources import RecordedViews
+from umt_pipeline.training.held_out import HeldOut, held_out_media
 from umt_pipeline.training.stage2 import Stage2Config, Stage2Spec
 from umt_pipeline.training.text_tower import TextTowerSpec
 
@@ -87,6 +88,7 @@ def gather_data(
         kind: views.source(kind, params.targets, params.verify, captions_read.samples, aligned)
         for kind in sorted(samples["media"].unique())
     }
+    held_out = _held_out(params, views, captions, workspace)
     student, _ = load_config(stage1_model, STUDENT_KIND)
     # The videos' store decides frames and resolution, also where only images have captions.
     store = read_manifest(views.stores["video"])
@@ -107,8 +109,24 @@ def gather_data(
         masked_epochs=params.masked_epochs,
         sources=sources,
         teacher=store.teacher.id,
+        held_out=held_out,
         train=params.train,
         seed=seed,
+    )
+
+
+def _held_out(params: Stage2Config, views: RecordedViews, captions: pd.DataFrame, workspace: Path) -> HeldOut | None:
+    if params.validate_every is None:
+        return None
+    clips, texts = held_out_media(views.videos, captions, "validation", params.clean_captions)
+    if clips.empty:
+        logger.warning("stage2.validate_every: no validation clip has a caption, so the history says nothing of them")
+        return None
+    return HeldOut(
+        clips=write_table(workspace, "held_out_clips", clips),
+        captions=write_table(workspace, "held_out_captions", texts),
+        media_root=views.media_root,
+        every=params.validate_every,
     )
 
 

@@ -31,7 +31,14 @@ def data_section(found: EvaluationResults) -> Section:
     fold = Fold("Every rejected row", [reject_table(rejects)]) if len(rejects) else Text("Nothing was rejected.")
     rows = subsection("Rows in, accepted, rejected", [count_table(found.prepared.ingestion), reason_table(rejects), fold])
     corpus = [corpora_table(found.prepared.ingestion), corpus_table(found.clips), _histograms(found.clips)]
-    return Section("Data", [*rows, *subsection("Corpus", corpus, "There is no video.")])
+    minutes = float(found.clips["duration_s"].sum()) / 60
+    images = int(found.prepared.ingestion.get("media", {}).get("image", 0))
+    stills = f" and {images:,} images" if images else ""
+    explain = (
+        f"The corpus holds {len(found.clips):,} accepted clips, {minutes:,.1f} minutes of video{stills}; {len(rejects):,} rows "
+        "of the input tables were rejected."
+    )
+    return Section("Data", [*rows, *subsection("Corpus", corpus, "There is no video.")], explain)
 
 
 def reason_table(rejects: pd.DataFrame) -> Table | None:

@@ -1,49 +1,41 @@
-"""The top of the evaluation's page: the opening paragraph, the tiles and the bars, each there only if its numbers are."""
+"""The sentences that open the evaluation's page, and its bars; each there only if its numbers are.
+
+A sentence claims a difference only where the interval of the difference does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
 
-from umt_pipeline.reports.evaluation.results import MOTION, EvaluationResults
-from umt_pipeline.reports.page import Bar, Bars, Tile
+from umt_pipeline.evaluation.spread import Paired, Ranged
+from umt_pipeline.reports.evaluation.results import MOTION, R1, EvaluationResults
+from umt_pipeline.reports.page import Bar, Bars
 from umt_pipeline.reports.systems import system_name, system_order
-from umt_pipeline.reports.tables import Compared, byte_text, listed, percent
+from umt_pipeline.reports.tables import listed, percent
+
+ARROW = "\N{RIGHTWARDS ARROW}"
+# A set is about motion where those who know appearance alone find less than this of it, in percent.
+_ABOUT_MOTION = 50.0
+_OUTCOMES = {"more": "is higher on", "less": "is lower on", "cannot_be_told": "has no difference that can be told on"}
 
 
 def summary(found: EvaluationResults) -> list[str]:
-    """Return the page's opening paragraph as sentences."""
-    minutes = float(found.clips["duration_s"].sum()) / 60
-    images = int(found.prepared.ingestion.get("media", {}).get("image", 0))
-    stills = f" and {images:,} images" if images else ""
-    said = [
-        f"The corpus holds {len(found.clips):,} accepted clips, {minutes:,.1f} minutes of video{stills}; "
-        f"{len(found.prepared.rejects):,} rows of the input tables were rejected."
-    ]
-    for probe in _appearance(found):
-        tasks = sorted(task for task in found.params.tasks if task not in MOTION)
-        average = " on average" if len(tasks) > 1 else ""
+    """Return the three sentences: what stage 1 is worth, what re-ranking does, and motion (or else appearance)."""
+    said = []
+    if found.stage1_gains:
         said.append(
-            f"After stage 1 a linear probe on the student reads {listed(tasks)} with {percent(probe.value)} accuracy{average} "
-            f"({probe.against})."
+            f"Stage 1: text{ARROW}video R@1 of stage 2 that began from it, against the same training from scratch, "
+            f"{_outcomes(found.stage1_gains)}."
         )
-    for name, search in _retrieval(found).items():
+    elif found.metrics("retrieval"):
+        said.append(_retrieval(found))
+    if found.reranking_gains:
         said.append(
-            f"Given a caption from the set {name}, stage 2 puts a right one of {clips_in(found, name)} first in "
-            f"{percent(search.value)} of the cases ({search.against})."
+            f"Re-ranking: R@1 of the same model, its best clips ordered anew with the matching head, "
+            f"{_outcomes(found.reranking_gains)}."
         )
-    return [*said, "All numbers are of this one run and carry no spread."]
-
-
-def tiles(found: EvaluationResults) -> list[Tile]:
-    """Return the headline tiles."""
-    made = [compared.tile for compared in (*_appearance(found), *_retrieval(found).values())]
-    made.append(Tile("Accepted clips", f"{len(found.clips):,}", [f"{len(found.prepared.rejects):,} table rows rejected"]))
-    sizes = dict(found.prepared.features.get("bytes_per_clip_view", {}))
-    if "total" in sizes:
-        total = byte_text(float(sizes.pop("total")))
-        made.append(Tile("Stored per clip and view", total, [listed(list(sizes))]))
-    return made
+    return [sentence for sentence in (*said, _motion(found) or _appearance(found)) if sentence]
 
 
 def bars(found: EvaluationResults) -> Bars | None:
@@ -57,9 +49,9 @@ def bars(found: EvaluationResults) -> Bars | None:
         shown += [Bar("Most frequent label", chance, True)] if chance is not None else []
         groups.append(("Appearance, linear probe, mean of tasks (%)", shown))
     for name, systems in sorted(found.metrics("retrieval").items()):
-        shown = [Bar(system_name(system), systems[system]["t2v_r1"]) for system in sorted(systems, key=system_order)]
-        shown += [Bar(label, row["t2v_r1"], True) for label, row in found.references(name).items()]
-        groups.append((f"Text→video R@1 on {name} (%)", shown))
+        shown = [Bar(system_name(system), systems[system][R1]) for system in sorted(systems, key=system_order)]
+        shown += [Bar(label, row[R1], True) for label, row in found.references(name).items()]
+        groups.append((f"Text{ARROW}video R@1 on {name} (%)", shown))
     return Bars(groups) if groups else None
 
 
@@ -68,35 +60,77 @@ def clips_in(found: EvaluationResults, split: str) -> str:
     return f"the {int((found.clips['split'] == split).sum()):,} clips"
 
 
+def spanned(number: Ranged) -> str:
+    """Return a percentage with its interval."""
+    return f"{percent(number.value)} ({number.low:.1f} to {number.high:.1f})"
+
+
+def _outcomes(pairs: Mapping[str, Paired]) -> str:
+    """Return in words which sets differ, with both numbers and the interval of the difference."""
+    parts = []
+    for outcome, words in _OUTCOMES.items():
+        sets = [
+            f"{name} ({pair.before.value:.1f} {ARROW} {percent(pair.after.value)}, {_points(pair.difference.low)} to "
+            f"{_points(pair.difference.high)} points)"
+            for name, pair in pairs.items()
+            if pair.told == outcome
+        ]
+        if sets:
+            parts.append(f"{words} {listed(sets)}")
+    return listed(parts)
+
+
+def _points(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _retrieval(found: EvaluationResults) -> str:
+    """Return what stage 2 finds where there is nothing to see it against."""
+    sets = [
+        f"{percent(systems['stage2/dual'][R1])} on {name} (chance {percent(found.chance.get(name, {}).get(R1))})"
+        for name, systems in sorted(found.metrics("retrieval").items())
+        if "stage2/dual" in systems
+    ]
+    return f"Given a caption, stage 2 puts a right clip first in {listed(sets)} of the cases." if sets else ""
+
+
+def _motion(found: EvaluationResults) -> str:
+    """Return what it takes to tell clips that look alike, on the set where appearance helps least."""
+    ceilings = {name: row[R1] for name, row in found.ceiling.items()}
+    name = min(ceilings, key=ceilings.__getitem__, default="")
+    gained = found.paired(R1, "teacher/dual", "stage2/dual").get(name)
+    if gained is None or ceilings[name] >= _ABOUT_MOTION:
+        return ""
+    said = (
+        f"Motion: on {name}, where whoever knows {listed(found.appearance)} and nothing else finds {percent(ceilings[name])}, "
+        f"the teacher, which sees single frames, finds {spanned(gained.before)} and stage 2 {spanned(gained.after)}"
+    )
+    linear = found.metrics("probe").get("linear", {})
+    read = {stage: linear.get(stage, {}).get(MOTION[0]) for stage in ("stage1", "stage2")}
+    if None in read.values():
+        return f"{said}."
+    return (
+        f"{said}; a linear probe reads motion with {percent(read['stage1'])} after stage 1 and {percent(read['stage2'])} after "
+        f"stage 2 (most frequent label {percent(found.majority().get(MOTION[0]))})."
+    )
+
+
+def _appearance(found: EvaluationResults) -> str:
+    """Return what the linear probe reads of appearance after stage 1."""
+    means = {name: _mean(tasks) for name, tasks in found.metrics("probe").get("linear", {}).items()}
+    if means.get("stage1") is None:
+        return ""
+    others = {"untrained": means.get("untrained"), "the teacher's patches": means.get("teacher_patch")}
+    beside = [f"{name} {percent(value)}" for name, value in others.items() if value is not None]
+    tasks = sorted(task for task in found.params.tasks if task not in MOTION)
+    average = " on average" if len(tasks) > 1 else ""
+    return (
+        f"Appearance: after stage 1 a linear probe on the student reads {listed(tasks)} with {percent(means['stage1'])} "
+        f"accuracy{average} ({', '.join(beside) or 'nothing to compare with'})."
+    )
+
+
 def _mean(by_task: Mapping[str, float]) -> float | None:
     """Return the mean over the tasks of appearance."""
     values = [value for task, value in by_task.items() if task not in MOTION]
     return fmean(values) if values else None
-
-
-def _appearance(found: EvaluationResults) -> list[Compared]:
-    """Return what the linear probe reads of appearance after stage 1, if it was measured."""
-    means = {name: _mean(tasks) for name, tasks in found.metrics("probe").get("linear", {}).items()}
-    value = means.get("stage1")
-    others = {"untrained": means.get("untrained"), "the teacher's patches": means.get("teacher_patch")}
-    return [] if value is None else [Compared("Appearance, probe on stage 1", value, others)]
-
-
-def _retrieval(found: EvaluationResults) -> dict[str, Compared]:
-    """Return text-to-video R@1 of the stage-2 dual encoder on each set where it was measured."""
-    made = {}
-    for name, systems in sorted(found.metrics("retrieval").items()):
-        r1 = {system: row.get("t2v_r1") for system, row in systems.items()}
-        references = iter(found.references(name).values())
-        chance, perfect = (next(references, {}).get("t2v_r1") for _ in range(2))
-        others = {
-            "re-ranked": r1.get("stage2/reranked"),
-            "from scratch with the same budget": r1.get("control/dual"),
-            "image teacher": r1.get("teacher/dual"),
-            "perfect on appearance alone": perfect,
-            "chance": chance,
-        }
-        value = r1.get("stage2/dual")
-        if value is not None:
-            made[name] = Compared(f"Text→video R@1, {name}", value, others)
-    return made

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from umt_pipeline.evaluation.chance import chance_agreement
 from umt_pipeline.reports.evaluation.data import data_section
-from umt_pipeline.reports.evaluation.headline import bars, clips_in, summary, tiles
+from umt_pipeline.reports.evaluation.headline import bars, clips_in, summary
+from umt_pipeline.reports.evaluation.opening import opening
 from umt_pipeline.reports.evaluation.results import EvaluationResults, Trained
 from umt_pipeline.reports.figures import training_curves
 from umt_pipeline.reports.page import Block, Fold, FrameLoader, Page, Section, Strips, Table, Text, subsection
@@ -19,9 +20,10 @@ _RETRIEVAL_NOTE = (
     "R@k: share of queries with a right answer among the first k. MedR and MeanR: median and mean rank of the first right "
     "answer, 1 is best. Dual: cosine of the outputs of the two encoders. Dual softmax: each cosine weighed by how little "
     "the set's other queries like the same candidate, which no search with a single query can know; such rows are never "
-    "marked as best. Re-ranked: the best of the dual ones, ordered anew by the matching head. The teacher averages its "
-    "frames. Chance is a random order of the same candidates; clips with the same text all count as right. “Perfect on …” "
-    "knows these labels of every clip and nothing else."
+    "marked as best. Re-ranked: the best of the dual ones, ordered anew with the matching head, as its protocol says (by "
+    "the head alone, or by a weighted sum with the cosine). The teacher averages its frames. Chance is a random order of "
+    "the same candidates; clips with the same text all count as right. “Perfect on …” knows these labels of every clip and "
+    "nothing else."
 )
 
 
@@ -36,14 +38,15 @@ def evaluation_page(found: EvaluationResults, masks: Sequence[Strips], frames: F
     return Page(
         title="Unmasked Teacher pipeline: report",
         summary=summary(found),
-        tiles=tiles(found),
+        apart=True,
         notes=[f"{record['task']}: {record['note']}" for record in found.records if record.get("note")],
         sections=[
+            opening(found, masks),
             _results(found),
             _training(found.trained),
             Section(
                 "Masks and attention",
-                masks,
+                masks[1:] or masks,  # the first one opens the page
                 "What the student saw of recorded views. The teacher's attention (bright is high, scaled per frame) decides "
                 "which patches stay; the student reads only these.",
                 "There are no mask pictures: the feature store has no rows.",

@@ -13,9 +13,11 @@ import pandas as pd
 from umt_pipeline.evaluation.chance import majority_share, random_retrieval
 from umt_pipeline.evaluation.examples import RetrievalExample
 from umt_pipeline.evaluation.params import EvaluationParams
+from umt_pipeline.evaluation.spread import Paired, paired_shares
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.reports.tables import listed
 
+R1 = "t2v_r1"
 MOTION = ("motion",)  # label tasks that a single frame cannot show; the others are of appearance
 
 # Group -> system -> column -> value.
@@ -66,6 +68,7 @@ class EvaluationResults:
         trained: the stages.
         records: each number with its protocol, as :class:`umt_pipeline.evaluation.records.Record` dumps them.
         examples: retrieval queries with what was found.
+        evidence: what the numbers are made of, item by item.
         costs: what re-ranking took, by the task of its record: ``pairs`` and ``seconds``.
     """
 
@@ -75,6 +78,7 @@ class EvaluationResults:
     trained: Trained
     records: Sequence[Mapping[str, Any]]
     examples: Sequence[RetrievalExample]
+    evidence: pd.DataFrame
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @cached_property
@@ -98,16 +102,55 @@ class EvaluationResults:
                     tree.setdefault(group, {}).setdefault(system, {})[column] = float(value)
         return tree
 
+    @cached_property
+    def chance(self) -> dict[str, dict[str, float]]:
+        """The expected numbers of a random order, by the retrieval set."""
+        rule, captions = self.params.caption, self.tables.captions
+        found = {name: random_retrieval(self.clips, captions, name, rule) for name in self.params.retrieval_sets}
+        return {name: row for name, row in found.items() if row}
+
+    @property
+    def appearance(self) -> list[str]:
+        """The label tasks that a single frame shows, where others are labelled too."""
+        tasks = sorted({str(task) for task in self.tables.labels["task"]})
+        known = [task for task in tasks if task not in MOTION]
+        return known if len(known) < len(tasks) else []
+
+    @cached_property
+    def ceiling(self) -> dict[str, dict[str, float]]:
+        """What perfect knowledge of appearance finds, and nothing else, by the retrieval set."""
+        if not self.appearance:
+            return {}
+        rule, captions, labels = self.params.caption, self.tables.captions, self.tables.labels
+        sets = self.params.retrieval_sets
+        found = {name: random_retrieval(self.clips, captions, name, rule, labels, self.appearance) for name in sets}
+        return {name: row for name, row in found.items() if row}
+
     def references(self, name: str) -> dict[str, dict[str, float]]:
         """Return the rows of a retrieval set that no model made: chance, and perfect knowledge of appearance alone."""
-        rule, captions, labels = self.params.caption, self.tables.captions, self.tables.labels
-        rows = {"Chance": random_retrieval(self.clips, captions, name, rule)}
-        tasks = sorted({str(task) for task in labels["task"]})
-        known = [task for task in tasks if task not in MOTION]
-        if known and len(known) < len(tasks):
-            label = f"Perfect on {listed(known)}, guessing the rest"
-            rows[label] = random_retrieval(self.clips, captions, name, rule, labels, known)
+        rows = {"Chance": self.chance.get(name, {})}
+        rows[f"Perfect on {listed(self.appearance)}, guessing the rest"] = self.ceiling.get(name, {})
         return {label: row for label, row in rows.items() if row}
+
+    def paired(self, number: str, before: str, after: str) -> dict[str, Paired]:
+        """Return, by the retrieval set, a number of two systems and its difference, where both were measured."""
+        measured = set(self.evidence["task"])
+        names = {name: tuple(f"retrieval/{name}/{system}" for system in (before, after)) for name in self.params.retrieval_sets}
+        return {
+            name: paired_shares(self.evidence, *(f"{task}/{number}" for task in tasks))
+            for name, tasks in names.items()
+            if measured.issuperset(tasks)
+        }
+
+    @cached_property
+    def stage1_gains(self) -> dict[str, Paired]:
+        """Text-to-video R@1 of stage 2 from scratch and from stage 1, by the set."""
+        return self.paired(R1, "control/dual", "stage2/dual")
+
+    @cached_property
+    def reranking_gains(self) -> dict[str, Paired]:
+        """Text-to-video R@1 of stage 2 before and after re-ranking, by the set."""
+        return self.paired(R1, "stage2/dual", "stage2/reranked")
 
     def majority(self) -> dict[str, float]:
         """Return, per label task, the percentage of test clips with the most frequent label."""

@@ -4,10 +4,13 @@ import { FIRST, anew, read, write } from "./address.js";
 import { models as served } from "./api.js";
 import { Column, notice } from "./column.js";
 import { Controls, chosen, searchable } from "./controls.js";
-import { h } from "./dom.js";
+import { h, marked } from "./dom.js";
 import { walk } from "./hits.js";
 import { hear, hush } from "./player.js";
 import { askedFile, askedMoment, facts, mosaic } from "./start.js";
+
+const NO_INDEX =
+  "No index is served. `umt index FOLDER --model MODEL --out INDEX` makes one, `umt serve --index INDEX` serves it.";
 
 const at = (id) => document.getElementById(id);
 const [form, columns, status, asked, results] = ["search", "columns", "status", "asked", "results"].map(at);
@@ -100,7 +103,7 @@ function showAsked(file) {
 
 function begin() {
   const [model] = chosen(models, state.models);
-  if (!model) return empty(models.length ? "No index is served: “umt index” makes one." : "No model is served.");
+  if (!model) return empty(NO_INDEX);
   empty(readsText() ? "" : "No model here reads text: drop a clip on this page, or choose a moment.");
   columns.dataset.many = 1;
   return columns.replaceChildren(mosaic(model, state, visitAt));
@@ -114,7 +117,7 @@ function empty(words) {
 
 /** Say something, and something more to who cannot see the page. */
 function say(words, more = "") {
-  status.replaceChildren(h("span", {}, words), h("span", { class: "unseen" }, more));
+  status.replaceChildren(h("span", {}, marked(words)), h("span", { class: "unseen" }, more));
 }
 
 function readsText() {

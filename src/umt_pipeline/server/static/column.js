@@ -1,11 +1,13 @@
 // What one model found, or that it found nothing, or why it could not look.
 
-import { FILTERS, MOST, RERANKED, filters } from "./address.js";
+import { FILTERS, MOST, RERANKED, anew, filters } from "./address.js";
 import { Failure, alike, alikeFile, search } from "./api.js";
-import { button, decimal, h, many } from "./dom.js";
+import { button, decimal, h, many, marked } from "./dom.js";
 import { grid, waiting } from "./hits.js";
 
 const KEPT = 30;
+const GONE = [404, 409];
+const PASSING = [0, 408, 429]; // no answer at all, or one that came too late or too often
 const answers = new Map(); // what was found, so that "back" is there at once
 
 /**
@@ -130,18 +132,22 @@ export class Column {
   }
 
   failed(error) {
+    const { state, visit } = this.look;
     const words = error instanceof Failure ? error.message : `The page failed: ${error.message}`;
-    this.body.replaceChildren(notice(words, error.status, () => this.look.visit(this.look.state)));
+    const box = notice(words, error.status, () => visit(state));
+    // The moment has another number by now, or is in no index any more.
+    if (state.like && GONE.includes(error.status)) box.append(button("Begin anew", () => visit(anew(state, {}))));
+    this.body.replaceChildren(box);
     if (!(error instanceof Failure)) console.error(error);
     this.isOld = error.status === 409;
     return "The search failed.";
   }
 }
 
-/** What went wrong, and a way out of it. */
+/** What went wrong, and a way out of it: asking once more only where the answer may be another one. */
 export function notice(words, status, retry) {
-  const way = status === 401 ? token() : button("Try again", retry);
-  return h("div", { class: "notice bad", role: "alert" }, h("p", {}, words), way);
+  const again = PASSING.includes(status) || !(status < 500) ? button("Try again", retry) : null;
+  return h("div", { class: "notice bad", role: "alert" }, h("p", {}, marked(words)), status === 401 ? token() : again);
 }
 
 function token() {

@@ -25,6 +25,11 @@ export function icon(name) {
   return svg;
 }
 
+/** Words in which commands stand between backticks, as the server says them. */
+export function marked(words) {
+  return words.split("`").map((part, number) => (number % 2 ? h("code", {}, part) : part));
+}
+
 export function button(words, click, style = "button") {
   return h("button", { type: "button", class: style, click }, words);
 }

@@ -1,7 +1,7 @@
 // A hit that plays where it stands: from its first second to its last, and no further.
 
 import { missing } from "./api.js";
-import { h, icon, span } from "./dom.js";
+import { h, icon, marked, span } from "./dom.js";
 
 let current = null; // only one plays at a time
 let sound = false;
@@ -138,7 +138,7 @@ export class Shot {
       return current ? this.is("idle") : this.play(second);
     }
     this.is("failed");
-    this.note.textContent = words || "This browser cannot play the file.";
+    this.note.replaceChildren(h("span", {}, marked(words || "This browser cannot play the file.")));
     return undefined;
   }
 }

@@ -1,7 +1,7 @@
 // What is there before anything is asked, and what is asked if it is not a sentence.
 
 import { anew, write } from "./address.js";
-import { h, many } from "./dom.js";
+import { h, many, marked } from "./dom.js";
 import { more, talks } from "./why.js";
 
 const MOMENTS = 12;
@@ -57,7 +57,7 @@ export function facts(models) {
   return models.flatMap(({ name, kind, champion, behind, index }) => {
     const about = `${many(index.windows, "moment")} in ${many(index.files, "file")}`;
     const rest = ` ${kind}${champion ? ", champion" : ""} · ${about} · generation ${index.generation}`;
-    return [h("p", {}, h("b", {}, name), rest), ...behind.map((why) => h("p", { class: "note bad" }, `${name}: ${why}`))];
+    return [h("p", {}, h("b", {}, name), rest), ...behind.map((why) => h("p", { class: "note bad" }, marked(`${name}: ${why}`)))];
   });
 }
 

@@ -1,7 +1,7 @@
 // Why a hit was found: its frames and how much each counted; and what else the model can say about it.
 
 import { answer, classify, why } from "./api.js";
-import { clock, decimal, h, icon, percent } from "./dom.js";
+import { clock, decimal, h, icon, marked, percent } from "./dom.js";
 
 let number = 0;
 
@@ -72,7 +72,7 @@ export class Why {
       this.note.textContent =
         "Bright is where the model looked; a bar is a frame's share of its attention. Press a frame to play from there.";
     } catch (failure) {
-      this.body.replaceChildren(h("p", { class: "notice bad", role: "alert" }, failure.message));
+      this.body.replaceChildren(h("p", { class: "notice bad", role: "alert" }, marked(failure.message)));
       this.note.textContent = "";
     }
   }
@@ -130,7 +130,7 @@ export function more(what, models) {
     try {
       said.replaceChildren(...(await make()));
     } catch (failure) {
-      said.replaceChildren(h("p", { class: "notice bad", role: "alert" }, failure.message));
+      said.replaceChildren(h("p", { class: "notice bad", role: "alert" }, marked(failure.message)));
     }
   };
   if (classes.length) {

@@ -16,6 +16,7 @@ from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.embedding.embed import identity_of
 from umt_pipeline.serving.embedding.gathering import LOOKED_FILE, Asked, Gathered, gather
 from umt_pipeline.serving.embedding.shelf import Shelf, forget_others
+from umt_pipeline.serving.index.beside import take_over
 from umt_pipeline.serving.index.layout import CURRENT_FILE, GENERATIONS, KNOWN, Manifest, ModelFacts, read_pointer
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.index.writing import Content, write_generation
@@ -46,7 +47,8 @@ def build_index(out: Path, asked: Asked, embedder: Embedder, source: str, anew: 
     """Build an index of a folder, or bring one up to date: only what is new or has other content is embedded.
 
     What is there serves on until the new generation is whole. An index of another model, rule or version of the code is built
-    from nothing, beside the old one. A build that is killed goes on where it was, file by file, when it is run again.
+    from nothing, beside the old one. A new one takes over what other indexes of the same folder, which lie beside it, know
+    about the files. A build that is killed goes on where it was, file by file, when it is run again.
 
     Args:
         out: folder of the index.
@@ -63,6 +65,8 @@ def build_index(out: Path, asked: Asked, embedder: Embedder, source: str, anew: 
     with only_writer(out):
         if anew:
             shutil.rmtree(out / KNOWN, ignore_errors=True)
+        else:
+            take_over(out, asked.folder)
         old = None if anew or read_pointer(out) is None else Index.open(out)
         identity = identity_of(embedder, asked.rule)
         usable = old if old is not None and old.identity == identity else None

@@ -68,6 +68,7 @@ class Index:
         self._rows = np.delete(np.arange(total, dtype=np.int64), deleted)
         self._numbers = np.full(total, -1, dtype=np.int64)
         self._numbers[self._rows] = np.arange(len(self._rows))
+        self._live = self._numbers >= 0
         self._starts = np.cumsum([0, *(segment.facts.rows for segment in self.segments)])
         # All is read now: the folder may be removed while this generation serves on.
         self.files = pd.read_parquet(where / FILES_FILE)
@@ -239,8 +240,10 @@ class Index:
 
     def _wanted(self, allowed: np.ndarray | None) -> np.ndarray | None:
         """Return which rows of the segments may be found; None: all."""
-        if allowed is None and len(self._rows) == len(self._numbers):
-            return None
-        wanted = np.zeros(len(self._numbers), dtype=bool)
-        wanted[self._rows if allowed is None else self._rows[np.asarray(allowed, dtype=bool)]] = True
+        if len(self._rows) == len(self._numbers):
+            return allowed  # each row is a window
+        if allowed is None:
+            return self._live
+        wanted = np.zeros(len(self._live), dtype=bool)
+        wanted[self._live] = allowed
         return wanted

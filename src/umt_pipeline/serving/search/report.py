@@ -23,6 +23,7 @@ from umt_pipeline.serving.embedder import Embedder
 from umt_pipeline.serving.index.reading import Index
 from umt_pipeline.serving.search.calibration import BestScores, Cutoff, best_scores, calibrate
 from umt_pipeline.serving.search.captions import Captions, beside
+from umt_pipeline.serving.search.reranking import WEIGHT
 from umt_pipeline.serving.search.search import Hit, Query, search
 
 # Queries that are asked: a share of them is then known to within five per cent.
@@ -206,7 +207,11 @@ def _record(
         k=rerank if system == "reranked" else None,
         score_type="reranked" if system == "reranked" else "dual",
         precision=index.model.precision,
-        settings={"windows": len(index.windows), **index.rule.model_dump(mode="json")},
+        settings={
+            "windows": len(index.windows),
+            **index.rule.model_dump(mode="json"),
+            **({"rerank_weight": WEIGHT} if system == "reranked" else {}),
+        },
         model=embedder.kind,
         checkpoint_sha256=embedder.key,
         seed=0,

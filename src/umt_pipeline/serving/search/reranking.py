@@ -1,4 +1,7 @@
-"""Places ranked anew by the matching head, on frames that are read for the purpose.
+"""Places ranked anew with the matching head, on frames that are read for the purpose.
+
+They are ordered by the weighted sum of :mod:`umt_pipeline.evaluation.reranking` with the weight of a perfect head, a half:
+whoever searches has no captions to choose another one by, and the head alone would throw the cosine away.
 
 Shapes: B windows of a batch, T frames of a view of side S.
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +24,24 @@ from umt_pipeline.serving.search.hits import Place
 
 # Windows for which the tokens of a clip are in memory at a time.
 _BATCH = 8
+# Of the matching head, beside the cosine.
+WEIGHT = 0.5
 
 
-def rematched(embedder: Embedder, index: Index, text: str, places: Sequence[Place]) -> dict[int, float | str]:
+@dataclass(frozen=True)
+class Match:
+    """What the matching head says of a window and a text.
+
+    Attributes:
+        logit: of a match.
+        odds: log-odds of a match: the difference to the logit of none.
+    """
+
+    logit: float
+    odds: float
+
+
+def rematched(embedder: Embedder, index: Index, text: str, places: Sequence[Place]) -> dict[int, Match | str]:
     """Return, by window number, how well the best window of each place and a text belong together, or why that is not known.
 
     Args:
@@ -32,7 +51,7 @@ def rematched(embedder: Embedder, index: Index, text: str, places: Sequence[Plac
         places: what to look at.
 
     Returns:
-        The head's logit of each window, or a text: its file has vanished, or cannot be read any more.
+        What the head says of each window, or a text: its file has vanished, or cannot be read any more.
     """
     paths, windows = index.files["path"], index.windows
 
@@ -41,21 +60,31 @@ def rematched(embedder: Embedder, index: Index, text: str, places: Sequence[Plac
         span = (float(row["start_s"]), float(row["end_s"]))
         return clip_of(Path(paths.iloc[int(row["file"])]), embedder.view, span if span[1] > span[0] else None)
 
-    found: dict[int, float | str] = {}
+    found: dict[int, Match | str] = {}
     threads = min(_BATCH, os.cpu_count() or 1)
     for read, failures in decoded([place.window for place in places], load, _BATCH, threads):
         found.update(failures)
         if read:
             frames_BTSSC = torch.from_numpy(np.stack(list(read.values())))
-            found.update(zip(read, embedder.match(frames_BTSSC, [text] * len(read)).tolist(), strict=True))
+            logits_B2 = embedder.match_logits(frames_BTSSC, [text] * len(read)).double()
+            matches = (Match(yes, yes - no) for no, yes in logits_B2.tolist())
+            found.update(zip(read, matches, strict=True))
     return found
 
 
-def reordered(places: Sequence[Place], match_of: Mapping[int, float | str]) -> list[Place]:
-    """Return places with those first that the matching head knows, the best match first; the others stay as they are."""
+def reordered(places: Sequence[Place], match_of: Mapping[int, Match | str], temperature: float) -> list[Place]:
+    """Return places with those first that the matching head knows, the best first; the others stay as they are.
+
+    Args:
+        places: in the order of their cosines.
+        match_of: of :func:`rematched`.
+        temperature: divisor of the cosines, as the model learnt it.
+    """
 
     def key(place: Place) -> tuple[float, float, int]:
         match = match_of.get(place.window)
-        return (-match if isinstance(match, float) else np.inf, *place.rank_key)
+        if not isinstance(match, Match):
+            return np.inf, *place.rank_key
+        return -((1 - WEIGHT) * place.score / temperature + WEIGHT * match.odds), *place.rank_key
 
     return sorted(places, key=key)

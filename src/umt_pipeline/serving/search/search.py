@@ -25,7 +25,7 @@ from umt_pipeline.serving.inputs import Span, Video, clip_of
 from umt_pipeline.serving.search.calibration import Cutoff, cutoff_of, outdated_cutoff
 from umt_pipeline.serving.search.filters import Filters
 from umt_pipeline.serving.search.hits import Place, best_places, layout_of
-from umt_pipeline.serving.search.reranking import rematched, reordered
+from umt_pipeline.serving.search.reranking import Match, rematched, reordered
 from umt_pipeline.serving.search.texts import Reading, clean_text, reading_of
 
 
@@ -40,7 +40,7 @@ class Query:
         span: first and last second of the clip, the part that is meant; None: all of it.
         window: number of a window of the index; what it overlaps or touches in its own file is not found.
         k: hits that are wanted.
-        rerank: how many of the best places are ranked anew by the matching head, on frames read anew; texts only.
+        rerank: how many of the best places are ranked anew by cosine and matching head, on frames read anew; texts only.
         filters: which files may be found.
 
     Raises:
@@ -84,7 +84,7 @@ class Hit:
         start_s: where it starts, in seconds.
         end_s: where it ends; that of an image is where it starts.
         score: cosine of its best window and the query.
-        match: logit of the matching head on its best window; None: it was not asked.
+        match: the matching head's logit of a match on its best window; None: it was not asked.
         label: of the file, if it has one.
         split: of the file, if it has one.
         date: when the file was last changed, in ISO form, as indexed.
@@ -175,11 +175,11 @@ def search(embedder: Embedder | None, index: Index, query: Query) -> Found:
         allowed_n = _without(index, _own_windows(index, query), allowed_n)
         with _timed(took, "nearest"):
             places = best_places(index, vector_E, max(query.k, query.rerank), allowed_n)
-        match_of: dict[int, float | str] = {}
+        match_of: dict[int, Match | str] = {}
         if query.rerank and embedder and query.text:
             with _timed(took, "rerank"):
                 match_of = rematched(embedder, index, query.text, places[: query.rerank])
-                places = reordered(places, match_of)
+                places = reordered(places, match_of, embedder.temperature)
         hits = [_hit(index, rank, place, match_of) for rank, place in enumerate(places[: query.k], start=1)]
     # Calibrated on texts: what a clip answers to clips is another scale.
     cutoff = cutoff_of(index) if query.text is not None else None
@@ -230,7 +230,7 @@ def _without(index: Index, windows: Sequence[int], allowed_n: np.ndarray | None)
     return allowed_n
 
 
-def _hit(index: Index, rank: int, place: Place, match_of: Mapping[int, float | str]) -> Hit:
+def _hit(index: Index, rank: int, place: Place, match_of: Mapping[int, Match | str]) -> Hit:
     file = index.files.iloc[place.file]
     match = match_of.get(place.window)
     note = match if isinstance(match, str) else what_changed(Path(file["path"]), str(file["date"]))
@@ -241,7 +241,7 @@ def _hit(index: Index, rank: int, place: Place, match_of: Mapping[int, float | s
         start_s=place.start_s,
         end_s=place.end_s,
         score=place.score,
-        match=match if isinstance(match, float) else None,
+        match=match.logit if isinstance(match, Match) else None,
         label=_text(file["label"]),
         split=_text(file["split"]),
         date=str(file["date"]),

@@ -36,6 +36,7 @@ class RetrievalParams(Config):
 
     @model_validator(mode="after")
     def _check(self) -> RetrievalParams:
+        self.test.require_unseen_validation({self.train_split, *self.test.sets})
         if self.train_split in self.test.sets:
             raise ValueError(f"`test.sets` names `train_split` {self.train_split!r}: a test is of other videos")
         if len(set(self.test.sets)) != len(self.test.sets):

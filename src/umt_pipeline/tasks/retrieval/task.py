@@ -23,7 +23,7 @@ from umt_pipeline.evaluation.metrics import NoDataError
 from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.evaluation.records import Record
 from umt_pipeline.evaluation.retrieval import RetrievalSet, build_retrieval_set
-from umt_pipeline.evaluation.search import search, search_costs
+from umt_pipeline.evaluation.search import choice_costs, rerank_orders, search, search_costs, validation_set
 from umt_pipeline.evaluation.workers import default_device, require_devices, work_precision
 from umt_pipeline.evaluation.workplace import Part, open_workplace
 from umt_pipeline.models.folders import load_config, weights_sha256
@@ -47,6 +47,7 @@ class RetrievalData:
         config: sizes of the fine-tuned model.
         train: samples and captions trained on.
         sets: what is searched, by name.
+        validation: what the weight of re-ranking is chosen on; None: it is not chosen.
         videos: the videos of all splits.
         captions: the clean caption table.
         media: folder of the video files.
@@ -56,6 +57,7 @@ class RetrievalData:
     config: VideoTextConfig
     train: CaptionSource
     sets: Mapping[str, RetrievalSet]
+    validation: RetrievalSet | None
     videos: pd.DataFrame
     captions: pd.DataFrame
     media: Path
@@ -77,8 +79,8 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         """Check everything that training and search need. Images are neither trained on nor searched.
 
         Raises:
-            ConfigError: no training clip has a caption, a set has no query, lengths and sizes do not fit the model, or the
-                test wants more CUDA devices than there are.
+            ConfigError: no training clip has a caption, a set has no query, or that on which the weight of re-ranking is to be
+                chosen; lengths and sizes do not fit the model, or the test wants more CUDA devices than there are.
             CheckpointError: ``stage2_model`` is no model of video and text.
         """
         tuning, test, stage2_model = params.fine_tuning, params.test, tables["stage2_model"]
@@ -94,12 +96,13 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
         videos, captions = tables["videos"], tables["captions"]
         clips = videos[videos["media"] == "video"].reset_index(drop=True)
         sets = {}
+        of_split = {split: list(rows) for split, rows in clips.groupby("split")["video_id"]}
         for name in test.sets:
-            own = clips.loc[clips["split"] == name, "video_id"].tolist()
             try:
-                sets[name] = build_retrieval_set(name, own, captions, test.caption)
+                sets[name] = build_retrieval_set(name, of_split.get(name, []), captions, test.caption)
             except NoDataError as error:
                 raise ConfigError(f"retrieval.test.sets: {error}. Name another split, or add captions") from error
+        validation = validation_set(test, "retrieval.test", of_split.get(test.validation_split, []), captions)
         samples, texts = captioned_media(
             clips, captions, params.train_split, tuning.corpora, start.clean_captions, stage="retrieval.fine_tuning"
         )
@@ -112,7 +115,7 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
             max_length=tuning.max_length if tuning.max_length is not None else longest,
             clean=config.clean_captions,
         )
-        return RetrievalData(stage2_model, config, train, sets, clips, captions, tables["raw_media"])
+        return RetrievalData(stage2_model, config, train, sets, validation, clips, captions, tables["raw_media"])
 
     def runs(self, params: RetrievalParams, seed: int, data: RetrievalData) -> Plan:
         tuning = params.fine_tuning
@@ -136,16 +139,17 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
     ) -> Tested:
         """Search every set with the stage-2 model as it is, and with the fine-tuned one.
 
-        Each sees a clip in the size that it was built for. Features of an earlier run are found again in the workspace.
+        Each sees a clip in the size that it was built for, and has a weight of its own for re-ranking, if weights are chosen.
+        Features of an earlier run are found again in the workspace.
         """
         test = params.test
         load = functools.partial(_load, {ZERO_SHOT: data.start, **models}, test.pool, work_precision(test))
-        tested = {video_id for found in data.sets.values() for video_id in found.video_ids}
+        chosen_on = () if data.validation is None else (data.validation,)
+        tested = {video_id for found in (*data.sets.values(), *chosen_on) for video_id in found.video_ids}
         clips = data.videos[data.videos["video_id"].isin(tested)].sort_values("video_id")
         records: list[Record] = []
         evidence: list[pd.DataFrame] = []
         examples: list[RetrievalExample] = []
-        costs: dict[str, dict[str, float]] = {}
         with open_workplace(load, workspace / "retrieval_features", test.nproc) as workplace:
             features = workplace.features(
                 {"test clips": Part(clips["video_id"].tolist(), _encoders)},
@@ -154,9 +158,12 @@ class Retrieval(DownstreamTask[RetrievalParams, RetrievalData]):
                 batch_size=test.batch_size,
                 threads=test.workers,
             )["test clips"]
+            validation = None if data.validation is None else (data.validation, features)
+            orders = rerank_orders(test, "retrieval.test", workplace, validation)
+            costs = choice_costs(test, orders)
             for found in data.sets.values():
                 try:
-                    searched = search(test, seed, found, workplace, features)
+                    searched = search(test, seed, found, workplace, features, orders)
                 except NoDataError as error:
                     records.append(Record(task=f"retrieval/{found.name}", note=str(error)))
                     continue
