@@ -43,12 +43,12 @@ from synthetic import PATCH, make_header, random_frames
 
 from umt_pipeline.compute.peak import matmul_peak
 from umt_pipeline.compute.precision import autocast, dtype_of
-from umt_pipeline.evaluation.encoders import all_patches
 from umt_pipeline.features.codecs import Coder
 from umt_pipeline.features.targets import draw_targets
 from umt_pipeline.models.flops import encoder_macs
 from umt_pipeline.models.flops_stage2 import video_text_macs
 from umt_pipeline.models.video_text import VideoTextModel
+from umt_pipeline.models.vit import all_patches
 from umt_pipeline.training.device import resolve_device
 from umt_pipeline.training.objectives import ObjectiveWeights
 from umt_pipeline.video.views import ViewConfig

@@ -14,11 +14,12 @@ import umt_pipeline as umt
 from tests.evaluation.tiny import VISION, make_tables
 from tests.serving.folders import write_clip, write_folder
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.evaluation.encoders import VideoTextEncoder, all_patches
+from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.evaluation.tables import Tables
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import VideoTextModel, load_video_text, save_video_text
+from umt_pipeline.models.vit import all_patches
 from umt_pipeline.serving.attending import MEANINGS, Attention
 
 

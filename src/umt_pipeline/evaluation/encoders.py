@@ -28,8 +28,8 @@ from umt_pipeline.evaluation.params import PoolRule
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
-from umt_pipeline.models.vit import VideoViT, ViTConfig, every_patch
-from umt_pipeline.video.pixels import normalise_frames, normalise_patches, patchify
+from umt_pipeline.models.vit import VideoViT, ViTConfig, all_patches
+from umt_pipeline.video.pixels import normalise_frames
 from umt_pipeline.video.views import ViewConfig, eval_view, load_view
 
 if TYPE_CHECKING:
@@ -331,9 +331,3 @@ def decoded_batches(
     for good, failed in decoded(video_ids, read, batch_size, threads):
         stacked = {view: np.stack([frames[view] for frames in good.values()]) for view in views} if good else {}
         yield list(good), stacked, failed
-
-
-def all_patches(frames_BTHWC: Tensor, config: ViTConfig) -> tuple[Tensor, Tensor]:
-    """Return normalised patches [B, V, P] of uint8 frames, and their indices [1, V]: nothing is hidden."""
-    patches_BVP = normalise_patches(patchify(frames_BTHWC, config.patch_size))
-    return patches_BVP, every_patch(patches_BVP)

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.models.attention import attend
+from umt_pipeline.video.pixels import normalise_patches, patchify
 
 Positions = Literal["interpolated", "first", "own"]
 AttentionKind = Literal["joint", "frame"]
@@ -312,6 +313,12 @@ class VideoViT(nn.Module):
 def every_patch(patches_BVP: Tensor) -> Tensor:
     """Return the indices [1, V] of clips of which every patch is seen, int64: one row, which stands for the whole batch."""
     return torch.arange(patches_BVP.shape[1], device=patches_BVP.device).unsqueeze(0)
+
+
+def all_patches(frames_BTHWC: Tensor, config: ViTConfig) -> tuple[Tensor, Tensor]:
+    """Return normalised patches [B, V, P] of uint8 frames, and their indices [1, V]: nothing is hidden."""
+    patches_BVP = normalise_patches(patchify(frames_BTHWC, config.patch_size))
+    return patches_BVP, every_patch(patches_BVP)
 
 
 def init_for_fine_tuning(module: nn.Module) -> None:

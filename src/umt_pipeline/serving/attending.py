@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from umt_pipeline.core.errors import ConfigError
-from umt_pipeline.evaluation.encoders import ClipEncoder, TeacherEncoder, VideoEncoder, VideoTextEncoder, all_patches
+from umt_pipeline.evaluation.encoders import ClipEncoder, TeacherEncoder, VideoEncoder, VideoTextEncoder
 from umt_pipeline.evaluation.workers import default_device
 from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.teacher import Teacher
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
-from umt_pipeline.models.vit import VideoViT
+from umt_pipeline.models.vit import VideoViT, all_patches
 from umt_pipeline.serving.inputs import Clip, Span, Video, require_texts, timed_clip
 from umt_pipeline.video.pixels import normalise_frames
 

@@ -26,8 +26,7 @@ from umt_pipeline.data.captions import usable_captions
 from umt_pipeline.data.mapped import MappedTable
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
-from umt_pipeline.models.vit import every_patch
-from umt_pipeline.video.pixels import normalise_patches, patchify
+from umt_pipeline.models.vit import all_patches
 from umt_pipeline.video.views import ViewConfig, counter_hash, eval_view, load_view
 
 if TYPE_CHECKING:
@@ -131,7 +130,8 @@ class HeldOutSearch:
         readable_C, frames_CTHWC = self._frames
         score_QC = np.full(truth_QC.shape, -np.inf)
         for rows_B, frames_BTHWC in zip(_passes(readable_C), frames_CTHWC.split(_CLIPS_PER_PASS), strict=False):
-            video_BE = model.encode_video(*_all_patches(frames_BTHWC.to(device), model))[1].float().cpu().numpy()
+            patches_BVP, visible_BV = all_patches(frames_BTHWC.to(device), model.config.vision)
+            video_BE = model.encode_video(patches_BVP, visible_BV)[1].float().cpu().numpy()
             score_QC[:, rows_B] = text_QE @ video_BE.T
         right_Q = np.where(truth_QC, score_QC, -np.inf).max(axis=1)
         wrong_Q = np.where(truth_QC, -np.inf, score_QC).max(axis=1)
@@ -158,8 +158,3 @@ class HeldOutSearch:
 
 def _passes(rows_C: np.ndarray) -> list[np.ndarray]:
     return [rows_C[start : start + _CLIPS_PER_PASS] for start in range(0, len(rows_C), _CLIPS_PER_PASS)]
-
-
-def _all_patches(frames_BTHWC: torch.Tensor, model: VideoTextModel) -> tuple[torch.Tensor, torch.Tensor]:
-    patches_BVP = normalise_patches(patchify(frames_BTHWC, model.config.vision.patch_size))
-    return patches_BVP, every_patch(patches_BVP)

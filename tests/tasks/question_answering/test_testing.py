@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.evaluation.tiny import VISION, make_tables, make_video_text
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.evaluation.encoders import all_patches, clip_loader
+from umt_pipeline.evaluation.encoders import clip_loader
 from umt_pipeline.evaluation.workers import Workers
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import load_video_text
+from umt_pipeline.models.vit import all_patches
 from umt_pipeline.tasks.question_answering.answering import make_answer_list, rank_answers, score_choices
 from umt_pipeline.tasks.question_answering.model import QuestionAnsweringModel
 from umt_pipeline.tasks.question_answering.testing import (

@@ -15,10 +15,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
-from umt_pipeline.evaluation.encoders import all_patches
 from umt_pipeline.models.encoder import EncoderConfig
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
-from umt_pipeline.models.vit import VideoViT, position_table
+from umt_pipeline.models.vit import VideoViT, all_patches, position_table
 from umt_pipeline.tasks.classification.model import Classifier, ClassifierConfig
 
 

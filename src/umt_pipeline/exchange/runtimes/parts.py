@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import CheckpointError
-from umt_pipeline.evaluation.encoders import all_patches, view_of
+from umt_pipeline.evaluation.encoders import view_of
 from umt_pipeline.models import encoder, student, video_text
 from umt_pipeline.models.folders import CLASSES_FILE, CONFIG_FILE, model_kind
 from umt_pipeline.models.teacher import CLIP_CONFIG_FILE
 from umt_pipeline.models.tokenizer import encode_batch
 from umt_pipeline.models.video_text import VideoTextModel, load_video_text
-from umt_pipeline.models.vit import VideoViT
+from umt_pipeline.models.vit import VideoViT, all_patches
 from umt_pipeline.tasks.classification import model as classification
 from umt_pipeline.tasks.classification.model import Classifier, load_classifier
 from umt_pipeline.video.views import ViewConfig

@@ -24,11 +24,12 @@ from torch import Tensor
 from umt_pipeline.compute.names import Precision
 from umt_pipeline.compute.precision import autocast
 from umt_pipeline.core.config import Config
-from umt_pipeline.evaluation.encoders import ClipLoader, all_patches, decoded_batches, view_of
+from umt_pipeline.evaluation.encoders import ClipLoader, decoded_batches, view_of
 from umt_pipeline.evaluation.params import PoolRule, WorkParams
 from umt_pipeline.evaluation.workers import Tick, Workers, default_device, work_precision
 from umt_pipeline.models.tokenizer import clean_caption, encode_batch
 from umt_pipeline.models.video_text import VideoTextModel
+from umt_pipeline.models.vit import all_patches
 from umt_pipeline.tasks.question_answering.answering import (
     CANDIDATES,
     MATCH_SHARE,
