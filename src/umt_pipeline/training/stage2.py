@@ -125,8 +125,9 @@ class Stage2Config(Config):
         control: also train the same model from scratch at the same budget: what shows what stage 1 is worth.
         drop_path: largest stochastic depth of the video encoder; null: that of the stage-1 student, which for an imported
             checkpoint is 0, as no file says it.
-        validate_every: epochs between two searches of the validation clips, whose text→video R@1 goes into the history, for
-            the curve of the report; null: none. It changes no weight.
+        validate_every: epochs between two searches of the clips of ``validation_split``, whose text→video R@1 goes into the
+            history, for the curve of the report; null: none. It changes no weight.
+        validation_split: nothing is trained on it or reported of it.
         unmasked_epochs: the last so many epochs see every patch, as evaluation does, and are not aligned with the teacher;
             0 in the paper. Needs a store with ``pixels: frames``, or online targets.
     """
@@ -147,6 +148,7 @@ class Stage2Config(Config):
     control: bool = True
     drop_path: float | None = Field(None, ge=0.0, lt=1.0)
     validate_every: float | None = Field(None, gt=0.0)
+    validation_split: str = "validation"
     unmasked_epochs: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -118,9 +118,10 @@ def gather_data(
 def _held_out(params: Stage2Config, views: RecordedViews, captions: pd.DataFrame, workspace: Path) -> HeldOut | None:
     if params.validate_every is None:
         return None
-    clips, texts = held_out_media(views.videos, captions, "validation", params.clean_captions)
+    clips, texts = held_out_media(views.videos, captions, params.validation_split, params.clean_captions)
     if clips.empty:
-        logger.warning("stage2.validate_every: no validation clip has a caption, so the history says nothing of them")
+        split = params.validation_split
+        logger.warning("stage2.validate_every: no clip of split %s has a caption, so the history says nothing of it", split)
         return None
     return HeldOut(
         clips=write_table(workspace, "held_out_clips", clips),
