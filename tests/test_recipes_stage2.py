@@ -69,6 +69,7 @@ def test_stage_2_is_the_published_one(env: str) -> None:
         "temperature": 0.07,
         "pool": "mean",
         "fuse_positions": False,
+        "fuse_pooled": False,
         "weights": {"contrastive": 1 / size.gpus, "matching": 1.0, "masked_language": 1.0, "alignment": 1.0},
         "clean_captions": True,
         "parity": False,

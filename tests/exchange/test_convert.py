@@ -373,7 +373,7 @@ def test_a_folder_of_another_kind_is_not_exported(tmp_path: Path) -> None:
         export_checkpoint(tmp_path, tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("change", [{"pool": "attention"}, {"fuse_positions": True}])
+@pytest.mark.parametrize("change", [{"pool": "attention"}, {"fuse_positions": True}, {"fuse_pooled": True}])
 def test_a_model_that_the_published_layout_cannot_hold_is_not_exported(tmp_path: Path, change: dict[str, Any]) -> None:
     words = train_wordpiece(["a red circle"], vocab_size=40)
     vision = ViTConfig(image_size=16, patch_size=8, frames=2, dim=8, depth=1, heads=2)
@@ -382,7 +382,8 @@ def test_a_model_that_the_published_layout_cannot_hold_is_not_exported(tmp_path:
     )
     config = VideoTextConfig.model_validate({"vision": vision, "text": text, "embed_dim": 4, **change})
     save_video_text(tmp_path, VideoTextModel(config), words)
-    with pytest.raises(CheckpointError, match="only a model with pool: mean and fuse_positions: false can be exported"):
+    published = "only a model with pool: mean, fuse_positions: false, fuse_pooled: false can be exported"
+    with pytest.raises(CheckpointError, match=published):
         export_checkpoint(tmp_path, tmp_path / "x.pth")
 
 

@@ -23,7 +23,7 @@ TEXT = TextConfig(
     vocab_size=61, dim=20, layers=5, fusion_layer=3, heads=2, mlp_dim=52, max_positions=9, vision_dim=24, dropout=0.1
 )
 MEAN = VideoTextConfig(vision=VISION, text=TEXT, embed_dim=14, align_layers=2, target_dim=10)
-POOLED = MEAN.model_copy(update={"pool": "attention", "fuse_positions": True})
+POOLED = MEAN.model_copy(update={"pool": "attention", "fuse_positions": True, "fuse_pooled": True})
 B, V, L = 5, 12, 7
 GIGA_CLIP, GIGA_IMAGE = 23.259, 17.259
 NAMES = ("contrastive", "matching", "masked_language", "alignment")

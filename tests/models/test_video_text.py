@@ -210,3 +210,10 @@ def test_fusion_can_read_positions(video: tuple[Tensor, Tensor]) -> None:
     assert torch.equal(VideoTextModel(CONFIG).fusion_tokens(tokens, video[1]), tokens), "as published"
     model = VideoTextModel(CONFIG.model_copy(update={"fuse_positions": True}))
     torch.testing.assert_close(model.fusion_tokens(tokens, video[1]) - tokens, positions, atol=1e-5, rtol=0)
+
+
+def test_fusion_can_read_what_the_contrast_reads(video: tuple[Tensor, Tensor]) -> None:
+    tokens = torch.randn(B, V, VISION.dim)
+    model = VideoTextModel(CONFIG.model_copy(update={"pool": "attention", "fuse_pooled": True}))
+    added = model.fusion_tokens(tokens, video[1]) - tokens
+    torch.testing.assert_close(added, model.pool_tokens(tokens, video[1])[:, None].expand_as(tokens), atol=1e-5, rtol=0)

@@ -337,7 +337,7 @@ def test_parity_binds_a_run_to_the_number_of_processes() -> None:
 
 def test_parity_means_all_of_it() -> None:
     assert Stage2Config.model_validate({**SETTINGS, "parity": True}).parity
-    for change in ({"pool": "attention"}, {"fuse_positions": True}, {"unmasked_epochs": 1}):
+    for change in ({"pool": "attention"}, {"fuse_positions": True}, {"fuse_pooled": True}, {"unmasked_epochs": 1}):
         with pytest.raises(ValidationError, match="parity asks for what was published"):
             Stage2Config.model_validate({**SETTINGS, **change, "parity": True})
 

@@ -239,13 +239,17 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
 def _require_published_form(model: nn.Module, folder: Path) -> None:
     # Written under the published names, such a model would be another one: nothing in the file says how it pools and fuses.
     config = getattr(model, "config", None)
-    pool, fuse = getattr(config, "pool", "mean"), getattr(config, "fuse_positions", False)
-    if pool != "mean" or fuse:
-        fused = f" and fuse_positions: {str(fuse).lower()}" if hasattr(config, "fuse_positions") else ""
+    published = {"pool": "mean", "fuse_positions": False, "fuse_pooled": False}
+    found = {name: getattr(config, name) for name in published if hasattr(config, name)}
+    if any(value != published[name] for name, value in found.items()):
         raise CheckpointError(
-            f"{folder} was trained with pool: {pool}{fused}, which the published model does not know: only a model with pool: "
-            "mean" + (" and fuse_positions: false can be exported" if fused else " can be exported")
+            f"{folder} was trained with {_settings(found)}, which the published model does not know: only a model with "
+            f"{_settings({name: published[name] for name in found})} can be exported"
         )
+
+
+def _settings(values: Mapping[str, str | bool]) -> str:
+    return ", ".join(f"{name}: {str(value).lower()}" for name, value in values.items())
 
 
 def _write(state: Mapping[str, torch.Tensor], out: Path) -> None:

@@ -49,7 +49,7 @@ class VideoTextMacs:
         encoders: video encoder on V tokens and text layers on L, which every objective needs.
         contrastive: pooling, and both projections into the common space.
         matching: fusion layers on three pairs, and the head. The clip's keys and values, which all passes of a sample
-            share, are counted here.
+            share, are counted here, and the pooled vector that they are made of.
         masked_language: text layers and fusion layers on the corrupted caption, and the word head. Without matching, the
             keys and values are counted here.
         alignment: the heads that tokens of K layers go through.
@@ -89,9 +89,10 @@ def video_text_macs(config: VideoTextConfig, visible: int, length: int, weights:
     """
     text, dim = config.text, config.vision.dim
     text_layers = transformer_macs(length, text.dim, text.mlp_dim, text.fusion_layer)
-    pool = 2 * visible * dim**2 + 2 * visible * dim + dim**2 if config.pool == "attention" else 0
+    pool = pool_macs(dim, visible) if config.pool == "attention" else 0
     projections = (dim + text.dim) * config.embed_dim
-    fusion, clip = fusion_macs(text, visible, length), clip_macs(text, visible)
+    fusion = fusion_macs(text, visible, length)
+    clip = clip_macs(text, visible) + (pool if config.fuse_pooled else 0)
     matching = MATCHING_PAIRS * (fusion + 2 * text.dim) + clip
     words = length * text.dim * (text.dim + text.vocab_size)
     masked_language = text_layers + fusion + words + (0 if weights.matching else clip)
@@ -109,6 +110,11 @@ def fusion_macs(text: TextConfig, visible: int, length: int) -> int:
     layers = text.layers - text.fusion_layer
     query_and_output, attention = 2 * length * text.dim**2, 2 * length * visible * text.dim
     return transformer_macs(length, text.dim, text.mlp_dim, layers) + layers * (query_and_output + attention)
+
+
+def pool_macs(dim: int, visible: int) -> int:
+    """One clip through :class:`umt_pipeline.models.pooling.AttentionPool`."""
+    return 2 * visible * dim**2 + 2 * visible * dim + dim**2
 
 
 def clip_macs(text: TextConfig, visible: int) -> int:

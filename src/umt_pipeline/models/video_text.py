@@ -53,6 +53,9 @@ class VideoTextConfig(Config):
         clean_captions: whether texts are cleaned by the published rules before they are tokenised.
         fuse_positions: add the position vectors once more to the tokens that the fusion layers read. Off in the published
             model, which does so for its alignment heads only.
+        fuse_pooled: add the clip's pooled and normed vector to each of these tokens: the fusion layers begin with what the
+            contrast has learnt to tell of the clip as a whole, motion for example, and need not learn it again. Off in the
+            published model.
     """
 
     vision: ViTConfig
@@ -64,6 +67,7 @@ class VideoTextConfig(Config):
     target_dim: int = Field(default=0, ge=0)
     pool: Literal["mean", "attention"] = "mean"
     fuse_positions: bool = False
+    fuse_pooled: bool = False
     clean_captions: bool = True
 
     @model_validator(mode="after")
@@ -238,7 +242,12 @@ class VideoTextModel(nn.Module):
         self, tokens_BVD: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None
     ) -> Tensor:
         """Return what the fusion layers read of a clip [B, V, D]: tokens from :meth:`encode_video` at ``visible_BV``."""
-        return tokens_BVD + self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else tokens_BVD
+        fused_BVD = tokens_BVD
+        if self.config.fuse_positions:
+            fused_BVD = fused_BVD + self.vision.positions(visible_BV, clip_size)
+        if self.config.fuse_pooled:
+            fused_BVD = fused_BVD + self.pool_tokens(tokens_BVD, visible_BV, clip_size=clip_size).unsqueeze(1)
+        return fused_BVD
 
     def project_video(self, pooled_BD: Tensor) -> Tensor:
         """Return unit vectors [..., E], float32, of pooled video features [..., D]."""

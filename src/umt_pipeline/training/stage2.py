@@ -112,13 +112,14 @@ class Stage2Config(Config):
         temperature: its initial temperature.
         pool: ``mean`` or ``attention``; see :class:`VideoTextConfig`.
         fuse_positions: see :class:`VideoTextConfig`; false in the paper.
+        fuse_pooled: likewise.
         weights: weight of each objective.
         corpora: how often an epoch draws each medium of a corpus, by the corpus' name; 1 where it is not named, 0 leaves the
             corpus out.
         clean_captions: clean captions by the published rules: lower case, no punctuation.
         parity: the contrastive gradient as the published code has it, smaller by the number of processes, and samples of the
-            same text as each other's negatives, as there. Only with ``pool: mean``, ``fuse_positions: false`` and no unmasked
-            epochs, so that all the rest is as published too.
+            same text as each other's negatives, as there. Only with ``pool: mean``, ``fuse_positions: false``,
+            ``fuse_pooled: false`` and no unmasked epochs, so that all the rest is as published too.
         targets: ``cached`` or ``online``, as in stage 1.
         verify: as in stage 1.
         train: the loop.
@@ -138,6 +139,7 @@ class Stage2Config(Config):
     temperature: float = 0.07
     pool: Literal["mean", "attention"] = "mean"
     fuse_positions: bool = False
+    fuse_pooled: bool = False
     weights: ObjectiveWeights = ObjectiveWeights()
     corpora: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     clean_captions: bool = True
@@ -169,11 +171,11 @@ class Stage2Config(Config):
                 f"unmasked_epochs is {self.unmasked_epochs}, but only alignment has a weight, which rests in unmasked epochs: "
                 "set unmasked_epochs to 0, or give another objective a weight"
             )
-        if self.parity and (self.pool != "mean" or self.fuse_positions or self.unmasked_epochs):
+        if self.parity and (self.pool != "mean" or self.fuse_positions or self.fuse_pooled or self.unmasked_epochs):
             raise ValueError(
-                "parity asks for what was published: set pool to mean, fuse_positions to false and unmasked_epochs to 0, or "
-                f"parity to false; found pool {self.pool}, fuse_positions {self.fuse_positions}, unmasked_epochs "
-                f"{self.unmasked_epochs}"
+                "parity asks for what was published: set pool to mean, fuse_positions and fuse_pooled to false and "
+                f"unmasked_epochs to 0, or parity to false; found pool {self.pool}, fuse_positions {self.fuse_positions}, "
+                f"fuse_pooled {self.fuse_pooled}, unmasked_epochs {self.unmasked_epochs}"
             )
         if not any(dict(self.weights).values()):
             raise ValueError("weights: expected at least one objective with a weight above 0")
@@ -224,6 +226,7 @@ class Stage2Config(Config):
             temperature=self.temperature,
             pool=self.pool,
             fuse_positions=self.fuse_positions,
+            fuse_pooled=self.fuse_pooled,
             clean_captions=self.clean_captions,
             align_layers=header.layers if aligned else 0,
             align_interval=student.align_interval,

@@ -19,9 +19,10 @@ TEXT = TextConfig(
 B, V, L = 3, 32, 7
 
 
-@pytest.mark.parametrize(("answers", "length"), [(1, 3), (4, 5)])
-def test_forward_and_back_are_what_torch_counts(answers: int, length: int) -> None:
-    config = QuestionAnsweringConfig(vision=VISION, text=TEXT, fuse_positions=True)
+@pytest.mark.parametrize(("answers", "length", "pooled"), [(1, 3, False), (4, 5, False), (4, 5, True)])
+def test_forward_and_back_are_what_torch_counts(answers: int, length: int, pooled: bool) -> None:
+    fusion = {"fuse_pooled": pooled, "pool": "attention"}
+    config = QuestionAnsweringConfig(vision=VISION, text=TEXT, fuse_positions=True, **fusion)
     model, source = QuestionAnsweringModel(config), torch.Generator().manual_seed(0)
     ids = torch.randint(61, (B, L), generator=source)
     said = Answers(torch.randint(61, (B, answers, length), generator=source), torch.ones(B, answers, length).bool())

@@ -147,6 +147,24 @@ def test_every_parameter_learns(model: QuestionAnsweringModel, inputs: tuple[Ten
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+def test_questions_read_a_clip_as_the_stage_2_model_does(
+    pool: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor], tmp_path: Path
+) -> None:
+    sizes = {"vision": VISION, "text": TEXT, "embed_dim": 8, "pool": pool, "fuse_positions": True, "fuse_pooled": True}
+    source = VideoTextModel(VideoTextConfig.model_validate(sizes)).eval()
+    model, report = QuestionAnsweringModel.from_video_text(source)
+    assert not [name for name in report.unexpected if "pool" in name]
+    patches, visible = inputs[:2]
+    expected = source.fusion_tokens(source.encode_video(patches, visible)[0], visible)
+    torch.testing.assert_close(model.eval().encode_clips(patches, visible), expected)
+    save_question_answering(tmp_path, model, TOKENIZER)
+    torch.testing.assert_close(load_question_answering(tmp_path)[0].encode_clips(patches, visible), expected)
+    model.train()
+    model(*inputs, encode_answers(TOKENIZER, ANSWERS)).sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
 @pytest.mark.parametrize("width", [24, 16])
 def test_question_answering_starts_from_a_stage_2_model(width: int) -> None:
     """Fusion layer f + i becomes decoder layer i; cross-attention of another width starts new and is reported."""

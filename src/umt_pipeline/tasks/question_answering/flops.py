@@ -9,7 +9,7 @@ answer.
 from __future__ import annotations
 
 from umt_pipeline.models.flops import encoder_macs, transformer_macs
-from umt_pipeline.models.flops_stage2 import clip_macs, fusion_macs
+from umt_pipeline.models.flops_stage2 import clip_macs, fusion_macs, pool_macs
 from umt_pipeline.tasks.question_answering.model import QuestionAnsweringConfig
 
 
@@ -31,4 +31,6 @@ def answering_macs(config: QuestionAnsweringConfig, visible: int, length: int, a
     words = steps * dim * (dim + text.vocab_size)
     states = layers * 2 * length * dim**2
     clip = encoder_macs(config.vision, visible) + clip_macs(text, visible)
+    if config.fuse_pooled and config.pool == "attention":
+        clip += pool_macs(config.vision.dim, visible)
     return clip + question + states + answers * (own + attends + words)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.bert import BertLayer, Embeddings, LanguageTransform
 from umt_pipeline.models.folders import LoadReport, load_model, load_weights
+from umt_pipeline.models.pooling import AttentionPool
 from umt_pipeline.models.text import TextConfig, TextModel, init_bert_weights
 from umt_pipeline.models.video_text import VideoTextModel, load_own_tokenizer, save_with_tokenizer
-from umt_pipeline.models.vit import VideoViT, ViTConfig
+from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
 
 if TYPE_CHECKING:
     # Imported where a tokenizer is made or read: it takes a second.
@@ -44,11 +45,15 @@ class QuestionAnsweringConfig(Config):
         text: the question encoder; the decoder has the same sizes, and as many layers as this has fusion layers.
         fuse_positions: add the position vectors once more to the video tokens that questions attend to; off in the published
             model.
+        fuse_pooled: add the clip's pooled vector to each of them, as the stage-2 model does; off in the published model.
+        pool: how it is pooled; see :class:`umt_pipeline.models.video_text.VideoTextConfig`.
     """
 
     vision: ViTConfig
     text: TextConfig
     fuse_positions: bool = False
+    fuse_pooled: bool = False
+    pool: Literal["mean", "attention"] = "mean"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,6 +128,10 @@ class QuestionAnsweringModel(nn.Module):
         self.vision = VideoViT(config.vision)
         self.text = TextModel(config.text, language_head=False)
         self.decoder = AnswerDecoder(config.text, config.decoder_layers)
+        dim = config.vision.dim
+        attends = config.fuse_pooled and config.pool == "attention"
+        self.attention_pool = AttentionPool(dim, config.vision.heads) if attends else None
+        self.pool_norm = nn.LayerNorm(dim, eps=NORM_EPS) if config.fuse_pooled else None
 
     @classmethod
     def from_video_text(cls, model: VideoTextModel, vision: ViTConfig | None = None) -> tuple[Self, LoadReport]:
@@ -147,11 +156,14 @@ class QuestionAnsweringModel(nn.Module):
         """
         sizes = model.config
         vision = vision or sizes.vision
-        made = cls(QuestionAnsweringConfig(vision=vision, text=sizes.text, fuse_positions=sizes.fuse_positions))
+        fusion = sizes.model_dump(include={"fuse_positions", "fuse_pooled", "pool"})
+        made = cls(QuestionAnsweringConfig(vision=vision, text=sizes.text, **fusion))
         source = model.state_dict()
         state = source | {f"decoder.{name}": tensor for name, tensor in _decoder_state(source, sizes.text).items()}
         new = () if vision.dim == sizes.text.dim else tuple(f"decoder.layers.*.{part}.*" for part in _CROSS_INPUTS)
-        left_out = ("heads.*", "attention_pool.*", "pool_norm.*", "*_proj.*", "match_head.*", "temp", "text.mlm_*")
+        left_out = ("heads.*", "*_proj.*", "match_head.*", "temp", "text.mlm_*")
+        if not sizes.fuse_pooled:
+            left_out += ("attention_pool.*", "pool_norm.*")
         report = load_weights(made, state, source="stage-2 model", allow_missing=new, allow_unexpected=left_out)
         return made, report
 
@@ -169,7 +181,13 @@ class QuestionAnsweringModel(nn.Module):
     def encode_clips(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
         """Return the video tokens [B, V, Z] that questions attend to."""
         tokens_BVZ: Tensor = self.vision(patches_BVP, visible_BV)
-        return tokens_BVZ + self.vision.positions(visible_BV) if self.config.fuse_positions else tokens_BVZ
+        positions_BVZ = self.vision.positions(visible_BV)
+        fused_BVZ = tokens_BVZ + positions_BVZ if self.config.fuse_positions else tokens_BVZ
+        if self.pool_norm is None:
+            return fused_BVZ
+        pool = self.attention_pool
+        pooled_BZ = tokens_BVZ.mean(dim=1) if pool is None else pool(tokens_BVZ, positions_BVZ)
+        return fused_BVZ + self.pool_norm(pooled_BZ).unsqueeze(1)
 
     def encode_questions(self, tokens_RVZ: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
         """Encode questions about encoded clips.
