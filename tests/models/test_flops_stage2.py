@@ -47,7 +47,8 @@ def forward(model: VideoTextModel, *names: str) -> Tensor:
     if "alignment" in names:
         assert model.heads is not None
         total = total + model.heads(layers, model.vision.positions(visible)).sum()
-    video = model.fusion_tokens(tokens, visible)
+    fuses = "matching" in names or "masked_language" in names
+    video = model.fusion_tokens(tokens, visible) if fuses else tokens
     masked = model.text.encode(ids.flip(0), mask) if "masked_language" in names else None
     if "matching" in names:
         shift = torch.arange(B).roll(1)
