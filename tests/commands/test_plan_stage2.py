@@ -30,11 +30,11 @@ def test_computing_alone_is_every_samples_flops() -> None:
     result = demo(**FREE)
     video, image = result.samples
     assert (video.trained, image.trained) == (54 * 32, 25 * 32), "whole batches of one kind"
-    assert (result.samples_per_epoch, result.steps) == (79 * 32, 79 * 22)
+    assert (result.samples_per_epoch, result.steps) == (79 * 32, 79 * 28)
     assert (video.visible, image.visible) == (4 * 4, 8), "a fifth of 16 patches in each frame rounds up; half of an image's"
-    flops = 22 * sum(sample.trained * (sample.total_flops + sample.teacher_flops) for sample in result.samples)
+    flops = 28 * sum(sample.trained * (sample.total_flops + sample.teacher_flops) for sample in result.samples)
     assert result.online.device_hours == pytest.approx(flops / (0.4 * 67e12) / 3600)
-    cached = 22 * sum(sample.trained * sample.total_flops for sample in result.samples)
+    cached = 28 * sum(sample.trained * sample.total_flops for sample in result.samples)
     assert result.cached.phases[1].device_hours == pytest.approx(cached / (0.4 * 67e12) / 3600)
 
 
@@ -42,7 +42,7 @@ def test_images_are_decoded_at_a_rate_of_their_own() -> None:
     both, videos = demo(image_rate=1.0), demo(images=0)
     assert [sample.medium for sample in videos.samples] == ["video"]
     slower = both.online.phases[0].decode_device_hours - videos.online.phases[0].decode_device_hours
-    assert slower == pytest.approx(22 * 25 * 32 / 3600), "one thread decodes, since train.workers is 0"
+    assert slower == pytest.approx(28 * 25 * 32 / 3600), "one thread decodes, since train.workers is 0"
     assert both.store_bytes == 1728 * 4 * both.samples[0].bytes_per_view + 800 * 2 * both.samples[1].bytes_per_view
 
 
@@ -54,13 +54,13 @@ def test_control_doubles_the_training_and_not_the_store() -> None:
 
 
 def test_without_a_mask_all_patches_are_computed_and_no_teacher_runs() -> None:
-    result = demo("stage2.control=false,stage2.unmasked_epochs=16", **FREE)
+    result = demo("stage2.control=false,stage2.unmasked_epochs=22", **FREE)
     video = result.samples[0]
     assert video.unmasked_flops["alignment"] == 0
     assert video.unmasked_flops["encoders"] > video.flops["encoders"]
     flops = sum(
         6 * sample.trained * (sample.total_flops + sample.teacher_flops)
-        + 16 * sample.trained * sum(sample.unmasked_flops.values())
+        + 22 * sample.trained * sum(sample.unmasked_flops.values())
         for sample in result.samples
     )
     assert result.online.device_hours == pytest.approx(flops / (0.4 * 67e12) / 3600)
