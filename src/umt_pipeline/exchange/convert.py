@@ -239,7 +239,7 @@ def export_checkpoint(folder: Path, out: Path, *, fused_biases: bool = False, fo
 def _require_published_form(model: nn.Module, folder: Path) -> None:
     # Written under the published names, such a model would be another one: nothing in the file says how it pools and fuses.
     config = getattr(model, "config", None)
-    published = {"pool": "mean", "fuse_positions": False, "fuse_pooled": False}
+    published: dict[str, str | bool] = {"pool": "mean", "fuse_positions": False, "fuse_pooled": False}
     found = {name: getattr(config, name) for name in published if hasattr(config, name)}
     if any(value != published[name] for name, value in found.items()):
         raise CheckpointError(

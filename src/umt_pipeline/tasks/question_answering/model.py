@@ -161,9 +161,8 @@ class QuestionAnsweringModel(nn.Module):
         source = model.state_dict()
         state = source | {f"decoder.{name}": tensor for name, tensor in _decoder_state(source, sizes.text).items()}
         new = () if vision.dim == sizes.text.dim else tuple(f"decoder.layers.*.{part}.*" for part in _CROSS_INPUTS)
-        left_out = ("heads.*", "*_proj.*", "match_head.*", "temp", "text.mlm_*")
-        if not sizes.fuse_pooled:
-            left_out += ("attention_pool.*", "pool_norm.*")
+        unused = () if sizes.fuse_pooled else ("attention_pool.*", "pool_norm.*")
+        left_out = ("heads.*", "*_proj.*", "match_head.*", "temp", "text.mlm_*", *unused)
         report = load_weights(made, state, source="stage-2 model", allow_missing=new, allow_unexpected=left_out)
         return made, report
 
