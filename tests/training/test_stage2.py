@@ -78,7 +78,8 @@ def make_spec(
         vocab_size=90, dim=16, layers=2, fusion_layer=1, heads=2, mlp_dim=32, max_positions=8, vision_dim=24, dropout=0.0
     )
     aligned = {"align_layers": 2, "target_dim": 16} if weights.alignment else {}
-    config = VideoTextConfig(vision=world.student.vision, text=text, embed_dim=8, **aligned)
+    fusion = changes.pop("fusion", {})
+    config = VideoTextConfig(vision=world.student.vision, text=text, embed_dim=8, **aligned, **fusion)
     source = world.source.model_copy(update={"clips": folder / "samples.arrow", "aligned": weights.alignment > 0.0})
     media_root = Path(changes.pop("media_root", world.source.media_root))
     source = source.model_copy(update={"targets": changes.pop("targets", "cached"), "media_root": media_root})
@@ -134,15 +135,24 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(stage_world: StageWorld, tmp_
 
 
 @pytest.mark.parametrize("kept", [("contrastive",), ("matching",), ("masked_language",), ("alignment",), ()])
+@pytest.mark.parametrize("pooled", [False, True])
 def test_weight_zero_leaves_an_objective_out_and_freezes_what_it_alone_trains(
-    stage_world: StageWorld, tmp_path: Path, kept: tuple[str, ...]
+    stage_world: StageWorld, tmp_path: Path, kept: tuple[str, ...], pooled: bool
 ) -> None:
     for left_out in sorted(OBJECTIVES) if kept == () else [""]:
         on = set(kept) or OBJECTIVES - {left_out}
-        task = build(stage_world, tmp_path, weights={name: float(name in on) for name in OBJECTIVES})
+        weights = {name: float(name in on) for name in OBJECTIVES}
+        task = build(stage_world, tmp_path, weights=weights, fusion={"pool": "attention", "fuse_pooled": pooled})
         result = loss(task, [0, 1, 2, 3])
         assert set(result.parts) & OBJECTIVES == on
         assert_all_learn(task, result)
+        reads = "contrastive" in on or (pooled and bool(on & {"matching", "masked_language"}))
+        assert task.model.get_parameter("model.attention_pool.key_value.weight").requires_grad == reads
+
+
+def test_the_clips_that_are_trained_on_are_no_validation_clips() -> None:
+    with pytest.raises(ValidationError, match="validation_split is train"):
+        Stage2Config.model_validate({**SETTINGS, "validation_split": "train"})
 
 
 def test_a_stage_without_any_objective_is_refused() -> None:

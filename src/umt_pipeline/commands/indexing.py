@@ -118,7 +118,7 @@ def index(
     report: Annotated[
         bool, typer.Option("--report", help="Search for the captions, and write report.html into the index.")
     ] = False,
-    rerank: Annotated[int, typer.Option(min=0, help="In the report, also rank so many places anew by the matching head.")] = 0,
+    rerank: Annotated[int, typer.Option(min=0, help="In the report, also re-rank so many places.")] = 0,
     anew: Annotated[bool, typer.Option("--anew", help="Use nothing of the index that is there, which may be damaged.")] = False,
     trust: Trust = False,
     batch_size: BatchSize = 16,

@@ -40,7 +40,7 @@ def search(
     model: ModelSource = None,
     hits: Hits = 10,
     rerank: Annotated[
-        int, typer.Option(min=0, help="Rank so many of the best places anew, by the model's matching head on their frames.")
+        int, typer.Option(min=0, help="Rank so many of the best places anew, by cosine and matching head, on their frames.")
     ] = 0,
     label: Label = None,
     path: PathPattern = None,

@@ -183,7 +183,7 @@ def video_text_to_published(state: Mapping[str, Tensor], patch_size: int) -> Sta
     get the names of a fine-tuned file, whose text encoder has no ``bert.`` in its names.
 
     Args:
-        state: of a model with ``pool: mean`` and without ``fuse_positions``, which the published model does not know.
+        state: of a model with ``pool: mean``, without ``fuse_positions`` and ``fuse_pooled``: the published one knows none.
         patch_size: side of a patch in pixels.
     """
     fine_tuned = "text.mlm_bias" not in state
@@ -231,7 +231,7 @@ def question_answering_to_published(state: Mapping[str, Tensor], patch_size: int
     """Rename :class:`QuestionAnsweringModel`'s weights to the published names, with the decoder's tied copies.
 
     Args:
-        state: of a model without ``fuse_positions``, which the published model does not know.
+        state: of a model without ``fuse_positions`` and ``fuse_pooled``, which the published model does not know.
         patch_size: side of a patch in pixels.
     """
     vision = {key.removeprefix("vision."): tensor for key, tensor in state.items() if key.startswith("vision.")}

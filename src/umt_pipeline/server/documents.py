@@ -45,7 +45,7 @@ class HitDocument(BaseModel):
     start_s: float
     end_s: float
     score: float = Field(description="Cosine.")
-    match: float | None = Field(description="Logit of the matching head, where hits were re-ranked.")
+    match: float | None = Field(description="Logit of the matching head where hits were re-ranked: by it and the cosine.")
     label: str | None
     split: str | None
     date: str | None

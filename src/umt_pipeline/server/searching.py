@@ -31,7 +31,7 @@ router = APIRouter(prefix="/api", responses=PROBLEMS, route_class=FormRoute)
 Text = Annotated[str, Query(min_length=1, max_length=2000, description="A sentence.")]
 Count = Annotated[int, Query(ge=1, le=100, description="Hits that are wanted.")]
 Rerank = Annotated[
-    int, Query(ge=0, le=100, description="Best places that the matching head ranks anew; costs seconds on a CPU.")
+    int, Query(ge=0, le=100, description="Best places to rank anew by cosine and matching head; costs seconds on a CPU.")
 ]
 ModelName = Annotated[str | None, Query(max_length=200, description="Name of a model; without it the first that fits.")]
 Word = Annotated[str | None, Query(max_length=500)]

@@ -116,7 +116,7 @@ class Model:
             text: what is looked for.
             index: an index of this model, or its folder.
             k: places.
-            rerank: so many best places are put in order anew by the matching head; 0: none.
+            rerank: so many best places are put in order anew by cosine and matching head; 0: none.
 
         Raises:
             ConfigError: the text is blank.

@@ -177,7 +177,9 @@ def _freeze_untrained(model: VideoTextModel, weights: ObjectiveWeights) -> None:
     text, fused = model.text, weights.matching or weights.masked_language
     unused: list[nn.Module | nn.Parameter | None] = []
     if not weights.contrastive:
-        unused += [model.vision_proj, model.text_proj, model.pool_norm, model.attention_pool, model.temp]
+        unused += [model.vision_proj, model.text_proj, model.temp]
+    if not weights.contrastive and not (fused and model.config.fuse_pooled):
+        unused += [model.pool_norm, model.attention_pool]
     if not weights.matching:
         unused.append(model.match_head)
     if not weights.masked_language:

@@ -128,7 +128,7 @@ class Stage2Config(Config):
             checkpoint is 0, as no file says it.
         validate_every: epochs between two searches of the clips of ``validation_split``, whose text→video R@1 goes into the
             history, for the curve of the report; null: none. It changes no weight.
-        validation_split: nothing is trained on it or reported of it.
+        validation_split: any but ``train``, which is trained on.
         unmasked_epochs: the last so many epochs see every patch, as evaluation does, and are not aligned with the teacher;
             0 in the paper. Needs a store with ``pixels: frames``, or online targets.
     """
@@ -177,6 +177,8 @@ class Stage2Config(Config):
                 f"unmasked_epochs to 0, or parity to false; found pool {self.pool}, fuse_positions {self.fuse_positions}, "
                 f"fuse_pooled {self.fuse_pooled}, unmasked_epochs {self.unmasked_epochs}"
             )
+        if self.validation_split == "train":
+            raise ValueError("validation_split is train, which is trained on: name a split that is not")
         if not any(dict(self.weights).values()):
             raise ValueError("weights: expected at least one objective with a weight above 0")
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ B, V, L = 3, 32, 7
 
 @pytest.mark.parametrize(("answers", "length", "pooled"), [(1, 3, False), (4, 5, False), (4, 5, True)])
 def test_forward_and_back_are_what_torch_counts(answers: int, length: int, pooled: bool) -> None:
-    fusion = {"fuse_pooled": pooled, "pool": "attention"}
+    fusion: dict[str, Any] = {"fuse_pooled": pooled, "pool": "attention" if pooled else "mean"}
     config = QuestionAnsweringConfig(vision=VISION, text=TEXT, fuse_positions=True, **fusion)
     model, source = QuestionAnsweringModel(config), torch.Generator().manual_seed(0)
     ids = torch.randint(61, (B, L), generator=source)

@@ -13,6 +13,7 @@ from umt_pipeline.core.errors import CheckpointError
 from umt_pipeline.models.text import TextConfig
 from umt_pipeline.models.tokenizer import encode_batch, train_wordpiece
 from umt_pipeline.models.video_text import VideoTextConfig, VideoTextModel
+from umt_pipeline.models.vision import load_vision
 from umt_pipeline.models.vit import ViTConfig
 from umt_pipeline.tasks.question_answering.model import (
     Answers,
@@ -163,6 +164,17 @@ def test_questions_read_a_clip_as_the_stage_2_model_does(
     model.train()
     model(*inputs, encode_answers(TOKENIZER, ANSWERS)).sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_pool_that_nothing_reads_is_not_taken_along(tmp_path: Path) -> None:
+    source = VideoTextModel(VideoTextConfig(vision=VISION, text=TEXT, embed_dim=8, pool="attention"))
+    model, report = QuestionAnsweringModel.from_video_text(source)
+    assert model.config.pool == "mean"
+    assert {name.split(".")[0] for name in report.unexpected if "pool" in name} == {"attention_pool", "pool_norm"}
+    save_question_answering(tmp_path, model, TOKENIZER)
+    assert load_vision(tmp_path)[1] is None, "and nobody looks for one in its folder"
+    with pytest.raises(ValueError, match="pools nothing without fuse_pooled"):
+        QuestionAnsweringConfig(vision=VISION, text=TEXT, pool="attention")
 
 
 @pytest.mark.parametrize("width", [24, 16])

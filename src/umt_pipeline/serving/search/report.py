@@ -107,7 +107,7 @@ def measure(embedder: Embedder, index: Index, captions: pd.DataFrame, rerank: in
         embedder: the model of the index; it reads texts.
         index: an open index.
         captions: the columns of :func:`~umt_pipeline.serving.search.captions.read_captions`, without split ``train``.
-        rerank: places to rank anew by the matching head, in a second search; 0: there is none.
+        rerank: places to rank anew with the matching head, in a second search; 0: there is none.
 
     Raises:
         ConfigError: no caption is of a file of the index.

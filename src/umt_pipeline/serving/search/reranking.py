@@ -34,11 +34,11 @@ class Match:
 
     Attributes:
         logit: of a match.
-        odds: log-odds of a match: the difference to the logit of none.
+        log_odds: of a match: the difference to the logit of none.
     """
 
     logit: float
-    odds: float
+    log_odds: float
 
 
 def rematched(embedder: Embedder, index: Index, text: str, places: Sequence[Place]) -> dict[int, Match | str]:
@@ -85,6 +85,6 @@ def reordered(places: Sequence[Place], match_of: Mapping[int, Match | str], temp
         match = match_of.get(place.window)
         if not isinstance(match, Match):
             return np.inf, *place.rank_key
-        return -((1 - WEIGHT) * place.score / temperature + WEIGHT * match.odds), *place.rank_key
+        return -((1 - WEIGHT) * place.score / temperature + WEIGHT * match.log_odds), *place.rank_key
 
     return sorted(places, key=key)

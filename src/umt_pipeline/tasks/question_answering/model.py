@@ -46,7 +46,7 @@ class QuestionAnsweringConfig(Config):
         fuse_positions: add the position vectors once more to the video tokens that questions attend to; off in the published
             model.
         fuse_pooled: add the clip's pooled vector to each of them, as the stage-2 model does; off in the published model.
-        pool: how it is pooled; see :class:`umt_pipeline.models.video_text.VideoTextConfig`.
+        pool: how it is pooled, if it is; see :class:`umt_pipeline.models.video_text.VideoTextConfig`.
     """
 
     vision: ViTConfig
@@ -59,6 +59,8 @@ class QuestionAnsweringConfig(Config):
     def _check(self) -> Self:
         if self.text.vision_dim != self.vision.dim:
             raise ValueError(f"text.vision_dim {self.text.vision_dim} is not vision.dim {self.vision.dim}: set them equal")
+        if self.pool != "mean" and not self.fuse_pooled:
+            raise ValueError(f"pool {self.pool} pools nothing without fuse_pooled: set that to true, or pool to mean")
         return self
 
     @property
@@ -156,7 +158,7 @@ class QuestionAnsweringModel(nn.Module):
         """
         sizes = model.config
         vision = vision or sizes.vision
-        fusion = sizes.model_dump(include={"fuse_positions", "fuse_pooled", "pool"})
+        fusion = sizes.model_dump(include={"fuse_positions", "fuse_pooled"} | ({"pool"} if sizes.fuse_pooled else set()))
         made = cls(QuestionAnsweringConfig(vision=vision, text=sizes.text, **fusion))
         source = model.state_dict()
         state = source | {f"decoder.{name}": tensor for name, tensor in _decoder_state(source, sizes.text).items()}

@@ -10,13 +10,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from umt_pipeline.core.config import Config
@@ -71,6 +71,12 @@ class QuestionAnsweringRecipe(Config):
     max_answer_length: int = Field(5, ge=3)
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     freeze_video: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.freeze_video and self.drop_path:
+            raise ValueError(f"drop_path {self.drop_path} disturbs a frozen video encoder: make it 0 or freeze_video false")
+        return self
 
 
 class QuestionAnsweringTraining(QuestionAnsweringRecipe):
