@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 import umt_pipeline as umt
 from tests.processes import wait_until
@@ -165,6 +165,20 @@ def test_a_file_that_has_gone_is_told_of(look: Open, own: Small, tmp_path: Path)
         expect(page.locator(".said code").first).to_have_text("umt index FOLDER --model MODEL --out INDEX")
         page.reload()
         expect(page.locator(".hit .note")).to_contain_text("the file cannot be opened")
+
+
+def test_what_is_typed_before_the_models_are_known_stays(browser: Browser, address: str) -> None:
+    with opened(browser, address) as page:
+        waiting: list[Route] = []
+        page.route("**/api/models", lambda route: waiting.append(route))
+        page.goto("/")
+        page.fill("#q", "a disc")
+        wait_until("the page asks for the models", lambda: page.wait_for_timeout(20) is None and bool(waiting))
+        waiting[0].continue_()
+        page.wait_for_selector(".mosaic")
+        expect(page.locator("#q")).to_have_value("a disc")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".hit .name")
 
 
 def test_the_keyboard_is_enough(look: Open) -> None:

@@ -151,6 +151,7 @@ at("home").addEventListener("click", (event) => {
   event.preventDefault();
   state = anew(state, {});
   history.pushState(null, "", write(state));
+  field.value = "";
   field.focus();
   start(); // indexes may have grown
 });

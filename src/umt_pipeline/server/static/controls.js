@@ -28,6 +28,7 @@ export class Controls {
     this.boxes = form.querySelector("#models");
     this.filters = form.querySelector("#filters");
     this.count = form.querySelector("#filters-count");
+    this.sentence = "";
     form.addEventListener("change", (event) => event.target.closest(".options") && event.target.id !== "sound" && changed());
     form.querySelector("#no-filters").addEventListener("click", () => {
       for (const name of FILTERS) this.fields[name].value = "";
@@ -65,7 +66,8 @@ export class Controls {
   show(state, models) {
     const names = chosen(models, state.models).map(({ name }) => name);
     for (const input of this.boxes.querySelectorAll("input")) input.checked = names.includes(input.value);
-    this.fields.q.value = state.q;
+    // What is being typed stays, where the sentence is the one that was shown before.
+    if (state.q !== this.sentence) this.fields.q.value = this.sentence = state.q;
     this.fields.rerank.checked = state.rerank;
     for (const name of FILTERS) this.fields[name].value = state[name];
     this.filters.hidden = !searchable(models).length;
