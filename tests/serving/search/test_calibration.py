@@ -67,16 +67,23 @@ def test_guessing_makes_no_cutoff() -> None:
     found = calibrate(of_scores(np.tile([0.1, 0.2], 20), np.tile([0.1, 0.2], 20)), 1)
     assert isinstance(found, str)
     assert found.startswith("no cut-off: it would find nothing for")
-    assert "no better than guessing" in found
+    assert "hardly better than guessing" in found
     assert "calibrate on at least 20 captions of files that are not in the index, too" in found
 
 
+def test_a_cutoff_that_hides_a_third_of_what_is_right_for_hardly_anything_is_none() -> None:
+    """It is certain that it is better than guessing, and of no use."""
+    present_P, absent_A = np.tile([1.0, 1.0, 0.0], 2000), np.tile([1.0, 1.0, 1.0, 0.0, 0.0], 1200)
+    files = np.array([f"{number}" for number in range(6000)])
+    assert isinstance(calibrate(BestScores(present_P, files, absent_A, files, hidden=True), 1), str)
+
+
 def test_many_captions_of_few_files_are_no_more_than_so_many_files() -> None:
-    """Three of four files answer above 0.5, as one of two others does: of 400 captions each that would be certain."""
-    present_P, absent_A = np.tile([1.0, 1.0, 1.0, 0.0], 100), np.tile([1.0, 0.0], 200)
+    """Three of four files answer above 0.5, as one of four others does: of 400 captions each that would be certain."""
+    present_P, absent_A = np.tile([1.0, 1.0, 1.0, 0.0], 100), np.tile([1.0, 0.0, 0.0, 0.0], 100)
     files = np.array([f"{number}" for number in range(400)])
     assert isinstance(calibrate(BestScores(present_P, files, absent_A, files, hidden=False), 1), Cutoff)
-    few = np.array([f"{number}" for number in range(20)] * 20)
+    few = np.array([f"{number}" for number in range(10)] * 40)
     assert isinstance(calibrate(BestScores(present_P, few, absent_A, few, hidden=False), 1), str)
 
 

@@ -31,6 +31,8 @@ from umt_pipeline.serving.search.captions import beside
 LEAST = 20
 # More than that change a rate by less than two per cent, and take minutes on a CPU.
 MOST = 2000
+# Both error rates together, from which on there is no cut-off: guessing has 1. What hides right answers has to be worth it.
+WORTH = 0.8
 _TEXTS = 64
 
 
@@ -156,7 +158,7 @@ def best_scores(embedder: Embedder, index: Index, captions: pd.DataFrame) -> Bes
 def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
     """Return the cut-off at which both kinds of errors together are fewest, or why there is none.
 
-    There is none if captions are few, or if guessing may be as good: its two kinds of errors add up to 1.
+    There is none if captions are few, or if it may hardly be better than guessing, whose two kinds of errors add up to 1.
 
     Args:
         scores: of captions.
@@ -169,7 +171,7 @@ def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
     # Captions of one file go wrong together: there are as many chances as files.
     files, others_files = len(np.unique(scores.present_files)), len(np.unique(scores.absent_files))
     spread = math.sqrt(missed * (1 - missed) / files + invented * (1 - invented) / others_files)
-    if missed + invented + 2 * spread >= 1:
+    if missed + invented + 2 * spread >= WORTH:
         others = "of others"
         remedy = "calibrate on more captions"
         if scores.hidden:
@@ -180,7 +182,7 @@ def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
             )
         return (
             f"no cut-off: it would find nothing for {missed:.1%} of captions of files in the index, and something for "
-            f"{invented:.1%} {others}; that is no better than guessing, or there are too few captions to tell. All hits count "
+            f"{invented:.1%} {others}; that is hardly better than guessing, or there are too few captions to tell. All hits count "
             f"as found; {remedy}"
         )
     return Cutoff(
