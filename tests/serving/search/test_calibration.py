@@ -71,7 +71,7 @@ def test_guessing_makes_no_cutoff() -> None:
     assert "calibrate on at least 20 captions of files that are not in the index, too" in found
 
 
-def test_a_cutoff_that_hides_a_third_of_what_is_right_for_hardly_anything_is_none() -> None:
+def test_a_cutoff_of_hardly_any_use_is_none() -> None:
     """It is certain that it is better than guessing, and of no use."""
     present_P, absent_A = np.tile([1.0, 1.0, 0.0], 2000), np.tile([1.0, 1.0, 1.0, 0.0, 0.0], 1200)
     files = np.array([f"{number}" for number in range(6000)])

@@ -182,8 +182,8 @@ def calibrate(scores: BestScores, windows: int) -> Cutoff | str:
             )
         return (
             f"no cut-off: it would find nothing for {missed:.1%} of captions of files in the index, and something for "
-            f"{invented:.1%} {others}; that is hardly better than guessing, or there are too few captions to tell. All hits count "
-            f"as found; {remedy}"
+            f"{invented:.1%} {others}; that is hardly better than guessing, or there are too few captions to tell. All hits "
+            f"count as found; {remedy}"
         )
     return Cutoff(
         score=fewest_errors(scores.present_P, scores.absent_A),
