@@ -217,3 +217,9 @@ def test_fusion_can_read_what_the_contrast_reads(video: tuple[Tensor, Tensor]) -
     model = VideoTextModel(CONFIG.model_copy(update={"pool": "attention", "fuse_pooled": True}))
     added = model.fusion_tokens(tokens, video[1]) - tokens
     torch.testing.assert_close(added, model.pool_tokens(tokens, video[1])[:, None].expand_as(tokens), atol=1e-5, rtol=0)
+    features = model.eval().encode_video_aligned(*video)
+    torch.testing.assert_close(
+        model.fusion_tokens(features.tokens_BVD, video[1], pooled_BD=features.pooled_BD),
+        model.fusion_tokens(features.tokens_BVD, video[1]),
+    )
+    assert model.encode_video_aligned(*video, pool="frame").pooled_BD is None, "that of frames is none of the clip"

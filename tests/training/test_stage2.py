@@ -150,6 +150,14 @@ def test_weight_zero_leaves_an_objective_out_and_freezes_what_it_alone_trains(
         assert task.model.get_parameter("model.attention_pool.key_value.weight").requires_grad == reads
 
 
+def test_a_step_pools_each_clip_once(stage_world: StageWorld, tmp_path: Path) -> None:
+    task = build(stage_world, tmp_path, fusion={"pool": "attention", "fuse_pooled": True})
+    pools: list[object] = []
+    task.model.get_submodule("model.attention_pool").register_forward_hook(lambda *_: pools.append(_))
+    loss(task, [0, 1, 2, 3])
+    assert len(pools) == 1
+
+
 def test_the_clips_that_are_trained_on_are_no_validation_clips() -> None:
     with pytest.raises(ValidationError, match="validation_split is train"):
         Stage2Config.model_validate({**SETTINGS, "validation_split": "train"})

@@ -201,12 +201,14 @@ class VideoTextEncoder:
         """
         with autocast(self.precision, frames_BTHWC.device):
             patches_BVP, visible_BV = all_patches(frames_BTHWC, self.model.config.vision)
-            tokens_BVD, embedding_BE = self.model.encode_video(patches_BVP, visible_BV, self.pool)
-            if self.pool == "frame":
-                embedding_BE = embedding_BE.mean(dim=1)
-            features = {self.name: self.model.pool_tokens(tokens_BVD, visible_BV), f"{self.name}/embedding": embedding_BE}
+            tokens_BVD, pooled_BD, embedding_BE, _ = self.model.encode_video_aligned(
+                patches_BVP, visible_BV, aligned=False, pool=self.pool
+            )
+            if pooled_BD is None:
+                pooled_BD = self.model.pool_tokens(tokens_BVD, visible_BV)
+            features = {self.name: pooled_BD, f"{self.name}/embedding": embedding_BE}
             if self.keep_tokens:
-                features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV)
+                features[f"{self.name}/tokens"] = self.model.fusion_tokens(tokens_BVD, visible_BV, pooled_BD=pooled_BD)
         return features
 
     def text_length(self, wanted: int | None) -> int:

@@ -23,7 +23,7 @@ from umt_pipeline.evaluation.params import KnnConfig, LinearConfig
 Inputs = TypeVar("Inputs")
 
 # Multiply-adds of a pass below which one core is faster: several wait for each other. Three times as fast at 8 million.
-SMALL = 100_000_000
+MACS_WORTH_CORES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def linear_probe(
     train_RD = standardise(train.inputs)
     model = LogisticRegression(max_iter=config.max_iterations, warm_start=True)
     fitted: list[LogisticRegression] = []
-    small = train_RD.size * len(classes) < SMALL
-    with warnings.catch_warnings(), threadpool_limits(1 if small else None, user_api="blas"):
+    cores = None if train_RD.size * len(classes) >= MACS_WORTH_CORES else 1
+    with warnings.catch_warnings(), threadpool_limits(cores, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe is a fixed budget of steps
         for strength in strengths:
             # From strong to weak regularisation, each fit starting where the last one ended: a few steps each.

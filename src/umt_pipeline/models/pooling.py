@@ -1,12 +1,14 @@
-"""Attention pooling: how a clip's tokens become one vector where their plain mean would lose too much.
+"""Pooling: how a clip's tokens become one vector, and what fusion layers read of both.
 
 Shapes: B clips, V visible tokens per clip, D width, H heads, d width of a head, M askers per clip.
 
 Stage 1 trains the encoder to answer like a frame model, so its tokens tell what is seen and forget where and when: their
-mean cannot tell motions apart. The alignment heads read tokens together with their positions; this pool does the same.
+mean cannot tell motions apart. The alignment heads read tokens together with their positions; the attention pool does the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -62,3 +64,30 @@ class AttentionPool(nn.Module):
         key_value_BV2D = self.key_value(self.norm(tokens_BVD + positions_BVD))
         key_BHVd, value_BHVd = key_value_BV2D.reshape(B, V, 2, heads, D // heads).permute(2, 0, 3, 1, 4).unbind(0)
         return key_BHVd, value_BHVd
+
+
+def pool_tokens(
+    tokens_BVD: Tensor, norm: nn.LayerNorm, attention_pool: AttentionPool | None, positions: Callable[[], Tensor]
+) -> Tensor:
+    """Return each clip's pooled and normed vector [B, D].
+
+    Args:
+        tokens_BVD: the encoder's tokens.
+        norm: follows the pool.
+        attention_pool: None: the tokens' mean, as published.
+        positions: gives their position vectors [B, V, D]; called only where they are read.
+    """
+    return norm(tokens_BVD.mean(dim=1) if attention_pool is None else attention_pool(tokens_BVD, positions()))
+
+
+def fusion_tokens(tokens_BVD: Tensor, positions_BVD: Tensor | None, pooled_BD: Tensor | None) -> Tensor:
+    """Return what fusion layers read of a clip [B, V, D]: its tokens, with what else each of them is to tell added.
+
+    Args:
+        tokens_BVD: the encoder's tokens.
+        positions_BVD: their position vectors, with ``fuse_positions``.
+        pooled_BD: the clip's vector from :func:`pool_tokens`, with ``fuse_pooled``.
+    """
+    if positions_BVD is not None:
+        tokens_BVD = tokens_BVD + positions_BVD
+    return tokens_BVD if pooled_BD is None else tokens_BVD + pooled_BD.unsqueeze(1)

@@ -23,7 +23,7 @@ from umt_pipeline.losses import HardNegatives
 from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.folders import load_model, load_weights, read_weights, save_model
 from umt_pipeline.models.heads import AlignmentHeads
-from umt_pipeline.models.pooling import AttentionPool
+from umt_pipeline.models.pooling import AttentionPool, fusion_tokens, pool_tokens
 from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
@@ -89,10 +89,11 @@ class VideoFeatures(NamedTuple):
     """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not wanted.
 
     ``embedding_BE`` are unit vectors or, pooled by frame, the means of the frames' unit vectors: their products with a text
-    are cosines, averaged over frames.
+    are cosines, averaged over frames. ``pooled_BD`` is what they are projected from; pooled by frame there is none of the clip.
     """
 
     tokens_BVD: Tensor
+    pooled_BD: Tensor | None
     embedding_BE: Tensor
     aligned_KBVC: Tensor | None
 
@@ -205,7 +206,9 @@ class VideoTextModel(nn.Module):
         frames = clip_size[0] if clip_size is not None else self.config.vision.frames
         pooled = self.pool_tokens(tokens_BVD, visible_BV, frames if pool == "frame" else None, clip_size)
         embedding = self.project_video(pooled)
-        return VideoFeatures(tokens_BVD, embedding.mean(dim=1) if pool == "frame" else embedding, aligned_KBVC)
+        if pool == "frame":
+            return VideoFeatures(tokens_BVD, None, embedding.mean(dim=1), aligned_KBVC)
+        return VideoFeatures(tokens_BVD, pooled, embedding, aligned_KBVC)
 
     def pool_tokens(
         self,
@@ -231,23 +234,32 @@ class VideoTextModel(nn.Module):
                 raise ValueError(f"{V} tokens cannot be shared equally by {frames} frames")
             visible_BV = visible_BV.expand(B, -1).reshape(B * frames, -1)
             tokens_BVD = tokens_BVD.reshape(B * frames, -1, D)
-        if self.attention_pool is None:
-            pooled = tokens_BVD.mean(dim=1)
-        else:
-            pooled = self.attention_pool(tokens_BVD, self.vision.positions(visible_BV, clip_size))
-        normed = self.pool_norm(pooled)
-        return normed if frames is None else normed.unflatten(0, (B, frames))
+        pooled = pool_tokens(
+            tokens_BVD, self.pool_norm, self.attention_pool, lambda: self.vision.positions(visible_BV, clip_size)
+        )
+        return pooled if frames is None else pooled.unflatten(0, (B, frames))
 
     def fusion_tokens(
-        self, tokens_BVD: Tensor, visible_BV: Tensor, clip_size: tuple[int, int] | None = None
+        self,
+        tokens_BVD: Tensor,
+        visible_BV: Tensor,
+        clip_size: tuple[int, int] | None = None,
+        pooled_BD: Tensor | None = None,
     ) -> Tensor:
-        """Return what the fusion layers read of a clip [B, V, D]: tokens from :meth:`encode_video` at ``visible_BV``."""
-        fused_BVD = tokens_BVD
-        if self.config.fuse_positions:
-            fused_BVD = fused_BVD + self.vision.positions(visible_BV, clip_size)
-        if self.config.fuse_pooled:
-            fused_BVD = fused_BVD + self.pool_tokens(tokens_BVD, visible_BV, clip_size=clip_size).unsqueeze(1)
-        return fused_BVD
+        """Return what the fusion layers read of a clip [B, V, D].
+
+        Args:
+            tokens_BVD: tokens from :meth:`encode_video`.
+            visible_BV: their positions.
+            clip_size: see :meth:`VideoViT.positions`.
+            pooled_BD: from :meth:`pool_tokens`, where the caller has it already.
+        """
+        if not self.config.fuse_pooled:
+            pooled_BD = None
+        elif pooled_BD is None:
+            pooled_BD = self.pool_tokens(tokens_BVD, visible_BV, clip_size=clip_size)
+        positions_BVD = self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else None
+        return fusion_tokens(tokens_BVD, positions_BVD, pooled_BD)
 
     def project_video(self, pooled_BD: Tensor) -> Tensor:
         """Return unit vectors [..., E], float32, of pooled video features [..., D]."""

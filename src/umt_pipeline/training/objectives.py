@@ -122,7 +122,7 @@ class Objectives(nn.Module):
             )
             total = total + weights.contrastive * parts["contrastive"]
         if weights.matching or weights.masked_language:
-            video_BVD = model.fusion_tokens(video.tokens_BVD, visible_BV, clip_size)
+            video_BVD = model.fusion_tokens(video.tokens_BVD, visible_BV, clip_size, video.pooled_BD)
             similarity_BB = pair_logits(video.embedding_BE, text_BE, parts["temperature"])
             if not weights.contrastive:
                 # Nothing trains the embeddings, so they cannot tell which pairs are hard: any is as likely.

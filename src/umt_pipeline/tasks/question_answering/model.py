@@ -13,6 +13,7 @@ names.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.bert import BertLayer, Embeddings, LanguageTransform
 from umt_pipeline.models.folders import LoadReport, load_model, load_weights
-from umt_pipeline.models.pooling import AttentionPool
+from umt_pipeline.models.pooling import AttentionPool, fusion_tokens, pool_tokens
 from umt_pipeline.models.text import TextConfig, TextModel, init_bert_weights
 from umt_pipeline.models.video_text import VideoTextModel, load_own_tokenizer, save_with_tokenizer
 from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
@@ -182,13 +183,13 @@ class QuestionAnsweringModel(nn.Module):
     def encode_clips(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
         """Return the video tokens [B, V, Z] that questions attend to."""
         tokens_BVZ: Tensor = self.vision(patches_BVP, visible_BV)
-        positions_BVZ = self.vision.positions(visible_BV)
-        fused_BVZ = tokens_BVZ + positions_BVZ if self.config.fuse_positions else tokens_BVZ
-        if self.pool_norm is None:
-            return fused_BVZ
-        pool = self.attention_pool
-        pooled_BZ = tokens_BVZ.mean(dim=1) if pool is None else pool(tokens_BVZ, positions_BVZ)
-        return fused_BVZ + self.pool_norm(pooled_BZ).unsqueeze(1)
+        positions = functools.partial(self.vision.positions, visible_BV)
+        norm, pool = self.pool_norm, self.attention_pool
+        return fusion_tokens(
+            tokens_BVZ,
+            positions() if self.config.fuse_positions else None,
+            None if norm is None else pool_tokens(tokens_BVZ, norm, pool, positions),
+        )
 
     def encode_questions(self, tokens_RVZ: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
         """Encode questions about encoded clips.

@@ -228,6 +228,7 @@ class QuestionAnsweringTask(Task):
         self._encoder = model.vision
         self._config = model.config
         self._dataset = dataset
+        self._video_frozen = not any(weight.requires_grad for weight in model.vision.parameters())
 
     def dataset(self) -> QuestionDataset:
         return self._dataset
@@ -254,7 +255,7 @@ class QuestionAnsweringTask(Task):
         answers, answer_length = batch["answers"].shape[1:]
         visible = vision.frames * vision.patches_per_frame
         macs = answering_macs(self._config, visible, batch["ids"].shape[1], answers, answer_length)
-        frozen = 0 if self._encoder.patch_embed.weight.requires_grad else encoder_macs(vision, visible)
+        frozen = encoder_macs(vision, visible) if self._video_frozen else 0
         return float(training_flops(macs - frozen, frozen))
 
 
