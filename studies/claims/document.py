@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from studies.claims.arms import BASELINE, Comparison
+from studies.claims.arms import ARMS, BASELINE, Comparison
 from studies.claims.findings import CONFIDENCE, Findings, Verdict
 from umt_pipeline.masking import MaskConfig, visible_count
 
@@ -31,11 +31,12 @@ def _opening(findings: Findings, figure: str) -> Iterator[str]:
     yield "# The paper's claims in miniature"
     yield ""
     yield (
-        "Written by `make claims` (the Kedro pipeline `claims`). Every arm is a video ViT "
+        "Written by `make claims` (the package `studies.claims`). Every arm is a video ViT "
         f"({config.student.depth} blocks, width {config.student.dim}, clips of {config.size} pixels) that is pre-trained for "
         f"{config.pretraining.steps} steps of {config.pretraining.batch_size} clips and then fine-tuned for "
         f"{config.fine_tuning.steps} steps of {config.fine_tuning.batch_size} labelled clips on `{appearance}` and `{motion}` "
-        "at once: an attention pool over all tokens, as in stage 2, and a linear head each. A mask ratio of "
+        "at once: an attention pool over all tokens, as in stage 2, and a linear head each. Where nothing else is said, at "
+        f"most {ARMS[BASELINE].labelled} clips of each class of `{appearance}` have labels. A mask ratio of "
         f"{MaskConfig().ratio:g} hides {hidden} of the {patches} patches of a frame."
     )
     yield ""
@@ -43,16 +44,16 @@ def _opening(findings: Findings, figure: str) -> Iterator[str]:
         f"Every arm is run with the same learning rates (pre-training {', '.join(f'{lr:g}' for lr in config.pretraining.lrs)}, "
         f"fine-tuning {rates}) and with seeds {', '.join(map(str, config.seeds))}; for each task the rates with the best mean "
         f"accuracy on {_splits(config.validation_splits)} are reported: top-1 in percent on {_splits(config.test_splits)}, "
-        f"{config.views} views a clip, mean ± sample deviation over seeds. Seeds differ in weights, order, frames and masks; "
-        "all share the clips and one teacher. Every run is in `results/plots/claims_runs.csv`."
+        f"{config.views} views a clip, mean ± sample deviation over seeds. Seeds differ in weights, order, frames, masks and "
+        "labelled clips; all share the clips and one teacher. Every run is in `results/plots/claims_runs.csv`."
     )
     yield ""
     yield (
         f"`{appearance}` can be told from one frame, as most of Kinetics-400 can; `{motion}` cannot, as most of "
         "Something-Something V2. The last columns are the paper's numbers for these two (ViT-B/16, arXiv 2303.16058, tables 1 "
         "to 3), where it has some. *Time* is that of pre-training, UMT's being 1, measured while other runs were beside it. "
-        "The demo's small teacher learnt from sentences about appearance that were made of the training clips' labels: as "
-        "CLIP, it hands on what it knows of appearance and nothing about motion."
+        "The teacher is the small CLIP that comes with the demo world, trained on single frames of all its kinds of things: it "
+        "hands on what it knows of appearance and nothing about motion."
     )
     yield ""
     yield f"![Accuracy of every arm, a dot per seed, a line at their mean]({figure})"

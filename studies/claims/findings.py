@@ -208,7 +208,8 @@ def protocol_records(config: StudyConfig, runs: pd.DataFrame, bank: ClipBank) ->
 
 def _settings(config: StudyConfig, arm: Arm) -> dict[str, float | int | str | None]:
     """Return all that a run depends on but for what was chosen, flat."""
-    fine_tuning = {**config.fine_tuning.model_dump(mode="json"), "attention": arm.attention, "teacher": arm.teacher}
+    own_choice = {"attention": arm.attention, "teacher": arm.teacher, "labelled": arm.labelled}
+    fine_tuning = {**config.fine_tuning.model_dump(mode="json"), **own_choice}
     if arm.longer:
         fine_tuning["steps"] = config.longer_steps
     parts: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from umt_pipeline.training.spec import RunSpec
 from umt_pipeline.training.task import LossParts, Task
 from umt_pipeline.video.pixels import normalise_patches
 
-_VIEW_STREAM = 2
+_VIEW_STREAM, _LABEL_STREAM = 2, 3
 TEST_BATCH = 96
 
 
@@ -40,11 +41,13 @@ class FineTuningConfig(Config):
         attention: over the whole clip, or within frames.
         clip: frames.
         teacher: whether the teacher's own tower is fine-tuned in place of a student.
+        labelled: how many clips of each class of the first task have labels, at most; None: all.
     """
 
     attention: AttentionKind = "joint"
     clip: InputConfig = InputConfig()
     teacher: bool = False
+    labelled: int | None = Field(None, ge=1)
 
 
 class LabelModel(nn.Module):
@@ -70,12 +73,33 @@ class LabelModel(nn.Module):
         return [head(pooled_BD) for head in self.heads]
 
 
+def labelled_clips(bank: ClipBank, split: str, per_class: int | None, seed: int) -> np.ndarray:
+    """Return the clips of a split that have labels, ascending: of each class of the first task a few, drawn by the seed.
+
+    Arms that ask for as many get the same ones, and those of a smaller number are among those of a larger.
+
+    Args:
+        bank: whose clips.
+        split: trained on.
+        per_class: so many, or all of a rarer class; None: all clips.
+        seed: of the draw.
+    """
+    clips = bank.clips([split])
+    if per_class is None:
+        return clips
+    draws_S = uniform(seed, clips, np.zeros_like(clips), _LABEL_STREAM, 1)[:, 0]
+    ordered = clips[np.lexsort((draws_S, bank.numbers_IL[clips, 0]))]
+    classes_S = bank.numbers_IL[ordered, 0]
+    rank_S = np.arange(len(ordered)) - np.searchsorted(classes_S, classes_S)
+    return np.sort(ordered[rank_S < per_class])
+
+
 class LabelledViews(SampleDataset):
     """Random views of labelled clips."""
 
-    def __init__(self, bank: ClipBank, split: str, clip: InputConfig, seed: int) -> None:
-        self._bank, self._clip, self._seed = bank, clip, seed
-        self._clips = bank.clips([split])
+    def __init__(self, bank: ClipBank, split: str, config: FineTuningConfig, seed: int) -> None:
+        self._bank, self._clip, self._seed = bank, config.clip, seed
+        self._clips = labelled_clips(bank, split, config.labelled, seed)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -95,7 +119,7 @@ class FineTuningTask(Task):
         self.model: nn.Module = model
         self._patch_size, self._tubelet = bank.patch_size, config.clip.tubelet
         self._tasks = bank.tasks
-        self._dataset = LabelledViews(bank, split, config.clip, seed)
+        self._dataset = LabelledViews(bank, split, config, seed)
 
     def dataset(self) -> LabelledViews:
         return self._dataset

@@ -25,7 +25,13 @@ from pydantic import Field, model_validator
 from studies.claims.arms import ARMS, Arm
 from studies.claims.bank import ClipBank
 from studies.claims.encoders import EncoderSize
-from studies.claims.fine_tuning import FineTuningConfig, FineTuningSpec, make_label_model, top1_accuracy
+from studies.claims.fine_tuning import (
+    FineTuningConfig,
+    FineTuningSpec,
+    labelled_clips,
+    make_label_model,
+    top1_accuracy,
+)
 from studies.claims.pretraining import PretrainingSpec
 from umt_pipeline.compute.names import AskedPrecision
 from umt_pipeline.core.config import Config
@@ -52,7 +58,7 @@ class Phase(Config):
         steps: optimiser steps.
         batch_size: clips per step.
         min_lr: learning rate at the end of the cosine.
-        warmup: epochs of linear warm-up.
+        warmup: steps of linear warm-up: arms with few labels have short epochs.
         betas: of AdamW.
         weight_decay: likewise.
         clip_grad: largest norm of the gradient; null: no clipping.
@@ -63,17 +69,18 @@ class Phase(Config):
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     min_lr: float = Field(0.0, ge=0)
-    warmup: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.05, ge=0)
     clip_grad: float | None = Field(None, gt=0)
     precision: AskedPrecision = "auto"
 
-    def at(self, lr: float, steps: int | None = None) -> TrainConfig:
-        """Return the loop with one of the learning rates, and another length if one is given."""
+    def at(self, lr: float, clips: int, steps: int | None = None) -> TrainConfig:
+        """Return the loop on so many clips with one of the learning rates, and another length if one is given."""
         steps = steps or self.steps
-        # A run of seconds needs no checkpoints: what a kill costs is the runs at work.
-        pace = {"log_every": min(100, steps), "checkpoint_every": steps}
+        epoch = max(1, clips // self.batch_size)
+        # A run of seconds needs no checkpoints: what a kill costs is the runs at work. The loop wants epochs, and rounds down.
+        pace = {"log_every": min(100, steps), "checkpoint_every": steps, "warmup": (self.warmup + 0.5) / epoch}
         return TrainConfig.model_validate({**self.model_dump(exclude={"lrs"}), **pace, "lr": lr, "steps": steps})
 
 
@@ -306,7 +313,7 @@ def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
             split=config.train_split,
             size=config.student,
             config=pretraining,
-            train=config.pretraining.at(job.pretraining_lr),
+            train=config.pretraining.at(job.pretraining_lr, len(ClipBank(place.bank).clips([config.train_split]))),
             seed=job.seed,
         ).resolved()
         done = _finish(spec, place)
@@ -316,7 +323,8 @@ def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
 
 def _fine_tune(config: StudyConfig, place: Place, one: Run, start: Started) -> Row:
     arm = ARMS[one.arm]
-    model = FineTuningConfig(attention=arm.attention, clip=arm.clip, teacher=arm.teacher)
+    model = FineTuningConfig(attention=arm.attention, clip=arm.clip, teacher=arm.teacher, labelled=arm.labelled)
+    clips = len(labelled_clips(ClipBank(place.bank), config.train_split, arm.labelled, one.seed))
     spec = FineTuningSpec(
         bank=place.bank,
         split=config.train_split,
@@ -324,7 +332,7 @@ def _fine_tune(config: StudyConfig, place: Place, one: Run, start: Started) -> R
         config=model,
         teacher=place.teacher,
         start=start.weights,
-        train=config.fine_tuning.at(one.rates.fine_tuning, config.longer_steps if arm.longer else None),
+        train=config.fine_tuning.at(one.rates.fine_tuning, clips, config.longer_steps if arm.longer else None),
         seed=one.seed,
     )
     spec = spec.resolved()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +17,7 @@ from studies.claims.fine_tuning import (
     FineTuningConfig,
     FineTuningTask,
     encoder_weights,
+    labelled_clips,
     make_label_model,
     top1_accuracy,
 )
@@ -61,6 +65,21 @@ def test_the_teacher_itself_can_be_fine_tuned(bank: ClipBank, tmp_path: Path) ->
     train(task, loop, seed=0, run_dir=tmp_path / "run")
     assert not torch.equal(model.encoder.visual.conv1.weight, before)
     assert not torch.equal(model.encoder.temporal_T1W, torch.zeros_like(model.encoder.temporal_T1W))
+
+
+def test_labelled_clips_are_a_few_of_each_class_and_fewer_are_among_more() -> None:
+    rng = np.random.default_rng(0)
+    shapes_I = rng.permutation(np.repeat([0, 1, 2], [30, 9, 2]))
+    numbers_IL = np.stack([shapes_I, rng.integers(0, 4, 41)], axis=1)
+    bank = cast(ClipBank, SimpleNamespace(numbers_IL=numbers_IL, clips=lambda splits: np.arange(1, 41)))
+    counts_of = {few: np.bincount(shapes_I[labelled_clips(bank, "train", few, 7)], minlength=3) for few in (1, 3, 10)}
+    available = np.bincount(shapes_I[1:], minlength=3)
+    assert all((counts == np.minimum(available, few)).all() for few, counts in counts_of.items())
+    one, three, every = (labelled_clips(bank, "train", few, 7) for few in (1, 3, None))
+    assert set(one) < set(three) < set(every)
+    assert every.tolist() == list(range(1, 41))
+    assert three.tolist() == sorted(three)
+    assert three.tolist() != labelled_clips(bank, "train", 3, 8).tolist(), "another seed labels others"
 
 
 def test_accuracy_counts_every_clip_once_and_ties_as_wrong(bank: ClipBank, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from studies.claims.bank import ClipBank
 from studies.claims.document import document
 from studies.claims.figure import figure_svg
 from studies.claims.findings import Verdict, find, margin, protocol_records
-from studies.claims.study import Job, Place, Rates, Run, _grouped, choose, run_job, run_study
+from studies.claims.study import Job, Phase, Place, Rates, Run, _grouped, choose, run_job, run_study
 from tests.features.tiny import make_teacher_folder
 from tests.studies.tiny import make_bank, study
+from umt_pipeline.training.schedule import make_schedule
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,12 @@ def test_runs_that_share_their_pretraining_are_one_job() -> None:
     )
     names = [[one.arm for one in job.runs] for job in jobs]
     assert names == [["frame_frame", "frame_joint"], ["aligned"], ["scratch"], ["scratch"]]
+
+
+@pytest.mark.parametrize("clips", [1, 32, 100, 609, 1600])
+def test_warm_up_takes_as_many_steps_however_few_clips_have_labels(clips: int) -> None:
+    phase = Phase(lrs=(1e-3,), steps=300, batch_size=32, warmup=20)
+    assert make_schedule(phase.at(1e-3, clips), max(1, clips // 32), min(32, clips)).warmup_steps == 20
 
 
 def test_learning_rates_are_chosen_on_validation_over_all_seeds_and_the_lowest_of_equals() -> None:
@@ -131,7 +138,8 @@ def test_what_is_found_is_said_with_its_spread() -> None:
     findings = find(config, pd.DataFrame(rows))
     assert findings.arms["aligned"].mean("shape") == pytest.approx(82.0)
     assert findings.arms["aligned"].spread("shape") == pytest.approx(2.0)
-    over_pixels, _, over_scratch, _ = findings.verdicts["target"]
+    over_pixels, _ = findings.verdicts["target"]
+    over_scratch, _ = findings.verdicts["labels"]
     assert (over_pixels.says, over_pixels.difference) == ("yes", pytest.approx(29.0 / 3))
     assert over_pixels.margin == margin(np.array(values["aligned"]), np.array(values["pixels"]))
     assert over_scratch.says == "cannot be told"
