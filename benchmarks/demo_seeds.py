@@ -1,12 +1,12 @@
 """Run the demo with several seeds and tabulate what the README quotes: mean and spread of each promised number.
 
-    .venv/bin/python benchmarks/demo_seeds.py 0 1 2
+    .venv/bin/python benchmarks/demo_seeds.py 0 1 2 --stage1-epochs 300
 
-Each seed draws its own corpus and trains its own student, video-text models and tasks. Stage 2 is trained from scratch twice:
-with the steps of the one from stage 1, as in the demo, and again for as many floating-point operations as stage 1 and stage 2
-take together. Results go to ``data/seeds/SEED``; a seed whose metrics are there already is not run again, nor is the project's
-own one where `make tasks` has just run it (DVC says that nothing has changed since). ``docs/demo_results.md`` is written anew
-from all of them.
+Each seed draws its own corpus and trains its own student and video-text models, and with ``--tasks`` its tasks. Stage 2 is
+trained from scratch twice: with the steps of the one from stage 1, as in the demo, and again for as many floating-point
+operations as stage 1 and stage 2 take together. Results go to ``data/seeds``; a seed whose metrics are there already is not run
+again, nor is the project's own one where `make tasks` has just run it (DVC says that nothing has changed since).
+``docs/demo_results.md`` is written anew from all of them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("classification", "question_answering", "detection")
-PIPELINES = ",".join(("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2", *TASKS, "evaluation"))
+PIPELINES = ("demo_corpus", "ingestion", "teacher_features", "stage1", "stage2")
 SETS = {"test": "common kinds", "test_rare": "rare kinds", "test_motion": "clips that differ in motion alone"}
 SCORES = {"dual": "", "reranked": ", re-ranked"}
 MOTION_QUESTION = "how does it move"
+APPEARANCE = ("shape", "colour", "size")
 REPORTS, RECORDS = "08_reporting", "07_model_output"
 METRICS = "evaluation_metrics.json"
 
@@ -56,6 +57,8 @@ PROBES: Rows = [
     ("kind of thing: untrained student", "probe/linear/shape/untrained"),
     ("kind of thing: stage-1 student", "probe/linear/shape/stage1"),
     ("kind of thing: teacher, mean of patch tokens", "probe/linear/shape/teacher_patch"),
+    ("appearance, mean of kind, colour and size: stage-1 student", "appearance/stage1"),
+    ("appearance, mean of kind, colour and size: teacher, mean of patch tokens", "appearance/teacher_patch"),
     ("motion: stage-1 student", "probe/linear/motion/stage1"),
     ("motion: stage-2 encoder", "probe/linear/motion/stage2"),
 ]
@@ -94,17 +97,25 @@ class Place:
         seed: of corpus and training.
         data: the folder of Kedro's layers, relative to the project.
         env: overlay, or None.
+        stage1_epochs: of the student; None: as in the demo.
     """
 
     seed: int
     data: Path
     env: str | None = None
+    stage1_epochs: int | None = None
 
     @property
     def parameters(self) -> str:
         """What `kedro run` is told."""
         own = f",results={self.data}/results" if self.data != Path("data") else ""
-        return f"seed={self.seed},data={self.data}{own}"
+        longer = "" if self.stage1_epochs is None else f",stage1.train.epochs={self.stage1_epochs}"
+        return f"seed={self.seed},data={self.data}{own}{longer}"
+
+    def finished(self, tasks: bool) -> bool:
+        """Tell whether all of it is there; the evaluation is the last to be written."""
+        reports = ROOT / self.data / REPORTS
+        return all((reports / name).is_file() for name in (METRICS, *(f"{task}_metrics.json" for task in TASKS if tasks)))
 
     def read(self, *path: str) -> Any:
         """Read a JSON file below the data."""
@@ -112,21 +123,23 @@ class Place:
 
 
 # --- a seed -------------------------------------------------------------------------------------------------------------
-def run_seed(seed: int, env: str | None = None) -> Numbers:
+def run_seed(seed: int, env: str | None, stage1_epochs: int | None, tasks: bool) -> Numbers:
     """Run the whole demo with a seed, unless it was, and return its numbers."""
-    place = Place(seed, Path("data") / "seeds" / str(seed), env)
-    if not (ROOT / place.data / REPORTS / METRICS).is_file() and env is None and is_the_demo(seed):
+    folder = str(seed) if stage1_epochs is None else f"{seed}_stage1_{stage1_epochs}"
+    place = Place(seed, Path("data") / "seeds" / folder, env, stage1_epochs)
+    if not place.finished(tasks) and env is None and stage1_epochs is None and is_the_demo(seed):
         place = Place(seed, Path("data"))
-    if not (ROOT / place.data / REPORTS / METRICS).is_file():
+    if not place.finished(tasks):
         kedro = Path(sys.executable).with_name("kedro")
         overlay = [] if env is None else ["--env", env]
+        pipelines = ",".join((*PIPELINES, *(TASKS if tasks else ()), "evaluation"))
         subprocess.run(
-            [str(kedro), "run", "--pipelines", PIPELINES, "--params", place.parameters, *overlay],
+            [str(kedro), "run", "--pipelines", pipelines, "--params", place.parameters, *overlay],
             cwd=ROOT,
             check=True,
             env={**os.environ, "KEDRO_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"},
         )
-    return with_gains({**measured(place), **longer_from_scratch(place)})
+    return with_gains({**measured(place, tasks), **longer_from_scratch(place)})
 
 
 def is_the_demo(seed: int) -> bool:
@@ -140,16 +153,21 @@ def is_the_demo(seed: int) -> bool:
     return set(made) == {seed} and subprocess.run(status, cwd=ROOT, check=False).returncode == 0
 
 
-def measured(place: Place) -> Numbers:
-    """Return the numbers of a seed that the demo itself measures."""
+def measured(place: Place, tasks: bool) -> Numbers:
+    """Return the numbers of a seed that the demo itself measures, and those of its tasks."""
     numbers: Numbers = place.read(REPORTS, METRICS)
-    for task, by_name in place.read(REPORTS, "classification_metrics.json")["test"].items():
-        numbers |= {f"top1/{task}/{name}": found["top1"] for name, found in by_name.items()}
-    asked = place.read(REPORTS, "question_answering_metrics.json")["per_type"]["test_motion"]
-    numbers |= {f"questions/{name}": value for name, value in asked.get(MOTION_QUESTION, {}).items()}
-    for record in place.read(RECORDS, "detection_records.json"):
-        if "map_motion" in record["values"]:
-            numbers[f"boxes/{record['task'].rpartition('/')[2]}"] = record["values"]["map_motion"]
+    for model in ("stage1", "teacher_patch"):
+        probes = [numbers.get(f"probe/linear/{task}/{model}") for task in APPEARANCE]
+        if known := [value for value in probes if value is not None]:
+            numbers[f"appearance/{model}"] = mean(known)
+    if tasks:
+        for task, by_name in place.read(REPORTS, "classification_metrics.json")["test"].items():
+            numbers |= {f"top1/{task}/{name}": found["top1"] for name, found in by_name.items()}
+        asked = place.read(REPORTS, "question_answering_metrics.json")["per_type"]["test_motion"]
+        numbers |= {f"questions/{name}": value for name, value in asked.get(MOTION_QUESTION, {}).items()}
+        for record in place.read(RECORDS, "detection_records.json"):
+            if "map_motion" in record["values"]:
+                numbers[f"boxes/{record['task'].rpartition('/')[2]}"] = record["values"]["map_motion"]
     times, summaries = place.read(REPORTS, "stage2_times.json"), place.read(REPORTS, "stage2_metrics.json")
     stage1 = place.read(REPORTS, "stage1_metrics.json")["tflops"]
     return numbers | {
@@ -212,7 +230,7 @@ def longer_from_scratch(place: Place) -> Numbers:
     loader = config_loader(ROOT, place.env, place.parameters)
     params = typed_parameters(loader, "stage2", Stage2Config)
     evaluation = typed_parameters(loader, "evaluation", EvaluationParams)
-    numbers = measured(place)
+    numbers = measured(place, tasks=False)
     assert params.train.epochs is not None
     epochs, unmasked = lengthened(
         params.train.epochs, params.unmasked_epochs, numbers["tflops/stage1"], numbers["tflops/stage2"]
@@ -234,7 +252,7 @@ def longer_from_scratch(place: Place) -> Numbers:
 
 # --- the page -----------------------------------------------------------------------------------------------------------
 def table(title: str, rows: Rows, results: dict[int, Numbers]) -> str:
-    """Return rows as a Markdown table: each seed, mean, and spread (largest minus smallest)."""
+    """Return rows as a Markdown table: each seed, mean, and spread (largest minus smallest); "" if none was measured."""
     seeds = sorted(results)
     lines = [
         f"| {title} | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | spread |",
@@ -247,17 +265,19 @@ def table(title: str, rows: Rows, results: dict[int, Numbers]) -> str:
         digits = 2 if key.startswith("times/") else 1
         cells = [f"{value:.{digits}f}" for value in (*values, mean(values), max(values) - min(values))]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def page(results: dict[int, Numbers]) -> str:
+def page(results: dict[int, Numbers], stage1_epochs: int | None, tasks: bool) -> str:
     """Return the page."""
-    command = f"`.venv/bin/python benchmarks/demo_seeds.py {' '.join(map(str, results))}`"
+    options = ["" if stage1_epochs is None else f" --stage1-epochs {stage1_epochs}", " --tasks" if tasks else ""]
+    command = f"`.venv/bin/python benchmarks/demo_seeds.py {' '.join(map(str, results))}{''.join(options)}`"
+    trained = "as in the demo" if stage1_epochs is None else f"{stage1_epochs} epochs of stage 1 and else as in the demo"
     said = (
-        f"Written by {command} on {os.cpu_count()} CPU cores, no GPU. In per cent where no unit is named. Each seed draws its "
-        "own corpus and trains its own student, video-text models and tasks; the teacher is the one that comes with the "
-        "package. Spread: largest less smallest. Clips with the same caption all count as right. Probes choose their strength "
-        "on validation.",
+        f"Written by {command} on {os.cpu_count()} CPU cores, no GPU: {trained}. In per cent where no unit is named. Each seed "
+        f"draws its own corpus and trains its own student{', video-text models and tasks' if tasks else ' and video-text models'}"
+        "; the teacher is the one that comes with the package. Spread: largest less smallest. Clips with the same caption all count as right. Probes choose their "
+        "strength on validation.",
         "*Equal steps*: from scratch with the very steps of stage 2, as `make demo` trains it. *Equal total cost*: from "
         "scratch for as many floating-point operations as stage 1 and stage 2 take together, with a schedule of that length. "
         "What the teacher took for the feature store is not counted. *Re-ranked*: the best clips of the dual encoder, ordered "
@@ -266,16 +286,19 @@ def page(results: dict[int, Numbers]) -> str:
     )
     paragraphs = [textwrap.fill(part, 128, break_long_words=False, break_on_hyphens=False) for part in said]
     tables = [table(title, rows, results) for title, rows in TABLES]
-    return "\n\n".join(["# The demo's numbers over seeds", *paragraphs, *tables]) + "\n"
+    return "\n\n".join(["# The demo's numbers over seeds", *paragraphs, *filter(None, tables)]) + "\n"
 
 
 def main() -> None:
     """Run the seeds named on the command line and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2], help="of corpus and training; 0 1 2 if none is named")
+    parser.add_argument("--stage1-epochs", type=int, help="of the student; default: as in the demo")
+    parser.add_argument("--tasks", action="store_true", help="fine-tune for classification, questions and boxes, too")
     parser.add_argument("--env", help="overlay, to try the script out (ci); with it no page is written")
     arguments = parser.parse_args()
-    written = page({seed: run_seed(seed, arguments.env) for seed in arguments.seeds})
+    how = arguments.stage1_epochs, arguments.tasks
+    written = page({seed: run_seed(seed, arguments.env, *how) for seed in arguments.seeds}, *how)
     if arguments.env is None:
         (ROOT / "docs").mkdir(exist_ok=True)
         (ROOT / "docs" / "demo_results.md").write_text(written, encoding="utf-8")

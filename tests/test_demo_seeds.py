@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from tests.conftest import ROOT
-from tests.project_copies import copy_project, edit
+from tests.project_copies import copy_project
 from umt_pipeline.core.files import write_json
 
 
@@ -47,18 +47,20 @@ def test_numbers_of_a_seed_and_their_page(tmp_path: Path, monkeypatch: pytest.Mo
     seeds = load()
     monkeypatch.setattr(seeds, "ROOT", tmp_path)
     write_results(tmp_path / "data/08_reporting", tmp_path / "data/07_model_output")
-    found = seeds.with_gains(seeds.measured(seeds.Place(0, Path("data"))))
+    found = seeds.with_gains(seeds.measured(seeds.Place(0, Path("data")), tasks=True))
     expected = {
         "gain/test": 0.0, "gain/test_rare": 15.0, "times/test_rare": 1.75, "questions/stage2": 50.0, "boxes/chance": 30.0,
         "top1/motion/stage2": 70.0, "seconds/control": 79.0, "tflops/stage1": 5.0,
     }  # fmt: skip
     assert found.items() >= expected.items()
     other = {**found, "gain/test_rare": 5.0}
-    page = seeds.page({0: found, 1: other})
+    page = seeds.page({0: found, 1: other}, None, True)
     assert "| from stage 1 less from scratch, equal steps (points) | 15.0 | 5.0 | 10.0 | 10.0 |" in page
     assert "| from stage 1 as a multiple of from scratch, equal steps | 1.75 | 1.75 | 1.75 | 0.00 |" in page
     assert "| “how does it move”, accuracy: from stage 2 | 50.0 | 50.0 | 50.0 | 0.0 |" in page
     assert "equal total cost |" not in page, "not measured, so not told"
+    assert "Linear probes" not in page, "nor a table of which nothing was"
+    assert seeds.measured(seeds.Place(0, Path("data")), tasks=False).keys().isdisjoint({"questions/stage2", "boxes/chance"})
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 128
 
 
@@ -71,13 +73,11 @@ def test_scratch_at_equal_total_cost_has_as_many_epochs_more_as_stage_1_costs() 
 @pytest.mark.slow
 def test_a_seed_of_the_smallest_world(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
-    # Long enough that scratch gets another epoch for it.
-    edit(project / "conf/ci/parameters.yml", "train: *loop\nstage2", "train: {<<: *loop, epochs: 5}\nstage2")
     (project / "benchmarks").mkdir()
     script = (ROOT / "benchmarks" / "demo_seeds.py").read_text(encoding="utf-8")
     (project / "benchmarks" / "demo_seeds.py").write_text(script, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(project / "src"), "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
-    command = [sys.executable, "benchmarks/demo_seeds.py", "3", "--env", "ci"]
+    command = [sys.executable, "benchmarks/demo_seeds.py", "3", "--stage1-epochs", "5", "--tasks", "--env", "ci"]
     for _ in range(2):
         done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
@@ -85,5 +85,5 @@ def test_a_seed_of_the_smallest_world(tmp_path: Path) -> None:
             assert row in done.stdout
     assert "Running node" not in done.stdout, "a seed that was run is not run again"
     assert not (project / "docs").exists()
-    longer = list((project / "data/seeds/3/.checkpoints/stage2_control").glob("*/final/result.json"))
+    longer = list((project / "data/seeds/3_stage1_5/.checkpoints/stage2_control").glob("*/final/result.json"))
     assert len(longer) == 2, "the demo's, and the longer one, trained once"
