@@ -273,11 +273,11 @@ def page(results: dict[int, Numbers], stage1_epochs: int | None, tasks: bool) ->
     options = ["" if stage1_epochs is None else f" --stage1-epochs {stage1_epochs}", " --tasks" if tasks else ""]
     command = f"`.venv/bin/python benchmarks/demo_seeds.py {' '.join(map(str, results))}{''.join(options)}`"
     trained = "as in the demo" if stage1_epochs is None else f"{stage1_epochs} epochs of stage 1 and else as in the demo"
-    models = f"student{', video-text models and tasks' if tasks else ' and video-text models'}"
+    models = "student, video-text models and tasks" if tasks else "student and video-text models"
     said = (
         f"Written by {command} on {os.cpu_count()} CPU cores, no GPU: {trained}. In per cent where no unit is named. Each seed "
-        f"draws its own corpus and trains its own {models}; the teacher is the one that comes with the package. Spread: largest "
-        "less smallest. Clips with the same caption all count as right. Probes choose their strength on validation.",
+        f"draws its own corpus and trains its own {models}; the teacher is the one that comes with the package. Spread: "
+        "largest less smallest. Clips with the same caption all count as right. Probes choose their strength on validation.",
         "*Equal steps*: from scratch with the very steps of stage 2, as `make demo` trains it. *Equal total cost*: from "
         "scratch for as many floating-point operations as stage 1 and stage 2 take together, with a schedule of that length. "
         "What the teacher took for the feature store is not counted. *Re-ranked*: the best clips of the dual encoder, ordered "
