@@ -42,13 +42,14 @@ def forward(model: VideoTextModel, *names: str) -> Tensor:
     tokens, layers = model.vision.forward_layers(patches, visible, model.layers)
     text = model.text.encode(ids, mask)
     total = tokens.sum() + text.sum()
-    if "contrastive" in names:
-        total = total + model.project_video(model.pool_tokens(tokens, visible)).sum() + model.project_text(text).sum()
+    pooled = model.pool_tokens(tokens, visible) if "contrastive" in names else None
+    if pooled is not None:
+        total = total + model.project_video(pooled).sum() + model.project_text(text).sum()
     if "alignment" in names:
         assert model.heads is not None
         total = total + model.heads(layers, model.vision.positions(visible)).sum()
     fuses = "matching" in names or "masked_language" in names
-    video = model.fusion_tokens(tokens, visible) if fuses else tokens
+    video = model.fusion_tokens(tokens, visible, pooled_BD=pooled) if fuses else tokens
     masked = model.text.encode(ids.flip(0), mask) if "masked_language" in names else None
     if "matching" in names:
         shift = torch.arange(B).roll(1)

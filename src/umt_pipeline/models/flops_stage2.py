@@ -49,7 +49,7 @@ class VideoTextMacs:
         encoders: video encoder on V tokens and text layers on L, which every objective needs.
         contrastive: pooling, and both projections into the common space.
         matching: fusion layers on three pairs, and the head. The clip's keys and values, which all passes of a sample
-            share, are counted here, and the pooled vector that they are made of.
+            share, are counted here, and the pooled vector that they are made of where there is no contrast that has it.
         masked_language: text layers and fusion layers on the corrupted caption, and the word head. Without matching, the
             keys and values are counted here.
         alignment: the heads that tokens of K layers go through.
@@ -85,14 +85,16 @@ def video_text_macs(config: VideoTextConfig, visible: int, length: int, weights:
         visible: V; an image, fewer frames or the unmasked phase have another number.
         length: L, padding included: padded tokens are computed too.
         weights: an objective of weight 0 costs nothing. Where only the negatives of matching want the embeddings, these
-            come without a way back and are not counted. In the unmasked phase the weight of alignment is to be 0.
+            come without a way back and are not counted. In the unmasked phase the weight of alignment is to be 0. The pooled
+            vector that fusion reads is the contrast's, and counted there; a contrast by frame has none, and the pool of the
+            clip is not counted then.
     """
     text, dim = config.text, config.vision.dim
     text_layers = transformer_macs(length, text.dim, text.mlp_dim, text.fusion_layer)
     pool = pool_macs(dim, visible) if config.pool == "attention" else 0
     projections = (dim + text.dim) * config.embed_dim
     fusion = fusion_macs(text, visible, length)
-    clip = clip_macs(text, visible) + (pool if config.fuse_pooled else 0)
+    clip = clip_macs(text, visible) + (pool if config.fuse_pooled and not weights.contrastive else 0)
     matching = MATCHING_PAIRS * (fusion + 2 * text.dim) + clip
     words = length * text.dim * (text.dim + text.vocab_size)
     masked_language = text_layers + fusion + words + (0 if weights.matching else clip)

@@ -8,8 +8,6 @@ mean cannot tell motions apart. The alignment heads read tokens together with th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,27 +64,30 @@ class AttentionPool(nn.Module):
         return key_BHVd, value_BHVd
 
 
-def pool_tokens(
-    tokens_BVD: Tensor, norm: nn.LayerNorm, attention_pool: AttentionPool | None, positions: Callable[[], Tensor]
+def pool_and_norm(
+    tokens_BVD: Tensor, norm: nn.LayerNorm, attention_pool: AttentionPool | None, positions_BVD: Tensor | None
 ) -> Tensor:
-    """Return each clip's pooled and normed vector [B, D].
+    """Return one pooled and normed vector [B, D] of each row's tokens.
 
     Args:
         tokens_BVD: the encoder's tokens.
         norm: follows the pool.
         attention_pool: None: the tokens' mean, as published.
-        positions: gives their position vectors [B, V, D]; called only where they are read.
+        positions_BVD: their position vectors, which the attention pool reads; None without one.
     """
-    return norm(tokens_BVD.mean(dim=1) if attention_pool is None else attention_pool(tokens_BVD, positions()))
+    if attention_pool is None:
+        return norm(tokens_BVD.mean(dim=1))
+    assert positions_BVD is not None
+    return norm(attention_pool(tokens_BVD, positions_BVD))
 
 
-def fusion_tokens(tokens_BVD: Tensor, positions_BVD: Tensor | None, pooled_BD: Tensor | None) -> Tensor:
+def fusion_input(tokens_BVD: Tensor, positions_BVD: Tensor | None, pooled_BD: Tensor | None) -> Tensor:
     """Return what fusion layers read of a clip [B, V, D]: its tokens, with what else each of them is to tell added.
 
     Args:
         tokens_BVD: the encoder's tokens.
         positions_BVD: their position vectors, with ``fuse_positions``.
-        pooled_BD: the clip's vector from :func:`pool_tokens`, with ``fuse_pooled``.
+        pooled_BD: the clip's vector from :func:`pool_and_norm`, with ``fuse_pooled``.
     """
     if positions_BVD is not None:
         tokens_BVD = tokens_BVD + positions_BVD

@@ -23,7 +23,7 @@ from umt_pipeline.losses import HardNegatives
 from umt_pipeline.models.alignment import aligned_layers
 from umt_pipeline.models.folders import load_model, load_weights, read_weights, save_model
 from umt_pipeline.models.heads import AlignmentHeads
-from umt_pipeline.models.pooling import AttentionPool, fusion_tokens, pool_tokens
+from umt_pipeline.models.pooling import AttentionPool, fusion_input, pool_and_norm
 from umt_pipeline.models.student import Student
 from umt_pipeline.models.text import TextConfig, TextModel, load_pretrained_bert
 from umt_pipeline.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
@@ -86,7 +86,7 @@ class VideoTextConfig(Config):
 
 
 class VideoFeatures(NamedTuple):
-    """What one pass of the video encoder gives for training; ``aligned_KBVC`` is None where it was not wanted.
+    """What one pass of the video encoder gives; ``aligned_KBVC`` is None where it was not wanted.
 
     ``embedding_BE`` are unit vectors or, pooled by frame, the means of the frames' unit vectors: their products with a text
     are cosines, averaged over frames. ``pooled_BD`` is what they are projected from; pooled by frame there is none of the clip.
@@ -178,9 +178,7 @@ class VideoTextModel(nn.Module):
             Tokens [B, V, D] and unit-length embeddings.
         """
         tokens_BVD = self.vision(patches_BVP, visible_BV, clip_size)
-        frames = clip_size[0] if clip_size is not None else self.config.vision.frames
-        pooled = self.pool_tokens(tokens_BVD, visible_BV, frames if pool == "frame" else None, clip_size)
-        return tokens_BVD, self.project_video(pooled)
+        return tokens_BVD, self.project_video(self._pooled(tokens_BVD, visible_BV, pool, clip_size))
 
     def encode_video_aligned(
         self,
@@ -190,7 +188,7 @@ class VideoTextModel(nn.Module):
         clip_size: tuple[int, int] | None = None,
         pool: Literal["clip", "frame"] = "clip",
     ) -> VideoFeatures:
-        """Encode clips or images for training: tokens, embedding, and unit vectors [K, B, V, C] to compare with the teacher's.
+        """Encode clips or images: all of :class:`VideoFeatures`, aligned vectors [K, B, V, C] to compare with the teacher's.
 
         Args:
             patches_BVP: normalised visible patches.
@@ -203,12 +201,17 @@ class VideoTextModel(nn.Module):
         layers = self.layers if heads else ()
         tokens_BVD, layers_KBVD = self.vision.forward_layers(patches_BVP, visible_BV, layers, clip_size)
         aligned_KBVC = None if heads is None else heads(layers_KBVD, self.vision.positions(visible_BV, clip_size))
-        frames = clip_size[0] if clip_size is not None else self.config.vision.frames
-        pooled = self.pool_tokens(tokens_BVD, visible_BV, frames if pool == "frame" else None, clip_size)
+        pooled = self._pooled(tokens_BVD, visible_BV, pool, clip_size)
         embedding = self.project_video(pooled)
         if pool == "frame":
             return VideoFeatures(tokens_BVD, None, embedding.mean(dim=1), aligned_KBVC)
         return VideoFeatures(tokens_BVD, pooled, embedding, aligned_KBVC)
+
+    def _pooled(
+        self, tokens_BVD: Tensor, visible_BV: Tensor, pool: Literal["clip", "frame"], clip_size: tuple[int, int] | None
+    ) -> Tensor:
+        frames = clip_size[0] if clip_size is not None else self.config.vision.frames
+        return self.pool_tokens(tokens_BVD, visible_BV, frames if pool == "frame" else None, clip_size)
 
     def pool_tokens(
         self,
@@ -234,9 +237,8 @@ class VideoTextModel(nn.Module):
                 raise ValueError(f"{V} tokens cannot be shared equally by {frames} frames")
             visible_BV = visible_BV.expand(B, -1).reshape(B * frames, -1)
             tokens_BVD = tokens_BVD.reshape(B * frames, -1, D)
-        pooled = pool_tokens(
-            tokens_BVD, self.pool_norm, self.attention_pool, lambda: self.vision.positions(visible_BV, clip_size)
-        )
+        positions_BVD = None if self.attention_pool is None else self.vision.positions(visible_BV, clip_size)
+        pooled = pool_and_norm(tokens_BVD, self.pool_norm, self.attention_pool, positions_BVD)
         return pooled if frames is None else pooled.unflatten(0, (B, frames))
 
     def fusion_tokens(
@@ -252,14 +254,14 @@ class VideoTextModel(nn.Module):
             tokens_BVD: tokens from :meth:`encode_video`.
             visible_BV: their positions.
             clip_size: see :meth:`VideoViT.positions`.
-            pooled_BD: from :meth:`pool_tokens`, where the caller has it already.
+            pooled_BD: of the whole clip, from :meth:`pool_tokens`, where the caller has it already; read with ``fuse_pooled``.
         """
         if not self.config.fuse_pooled:
             pooled_BD = None
         elif pooled_BD is None:
             pooled_BD = self.pool_tokens(tokens_BVD, visible_BV, clip_size=clip_size)
         positions_BVD = self.vision.positions(visible_BV, clip_size) if self.config.fuse_positions else None
-        return fusion_tokens(tokens_BVD, positions_BVD, pooled_BD)
+        return fusion_input(tokens_BVD, positions_BVD, pooled_BD)
 
     def project_video(self, pooled_BD: Tensor) -> Tensor:
         """Return unit vectors [..., E], float32, of pooled video features [..., D]."""

@@ -100,9 +100,9 @@ def _video_text(encoder: VideoTextEncoder, frames_1TSSC: Tensor, text: str | Non
     if text is None:
         if model.attention_pool is None:
             return "token_norm", _norms(model.vision, frames_1TSSC)
-        tokens_1VD, _ = model.encode_video(patches, visible)
+        tokens_1VD = model.vision(patches, visible)
         return "attention_pool", _pool_weights(model.attention_pool, tokens_1VD, model.vision.positions(visible))
-    tokens_1VD, _ = model.encode_video(patches, visible)
+    tokens_1VD = model.vision(patches, visible)
     ids_1L, mask_1L = _tokens(encoder, text, frames_1TSSC.device)
     text_1LD = model.text.encode(ids_1L, mask_1L)
     return "cross_attention", _cross_weights(model, text_1LD, mask_1L, model.fusion_tokens(tokens_1VD, visible))

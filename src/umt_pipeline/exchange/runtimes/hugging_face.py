@@ -98,7 +98,7 @@ class UnmaskedTeacherVideoText(_UnmaskedTeacherModel):
         """
         mask_BL = _mask(input_ids, attention_mask)
         patches_BVP, visible_BV = self._patches(frames)
-        tokens_BVD = self.model.encode_video(patches_BVP, visible_BV)[0]
+        tokens_BVD = self.model.vision(patches_BVP, visible_BV)
         text_BLD = self.model.encode_text(input_ids, mask_BL)[0]
         return self.model.match_logits(text_BLD, mask_BL, self.model.fusion_tokens(tokens_BVD, visible_BV))[:, 1]
 

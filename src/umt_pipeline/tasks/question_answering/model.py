@@ -13,7 +13,6 @@ names.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from umt_pipeline.core.config import Config
 from umt_pipeline.models.bert import BertLayer, Embeddings, LanguageTransform
 from umt_pipeline.models.folders import LoadReport, load_model, load_weights
-from umt_pipeline.models.pooling import AttentionPool, fusion_tokens, pool_tokens
+from umt_pipeline.models.pooling import AttentionPool, fusion_input, pool_and_norm
 from umt_pipeline.models.text import TextConfig, TextModel, init_bert_weights
 from umt_pipeline.models.video_text import VideoTextModel, load_own_tokenizer, save_with_tokenizer
 from umt_pipeline.models.vit import NORM_EPS, VideoViT, ViTConfig
@@ -183,13 +182,10 @@ class QuestionAnsweringModel(nn.Module):
     def encode_clips(self, patches_BVP: Tensor, visible_BV: Tensor) -> Tensor:
         """Return the video tokens [B, V, Z] that questions attend to."""
         tokens_BVZ: Tensor = self.vision(patches_BVP, visible_BV)
-        positions = functools.partial(self.vision.positions, visible_BV)
-        norm, pool = self.pool_norm, self.attention_pool
-        return fusion_tokens(
-            tokens_BVZ,
-            positions() if self.config.fuse_positions else None,
-            None if norm is None else pool_tokens(tokens_BVZ, norm, pool, positions),
-        )
+        fuses, norm, pool = self.config.fuse_positions, self.pool_norm, self.attention_pool
+        positions_BVZ = self.vision.positions(visible_BV) if fuses or pool is not None else None
+        pooled_BZ = None if norm is None else pool_and_norm(tokens_BVZ, norm, pool, positions_BVZ)
+        return fusion_input(tokens_BVZ, positions_BVZ if fuses else None, pooled_BZ)
 
     def encode_questions(self, tokens_RVZ: Tensor, ids_BL: Tensor, mask_BL: Tensor, clips_B: Tensor | None = None) -> Question:
         """Encode questions about encoded clips.
