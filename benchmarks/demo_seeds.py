@@ -113,7 +113,7 @@ class Place:
         return f"seed={self.seed},data={self.data}{own}{longer}"
 
     def finished(self, tasks: bool) -> bool:
-        """Tell whether all of it is there; the evaluation is the last to be written."""
+        """Tell whether the evaluation is there, which is the last to be written, and the tasks."""
         reports = ROOT / self.data / REPORTS
         return all((reports / name).is_file() for name in (METRICS, *(f"{task}_metrics.json" for task in TASKS if tasks)))
 
@@ -127,7 +127,7 @@ def run_seed(seed: int, env: str | None, stage1_epochs: int | None, tasks: bool)
     """Run the whole demo with a seed, unless it was, and return its numbers."""
     folder = str(seed) if stage1_epochs is None else f"{seed}_stage1_{stage1_epochs}"
     place = Place(seed, Path("data") / "seeds" / folder, env, stage1_epochs)
-    if not place.finished(tasks) and env is None and stage1_epochs is None and is_the_demo(seed):
+    if not place.finished(tasks) and env is None and stage1_epochs is None and is_the_demo(seed, tasks):
         place = Place(seed, Path("data"))
     if not place.finished(tasks):
         kedro = Path(sys.executable).with_name("kedro")
@@ -142,14 +142,15 @@ def run_seed(seed: int, env: str | None, stage1_epochs: int | None, tasks: bool)
     return with_gains({**measured(place, tasks), **longer_from_scratch(place)})
 
 
-def is_the_demo(seed: int) -> bool:
-    """Tell whether ``data/`` holds this seed, made by the code, parameters and data that are here."""
+def is_the_demo(seed: int, tasks: bool) -> bool:
+    """Tell whether ``data/`` holds this seed, and its tasks, made by the code, parameters and data that are here."""
     records = ROOT / "data" / RECORDS / "evaluation_records.json"
     if not records.is_file():
         return False
     made = [record["protocol"]["seed"] for record in json.loads(records.read_text(encoding="utf-8")) if record.get("protocol")]
     # Of the demo's stages alone: studies may be of earlier code.
-    status = [str(Path(sys.executable).with_name("dvc")), "status", "--quiet", "dvc.yaml"]
+    stages = ["dvc.yaml"] if tasks else ["--with-deps", "evaluation"]
+    status = [str(Path(sys.executable).with_name("dvc")), "status", "--quiet", *stages]
     return set(made) == {seed} and subprocess.run(status, cwd=ROOT, check=False).returncode == 0
 
 
@@ -157,9 +158,9 @@ def measured(place: Place, tasks: bool) -> Numbers:
     """Return the numbers of a seed that the demo itself measures, and those of its tasks."""
     numbers: Numbers = place.read(REPORTS, METRICS)
     for model in ("stage1", "teacher_patch"):
-        probes = [numbers.get(f"probe/linear/{task}/{model}") for task in APPEARANCE]
-        if known := [value for value in probes if value is not None]:
-            numbers[f"appearance/{model}"] = mean(known)
+        probes = [f"probe/linear/{task}/{model}" for task in APPEARANCE]
+        if numbers.keys() >= set(probes):
+            numbers[f"appearance/{model}"] = mean(numbers[probe] for probe in probes)
     if tasks:
         for task, by_name in place.read(REPORTS, "classification_metrics.json")["test"].items():
             numbers |= {f"top1/{task}/{name}": found["top1"] for name, found in by_name.items()}
@@ -286,7 +287,8 @@ def page(results: dict[int, Numbers], stage1_epochs: int | None, tasks: bool) ->
     )
     paragraphs = [textwrap.fill(part, 128, break_long_words=False, break_on_hyphens=False) for part in said]
     tables = [table(title, rows, results) for title, rows in TABLES]
-    return "\n\n".join(["# The demo's numbers over seeds", *paragraphs, *filter(None, tables)]) + "\n"
+    title = "The demo's numbers over seeds" if stage1_epochs is None else f"The demo, with {stage1_epochs} epochs of stage 1"
+    return "\n\n".join([f"# {title}", *paragraphs, *filter(None, tables)]) + "\n"
 
 
 def main() -> None:

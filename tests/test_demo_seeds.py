@@ -31,7 +31,9 @@ def write_results(reports: Path, records: Path) -> None:
     sets, systems = ("test", "test_rare", "test_motion"), ("teacher", "stage2", "control")
     metrics = {f"retrieval/{name}/{system}/{score}/t2v_r1": 20.0
                for name in sets for system in systems for score in ("dual", "reranked")}  # fmt: skip
-    write_json(reports / "evaluation_metrics.json", {**metrics, "retrieval/test_rare/stage2/dual/t2v_r1": 35.0})
+    probes = {f"probe/linear/{task}/stage1": value for task, value in (("shape", 80.0), ("colour", 100.0), ("size", 90.0))}
+    own = {**probes, "probe/linear/shape/teacher_patch": 99.0, "retrieval/test_rare/stage2/dual/t2v_r1": 35.0}
+    write_json(reports / "evaluation_metrics.json", {**metrics, **own})
     write_json(reports / "classification_metrics.json", {"test": {"motion": {"stage2": {"top1": 70.0}}}})
     asked = {"how does it move": {"stage2": 50.0, "control": 10.0, "majority": 11.0}, "what is it": {"stage2": 90.0}}
     write_json(reports / "question_answering_metrics.json", {"per_type": {"test_motion": asked}})
@@ -50,16 +52,18 @@ def test_numbers_of_a_seed_and_their_page(tmp_path: Path, monkeypatch: pytest.Mo
     found = seeds.with_gains(seeds.measured(seeds.Place(0, Path("data")), tasks=True))
     expected = {
         "gain/test": 0.0, "gain/test_rare": 15.0, "times/test_rare": 1.75, "questions/stage2": 50.0, "boxes/chance": 30.0,
-        "top1/motion/stage2": 70.0, "seconds/control": 79.0, "tflops/stage1": 5.0,
+        "top1/motion/stage2": 70.0, "seconds/control": 79.0, "tflops/stage1": 5.0, "appearance/stage1": 90.0,
     }  # fmt: skip
     assert found.items() >= expected.items()
+    assert "appearance/teacher_patch" not in found, "a mean of all three, or none"
     other = {**found, "gain/test_rare": 5.0}
     page = seeds.page({0: found, 1: other}, None, True)
     assert "| from stage 1 less from scratch, equal steps (points) | 15.0 | 5.0 | 10.0 | 10.0 |" in page
     assert "| from stage 1 as a multiple of from scratch, equal steps | 1.75 | 1.75 | 1.75 | 0.00 |" in page
     assert "| “how does it move”, accuracy: from stage 2 | 50.0 | 50.0 | 50.0 | 0.0 |" in page
     assert "equal total cost |" not in page, "not measured, so not told"
-    assert "Linear probes" not in page, "nor a table of which nothing was"
+    assert seeds.table("Nothing", [("of this", "was/measured")], {0: found}) == "", "nor a table of which nothing was"
+    assert seeds.page({0: found}, 300, False).startswith("# The demo, with 300 epochs of stage 1")
     assert seeds.measured(seeds.Place(0, Path("data")), tasks=False).keys().isdisjoint({"questions/stage2", "boxes/chance"})
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 128
 

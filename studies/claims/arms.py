@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from studies.claims.encoders import AttentionKind
 from studies.claims.inputs import InputConfig
@@ -27,8 +27,8 @@ class Arm(Config):
         teacher: fine-tune the teacher's own tower.
         longer: fine-tune for as long as pre-training and fine-tuning take together.
         sparse: fine-tune on sparse frames, however pre-training chose its own.
-        labelled: see :class:`studies.claims.fine_tuning.FineTuningConfig`. Few, as labels are where pre-training pays; it
-            sees all clips.
+        labelled: see :class:`studies.claims.fine_tuning.FineTuningConfig`. All clips are pre-trained on, and few have labels:
+            there pre-training has something to give.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Arm(Config):
     teacher: bool = False
     longer: bool = False
     sparse: bool = False
-    labelled: int | None = 10
+    labelled: int | None = Field(10, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -140,7 +140,7 @@ class Comparison:
 COMPARISONS: tuple[Comparison, ...] = (
     Comparison(
         key="labels",
-        title="What stage 1 is worth with 1, 3 and 10 labelled clips of a kind of thing",
+        title="What stage 1 is worth with at most 1, 3 and 10 labelled clips of a kind of thing",
         arms=(
             *("aligned_1", "scratch_1", "scratch_longer_1"),
             *("aligned_3", "scratch_3", "scratch_longer_3"),
@@ -161,8 +161,10 @@ COMPARISONS: tuple[Comparison, ...] = (
             Expectation("aligned", "scratch_longer", source="ours"),
         ),
         note=(
-            "Stage 1 sees all clips and no label. Which clips are labelled is drawn by the seed, the same ones for all that "
-            "have as many. *For longer*: for as long as both stages of UMT."
+            "Stage 1 sees all clips and no label; but its teacher was trained on sentences that name these kinds, as CLIP "
+            "knows the names of things. Which clips are labelled is drawn by the seed, the same ones for all that have as "
+            "many; motion is learnt from the same clips, whose number for each motion is not set. *For longer*: for as long as "
+            "both stages of UMT."
         ),
     ),
     Comparison(
@@ -206,7 +208,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     ),
     Comparison(
         key="target",
-        title="What is learnt before: the teacher's tokens, or pixels",
+        title="What is learnt before: the teacher's tokens, pixels, or nothing",
         arms=("aligned", "pixels", "scratch"),
         titles={},
         published={"aligned": Published(70.2, 84.9), "pixels": Published(67.1, 78.8)},
@@ -264,8 +266,8 @@ COMPARISONS: tuple[Comparison, ...] = (
         },
         expected=(Expectation("aligned", "teacher_frame"), Expectation("aligned", "teacher_joint")),
         note=(
-            "The teacher is as small as the student, and as CLIP it was trained on single frames of far more things than "
-            "these clips show."
+            "The teacher is as small as the student, and was trained on single frames of the same kinds of things in far more "
+            "variety than these clips show."
         ),
     ),
 )

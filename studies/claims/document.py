@@ -52,8 +52,8 @@ def _opening(findings: Findings, figure: str) -> Iterator[str]:
         f"`{appearance}` can be told from one frame, as most of Kinetics-400 can; `{motion}` cannot, as most of "
         "Something-Something V2. The last columns are the paper's numbers for these two (ViT-B/16, arXiv 2303.16058, tables 1 "
         "to 3), where it has some. *Time* is that of pre-training, UMT's being 1, measured while other runs were beside it. "
-        "The teacher is the small CLIP that comes with the demo world, trained on single frames of all its kinds of things: it "
-        "hands on what it knows of appearance and nothing about motion."
+        "The teacher is the small CLIP that comes with the demo world, trained on single frames of all its kinds of things "
+        "with sentences that name them: it hands on what it knows of appearance and nothing about motion."
     )
     yield ""
     yield f"![Accuracy of every arm, a dot per seed, a line at their mean]({figure})"
@@ -111,4 +111,5 @@ def _section(findings: Findings, comparison: Comparison) -> Iterator[str]:
 
 
 def _splits(names: tuple[str, ...]) -> str:
-    return " and ".join(f"`{name}`" for name in names)
+    *others, last = (f"`{name}`" for name in names)
+    return f"{', '.join(others)} and {last}" if others else last

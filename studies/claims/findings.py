@@ -144,7 +144,8 @@ def _verdicts(config: StudyConfig, arms: dict[str, ArmResult], comparison: Compa
 def margin(one_R: np.ndarray, other_R: np.ndarray) -> float:
     """Return half the width of the confidence interval of a difference of means, by Welch's t; infinite for a single seed.
 
-    Not of pairs with the same seed: what two arms do with one seed is no more alike than with two.
+    Not of pairs with the same seed. Arms that have as many labels share which clips have them, so that their runs with one
+    seed are a little more alike than with two, and the interval is if anything too wide.
     """
     if min(len(one_R), len(other_R)) < 2:
         return float("inf")

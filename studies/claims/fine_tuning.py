@@ -1,6 +1,7 @@
 """Fine-tuning of the study: one encoder learns all label tasks at once, a linear head each, and is tested.
 
-Shapes: B clips, T frames, V tokens of a clip, P values per patch, D width, L label tasks, M classes of a task.
+Shapes: B clips, T frames, V tokens of a clip, P values per patch, D width, L label tasks, M classes of a task, I clips of a
+split.
 """
 
 from __future__ import annotations
@@ -87,11 +88,11 @@ def labelled_clips(bank: ClipBank, split: str, per_class: int | None, seed: int)
     clips = bank.clips([split])
     if per_class is None:
         return clips
-    draws_S = uniform(seed, clips, np.zeros_like(clips), _LABEL_STREAM, 1)[:, 0]
-    ordered = clips[np.lexsort((draws_S, bank.numbers_IL[clips, 0]))]
-    classes_S = bank.numbers_IL[ordered, 0]
-    rank_S = np.arange(len(ordered)) - np.searchsorted(classes_S, classes_S)
-    return np.sort(ordered[rank_S < per_class])
+    draws_I = uniform(seed, clips, np.zeros_like(clips), _LABEL_STREAM, 1)[:, 0]
+    clips_I = clips[np.lexsort((draws_I, bank.numbers_IL[clips, 0]))]
+    classes_I = bank.numbers_IL[clips_I, 0]
+    rank_I = np.arange(len(clips_I)) - np.searchsorted(classes_I, classes_I)
+    return np.sort(clips_I[rank_I < per_class])
 
 
 class LabelledViews(SampleDataset):

@@ -304,7 +304,7 @@ class Started:
 
 def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
     """Pre-train, fine-tune, test; or read what an earlier call found."""
-    start = Started()
+    start, bank = Started(), ClipBank(place.bank)
     pretraining = ARMS[job.runs[0].arm].pretraining
     if pretraining is not None:
         assert job.pretraining_lr is not None
@@ -313,18 +313,18 @@ def run_job(config: StudyConfig, place: Place, job: Job) -> list[Row]:
             split=config.train_split,
             size=config.student,
             config=pretraining,
-            train=config.pretraining.at(job.pretraining_lr, len(ClipBank(place.bank).clips([config.train_split]))),
+            train=config.pretraining.at(job.pretraining_lr, len(bank.clips([config.train_split]))),
             seed=job.seed,
         ).resolved()
         done = _finish(spec, place)
         start = Started(final_weights(done.folder), done.result.history[-1]["loss"], done.result.seconds)
-    return [_fine_tune(config, place, one, start) for one in job.runs]
+    return [_fine_tune(config, place, bank, one, start) for one in job.runs]
 
 
-def _fine_tune(config: StudyConfig, place: Place, one: Run, start: Started) -> Row:
+def _fine_tune(config: StudyConfig, place: Place, bank: ClipBank, one: Run, start: Started) -> Row:
     arm = ARMS[one.arm]
     model = FineTuningConfig(attention=arm.attention, clip=arm.clip, teacher=arm.teacher, labelled=arm.labelled)
-    clips = len(labelled_clips(ClipBank(place.bank), config.train_split, arm.labelled, one.seed))
+    clips = len(labelled_clips(bank, config.train_split, arm.labelled, one.seed))
     spec = FineTuningSpec(
         bank=place.bank,
         split=config.train_split,
@@ -340,7 +340,6 @@ def _fine_tune(config: StudyConfig, place: Place, one: Run, start: Started) -> R
     kept = folder / f"tested-{fingerprint(config.validation_splits, config.test_splits, config.views)}.json"
     if not kept.is_file():
         done = _finish(spec, place)
-        bank = ClipBank(place.bank)
         trained = make_label_model(bank, config.student, model, place.teacher, None)
         trained.load_state_dict(done.weights())
         trained.to(resolve_device("auto"))

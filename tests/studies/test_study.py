@@ -19,6 +19,7 @@ from studies.claims.findings import Verdict, find, margin, protocol_records
 from studies.claims.study import Job, Phase, Place, Rates, Run, _grouped, choose, run_job, run_study
 from tests.features.tiny import make_teacher_folder
 from tests.studies.tiny import make_bank, study
+from umt_pipeline.training.sampler import Sampler
 from umt_pipeline.training.schedule import make_schedule
 
 
@@ -78,8 +79,9 @@ def test_runs_that_share_their_pretraining_are_one_job() -> None:
 
 @pytest.mark.parametrize("clips", [1, 32, 100, 609, 1600])
 def test_warm_up_takes_as_many_steps_however_few_clips_have_labels(clips: int) -> None:
-    phase = Phase(lrs=(1e-3,), steps=300, batch_size=32, warmup=20)
-    assert make_schedule(phase.at(1e-3, clips), max(1, clips // 32), min(32, clips)).warmup_steps == 20
+    loop = Phase(lrs=(1e-3,), steps=300, batch_size=32, warmup=20).at(1e-3, clips)
+    sampler = Sampler(clips, loop.batch_size, seed=0)
+    assert make_schedule(loop, sampler.steps_per_epoch, sampler.batch_size).warmup_steps == 20
 
 
 def test_learning_rates_are_chosen_on_validation_over_all_seeds_and_the_lowest_of_equals() -> None:
