@@ -136,7 +136,7 @@ def test_views_and_codec_come_from_the_parameters() -> None:
 
 def test_the_demos_small_teacher_is_known() -> None:
     result = plan(env=None, clips=1728)
-    assert (result.teacher, result.views, result.targets, result.epochs) == ("demo", 4, "cached", 100.0)
+    assert (result.teacher, result.views, result.targets, result.epochs) == ("demo", 4, "cached", 50.0)
 
 
 def test_a_folder_tells_the_sizes_of_its_tower(tmp_path: Path) -> None:
