@@ -6,7 +6,7 @@ Each seed draws its own corpus and trains its own student and video-text models,
 trained from scratch twice: with the steps of the one from stage 1, as in the demo, and again for as many floating-point
 operations as stage 1 and stage 2 take together. Results go to ``data/seeds``; a seed whose metrics are there already is not run
 again, nor is the project's own one where `make tasks` has just run it (DVC says that nothing has changed since).
-``docs/demo_results.md`` is written anew from all of them.
+``docs/demo_results.md`` is written anew from all of them, and of another stage 1 a page of its own.
 """
 
 from __future__ import annotations
@@ -291,6 +291,11 @@ def page(results: dict[int, Numbers], stage1_epochs: int | None, tasks: bool) ->
     return "\n\n".join([f"# {title}", *paragraphs, *filter(None, tables)]) + "\n"
 
 
+def page_file(stage1_epochs: int | None) -> Path:
+    """Return where the page goes: what was trained otherwise than the demo does not replace the demo's."""
+    return ROOT / "docs" / ("demo_results.md" if stage1_epochs is None else f"demo_results_{stage1_epochs}_epochs.md")
+
+
 def main() -> None:
     """Run the seeds named on the command line and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -303,7 +308,7 @@ def main() -> None:
     written = page({seed: run_seed(seed, arguments.env, *how) for seed in arguments.seeds}, *how)
     if arguments.env is None:
         (ROOT / "docs").mkdir(exist_ok=True)
-        (ROOT / "docs" / "demo_results.md").write_text(written, encoding="utf-8")
+        page_file(arguments.stage1_epochs).write_text(written, encoding="utf-8")
     print(written)
 
 

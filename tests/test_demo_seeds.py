@@ -64,6 +64,7 @@ def test_numbers_of_a_seed_and_their_page(tmp_path: Path, monkeypatch: pytest.Mo
     assert "equal total cost |" not in page, "not measured, so not told"
     assert seeds.table("Nothing", [("of this", "was/measured")], {0: found}) == "", "nor a table of which nothing was"
     assert seeds.page({0: found}, 300, False).startswith("# The demo, with 300 epochs of stage 1")
+    assert seeds.page_file(300) != seeds.page_file(None), "the demo's own page stays"
     assert seeds.measured(seeds.Place(0, Path("data")), tasks=False).keys().isdisjoint({"questions/stage2", "boxes/chance"})
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 128
 
