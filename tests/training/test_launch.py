@@ -201,7 +201,8 @@ def test_ranks_end_when_the_process_that_wants_them_is_killed(tmp_path: Path) ->
 @pytest.mark.slow
 def test_killed_runs_end_in_the_same_file(tmp_path: Path) -> None:
     # A checkpoint at every step, so that many of the moments of the kill fall into the writing of one.
-    spec = _spec({"pause": 0.002}, steps=60, checkpoint_every=1, ema=0.9)
+    # The processes measure for themselves what `auto` is, and this one is told by conftest.
+    spec = _spec({"pause": 0.002}, steps=60, checkpoint_every=1, ema=0.9, precision="fp32")
     whole = launch.run(spec, tmp_path / "whole").result
     cut = tmp_path / "cut"
     processes = multiprocessing.get_context("forkserver")  # imports once; each process is forked from a clean server
