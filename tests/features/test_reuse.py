@@ -71,7 +71,8 @@ def make(world: World, folder: Path, clips: Sequence[int], earlier: Sequence[Pat
 
 
 def make_of(world: World, folder: Path, videos: pd.DataFrame, earlier: Sequence[Path] = (), **changes: Any) -> dict[str, Any]:
-    config = make_config(**changes)
+    # Not auto: other processes of these tests measure for themselves what that is, and this one is told by conftest.
+    config = make_config(**{"precision": "fp32", **changes})
     plan = plan_extraction(config, world.teacher, videos)
     if not is_begun(folder):
         begin_store(folder, plan.header, plan.index, earlier)
