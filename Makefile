@@ -58,7 +58,7 @@ teacher: $(STAMP) ## train the teacher that comes with the demo world again (an 
 	@$(BIN)/python -m studies.train_teacher
 
 .PHONY: claims
-claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md (half an hour)
+claims: $(STAMP) ## compare what the paper compares, in many small runs, and write docs/claims.md
 	@$(BIN)/dvc repro studies/dvc.yaml
 
 .PHONY: experiments

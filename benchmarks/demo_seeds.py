@@ -1,6 +1,6 @@
 """Run the demo with several seeds and tabulate what the README quotes: mean and spread of each promised number.
 
-    .venv/bin/python benchmarks/demo_seeds.py 0 1 2 --stage1-epochs 300
+    .venv/bin/python benchmarks/demo_seeds.py 0 1 2 --stage1-epochs 200
 
 Each seed draws its own corpus and trains its own student and video-text models, and with ``--tasks`` its tasks. Stage 2 is
 trained from scratch twice: with the steps of the one from stage 1, as in the demo, and again for as many floating-point

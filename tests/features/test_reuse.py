@@ -111,9 +111,11 @@ def assert_same_but_for_rounding(found: dict[str, np.ndarray], expected: dict[st
     """What the teacher says may be rounded otherwise in a batch of other clips: on some CPUs a product's rows are."""
     assert found.keys() == expected.keys()
     for name, array in expected.items():
-        exact = name in ("pixels", "visible")
-        close = 0.0 if exact else 1.0 if np.issubdtype(array.dtype, np.integer) else 2e-3
-        np.testing.assert_allclose(found[name].astype(np.float64), array.astype(np.float64), rtol=0, atol=close, err_msg=name)
+        if name in ("pixels", "visible"):
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+        else:  # two steps of fp16
+            values = found[name].astype(np.float64), array.astype(np.float64)
+            np.testing.assert_allclose(*values, rtol=2e-3, atol=1e-4, err_msg=name)
 
 
 def counts(report: dict[str, Any]) -> tuple[int, int, int, int]:
@@ -485,15 +487,16 @@ def test_any_sequence_of_corpora_gives_the_records_of_single_clips(
     corpora: list[set[int]],
     shard_rows: int,
 ) -> None:
-    folder, known, before = tmp_path_factory.mktemp("sequence"), set[int](), dict[tuple[str, int], Record]()
+    folder, before = tmp_path_factory.mktemp("sequence"), dict[tuple[str, int], Record]()
     for number, clips in enumerate(corpora):
         report = make(six, folder / str(number), sorted(clips), [folder / str(number - 1)], shard_rows=shard_rows)
-        assert report["rows_found"] == 3 * len(clips & known)
         assert report["rows_dead"] <= 0.3 * (report["rows"] + report["rows_dead"])
         records, arrays = records_of(folder / str(number)), arrays_of(folder / str(number))
         assert records.keys() == {(f"clip{clip}", view) for clip in clips for view in range(3)}
-        assert all(records[key] == before[key] for key in records.keys() & before.keys()), "what is taken over, to the byte"
+        known = records.keys() & before.keys()
+        assert report["rows_found"] == len(known)
+        assert all(records[key] == before[key] for key in known), "what is taken over, to the byte"
         for key in records:
             assert_same_but_for_rounding(arrays[key], alone[key])
-        known, before = clips, records
+        before = records
     shutil.rmtree(folder)
