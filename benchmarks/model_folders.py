@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from common import Size
 from synthetic import PATCH
-from torch import Tensor
+from torch import Tensor, nn
 
 from umt_pipeline.evaluation.encoders import VideoTextEncoder
 from umt_pipeline.models.teacher import save_open_clip
@@ -33,6 +33,7 @@ DEMO = VideoTextConfig(
     text=TextConfig(vocab_size=256, dim=128, layers=3, fusion_layer=2, heads=4, mlp_dim=512, max_positions=32, vision_dim=128),
     embed_dim=128,
 )
+SPREAD = 3.0
 OPEN_CLIP = "ViT-B-16"
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 32,
@@ -80,10 +81,14 @@ def write_video_text(folder: Path, config: VideoTextConfig, said_UE: np.ndarray 
 
 @torch.no_grad()
 def fit_texts(encoder: VideoTextEncoder, said_UE: Tensor) -> None:
-    """Fit the projection of texts, so that the first sentences get given vectors.
+    """Fit the projection of texts, so that the first sentences get given vectors, in bf16 nearly so.
 
     Random weights put all sentences at nearly the same place; queries would all search the same corner of an index.
     """
+    # Larger ones put them farther apart: between those of new weights a projection has to amplify what bf16 rounds away.
+    for module in encoder.model.text.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.mul_(SPREAD)
     tokens_ULD, _, _ = encoder.encode_text(sentences()[: len(said_UE)])
     first_UD = tokens_ULD[:, 0].double()
     # One column more: the bias.

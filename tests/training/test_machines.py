@@ -191,10 +191,10 @@ def test_machines_with_other_data_are_told_apart(cluster: Cluster, tmp_path: Pat
     make_run(other, {"content": "other rows", "size": 41})
     port = free_port()
     for machine, where in zip(cluster, (folder, other), strict=True):
-        conf = f"is_host={machine is cluster[0]},join_timeout=60"
+        conf = f"is_host={machine is cluster[0]},{BRIEFLY}"
         arguments = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "x", "--rdzv-conf", conf]
         machine.start(where / launch.SPEC_FILE, [*arguments, "--rdzv-endpoint", f"{cluster[0].address}:{port}"])
-    assert [machine.wait(120) for machine in cluster] == [1, 1]
+    assert [machine.wait(180) for machine in cluster] == [1, 1], cluster[1].said()[-3000:]
     for machine in cluster:
         assert "do not train the same run" in machine.said()
         assert "rows has other content" in machine.said()
