@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from umt_pipeline.video.decode import Loaded
 from umt_pipeline.video.views import View
 
 
-def behave(path: Path, view: View) -> Loaded:
+def behave(path: Path, views: Sequence[View]) -> list[Loaded]:
     """Do what the file's name says, and write down in the file that it was begun."""
     before = len(path.read_bytes())
     with path.open("ab") as handle:
@@ -24,15 +25,15 @@ def behave(path: Path, view: View) -> Loaded:
     if kind == "once" and not before:
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "damaged":
-        return "corrupt_frame", "as its name says"
-    return np.full((len(view.frame_indices), 2, 2, 3), ord(path.stem[0]), dtype=np.uint8)
+        return [("corrupt_frame", "as its name says")] * len(views)
+    return [np.full((len(view.frame_indices), 2, 2, 3), ord(path.stem[0]), dtype=np.uint8) for view in views]
 
 
-def load(path: Path, view: View) -> Loaded:
+def load(path: Path, views: Sequence[View]) -> list[Loaded]:
     """Decode, unless the file is one that crashes its decoder."""
     if path.read_bytes() == b"crash":
         os.kill(os.getpid(), signal.SIGSEGV)
-    return decode._load(path, view)
+    return decode._load(path, views)
 
 
 def die(*_: object) -> None:

@@ -16,11 +16,10 @@ from umt_pipeline.video.action_views import (
     ClipConfig,
     evaluation_indices,
     evaluation_views,
-    load_views,
     random_crop,
     train_indices,
 )
-from umt_pipeline.video.views import load_view
+from umt_pipeline.video.views import load_view, load_views
 
 CONFIGS = st.one_of(
     st.builds(ClipConfig, frames=st.integers(1, 17), sampling=st.sampled_from(["sparse", "segments"])),

@@ -18,10 +18,10 @@ from torch import Tensor
 from umt_pipeline.core.errors import ConfigError, VideoError
 from umt_pipeline.serving.files import Film, frame_seconds, naming, read_chosen
 from umt_pipeline.tasks.classification.testing import MultiViewTest
-from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
+from umt_pipeline.video.action_views import ClipConfig, evaluation_views
 from umt_pipeline.video.images import read_image
 from umt_pipeline.video.media import IMAGE_SUFFIXES, Reason, is_image
-from umt_pipeline.video.views import View, ViewConfig, apply_view, eval_view, load_view
+from umt_pipeline.video.views import View, ViewConfig, apply_view, eval_view, load_view, load_views
 
 Video = str | Path | bytes | np.ndarray | Tensor
 """The path of a file, its bytes, or its frames: uint8 [N, H, W, 3]. A still image, too, is a video, of one frame."""

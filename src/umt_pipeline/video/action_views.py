@@ -9,8 +9,6 @@ Legend: T frames of a view, H W pixels of the file, S side of the square view, R
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -18,7 +16,7 @@ from pydantic import Field, model_validator
 
 from umt_pipeline.core.config import Config
 from umt_pipeline.core.errors import VideoError
-from umt_pipeline.video.views import View, apply_view
+from umt_pipeline.video.views import View
 
 Sampling = Literal["sparse", "segments", "dense"]
 
@@ -103,24 +101,6 @@ def evaluation_views(config: ClipConfig, clips: int, crops: int, num_frames: int
         for top, left in corners
     )
     return tuple(dict.fromkeys(views))
-
-
-def load_views(path: Path, views: Sequence[View]) -> np.ndarray:
-    """Decode the frames of all views at once and apply each view: uint8 RGB [R,T,S,S,3].
-
-    Raises:
-        VideoError: the file cannot be read or is smaller than a view says.
-    """
-    # Here, not at the top: whoever only draws views loads no video decoder.
-    from umt_pipeline.video.reader import read_frames
-
-    wanted = np.unique(np.concatenate([view.frame_indices for view in views]))
-    frames_FHWC = read_frames(path, wanted.tolist())
-    indices = [np.searchsorted(wanted, view.frame_indices) for view in views]
-    try:
-        return np.stack([apply_view(frames_FHWC[index_T], view) for index_T, view in zip(indices, views, strict=True)])
-    except ValueError as error:
-        raise VideoError("wrong_shape", f"{path}: {error}; ingest the videos again") from error
 
 
 def random_crop(

@@ -1,4 +1,4 @@
-"""Decoding many views in worker processes, in order and with bounded memory.
+"""Decoding many views in worker processes, in order and with bounded memory; a file once for its views in a batch.
 
 Legend: B views of a batch, T frames, S side of the view in pixels.
 """
@@ -13,22 +13,27 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from itertools import groupby
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import numpy as np
 
 from umt_pipeline.core.errors import UmtError, VideoError
 from umt_pipeline.core.processes import cores, follow_parent
 from umt_pipeline.video.media import Reason
-from umt_pipeline.video.views import View, load_view
+from umt_pipeline.video.views import View, load_views
 
 logger = logging.getLogger(__name__)
 
 # Batches that may wait for the consumer: enough to ride out a slow file, little memory.
 _BATCHES_AHEAD = 2
+# More of them, where else a worker would be idle: files that are being decoded for each.
+_FILES_AHEAD = 2
+# Distinct frames of a file that are decoded at once: a worker holds them in the file's own resolution.
+_FRAMES_AT_ONCE = 64
 
 
 class DecoderDiedError(UmtError):
@@ -40,6 +45,8 @@ Wanted = Sequence[tuple[Path, View]]
 Key = TypeVar("Key")
 Loaded = np.ndarray | tuple[str, str]
 """Frames, or the parts of a :class:`VideoError`: an error with two arguments does not survive the way back from a process."""
+_Begun = tuple[Path, list[View], Future[list[Loaded]]]
+"""Views of one file that are being decoded."""
 
 
 class Decoder:
@@ -80,28 +87,31 @@ class Decoder:
         """
         if self._workers == 0:
             for key, wanted in batches:
-                yield key, [_answer(_load(*view)) for view in wanted]
+                yield key, [_answer(loaded) for together in _by_file(wanted) for loaded in _load(*together)]
             return
-        waiting: deque[tuple[Key, Wanted, list[Future[Loaded]]]] = deque()
+        waiting: deque[tuple[Key, list[_Begun]]] = deque()
+        files = 0
         try:
             for key, wanted in batches:
-                waiting.append((key, wanted, [self._begin(*view) for view in wanted]))
-                if len(waiting) > _BATCHES_AHEAD:
+                waiting.append((key, [self._begin(*together) for together in _by_file(wanted)]))
+                files += len(waiting[-1][1])
+                while len(waiting) > _BATCHES_AHEAD and files - len(waiting[0][1]) >= _FILES_AHEAD * self._workers:
+                    files -= len(waiting[0][1])
                     yield _answers(*waiting.popleft())
             while waiting:
                 yield _answers(*waiting.popleft())
         finally:
-            for _, _, futures in waiting:
-                for future in futures:
+            for _, begun in waiting:
+                for _, _, future in begun:
                     future.cancel()
 
-    def _begin(self, path: Path, view: View) -> Future[Loaded]:
-        """Have a view decoded by the processes, by new ones if a file has cost the others."""
+    def _begin(self, path: Path, views: list[View]) -> _Begun:
+        """Have views of a file decoded by the processes, by new ones if a file has cost the others."""
         try:
-            return self._running().submit(_load, path, view)
+            return path, views, self._running().submit(_load, path, views)
         except BrokenProcessPool:
             self.close()
-            return self._running().submit(_load, path, view)
+            return path, views, self._running().submit(_load, path, views)
 
     def _running(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -143,13 +153,13 @@ class _Alone:
         """
         process, connection = self._started or self._start()
         try:
-            connection.send((path, view))
-            answer: Loaded = connection.recv()
+            connection.send((path, [view]))
+            [answer] = connection.recv()
         except (EOFError, OSError):
             how = _end_of(process)
             self.close()
             return Reason.DECODER_CRASH.value, f"{path}: the process that decoded it ended with {how}"
-        return answer
+        return cast("Loaded", answer)
 
     def _start(self) -> tuple[SpawnProcess, Connection]:
         context = multiprocessing.get_context("spawn")
@@ -195,14 +205,31 @@ def decode_batches(
             yield positions, np.stack([_frames(result) for result in loaded])
 
 
-def _load(path: Path, view: View) -> Loaded:
+def _by_file(wanted: Wanted) -> Iterator[tuple[Path, list[View]]]:
+    """Put views together that follow each other, are of one file and have one shape."""
+    for (path, _, _), views in groupby(wanted, lambda one: (one[0], one[1].size, len(one[1].frame_indices))):
+        together: list[View] = []
+        frames: set[int] = set()
+        for _, view in views:
+            if together and len(frames | set(view.frame_indices)) > _FRAMES_AT_ONCE:
+                yield path, together
+                together, frames = [], set()
+            together.append(view)
+            frames |= set(view.frame_indices)
+        yield path, together
+
+
+def _load(path: Path, views: Sequence[View]) -> list[Loaded]:
+    """Decode views of a file, together if all can be decoded: each says for itself why it cannot."""
     try:
-        return load_view(path, view)
+        return list(load_views(path, views))
     except VideoError as error:
-        return error.reason, error.detail if str(path) in error.detail else f"{path}: {error.detail}"
+        if len(views) > 1:
+            return [loaded for view in views for loaded in _load(path, [view])]
+        return [(error.reason, error.detail if str(path) in error.detail else f"{path}: {error.detail}")]
 
 
-def _serve(connection: Connection, load: Callable[[Path, View], Loaded]) -> None:
+def _serve(connection: Connection, load: Callable[[Path, list[View]], list[Loaded]]) -> None:
     """The main function of a process that decodes alone."""
     follow_parent()
     connection.send(None)
@@ -211,16 +238,19 @@ def _serve(connection: Connection, load: Callable[[Path, View], Loaded]) -> None
             connection.send(load(*connection.recv()))
 
 
-def _answers(key: Key, wanted: Wanted, futures: list[Future[Loaded]]) -> tuple[Key, list[np.ndarray | VideoError]]:
+def _answers(key: Key, begun: Sequence[_Begun]) -> tuple[Key, list[np.ndarray | VideoError]]:
     """Return the answers, those of a pool that broke from a process that decodes view after view."""
     answers: list[np.ndarray | VideoError] = []
+    lost = 0
     with _Alone() as alone:
-        for view, future in zip(wanted, futures, strict=True):
+        for path, views, future in begun:
             try:
-                answers.append(_answer(future.result()))
+                loaded = future.result()
             except BrokenProcessPool:
-                answers.append(_answer(alone.load(*view)))
-    if lost := sum(future.exception() is not None for future in futures):
+                loaded = [alone.load(path, view) for view in views]
+                lost += len(views)
+            answers += map(_answer, loaded)
+    if lost:
         logger.warning("a decoding process died: %d views were decoded again, one by one, to find the file", lost)
     return key, answers
 

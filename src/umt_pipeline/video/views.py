@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,10 +151,25 @@ def load_view(path: Path, view: View) -> np.ndarray:
     Raises:
         VideoError: the file cannot be read or is smaller than the view says.
     """
-    distinct, inverse_T = np.unique(np.asarray(view.frame_indices), return_inverse=True)
-    frames_THWC = _read(path, distinct.tolist())[inverse_T]
+    return load_views(path, [view])[0]
+
+
+def load_views(path: Path, views: Sequence[View]) -> np.ndarray:
+    """Decode the frames of R views of a file at once, each frame once, and apply each view: uint8 RGB [R,T,S,S,3].
+
+    Args:
+        path: a video or image file.
+        views: of it, all with as many frames and of the same size.
+
+    Raises:
+        VideoError: the file cannot be read or is smaller than a view says.
+    """
+    indices_RT = np.array([view.frame_indices for view in views])
+    distinct = np.unique(indices_RT)
+    frames_FHWC = _read(path, distinct.tolist())
+    rows_RT = np.searchsorted(distinct, indices_RT)
     try:
-        return apply_view(frames_THWC, view)
+        return np.stack([apply_view(frames_FHWC[rows_T], view) for rows_T, view in zip(rows_RT, views, strict=True)])
     except ValueError as error:
         raise VideoError("wrong_shape", f"{path}: {error}; ingest the videos again") from error
 

@@ -27,8 +27,9 @@ from umt_pipeline.tasks.classification.testing import (
     prediction_table,
     score,
 )
-from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
+from umt_pipeline.video.action_views import ClipConfig, evaluation_views
 from umt_pipeline.video.pixels import normalise_patches, patchify
+from umt_pipeline.video.views import load_view
 
 NAMES = tuple("abcdefgh")
 CLIP = ClipConfig(frames=2, size=32)
@@ -144,7 +145,7 @@ def test_a_videos_probabilities_are_the_mean_of_its_views_softmax(corpus: tuple[
     views = evaluation_views(CLIP, 2, 3, row["num_frames"], row["height"], row["width"])
     with torch.inference_mode():
         alone = [
-            model(normalise_patches(patchify(torch.from_numpy(load_views(media / row["path"], [view])), 8))).softmax(-1)
+            model(normalise_patches(patchify(torch.from_numpy(load_view(media / row["path"], view))[None], 8))).softmax(-1)
             for view in views
         ]
     assert len(alone) == 6

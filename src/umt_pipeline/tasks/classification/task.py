@@ -35,7 +35,8 @@ from umt_pipeline.tasks.classification.testing import (
 )
 from umt_pipeline.tasks.classification.training import ClassificationSpec, class_names, labelled_clips
 from umt_pipeline.tasks.task import DownstreamTask, Plan, Runs, Shown, Skipped, Tested
-from umt_pipeline.video.action_views import evaluation_views, load_views
+from umt_pipeline.video.action_views import evaluation_views
+from umt_pipeline.video.views import load_view
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Classification(DownstreamTask[ClassificationParams, ClassificationData]):
         def load(video_id: str) -> np.ndarray:
             row = tested[video_id]
             size = int(row["num_frames"]), int(row["height"]), int(row["width"])
-            return load_views(data.media / str(row["path"]), evaluation_views(clip, 1, 1, *size))[0]
+            return load_view(data.media / str(row["path"]), evaluation_views(clip, 1, 1, *size)[0])
 
         labels = {task: rows.train["label"].tolist() for task, rows in data.tasks.items()}
         return classification_page(shown, labels, load)

@@ -31,8 +31,9 @@ from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError, best_c
 from umt_pipeline.evaluation.params import WorkParams
 from umt_pipeline.evaluation.workers import Tick, Workers, default_device, work_precision
 from umt_pipeline.tasks.classification.model import Classifier
-from umt_pipeline.video.action_views import ClipConfig, evaluation_views, load_views
+from umt_pipeline.video.action_views import ClipConfig, evaluation_views
 from umt_pipeline.video.pixels import normalise_patches, patchify
+from umt_pipeline.video.views import load_views
 
 logger = logging.getLogger(__name__)
 
