@@ -17,7 +17,7 @@ from umt_pipeline.core.errors import ConfigError
 from umt_pipeline.project_config import config_loader
 
 # Without the demo's own additions, so that sums can be done by hand. It pins fp32: 67 TFLOP/s.
-PLAIN = "stage2.control=false,stage2.unmasked_epochs=0"
+PLAIN = "stage2.control=false,stage2.train.epochs=28,stage2.unmasked_epochs=0"
 
 
 def demo(overrides: str = PLAIN, clips: int = 1728, images: int = 800, **rates: float) -> Stage2Plan:
@@ -47,14 +47,14 @@ def test_images_are_decoded_at_a_rate_of_their_own() -> None:
 
 
 def test_control_doubles_the_training_and_not_the_store() -> None:
-    once, twice = demo(), demo("stage2.unmasked_epochs=0")
+    once, twice = demo(), demo("stage2.train.epochs=28,stage2.unmasked_epochs=0")
     assert (once.trainings, twice.trainings) == (1, 2)
     assert twice.online.device_hours == pytest.approx(2 * once.online.device_hours)
     assert twice.cached.phases[0] == once.cached.phases[0]
 
 
 def test_without_a_mask_all_patches_are_computed_and_no_teacher_runs() -> None:
-    result = demo("stage2.control=false,stage2.unmasked_epochs=22", **FREE)
+    result = demo("stage2.control=false,stage2.train.epochs=28,stage2.unmasked_epochs=22", **FREE)
     video = result.samples[0]
     assert video.unmasked_flops["alignment"] == 0
     assert video.unmasked_flops["encoders"] > video.flops["encoders"]
