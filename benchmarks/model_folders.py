@@ -33,6 +33,8 @@ DEMO = VideoTextConfig(
     text=TextConfig(vocab_size=256, dim=128, layers=3, fusion_layer=2, heads=4, mlp_dim=512, max_positions=32, vision_dim=128),
     embed_dim=128,
 )
+# Factor on the random weights of the text encoder: larger weights put sentences farther apart, and a projection of sentences
+# that lie close together amplifies what bf16 rounds away.
 SPREAD = 3.0
 OPEN_CLIP = "ViT-B-16"
 TINY_CLIP: dict[str, Any] = {
@@ -85,7 +87,6 @@ def fit_texts(encoder: VideoTextEncoder, said_UE: Tensor) -> None:
 
     Random weights put all sentences at nearly the same place; queries would all search the same corner of an index.
     """
-    # Larger ones put them farther apart: between those of new weights a projection has to amplify what bf16 rounds away.
     for module in encoder.model.text.modules():
         if isinstance(module, nn.Linear):
             module.weight.mul_(SPREAD)

@@ -32,13 +32,13 @@ def in_short(answer: object) -> str:
 
 
 def test_a_file_that_crashes_its_decoder_costs_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    batches = [["a", "b"], ["crash-1", "crash-1", "c"], ["damaged"], ["d", "crash-2"], *([letter] for letter in "efgh")]
+    batches = [["a", "b"], ["crash-1", "crash-1", "c", "c"], ["damaged"], ["d", "crash-2"], *([letter] for letter in "efgh")]
     with Decoder(2) as decoder, caplog.at_level(logging.WARNING):
         found = list(decoder.decode(wanted_of(tmp_path, batches)))
     assert [key for key, _ in found] == list(range(8))
     assert [list(map(in_short, answers)) for _, answers in found] == [
         ["a", "b"],
-        ["decoder_crash", "decoder_crash", "c"],
+        ["decoder_crash", "decoder_crash", "c", "c"],
         ["corrupt_frame"],
         ["d", "decoder_crash"],
         *([letter] for letter in "efgh"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,10 @@ def test_a_file_is_opened_once_in_a_batch(tmp_path: Path, asked: list[tuple[str,
         assert np.array_equal(answer, load_view(path, view))
 
 
-def test_only_so_many_frames_are_held_at_once(
+def test_only_so_many_pixels_are_held_at_once(
     tmp_path: Path, asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "_FRAMES_AT_ONCE", 5)
+    monkeypatch.setattr(decode, "_PIXELS_AT_ONCE", 5 * 48 * 48)
     path = write_video(tmp_path / "a.mp4")
     places = [(0, 1, 2), (1, 2, 3), (3, 4, 4), (4, 5, 6), (0, 10, 11)]
     views = [View(indices, (0, 0, 48, 48), False, 32) for indices in places]
@@ -84,13 +85,36 @@ def test_enough_files_are_begun_for_all_workers(tmp_path: Path, batch: int, draw
         other.symlink_to(path)
     begun: list[int] = []
 
-    def batches() -> object:
+    def batches() -> Iterator[tuple[int, list[tuple[Path, View]]]]:
         for number in range(8):
             begun.append(number)
             yield number, [(other, view) for other in others[:batch]]
 
     with Decoder(2) as decoder:
-        answers = decoder.decode(batches())  # type: ignore[arg-type]
+        answers = decoder.decode(batches())
         next(answers)
         assert len(begun) == drawn
         assert len(list(answers)) == 7
+
+
+def test_batches_of_nothing_are_handed_out_in_their_turn(tmp_path: Path) -> None:
+    path, [view] = write_video(tmp_path / "a.mp4"), views_of("a", 1)
+    with Decoder(2) as decoder:
+        found = list(decoder.decode([(0, []), (1, [(path, view)]), (2, []), (3, [])]))
+    assert [(key, len(answers)) for key, answers in found] == [(0, 0), (1, 1), (2, 0), (3, 0)]
+
+
+def test_views_that_do_not_fit_into_memory_together_are_decoded_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path, views: list[View]) -> np.ndarray:
+        if len(views) > 1:
+            raise MemoryError
+        return load_views(path, views)
+
+    monkeypatch.setattr(decode, "load_views", load)
+    path, views = write_video(tmp_path / "a.mp4"), views_of("a", 3)
+    with Decoder(0) as decoder:
+        [(_, answers)] = decoder.decode([(0, [(path, view) for view in views])])
+    for view, answer in zip(views, answers, strict=True):
+        assert np.array_equal(answer, load_view(path, view))

@@ -1,8 +1,9 @@
 """A phase of a stage, extraction or training: what it does, what that takes, and which part of the machine it waits for.
 
-FLOPs, bytes and counts are exact. Hours follow from the rates of :mod:`umt_pipeline.commands.plan_hardware`. Decoders, disks
-and network work beside the device, which waits for the slowest of them. Where the device is the cores themselves, decoding and
-computing take turns.
+FLOPs, bytes and counts are exact, but that views which extraction decodes together (:mod:`umt_pipeline.video.decode`) are
+counted as decoded one by one: what decoding and reading files take there is an upper bound. Hours follow from the rates of
+:mod:`umt_pipeline.commands.plan_hardware`. Decoders, disks and network work beside the device, which waits for the slowest of
+them. Where the device is the cores themselves, decoding and computing take turns.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from umt_pipeline.core.config import Config
 # Memory that a process of training or extraction has for itself after its imports, and a decoder that has read 340 x 256
 # pixels, measured with torch 2.14 on Linux (`Private_Dirty`); larger frames take more.
 PROCESS_BYTES, WORKER_BYTES = 500e6, 40e6
-# Batches that the loader reads ahead (`training.sampler.Loader`), and those that wait for the teacher (`video.decode`).
+# Batches that the loader reads ahead (`training.sampler.Loader`), and those that wait for the teacher (`video.decode`; more
+# where a batch is of fewer files than there are decoders).
 AHEAD = 2
 # Of the store's index, which each rank holds.
 INDEX_BYTES = 64

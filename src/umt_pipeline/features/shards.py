@@ -214,7 +214,7 @@ class ShardMaker:
         """Make shards without a gap between them; yields news after each batch.
 
         Args:
-            shards: their numbers, drawn one batch or two before the one before is done.
+            shards: their numbers, drawn as far ahead as :meth:`Decoder.decode` decodes.
 
         Raises:
             StoreError: the disk is full or cannot be written.

@@ -3,7 +3,7 @@
 Source: the published fine-tuning code: ``Kinetics_sparse``, SSv2 and the dense windows of Kinetics, three crops along the
 longer side.
 
-Legend: T frames of a view, H W pixels of the file, S side of the square view, R views.
+Legend: T frames of a view, H W pixels of the file, S side of the square view.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from itertools import groupby
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -28,12 +28,12 @@ from umt_pipeline.video.views import View, load_views
 
 logger = logging.getLogger(__name__)
 
-# Batches that may wait for the consumer: enough to ride out a slow file, little memory.
-_BATCHES_AHEAD = 2
-# More of them, where else a worker would be idle: files that are being decoded for each.
-_FILES_AHEAD = 2
-# Distinct frames of a file that are decoded at once: a worker holds them in the file's own resolution.
-_FRAMES_AT_ONCE = 64
+# Batches that wait for the consumer, at least: enough to ride out a slow file.
+BATCHES_AHEAD = 2
+# Jobs (views of one file) that wait for each worker, at least: a batch may be of one file only, and more batches wait then.
+JOBS_AHEAD = 2
+# Pixels of a file that are decoded at once: a worker holds whole frames, which are at most about four times their crop.
+_PIXELS_AT_ONCE = 2**25
 
 
 class DecoderDiedError(UmtError):
@@ -51,6 +51,8 @@ _Begun = tuple[Path, list[View], Future[list[Loaded]]]
 
 class Decoder:
     """Decodes views in processes of its own, or in the calling one. To be closed, or used in a ``with`` block.
+
+    Views of a file that follow each other in a batch are decoded together: the file is opened once, each frame read once.
 
     Args:
         workers: processes; None: one per core, 0: the calling process. They are started when they are first needed.
@@ -90,13 +92,14 @@ class Decoder:
                 yield key, [_answer(loaded) for together in _by_file(wanted) for loaded in _load(*together)]
             return
         waiting: deque[tuple[Key, list[_Begun]]] = deque()
-        files = 0
+        jobs = 0
         try:
             for key, wanted in batches:
                 waiting.append((key, [self._begin(*together) for together in _by_file(wanted)]))
-                files += len(waiting[-1][1])
-                while len(waiting) > _BATCHES_AHEAD and files - len(waiting[0][1]) >= _FILES_AHEAD * self._workers:
-                    files -= len(waiting[0][1])
+                jobs += len(waiting[-1][1])
+                # Those of the first batch are done, or about to be, when it is handed out: they keep no worker busy.
+                while len(waiting) > BATCHES_AHEAD and jobs - len(waiting[0][1]) >= JOBS_AHEAD * self._workers:
+                    jobs -= len(waiting[0][1])
                     yield _answers(*waiting.popleft())
             while waiting:
                 yield _answers(*waiting.popleft())
@@ -154,12 +157,12 @@ class _Alone:
         process, connection = self._started or self._start()
         try:
             connection.send((path, [view]))
-            [answer] = connection.recv()
+            answers: list[Loaded] = connection.recv()
         except (EOFError, OSError):
             how = _end_of(process)
             self.close()
             return Reason.DECODER_CRASH.value, f"{path}: the process that decoded it ended with {how}"
-        return cast("Loaded", answer)
+        return answers[0]
 
     def _start(self) -> tuple[SpawnProcess, Connection]:
         context = multiprocessing.get_context("spawn")
@@ -206,12 +209,13 @@ def decode_batches(
 
 
 def _by_file(wanted: Wanted) -> Iterator[tuple[Path, list[View]]]:
-    """Put views together that follow each other, are of one file and have one shape."""
+    """Put views together that follow each other, are of one file and have one shape, unless their frames are too many."""
     for (path, _, _), views in groupby(wanted, lambda one: (one[0], one[1].size, len(one[1].frame_indices))):
         together: list[View] = []
         frames: set[int] = set()
         for _, view in views:
-            if together and len(frames | set(view.frame_indices)) > _FRAMES_AT_ONCE:
+            _, _, height, width = view.crop
+            if together and len(frames | set(view.frame_indices)) * height * width > _PIXELS_AT_ONCE:
                 yield path, together
                 together, frames = [], set()
             together.append(view)
@@ -223,9 +227,11 @@ def _load(path: Path, views: Sequence[View]) -> list[Loaded]:
     """Decode views of a file, together if all can be decoded: each says for itself why it cannot."""
     try:
         return list(load_views(path, views))
-    except VideoError as error:
+    except (VideoError, MemoryError) as error:
         if len(views) > 1:
             return [loaded for view in views for loaded in _load(path, [view])]
+        if isinstance(error, MemoryError):
+            raise
         return [(error.reason, error.detail if str(path) in error.detail else f"{path}: {error.detail}")]
 
 
@@ -249,7 +255,7 @@ def _answers(key: Key, begun: Sequence[_Begun]) -> tuple[Key, list[np.ndarray | 
             except BrokenProcessPool:
                 loaded = [alone.load(path, view) for view in views]
                 lost += len(views)
-            answers += map(_answer, loaded)
+            answers += [_answer(one) for _, one in zip(views, loaded, strict=True)]
     if lost:
         logger.warning("a decoding process died: %d views were decoded again, one by one, to find the file", lost)
     return key, answers

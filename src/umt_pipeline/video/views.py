@@ -3,7 +3,8 @@
 A view is derived from a hash of (dataset, clip, view number) and never from the state of a random generator, so it does
 not depend on worker, rank, epoch or starting point. It is stored as integers, so it can be replayed on any machine.
 
-Legend: T frames, H W pixels of the file, S side of the square view, C = 3 colours.
+Legend: R views of a file, T frames of each, F distinct frames of all, H W pixels of the file, S side of the square view, C = 3
+colours.
 """
 
 from __future__ import annotations
