@@ -25,9 +25,10 @@ from umt_pipeline.tables.folders import read_folder
 from umt_pipeline.video.decode_rate import decode_rate
 from umt_pipeline.video.media import VideoRules
 from umt_pipeline.video.reader import probe
-from umt_pipeline.video.views import ViewConfig
+from umt_pipeline.video.views import ViewConfig, load_views, make_view
 
 VIEWS = 64
+TOGETHER = (4, 10)
 
 
 def draw_file(path: Path, seed: int, seconds: int = 10, fps: int = 30, height: int = 256, width: int = 340) -> None:
@@ -43,6 +44,17 @@ def draw_file(path: Path, seed: int, seconds: int = 10, fps: int = 30, height: i
             frame = av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def rate_together(videos: pd.DataFrame, folder: Path, view: ViewConfig, count: int) -> float:
+    """Return the views that one core decodes per second where ``count`` views of a file are decoded at once."""
+    rows = videos.iloc[: max(1, VIEWS // count)].to_dict("records")
+    start = time.process_time()
+    for row in rows:
+        size = (int(row["num_frames"]), int(row["height"]), int(row["width"]))
+        drawn = [make_view(view, "rate", row["path"], number, *size) for number in range(count)]
+        load_views(folder / row["path"], drawn)
+    return count * len(rows) / (time.process_time() - start)
 
 
 def main() -> None:
@@ -67,11 +79,15 @@ def main() -> None:
             raise SystemExit(f"{folder} holds no video that can be read: {refused} files were left out")
         whole = (time.process_time() - start) / len(found)
         table = pd.DataFrame([{**asdict(info), "path": str(path)} for info, path in zip(infos, paths, strict=True)])
-        rate = decode_rate(table, folder, ViewConfig(frames=frames, size=size), VIEWS)
+        view = ViewConfig(frames=frames, size=size)
+        rate = decode_rate(table, folder, view, VIEWS)
+        together = {count: rate_together(table, folder, view, count) for count in TOGETHER}
     shape = f"{infos[0].width} x {infos[0].height}, {infos[0].codec}, {infos[0].num_frames} frames"
     print(f"{len(paths)} files, {refused} left out as unreadable")
     print(f"the first of {shape}; on average {np.mean([info.size_bytes for info in infos]) / 1e6:.2f} MB")
     print(f"{rate:.1f} views of {frames} frames per second and core; {1 / whole:.1f} files decoded to their end")
+    for count, faster in together.items():
+        print(f"{faster:.1f} views per second and core where {count} views of a file are decoded together, as in extraction")
 
 
 if __name__ == "__main__":
