@@ -48,7 +48,7 @@ def draw_file(path: Path, seed: int, seconds: int = 10, fps: int = 30, height: i
 
 def rate_together(videos: pd.DataFrame, folder: Path, view: ViewConfig, count: int) -> float:
     """Return the views that one core decodes per second where ``count`` views of a file are decoded at once."""
-    rows = videos.iloc[: max(1, VIEWS // count)].to_dict("records")
+    rows = videos.to_dict("records")
     start = time.process_time()
     for row in rows:
         size = (int(row["num_frames"]), int(row["height"]), int(row["width"]))

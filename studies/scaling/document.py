@@ -157,9 +157,8 @@ def _answers() -> Iterator[str]:
     factor = of("decode_prepared") / of("decode_hd")
     yield _bullet(
         f"**Prepare** 1080p files: they need {factor:.0f} times the cores of prepared ones. It pays after {_pays():.1f} views "
-        "of a "
-        "clip, so always online, and for more recorded views than that. Small files whose key frames are close stay as "
-        "they are."
+        "of a clip that are decoded one by one, so always online; extraction decodes a clip once for all its views. Small "
+        "files whose key frames are close stay as they are."
     )
     sizes = " and ".join(
         f"{', '.join(f'{codec} {size / 1e6:.2f}' for codec, size in model(name).row_bytes.items())} MB ({name})"

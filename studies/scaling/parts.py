@@ -11,6 +11,7 @@ import torch
 
 from studies.scaling.inputs import of
 from umt_pipeline.commands.plan_hardware import Hardware, find_device, hardware_values
+from umt_pipeline.commands.plan_phases import share_together
 from umt_pipeline.commands.plan_stage1 import CostPlan, find_tower, make_plan, planned_header
 from umt_pipeline.models.flops import TowerSize
 from umt_pipeline.models.student import Student
@@ -163,10 +164,10 @@ class Job:
 
 
 def extraction_rate(job: Job) -> tuple[float, str]:
-    """Return views/s of extraction on the job's devices, and what limits them; all cores decode."""
+    """Return views/s of extraction on the job's devices, and what limits them; all cores decode, a clip once for its views."""
     parts = {
         "computing": job.gpus * of("peak") * 1e12 * of("mfu") / job.model.teacher,
-        "decoding": job.gpus * of("cores") * job.decode,
+        "decoding": job.gpus * of("cores") * job.decode / share_together(VIEWS),
         "writing": job.read_rate() / job.read_bytes,
     }
     slowest = min(parts, key=lambda part: parts[part])

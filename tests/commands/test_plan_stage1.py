@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from umt_pipeline.commands import main as cli
 from umt_pipeline.commands.plan import Counts, Plans, plan_project
 from umt_pipeline.commands.plan_hardware import Hardware, find_device, hardware_values, parse_rates
+from umt_pipeline.commands.plan_phases import FURTHER_VIEW
 from umt_pipeline.commands.plan_stage1 import CostPlan, find_tower, make_plan
 from umt_pipeline.commands.plan_tables import derivations
 from umt_pipeline.core.errors import ConfigError, TableError
@@ -68,7 +69,18 @@ def test_a_phase_takes_its_longest_part() -> None:
 def test_as_many_processes_decode_as_the_recipe_names_and_no_more_than_there_are_cores(workers: str, decoders: int) -> None:
     phase = plan(f"stage1.train.workers={workers}").online.phases[0]
     assert phase.decode_device_hours == pytest.approx(64_200 * 2048 / (16 * decoders) / 3600)
-    assert plan().cached.phases[0].decode_device_hours == pytest.approx(658_340 * 10 / (16 * 16) / 3600), "null: one per core"
+    alone = plan("teacher_features.views=1").cached.phases[0].decode_device_hours
+    assert alone == pytest.approx(658_340 / (16 * 16) / 3600), "null: one per core"
+
+
+def test_views_of_a_video_are_decoded_together_as_far_as_a_batch_holds_them() -> None:
+    alone, ten = (plan(f"teacher_features.views={views}").cached.phases[0] for views in (1, 10))
+    assert ten.views_decoded == 10 * alone.views_decoded
+    assert ten.decode_device_hours == pytest.approx((1 + 9 * FURTHER_VIEW) * alone.decode_device_hours)
+    assert ten.media_device_hours == pytest.approx(alone.media_device_hours), "a file is read once"
+    assert "for 10 of a file are decoded together" in ten.how["decode_device_hours"]
+    fives = plan("teacher_features.views=10,teacher_features.batch_size=5").cached.phases[0]
+    assert fives.decode_device_hours == pytest.approx(2 * (1 + 4 * FURTHER_VIEW) * alone.decode_device_hours)
 
 
 def test_each_phase_is_priced_in_the_precision_that_it_runs_in() -> None:

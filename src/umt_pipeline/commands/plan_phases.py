@@ -1,9 +1,8 @@
 """A phase of a stage, extraction or training: what it does, what that takes, and which part of the machine it waits for.
 
-FLOPs, bytes and counts are exact, but that views which extraction decodes together (:mod:`umt_pipeline.video.decode`) are
-counted as decoded one by one: what decoding and reading files take there is an upper bound. Hours follow from the rates of
-:mod:`umt_pipeline.commands.plan_hardware`. Decoders, disks and network work beside the device, which waits for the slowest of
-them. Where the device is the cores themselves, decoding and computing take turns.
+FLOPs, bytes and counts are exact. Hours follow from the rates of :mod:`umt_pipeline.commands.plan_hardware`. Decoders, disks
+and network work beside the device, which waits for the slowest of them. Where the device is the cores themselves, decoding and
+computing take turns.
 """
 
 from __future__ import annotations
@@ -22,6 +21,10 @@ PROCESS_BYTES, WORKER_BYTES = 500e6, 40e6
 # Batches that the loader reads ahead (`training.sampler.Loader`), and those that wait for the teacher (`video.decode`; more
 # where a batch is of fewer files than there are decoders).
 AHEAD = 2
+# What a further view of a video costs that is decoded together with others (`video.decode`), as a share of one that is decoded
+# alone: benchmarks/decode_rate.py found 0.2 of 33 real clips with ten views, and 0.08 of drawn files. Where key frames are close
+# (`prepare`), one alone costs less, and a further one more.
+FURTHER_VIEW = 0.2
 # Of the store's index, which each rank holds.
 INDEX_BYTES = 64
 
@@ -66,6 +69,7 @@ class Work:
         batch: samples that a process handles at once.
         sample_bytes: of one of them in the host's memory.
         rows: of the store's index that each process holds.
+        together: views of a video that are decoded at once.
     """
 
     flops: Number
@@ -75,6 +79,7 @@ class Work:
     batch: Number
     sample_bytes: Number
     rows: Number
+    together: int = 1
 
 
 class Phase(Explained):
@@ -179,14 +184,24 @@ def _decode(setup: Setup, work: Work, hardware: Hardware) -> Number:
     cores = setup.decoders(hardware.cores)
     limit = "cores" if setup.workers is None or setup.workers > hardware.cores else "decoding processes"
     beside = count(cores, f"{limit} beside a device")
-    videos = work.videos / (count(hardware.decode_rate, "views/s") * beside)
+    alone = work.videos
+    if work.together > 1:
+        share = share_together(work.together)
+        alone = alone * Number(share, f"{share:.2g} of a view's cost, for {work.together} of a file are decoded together")
+    videos = alone / (count(hardware.decode_rate, "views/s") * beside)
     if not work.images.value:
         return _hours(videos)
     return _hours(videos + work.images / (count(hardware.image_rate, "images/s") * beside))
 
 
+def share_together(views: int) -> float:
+    """Return what each of the views of a video costs that are decoded together, as a share of one that is decoded alone."""
+    return (1 + FURTHER_VIEW * (views - 1)) / views
+
+
 def _media(work: Work, hardware: Hardware) -> Number:
-    size = work.videos * amount(hardware.clip_mb * 1e6, "B")
+    opened = work.videos if work.together == 1 else work.videos / count(work.together, "views of a file")
+    size = opened * amount(hardware.clip_mb * 1e6, "B")
     if work.images.value:
         size = size + work.images * amount(hardware.image_mb * 1e6, "B")
     return _hours(size / amount(hardware.media_rate * 1e9, "B/s"))

@@ -1,8 +1,9 @@
 """What stage 1 will cost, computed before anything is spent: work, hours and bytes of both ways to the targets.
 
-Online, every step decodes its clips and runs the teacher. Cached, extraction does both once for each of V recorded views
-of a clip, and the epochs read the store. Work is counted exactly (``models.flops``, ``features.manifest``) and turned into
-hours by :mod:`umt_pipeline.commands.plan_phases`. Every number has a line that says how it came about.
+Online, every step decodes its clips and runs the teacher. Cached, extraction decodes a clip once for its V recorded views,
+runs the teacher on each of them, and the epochs read the store. Work is counted exactly (``models.flops``,
+``features.manifest``) and turned into hours by :mod:`umt_pipeline.commands.plan_phases`. Every number has a line that says how
+it came about.
 
 Ingestion, evaluation, the training of a small teacher, what a codec learns, and the rows that are computed again before cached
 training (``stage1.verify``) are not counted.
@@ -311,17 +312,17 @@ class _Work:
         """Return the cost of training online, and of extraction and training from the store."""
         nothing, batch = NOTHING, micro_batch(stage1.train, batch_size)
         rows = count(self.recorded.value, "rows")
-        training = {"images": nothing, "batch": batch}
         online = Work(
-            flops=self.steps * (self.student + self.teacher), videos=self.steps, moved=nothing,
-            sample_bytes=frame_bytes(header), rows=nothing, **training,
+            flops=self.steps * (self.student + self.teacher), videos=self.steps, images=nothing, moved=nothing, batch=batch,
+            sample_bytes=frame_bytes(header), rows=nothing,
         )  # fmt: skip
         extraction = Work(
             flops=self.recorded * self.teacher, videos=self.recorded, images=nothing, moved=self.written,
             batch=count(features.batch_size, "views"), sample_bytes=frame_bytes(header), rows=rows,
+            together=min(header.views, features.batch_size),
         )  # fmt: skip
         cached = Work(
-            flops=self.steps * self.student, videos=nothing, moved=self.steps * self.read, sample_bytes=self.read,
-            rows=rows, **training,
+            flops=self.steps * self.student, videos=nothing, images=nothing, moved=self.steps * self.read, batch=batch,
+            sample_bytes=self.read, rows=rows,
         )  # fmt: skip
         return both_modes(features, stage1.train, hardware, online, extraction, cached)

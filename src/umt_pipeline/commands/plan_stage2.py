@@ -267,6 +267,7 @@ def _modes(
     extraction = Work(
         flops=recorded_teacher, videos=recorded["video"], images=recorded["image"], moved=written,
         batch=count(features.batch_size, "views"), sample_bytes=frames, rows=rows,
+        together=min(next((one.views for one in samples if one.medium == "video"), 1), features.batch_size),
     )  # fmt: skip
     cached = Work(
         flops=trained, videos=nothing, images=nothing, moved=read, batch=batch,

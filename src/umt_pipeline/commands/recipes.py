@@ -44,8 +44,7 @@ of `umt plan` with the options shown: H100 at 40 % of their peak in bf16 (989 TF
 videos/s or 200 images/s and disks of 2 GB/s; as many devices and decoding processes as the recipe names. Most of these rates
 are assumptions; the command says on what grounds, takes your numbers, and explains each of its own (`--explain`). Hours are of
 the clock. What a device computes less than its hours, it waits for decoders or disks. Cached means 10 recorded views of each
-video and image, stored as `teacher_features.codec` says: int8. Each view is counted as decoded by itself, which is more than
-extraction takes: it opens and decodes a file once for the views of it that are in a batch.
+video and image, stored as `teacher_features.codec` says: int8. Extraction decodes a video once for its views.
 """
 
 Score = float | tuple[float, float]
