@@ -22,8 +22,8 @@ PROCESS_BYTES, WORKER_BYTES = 500e6, 40e6
 # where a batch is of fewer files than there are decoders).
 AHEAD = 2
 # What a further view of a video costs that is decoded together with others (`video.decode`), as a share of one that is decoded
-# alone: benchmarks/decode_rate.py found 0.2 of 33 real clips with ten views, and 0.08 of drawn files. Where key frames are close
-# (`prepare`), one alone costs less, and a further one more.
+# alone: benchmarks/decode_rate.py found 0.2 of 33 real clips with ten views, and 0.08 of drawn files. Where key frames are
+# close (`prepare`), one alone costs less, and a further one more.
 FURTHER_VIEW = 0.2
 # Of the store's index, which each rank holds.
 INDEX_BYTES = 64
