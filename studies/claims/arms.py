@@ -140,7 +140,7 @@ class Comparison:
 COMPARISONS: tuple[Comparison, ...] = (
     Comparison(
         key="labels",
-        title="What stage 1 is worth with at most 1, 3 and 10 labelled clips of a kind of thing",
+        title="What stage 1 is worth with 1, 3 and 10 labels",
         arms=(
             *("aligned_1", "scratch_1", "scratch_longer_1"),
             *("aligned_3", "scratch_3", "scratch_longer_3"),
@@ -161,10 +161,10 @@ COMPARISONS: tuple[Comparison, ...] = (
             Expectation("aligned", "scratch_longer", source="ours"),
         ),
         note=(
-            "Stage 1 sees all clips and no label; but its teacher was trained on sentences that name these kinds, as CLIP "
-            "knows the names of things. Which clips are labelled is drawn by the seed, the same ones for all that have as "
-            "many; motion is learnt from the same clips, whose number for each motion is not set. *For longer*: for as long as "
-            "both stages of UMT."
+            "At most so many clips of a kind of thing have labels. Stage 1 sees all clips and no label; but its teacher was "
+            "trained on sentences that name these kinds, as CLIP knows the names of things. Which clips are labelled is drawn "
+            "by the seed, the same ones for all that have as many; motion is learnt from the same clips, whose number for each "
+            "motion is not set. *For longer*: for as long as both stages of UMT."
         ),
     ),
     Comparison(
@@ -191,8 +191,8 @@ COMPARISONS: tuple[Comparison, ...] = (
         published={"aligned": Published(70.2, 84.9), "random": Published(70.2, 84.6), "tube": Published(70.2, 84.3)},
         expected=(Expectation("aligned", "random", motion=False), Expectation("aligned", "tube", motion=False)),
         note=(
-            "The paper's own differences are a few tenths of a point, far below what a few seeds of this size can tell "
-            "apart."
+            "The paper's own differences are a few tenths of a point. Here most patches of a frame are empty background, and "
+            "four of sixteen are seen."
         ),
     ),
     Comparison(
