@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umt_pipeline.evaluation.agreement import top1_agreement
-from umt_pipeline.evaluation.examples import choose_examples
+from umt_pipeline.evaluation.examples import choose_examples, moved_query
 from umt_pipeline.evaluation.metrics import EvaluationError, NoDataError
 from umt_pipeline.evaluation.reranking import match_best, reranked
 from umt_pipeline.evaluation.retrieval import (
@@ -159,3 +159,16 @@ def test_examples_are_half_hits_half_misses() -> None:
     assert not examples[4].relevant[0]
     assert choose_examples(data, [scores_of(np.eye(10))], count=0) == []
     assert len(choose_examples(data, [scores_of(np.eye(10))], count=40)) == 10
+
+
+def test_one_query_shows_what_a_new_order_does_to_hits() -> None:
+    data = diagonal(10)
+    before, after = np.eye(10), np.eye(10)
+    before[2:7] = np.roll(before[2:7], 1, axis=1)
+    after[0] = np.roll(after[0], 1)
+    assert moved_query(data, scores_of(before), scores_of(after)) == 4, "the middle one of the five hits that are new"
+    assert moved_query(data, scores_of(after), scores_of(before)) == 4, "of the five that are lost"
+    assert moved_query(data, scores_of(before), scores_of(before)) is None
+    shown = choose_examples(data, [scores_of(after), scores_of(before)], count=2, also=4)
+    assert [example.query for example in shown[-2:]] == [data.texts[data.query_text_Q[4]]] * 2
+    assert [example.rank for example in shown[-2:]] == [1, 10]

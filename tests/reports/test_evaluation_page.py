@@ -201,7 +201,7 @@ def test_the_score_at_equal_cost_is_read_off_the_line() -> None:
 def test_the_picture_of_a_search_is_of_what_re_ranking_does_most() -> None:
     found = fabricated()
     ids = [f"clip{n}" for n in range(12)]
-    ranks = {"a": (1, 1), "b": (1, 4), "c": (3, 1)}
+    ranks = {"a": (1, 1), "b": (1, 4), "d": (6, 5), "c": (3, 1)}
     examples = [
         RetrievalExample("test", system, query, ids[0], ids[:2], [True, False], rank)
         for query, both in ranks.items()

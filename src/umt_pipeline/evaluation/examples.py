@@ -40,12 +40,19 @@ class RetrievalExample:
 
 
 def choose_examples(
-    data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = 5
+    data: RetrievalSet, systems: Sequence[SystemScores], count: int, shown: int = 5, also: int | None = None
 ) -> list[RetrievalExample]:
     """Choose ``count`` text-to-video queries and give the ``shown`` best clips of every system for them.
 
     Half of the queries are hits of the first system and half are misses, spread evenly over the set, so that neither a
     lucky nor an unlucky choice is possible.
+
+    Args:
+        data: the set.
+        systems: what they found.
+        count: queries to choose.
+        shown: clips of each system.
+        also: one query more, from :func:`moved_query`.
 
     Returns:
         Hits before misses; those of one query stand together.
@@ -54,8 +61,11 @@ def choose_examples(
     hits, misses = np.flatnonzero(ranks[0] == 1), np.flatnonzero(ranks[0] > 1)
     wanted_hits = min(len(hits), max(count - count // 2, count - len(misses)))
     wanted_misses = min(len(misses), count - wanted_hits)
+    queries = [*spread(hits.tolist(), wanted_hits), *spread(misses.tolist(), wanted_misses)]
+    if also is not None and also not in queries:
+        queries.append(also)
     examples = []
-    for query in (*spread(hits.tolist(), wanted_hits), *spread(misses.tolist(), wanted_misses)):
+    for query in queries:
         text = data.query_text_Q[query]
         for system, ranks_Q in zip(systems, ranks, strict=True):
             scores_C = system.text_to_video_UC[text]
@@ -72,6 +82,17 @@ def choose_examples(
                 )
             )
     return examples
+
+
+def moved_query(data: RetrievalSet, before: SystemScores, after: SystemScores) -> int | None:
+    """Return the text-to-video query that shows what a new order does to hits, None if it makes or loses none.
+
+    Of the hits that it makes, or of those that it loses if these are more, it is the middle one.
+    """
+    before_Q, after_Q = query_ranks(data, before)[0], query_ranks(data, after)[0]
+    made, lost = np.flatnonzero((before_Q > 1) & (after_Q == 1)), np.flatnonzero((before_Q == 1) & (after_Q > 1))
+    moved = made if len(made) >= len(lost) else lost
+    return int(moved[len(moved) // 2]) if len(moved) else None
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

@@ -21,7 +21,7 @@ from umt_pipeline.evaluation.agreement import top1_agreement
 from umt_pipeline.evaluation.attentive import ClipTokens, attentive_probe
 from umt_pipeline.evaluation.encoders import ClipEncoder, clip_loader
 from umt_pipeline.evaluation.evidence import CORRECT, evidence_rows, joined
-from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples
+from umt_pipeline.evaluation.examples import RetrievalExample, choose_examples, moved_query
 from umt_pipeline.evaluation.feature_cache import Features
 from umt_pipeline.evaluation.loading import Models
 from umt_pipeline.evaluation.metrics import NoDataError
@@ -345,7 +345,9 @@ def _search(
     # scores that no search with one query can give.
     systems = [one.system for one in reversed(found)]
     shown = [system for system in systems if system.model != "control" and system.score != "dsl"]
-    return measured, choose_examples(data, shown, params.examples), search_costs(found)
+    orders_shown = {system.score: system for system in shown if system.model != "teacher"}
+    moved = moved_query(data, orders_shown["dual"], orders_shown["reranked"]) if params.examples else None
+    return measured, choose_examples(data, shown, params.examples, also=moved), search_costs(found)
 
 
 def _search_by_teacher(work: _Work, data: RetrievalSet, test: Features) -> list[Searched]:

@@ -50,7 +50,8 @@ def opening(found: EvaluationResults, masks: Sequence[Strips]) -> Section:
 def _search(found: EvaluationResults) -> list[Block]:
     """Return one query with what was found before and after re-ranking, and how often that moved the right clip.
 
-    Of the queries that the page shows it is the first one whose right clip re-ranking moved as it moved most.
+    Of the queries that the page shows it is the first one whose right clip re-ranking moved as it moved most, to the first
+    place or from it if there is one.
     """
     kept = [one for one in found.examples if one.system in (_BEFORE, _AFTER)]
     queries = [list(group) for _, group in groupby(kept, key=lambda one: (one.set, one.query_video_id, one.query))]
@@ -60,9 +61,10 @@ def _search(found: EvaluationResults) -> list[Block]:
     moves = {name: _moves(found.evidence, name) for name in dict.fromkeys(query[0].set for query in queries)}
     forward = sum(up for up, _, _ in moves.values()) >= sum(down for _, down, _ in moves.values())
 
-    def fits(query: list[RetrievalExample]) -> tuple[bool, bool]:
+    def fits(query: list[RetrievalExample]) -> tuple[bool, bool, bool]:
         before, after = ranks(query)
-        return (before > after) == forward and before != after, before != after
+        usual = (before > after) == forward and before != after
+        return usual and 1 in (before, after), usual, before != after
 
     def ranks(query: list[RetrievalExample]) -> tuple[int, int]:
         by_system = {one.system: one.rank for one in query}
