@@ -40,6 +40,7 @@ PARSED_ONLY = {
     "trains for long; tests/test_end_to_end.py runs the same pipelines at the sizes of conf/ci": {
         "README.md": ("make demo", "make tasks"),
         "tasks.md": ("kedro run", "make tasks"),
+        "evaluation.md": ("dvc exp run",),
     },
     "listens at a port that another program may have; tests/commands/test_serve.py starts servers at free ones": {
         "README.md": ("make serve", "umt serve"),

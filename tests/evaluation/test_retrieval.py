@@ -172,3 +172,4 @@ def test_one_query_shows_what_a_new_order_does_to_hits() -> None:
     shown = choose_examples(data, [scores_of(after), scores_of(before)], count=2, also=4)
     assert [example.query for example in shown[-2:]] == [data.texts[data.query_text_Q[4]]] * 2
     assert [example.rank for example in shown[-2:]] == [1, 10]
+    assert choose_examples(data, [scores_of(after)], count=10, also=4) == choose_examples(data, [scores_of(after)], count=10)

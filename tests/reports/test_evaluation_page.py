@@ -181,7 +181,7 @@ def test_four_pictures_follow() -> None:
     kinds = [type(block).__name__ for block in page.sections[0].blocks]
     assert [kind for kind in kinds if kind not in ("Heading", "Text")] == ["Strips", "Example", "Panels", "Panels"]
     text = text_of(html())
-    assert "Of the 12 captions of test, re-ranking moved the right clip forward for 2 and back for 0." in text
+    assert "of test, re-ranking brings the right clip to the first place for 2 and takes it from there for 0." in text
     assert "test, dual: 25.0 → 33.3" in text
     assert "test, re-ranked: 33.3 → 50.0" in text
     assert "From stage 1: 20 at 13, 40 at 17; From scratch: 10 at 8, 30 at 12; stage 1: up to 5" in html()

@@ -45,17 +45,17 @@ def choose_examples(
     """Choose ``count`` text-to-video queries and give the ``shown`` best clips of every system for them.
 
     Half of the queries are hits of the first system and half are misses, spread evenly over the set, so that neither a
-    lucky nor an unlucky choice is possible.
+    lucky nor an unlucky choice of these is possible.
 
     Args:
         data: the set.
         systems: what they found.
         count: queries to choose.
         shown: clips of each system.
-        also: one query more, from :func:`moved_query`.
+        also: one query more, from :func:`moved_query`; nothing more if it is among them.
 
     Returns:
-        Hits before misses; those of one query stand together.
+        Hits, then misses, then ``also``; those of one query stand together.
     """
     ranks = [query_ranks(data, system)[0] for system in systems]
     hits, misses = np.flatnonzero(ranks[0] == 1), np.flatnonzero(ranks[0] > 1)
@@ -85,9 +85,9 @@ def choose_examples(
 
 
 def moved_query(data: RetrievalSet, before: SystemScores, after: SystemScores) -> int | None:
-    """Return the text-to-video query that shows what a new order does to hits, None if it makes or loses none.
+    """Return the text-to-video query that shows what a new order does to hits, None if it makes and loses none.
 
-    Of the hits that it makes, or of those that it loses if these are more, it is the middle one.
+    It is the middle one of the hits that are made or of those that are lost, whichever are more; of the made if equally many.
     """
     before_Q, after_Q = query_ranks(data, before)[0], query_ranks(data, after)[0]
     made, lost = np.flatnonzero((before_Q > 1) & (after_Q == 1)), np.flatnonzero((before_Q == 1) & (after_Q > 1))

@@ -133,7 +133,7 @@ class EvaluationParams(SearchParams):
         linear: the linear probe.
         attentive: the attentive probe; null leaves it out. Needs room on disk for all tokens of the clips that it reads.
         max_train_clips: fit probes on so many training clips (chosen by hash); null means all.
-        examples: retrieval queries per set that the report shows.
+        examples: retrieval queries per set that the report shows, and one that re-ranking makes or loses as a hit; 0: none.
         mask_pictures: clips of the feature store whose masks the report shows.
     """
 

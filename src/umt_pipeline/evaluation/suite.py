@@ -345,8 +345,8 @@ def _search(
     # scores that no search with one query can give.
     systems = [one.system for one in reversed(found)]
     shown = [system for system in systems if system.model != "control" and system.score != "dsl"]
-    orders_shown = {system.score: system for system in shown if system.model != "teacher"}
-    moved = moved_query(data, orders_shown["dual"], orders_shown["reranked"]) if params.examples else None
+    by_key = {system.key: system for system in shown}
+    moved = moved_query(data, by_key["stage2/dual"], by_key["stage2/reranked"]) if params.examples else None
     return measured, choose_examples(data, shown, params.examples, also=moved), search_costs(found)
 
 

@@ -48,46 +48,46 @@ def opening(found: EvaluationResults, masks: Sequence[Strips]) -> Section:
 
 # --- a search -----------------------------------------------------------------------------------------------------------
 def _search(found: EvaluationResults) -> list[Block]:
-    """Return one query with what was found before and after re-ranking, and how often that moved the right clip.
+    """Return one query with what was found before and after re-ranking, and how many hits that makes and loses.
 
-    Of the queries that the page shows it is the first one whose right clip re-ranking moved as it moved most, to the first
-    place or from it if there is one.
+    Of the queries that the page shows it is the first one that re-ranking makes a hit, or loses as one, whichever it does more
+    often over all sets; without one of these the first whose right clip moved at all.
     """
     kept = [one for one in found.examples if one.system in (_BEFORE, _AFTER)]
     queries = [list(group) for _, group in groupby(kept, key=lambda one: (one.set, one.query_video_id, one.query))]
     queries = [query for query in queries if {one.system for one in query} == {_BEFORE, _AFTER}]
     if not queries:
         return []
-    moves = {name: _moves(found.evidence, name) for name in dict.fromkeys(query[0].set for query in queries)}
-    forward = sum(up for up, _, _ in moves.values()) >= sum(down for _, down, _ in moves.values())
+    hits = {name: _hits(found.evidence, name) for name in dict.fromkeys(query[0].set for query in queries)}
+    makes_more = sum(made for made, _, _ in hits.values()) >= sum(lost for _, lost, _ in hits.values())
 
-    def fits(query: list[RetrievalExample]) -> tuple[bool, bool, bool]:
+    def fits(query: list[RetrievalExample]) -> tuple[bool, bool]:
         before, after = ranks(query)
-        usual = (before > after) == forward and before != after
-        return usual and 1 in (before, after), usual, before != after
+        last, first = (before, after) if makes_more else (after, before)
+        return first == 1 < last, before != after
 
     def ranks(query: list[RetrievalExample]) -> tuple[int, int]:
         by_system = {one.system: one.rank for one in query}
         return by_system[_BEFORE], by_system[_AFTER]
 
     chosen = max(queries, key=fits)  # the first of equals
-    (before, after), (up, down, all_of_them) = ranks(chosen), moves[chosen[0].set]
+    (before, after), (made, lost, all_of_them) = ranks(chosen), hits[chosen[0].set]
     told = (
         f"Rank of the first right clip: {before} before, {after} after. Of the {all_of_them:,} captions of {chosen[0].set}, "
-        f"re-ranking moved the right clip forward for {up:,} and back for {down:,}."
+        f"re-ranking brings the right clip to the first place for {made:,} and takes it from there for {lost:,}."
     )
     return [found_by(chosen), Text(told)]
 
 
-def _moves(evidence: pd.DataFrame, name: str) -> tuple[int, int, int]:
-    """Return for how many queries of a set re-ranking moved the first right clip forward, back, and how many there are."""
-    rank = {
+def _hits(evidence: pd.DataFrame, name: str) -> tuple[int, int, int]:
+    """Return how many queries of a set are hits only after re-ranking, how many only before it, and how many there are."""
+    first = {
         system: evidence[(evidence["task"] == f"retrieval/{name}/{system}") & (evidence["metric"] == "t2v_rank")]
-        .set_index("item")["value"]
+        .set_index("item")["value"] == 1
         for system in (_BEFORE, _AFTER)
     }  # fmt: skip
-    change = rank[_BEFORE] - rank[_AFTER]
-    return int((change > 0).sum()), int((change < 0).sum()), len(change)
+    before, after = first[_BEFORE], first[_AFTER]
+    return int((after & ~before).sum()), int((before & ~after).sum()), len(before)
 
 
 # --- what stage 1 is worth ----------------------------------------------------------------------------------------------
