@@ -97,9 +97,9 @@ def main() -> None:
         "row is a DVC experiment on the demo (seed 0), the last one the demo itself: stage 2 from the same stage-1 student "
         "with the same steps, one objective more than the row before, each with the weight that it has in the demo. In per "
         "cent: text→video R@1 of the dual encoder (chance 0.2), and re-ranked with the matching head (left out where nothing "
-        "trained it); linear probes of the video encoder on kinds of things and on motions (chance 1.6 and 11.1). The last column is "
-        "the training's time in seconds. One training each: two equal ones but for their seed may differ by five points and "
-        "more ([evaluation.md](evaluation.md#what-the-demo-shows-and-what-it-does-not)).",
+        "trained it); linear probes of the video encoder on kinds of things and on motions (chance 1.6 and 11.1). The last "
+        "column is the training's time in seconds. One training each: two equal ones but for their seed may differ by five "
+        "points and more ([evaluation.md](evaluation.md#what-the-demo-shows-and-what-it-does-not)).",
         "",
         "| objectives | " + " | ".join(title for title, _ in COLUMNS) + " | s |",
         "| --- |" + " ---: |" * (len(COLUMNS) + 1),
