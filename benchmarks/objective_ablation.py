@@ -62,7 +62,7 @@ def experiment(name: str, on: tuple[str, ...], known: set[str]) -> None:
     if name in known:
         return
     demo = yaml.safe_load((ROOT / PARAMETER_FILE).read_text(encoding="utf-8"))["stage2"]["weights"]
-    weights = [f"{PARAMETERS}.weights.{name}={demo[name] if name in on else 0.0}" for name in OBJECTIVES]
+    weights = [f"{PARAMETERS}.weights.{part}={demo[part] if part in on else 0.0}" for part in OBJECTIVES]
     settings = [part for weight in (*weights, f"{PARAMETERS}.control=false") for part in ("-S", weight)]
     print(f"--- {name}: {', '.join(on)}", flush=True)
     run("dvc", "exp", "run", "--quiet", "--temp", "--name", name, *settings, "evaluation")

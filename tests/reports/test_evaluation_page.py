@@ -181,7 +181,8 @@ def test_four_pictures_follow() -> None:
     kinds = [type(block).__name__ for block in page.sections[0].blocks]
     assert [kind for kind in kinds if kind not in ("Heading", "Text")] == ["Strips", "Example", "Panels", "Panels"]
     text = text_of(html())
-    assert "of test, re-ranking brings the right clip to the first place for 2 and takes it from there for 0." in text
+    moved = "re-ranking brings the right clip to the first place for 2 and takes it from there for 0."
+    assert f"Of the 12 captions of test, {moved}" in text
     assert "test, dual: 25.0 → 33.3" in text
     assert "test, re-ranked: 33.3 → 50.0" in text
     assert "From stage 1: 20 at 13, 40 at 17; From scratch: 10 at 8, 30 at 12; stage 1: up to 5" in html()

@@ -63,8 +63,8 @@ def _search(found: EvaluationResults) -> list[Block]:
 
     def fits(query: list[RetrievalExample]) -> tuple[bool, bool]:
         before, after = ranks(query)
-        last, first = (before, after) if makes_more else (after, before)
-        return first == 1 < last, before != after
+        worse, better = (before, after) if makes_more else (after, before)
+        return better == 1 < worse, before != after
 
     def ranks(query: list[RetrievalExample]) -> tuple[int, int]:
         by_system = {one.system: one.rank for one in query}

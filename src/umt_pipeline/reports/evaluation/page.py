@@ -55,8 +55,8 @@ def evaluation_page(found: EvaluationResults, masks: Sequence[Strips], frames: F
                 "Retrieval examples",
                 found_clips(found.examples),
                 "The clips that each system puts first, as rows of frames from left to right. Green and ✓: a right answer. Red "
-                "and ✗: a wrong one. Hits and misses are those of the last system in each row. The last query of a set was "
-                "chosen for what re-ranking does to it; the others are spread evenly over hits and misses.",
+                "and ✗: a wrong one. Hits and misses are those of the last system in each row. Queries are spread evenly "
+                "over both; where re-ranking makes or loses hits, one of these is added.",
                 "There are no examples: retrieval was not run.",
             ),
             data_section(found),
